@@ -1,0 +1,155 @@
+package ci
+
+import "time"
+
+// RecordVersion is the version of the record schema: Record.V of every line.
+// Fields are only ever added within a version.
+const RecordVersion = 1
+
+// RecordType names what a record tells.
+type RecordType string
+
+// The record types.
+const (
+	RunPlanned    RecordType = "run.planned"
+	RunStarted    RecordType = "run.started"
+	RunFinished   RecordType = "run.finished"
+	JobQueued     RecordType = "job.queued"
+	JobStarted    RecordType = "job.started"
+	JobFinished   RecordType = "job.finished"
+	StepStarted   RecordType = "step.started"
+	StepFinished  RecordType = "step.finished"
+	LogLine       RecordType = "log"
+	Group         RecordType = "group"
+	AnnotationRec RecordType = "annotation"
+	PredictionRec RecordType = "prediction"
+	DiagnosticRec RecordType = "diagnostic"
+	MachineRec    RecordType = "machine"
+	ConnectionRec RecordType = "connection"
+)
+
+// Record is one line of the event stream of a run: what NDJSON output prints,
+// what the store keeps, what pages and terminals follow. Text in it has been
+// masked already. Only the fields of its type are set.
+type Record struct {
+	V    int        `json:"v"`
+	Seq  int64      `json:"seq"` // from 1, without gaps within a run
+	Time time.Time  `json:"time"`
+	Type RecordType `json:"type"`
+	Run  string     `json:"run"` // run id; "" in a diagnostic before there is a run
+
+	// run.planned, run.started, run.finished
+	Workflow string `json:"workflow,omitempty"`
+	File     string `json:"file,omitempty"` // also diagnostic and annotation
+	Event    string `json:"event,omitempty"`
+	SHA      string `json:"sha,omitempty"`
+	Ref      string `json:"ref,omitempty"`
+	Jobs     int    `json:"jobs,omitempty"` // run.planned: how many
+
+	// Everything about a job
+	Job    string   `json:"job,omitempty"`     // id in the workflow
+	JobKey string   `json:"job_key,omitempty"` // unique in the run: tells matrix cells apart
+	Name   string   `json:"name,omitempty"`    // as GitHub shows it, matrix included
+	Matrix any      `json:"matrix,omitempty"`
+	Needs  []string `json:"needs,omitempty"`
+
+	// Everything about a step
+	Step    int    `json:"step,omitempty"` // from 1
+	StepID  string `json:"step_id,omitempty"`
+	Command string `json:"command,omitempty"` // step.started: script or action as written
+
+	// *.finished
+	Conclusion Conclusion `json:"conclusion,omitempty"`
+	Outcome    Conclusion `json:"outcome,omitempty"`
+	ExitCode   *int       `json:"exit_code,omitempty"`
+	DurationMS *int64     `json:"duration_ms,omitempty"`
+	Reason     string     `json:"reason,omitempty"` // why skipped, cancelled, timed out, lost; why a connection was refused
+	// Infrastructure: it did not end by its own doing; we could not run it.
+	Infrastructure bool `json:"infrastructure,omitempty"`
+
+	// log, group
+	Stream string `json:"stream,omitempty"` // stdout, stderr, system; group: start, end
+	Text   string `json:"text,omitempty"`   // one line, no line end; valid UTF-8
+
+	// annotation, diagnostic
+	Level   string `json:"level,omitempty"` // notice, warning, error; diagnostic: error, advice
+	Title   string `json:"title,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	EndLine int    `json:"end_line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	EndCol  int    `json:"end_column,omitempty"`
+	Message string `json:"message,omitempty"`
+	Hint    string `json:"hint,omitempty"`
+
+	// prediction
+	Prediction  *Prediction  `json:"prediction,omitempty"`
+	Explanation *Explanation `json:"explanation,omitempty"`
+
+	// machine
+	Machine *MachineEvent `json:"machine,omitempty"`
+
+	// connection
+	Connection *ConnectionEvent `json:"connection,omitempty"`
+
+	// job.finished of a job with outputs; step.finished with outputs. Masked.
+	Outputs map[string]string `json:"outputs,omitempty"`
+	// Attempt of a retried step or job, from 1; 0 and 1 are the first.
+	Attempt int `json:"attempt,omitempty"`
+}
+
+// Prediction is what the learner expects before something starts.
+type Prediction struct {
+	PFail      float64  `json:"p_fail"`
+	Low        float64  `json:"low"` // 90 % interval
+	High       float64  `json:"high"`
+	ExpectedMS int64    `json:"expected_ms,omitempty"` // 0: nothing known
+	Seen       int64    `json:"seen"`                  // how many finished executions it rests on
+	Reasons    []string `json:"reasons,omitempty"`     // the strongest first, at most three
+}
+
+// Explanation is what the learner has to say after a failure.
+type Explanation struct {
+	Signature string `json:"signature"`          // id
+	Text      string `json:"text"`               // the masked template of the strongest line
+	Seen      int    `json:"seen"`               // times before this one
+	FixedBy   string `json:"fixed_by,omitempty"` // commit that ended it last time
+	Fix       string `json:"fix,omitempty"`      // its subject, or what changed
+	Flaky     bool   `json:"flaky,omitempty"`
+	Lesson    string `json:"lesson,omitempty"`
+	Advice    string `json:"advice,omitempty"` // what was or would be done, with its reason
+}
+
+// MachineEvent tells of a job's microVM.
+type MachineEvent struct {
+	ID     string `json:"id"`
+	Action string `json:"action"` // created, restored, snapshotted, closed
+	Driver string `json:"driver,omitempty"`
+	Image  string `json:"image,omitempty"`
+	TookMS int64  `json:"took_ms,omitempty"`
+}
+
+// ConnectionEvent tells of one connection that a step opened, or was refused.
+type ConnectionEvent struct {
+	Host     string `json:"host,omitempty"` // the name asked for, where known
+	IP       string `json:"ip,omitempty"`
+	Port     int    `json:"port,omitempty"`
+	Proto    string `json:"proto"` // tcp, udp, dns
+	Refused  bool   `json:"refused,omitempty"`
+	BytesOut int64  `json:"bytes_out,omitempty"`
+	BytesIn  int64  `json:"bytes_in,omitempty"`
+}
+
+// Sink takes the records of a run. Emit fills in V, Seq and Time where they are
+// zero, may block (that is back-pressure), and is safe for concurrent use.
+type Sink interface {
+	Emit(Record)
+}
+
+// SinkFunc makes a function a [Sink].
+type SinkFunc func(Record)
+
+// Emit calls f.
+func (f SinkFunc) Emit(r Record) { f(r) }
+
+// Ptr returns a pointer to v, for the optional numbers of a Record.
+func Ptr[T any](v T) *T { return &v }

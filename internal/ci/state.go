@@ -1,0 +1,48 @@
+package ci
+
+import "fmt"
+
+// Advance says whether something may go from one status to another. A
+// completed thing stays completed.
+func Advance(from, to Status) error {
+	ok := false
+	switch from {
+	case "", Queued:
+		ok = to == Queued || to == InProgress || to == Completed
+	case InProgress:
+		ok = to == InProgress || to == Completed
+	}
+	if !ok {
+		return fmt.Errorf("%s cannot become %s", from, to)
+	}
+	return nil
+}
+
+// Conclude folds the conclusions of a run's jobs into the run's own. A run with
+// no job at all has not succeeded: it is [Skipped].
+func Conclude(jobs []Conclusion) Conclusion {
+	out := Skipped
+	rank := func(c Conclusion) int {
+		switch c {
+		case Skipped:
+			return 0
+		case Neutral, Success:
+			return 1
+		case Cancelled:
+			return 2
+		}
+		return 3 // failure, timed out, and anything that is no conclusion
+	}
+	for _, c := range jobs {
+		if rank(c) > rank(out) {
+			out = c
+			switch {
+			case rank(c) == 1:
+				out = Success
+			case rank(c) == 3:
+				out = Failure
+			}
+		}
+	}
+	return out
+}
