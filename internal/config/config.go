@@ -1,0 +1,277 @@
+// Package config is the manual of what can be set, and where Hearth keeps
+// things. [Config] is every setting of `hearth serve`; [Dirs] is where state
+// lives for every command.
+//
+// Settings come, later over earlier, from the defaults below, a JSON file, and
+// HEARTH_* environment variables; flags are the commands' own business.
+// [Config.Validate] names all problems at once, each with what to do.
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Dirs is where Hearth keeps things. All three exist after [Dirs.Make].
+type Dirs struct {
+	Cache string // images, templates, actions: can be deleted at any time, costs a rebuild
+	State string // hearth.db and logs: the record and what was learned
+	Run   string // sockets and machines' private directories: empty when nothing runs
+}
+
+// FindDirs resolves the directories: $HEARTH_HOME/{cache,state,run} if that is
+// set, the XDG directories otherwise.
+func FindDirs(getenv func(string) string) (Dirs, error) {
+	if home := getenv("HEARTH_HOME"); home != "" {
+		abs, err := filepath.Abs(home)
+		if err != nil {
+			return Dirs{}, fmt.Errorf("HEARTH_HOME=%s: %w", home, err)
+		}
+		return Dirs{filepath.Join(abs, "cache"), filepath.Join(abs, "state"), filepath.Join(abs, "run")}, nil
+	}
+	home := getenv("HOME")
+	if home == "" {
+		return Dirs{}, errors.New("neither HEARTH_HOME nor HOME is set: set HEARTH_HOME to a directory for images and records")
+	}
+	or := func(v, fallback string) string {
+		if v != "" {
+			return v
+		}
+		return fallback
+	}
+	d := Dirs{
+		Cache: filepath.Join(or(getenv("XDG_CACHE_HOME"), filepath.Join(home, ".cache")), "hearth"),
+		State: filepath.Join(or(getenv("XDG_STATE_HOME"), filepath.Join(home, ".local", "state")), "hearth"),
+	}
+	if rt := getenv("XDG_RUNTIME_DIR"); rt != "" {
+		d.Run = filepath.Join(rt, "hearth")
+	} else {
+		d.Run = filepath.Join(os.TempDir(), "hearth-"+strconv.Itoa(os.Getuid()))
+	}
+	return d, nil
+}
+
+// Make creates the directories, readable by their owner only, and refuses a
+// run directory that belongs to somebody else (it may lie in /tmp).
+func (d Dirs) Make() error {
+	for _, dir := range []string{d.Cache, d.State, d.Run} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("creating %s: %w; set HEARTH_HOME to a directory you can write to", dir, err)
+		}
+	}
+	return ownedByUs(d.Run)
+}
+
+// Database is the path of the SQLite file.
+func (d Dirs) Database() string { return filepath.Join(d.State, "hearth.db") }
+
+// Config is every setting of `hearth serve`.
+type Config struct {
+	// Listen is the address that webhooks, the API and the pages are served on.
+	Listen string `json:"listen"`
+	// URL is how GitHub and people reach it; details links point there.
+	URL string `json:"url"`
+	// Database is "" for the SQLite file of the state directory, a path, or a
+	// postgres:// URL.
+	Database string `json:"database"`
+	// GitHub App: its id, the file with its private key (PEM), the secret that
+	// its webhooks are signed with, and the API's base URL (set it for GitHub
+	// Enterprise Server).
+	AppID         int64  `json:"app_id"`
+	AppKeyFile    string `json:"app_key_file"`
+	WebhookSecret string `json:"-"` // HEARTH_WEBHOOK_SECRET or webhook_secret_file; never in the file itself
+	SecretFile    string `json:"webhook_secret_file"`
+	GitHubURL     string `json:"github_url"`
+	// JWTSecret signs and checks the bearer tokens of the HTTP API (HS256).
+	JWTSecret     string `json:"-"` // HEARTH_JWT_SECRET or jwt_secret_file
+	JWTSecretFile string `json:"jwt_secret_file"`
+	// SecretsFile holds the workflows' secrets, NAME=value a line, readable by
+	// its owner only.
+	SecretsFile string `json:"secrets_file"`
+	// Driver is auto, qemu or firecracker.
+	Driver string `json:"driver"`
+	// Machines is how many run at once; 0 asks the machine.
+	Machines int `json:"machines"`
+	// Warm is how many machines wait ready.
+	Warm int `json:"warm"`
+	// CPUs and MemoryMiB of one machine.
+	CPUs      int `json:"cpus"`
+	MemoryMiB int `json:"memory_mib"`
+	// MaxBody bounds a webhook's body, in bytes. GitHub's own limit is 25 MiB.
+	MaxBody int64 `json:"max_body"`
+	// SessionTTL is how long a VM asked for over HTTP lives unless it is
+	// released sooner.
+	SessionTTL Duration `json:"session_ttl"`
+	// Learn is off, advise or act.
+	Learn string `json:"learn"`
+	// Labels are what this host answers to beside the default ones.
+	Labels []string `json:"labels"`
+}
+
+// Duration is a time.Duration that reads and writes as "90s", "15m".
+type Duration time.Duration
+
+// MarshalJSON writes the duration as text.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// UnmarshalJSON reads the duration from text.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf(`a duration is text, like "15m": %w`, err)
+	}
+	v, err := time.ParseDuration(s)
+	*d = Duration(v)
+	return err
+}
+
+// Default is the configuration of a fresh machine.
+func Default() Config {
+	return Config{
+		Listen:     "127.0.0.1:8787",
+		GitHubURL:  "https://api.github.com",
+		Driver:     "auto",
+		CPUs:       2,
+		MemoryMiB:  1024,
+		Warm:       1,
+		MaxBody:    25 << 20,
+		SessionTTL: Duration(15 * time.Minute),
+		Learn:      "advise",
+	}
+}
+
+// Load reads file (none if "") over the defaults, then the environment over
+// that, then the files that hold secrets. It does not validate.
+func Load(file string, getenv func(string) string) (Config, error) {
+	c := Default()
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return c, fmt.Errorf("configuration: %w", err)
+		}
+		defer f.Close()
+		dec := json.NewDecoder(f)
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&c); err != nil {
+			return c, fmt.Errorf("configuration %s: %w", file, err)
+		}
+	}
+	var errs []error
+	text := func(name string, p *string) {
+		if v := getenv("HEARTH_" + name); v != "" {
+			*p = v
+		}
+	}
+	number := func(name string, set func(int64)) {
+		if v := getenv("HEARTH_" + name); v != "" {
+			n, err := strconv.ParseInt(v, 10, 64)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("HEARTH_%s=%q is not a whole number", name, v))
+				return
+			}
+			set(n)
+		}
+	}
+	text("LISTEN", &c.Listen)
+	text("URL", &c.URL)
+	text("DATABASE", &c.Database)
+	text("APP_KEY_FILE", &c.AppKeyFile)
+	text("WEBHOOK_SECRET", &c.WebhookSecret)
+	text("WEBHOOK_SECRET_FILE", &c.SecretFile)
+	text("GITHUB_URL", &c.GitHubURL)
+	text("JWT_SECRET", &c.JWTSecret)
+	text("JWT_SECRET_FILE", &c.JWTSecretFile)
+	text("SECRETS_FILE", &c.SecretsFile)
+	text("DRIVER", &c.Driver)
+	text("LEARN", &c.Learn)
+	number("APP_ID", func(n int64) { c.AppID = n })
+	number("MACHINES", func(n int64) { c.Machines = int(n) })
+	number("WARM", func(n int64) { c.Warm = int(n) })
+	number("CPUS", func(n int64) { c.CPUs = int(n) })
+	number("MEMORY_MIB", func(n int64) { c.MemoryMiB = int(n) })
+	for _, s := range []struct {
+		file string
+		into *string
+	}{{c.SecretFile, &c.WebhookSecret}, {c.JWTSecretFile, &c.JWTSecret}} {
+		if s.file == "" || *s.into != "" {
+			continue
+		}
+		b, err := os.ReadFile(s.file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reading a secret: %w", err))
+			continue
+		}
+		*s.into = strings.TrimRight(string(b), "\r\n")
+	}
+	return c, errors.Join(errs...)
+}
+
+// Validate names every problem at once.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		bad("listen %q: want host:port, like 127.0.0.1:8787", c.Listen)
+	}
+	if c.URL != "" {
+		if u, err := url.Parse(c.URL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			bad("url %q: want http(s)://host, the address under which people reach this server", c.URL)
+		}
+	}
+	if u, err := url.Parse(c.GitHubURL); err != nil || u.Host == "" {
+		bad("github_url %q: want https://api.github.com or https://HOST/api/v3", c.GitHubURL)
+	}
+	if c.AppID != 0 && c.AppKeyFile == "" {
+		bad("app_id is set but app_key_file is not: name the PEM file that GitHub gave out for the App")
+	}
+	if c.AppID == 0 && c.AppKeyFile != "" {
+		bad("app_key_file is set but app_id is not: it stands on the App's settings page")
+	}
+	if c.AppID != 0 && c.WebhookSecret == "" {
+		bad("no webhook secret: set HEARTH_WEBHOOK_SECRET or webhook_secret_file to the secret of the App's webhook; unsigned deliveries are never accepted")
+	}
+	if n := len(c.JWTSecret); n > 0 && n < 32 {
+		bad("the JWT secret has %d bytes; HS256 wants at least 32: try `openssl rand -hex 32`", n)
+	}
+	switch c.Driver {
+	case "auto", "qemu", "firecracker":
+	default:
+		bad("driver %q: want auto, qemu or firecracker", c.Driver)
+	}
+	switch c.Learn {
+	case "off", "advise", "act":
+	default:
+		bad("learn %q: want off, advise or act", c.Learn)
+	}
+	if c.CPUs < 1 || c.CPUs > 64 {
+		bad("cpus %d: want 1 to 64", c.CPUs)
+	}
+	if c.MemoryMiB < 128 || c.MemoryMiB > 1<<20 {
+		bad("memory_mib %d: want at least 128", c.MemoryMiB)
+	}
+	if c.Machines < 0 || c.Warm < 0 {
+		bad("machines and warm cannot be negative")
+	}
+	if c.MaxBody < 1<<10 {
+		bad("max_body %d: want at least 1024 bytes", c.MaxBody)
+	}
+	if c.SessionTTL <= 0 {
+		bad("session_ttl must be positive")
+	}
+	if c.SecretsFile != "" {
+		if info, err := os.Stat(c.SecretsFile); err != nil {
+			bad("secrets_file: %v", err)
+		} else if info.Mode().Perm()&0o077 != 0 {
+			bad("secrets_file %s is readable by others: chmod 600 it", c.SecretsFile)
+		}
+	}
+	return errors.Join(errs...)
+}
