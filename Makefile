@@ -1,0 +1,57 @@
+# Hearth: make help
+SHELL := /bin/bash
+GO ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+export CGO_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build deps demo test test-all test-firecracker firecracker check bench fuzz clean
+
+help: ## What can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+build: ## bin/hearth and bin/hearth-guest, static
+	$(GO) build $(GOFLAGS_BUILD) -o bin/ ./cmd/hearth ./cmd/hearth-guest
+
+deps: ## Install what is missing of Debian's packages (root or sudo)
+	@scripts/deps run
+
+demo: deps build ## Run examples/tally in microVMs: the whole of Hearth in one go
+	bin/hearth image build
+	bin/hearth run -C examples/tally
+
+test: build ## Everything a fresh machine can run, real microVMs included
+	@scripts/deps test
+	$(MAKE) firecracker
+	$(GO) test -timeout 30m ./...
+
+test-firecracker: build firecracker ## The driver suite and a workflow on real Firecracker
+	$(GO) test -count=1 -timeout 20m -v -run 'TestFirecracker' ./internal/vm/firecracker/...
+
+test-all: ## The slow tests too
+	HEARTH_SLOW=1 $(GO) test -timeout 120m ./...
+
+firecracker: ## Fetch and verify a Firecracker binary for the tests
+	@scripts/firecracker
+
+check: ## What every commit passes: format, vet, fix, tidy, staticcheck, layers
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'gofmt -w the files above'; exit 1; }
+	$(GO) vet ./...
+	$(GO) fix -diff ./...
+	$(GO) mod tidy -diff
+	$(GO) tool -modfile=tools.mod staticcheck ./...
+	$(GO) test -run 'TestLayers' .
+
+bench: build ## The figures, as tables
+	bin/hearth bench vm
+	bin/hearth bench learn
+	bin/hearth bench serve
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/expr ./internal/workflow ./internal/plan ./internal/graph ./internal/learn
+
+FUZZTIME ?= 30s
+fuzz: ## Every fuzzer for FUZZTIME (default 30s)
+	@scripts/fuzz $(FUZZTIME)
+
+clean: ## Remove what was built here (images stay: hearth image rm --all)
+	rm -rf bin

@@ -1,0 +1,2 @@
+// Package hearth is Hearth as a library.
+package hearth

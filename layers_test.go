@@ -1,0 +1,130 @@
+package hearth_test
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/hearth-ci/hearth"
+
+// layer says what a package may import of ours, and of others.
+type layer struct {
+	ours   []string // packages of ours, without internal/; "*" is everything
+	others []string // module path prefixes outside the standard library; "*" is everything
+}
+
+// layers is ARCHITECTURE.md's table, executable. A package that is not listed
+// fails the test: say here what it may see before it sees anything. What keeps
+// the pieces replaceable are the absences: the engine never sees a VM, the
+// language packages never see the world, leaves see nothing at all.
+var layers = map[string]layer{
+	"ci":       {},
+	"expr":     {},
+	"command":  {},
+	"mask":     {},
+	"guest":    {},
+	"vm":       {},
+	"graph":    {},
+	"config":   {},
+	"workflow": {ours: []string{"ci", "expr"}, others: []string{"go.yaml.in/yaml"}},
+	"lint":     {ours: []string{"expr", "workflow"}},
+	"plan":     {ours: []string{"ci", "expr", "workflow"}},
+	"action":   {ours: []string{"expr", "workflow"}},
+	"engine":   {ours: []string{"ci", "expr", "workflow", "plan", "action", "command", "mask", "guest"}},
+
+	"guest/boot": {ours: []string{"guest"}, others: []string{"golang.org/x/sys"}},
+	"network":    {others: []string{"gvisor.dev/gvisor", "golang.org/x/sys"}},
+
+	"vm/vmtest":      {ours: []string{"vm", "guest"}},
+	"vm/qemu":        {ours: []string{"vm"}, others: []string{"golang.org/x/sys"}},
+	"vm/firecracker": {ours: []string{"vm"}, others: []string{"golang.org/x/sys"}},
+	"image":          {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/klauspost/compress"}},
+	"pool":           {ours: []string{"vm", "guest", "image", "network"}, others: []string{"golang.org/x/sys"}},
+
+	"queue": {ours: []string{"ci"}},
+	"store": {ours: []string{"ci", "graph", "queue"}, others: []string{"modernc.org/sqlite", "github.com/jackc/pgx", "github.com/pressly/goose"}},
+	"learn": {ours: []string{"ci", "graph"}},
+
+	"forge/github": {ours: []string{"ci"}, others: []string{"github.com/google/go-github", "github.com/bradleyfalzon/ghinstallation", "github.com/golang-jwt/jwt"}},
+	"webhook":      {ours: []string{"forge/github", "ci"}},
+	"prompt":       {ours: []string{"workflow", "expr"}},
+	"worker":       {ours: []string{"ci", "expr", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
+	"api":          {ours: []string{"ci", "guest"}, others: []string{"github.com/golang-jwt/jwt"}},
+	"web":          {ours: []string{"ci"}},
+	"tui":          {ours: []string{"ci"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},
+	"bench":        {ours: []string{"*"}},
+	"":             {ours: []string{"ci", "expr", "workflow", "plan", "engine", "pool", "guest", "learn", "network", "image", "vm", "worker"}},
+	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
+
+	// The agent is PID 1 of every machine: small, and the protocol's other end.
+	"cmd/hearth-guest": {ours: []string{"guest", "guest/boot"}},
+}
+
+func TestLayers(t *testing.T) {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := dec.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name := short(p.ImportPath)
+		may, ok := find(name)
+		if !ok {
+			t.Errorf("%s is in no layer: add it to layers, and to ARCHITECTURE.md", p.ImportPath)
+			continue
+		}
+		for _, imp := range p.Imports {
+			switch {
+			case imp == "C" || !strings.Contains(strings.Split(imp, "/")[0], "."):
+				// the standard library
+			case imp == module || strings.HasPrefix(imp, module+"/"):
+				dep := short(imp)
+				if !allowed(may.ours, dep) && !strings.HasPrefix(dep, name+"/") {
+					t.Errorf("%s imports %s: its layer may not (see layers_test.go)", name, dep)
+				}
+			default:
+				if !slices.ContainsFunc(may.others, func(o string) bool {
+					return o == "*" || imp == o || strings.HasPrefix(imp, o+"/")
+				}) {
+					t.Errorf("%s imports %s from outside: its layer may not (see layers_test.go)", name, imp)
+				}
+			}
+		}
+	}
+}
+
+// find looks a package up, or the nearest listed parent: a package's own
+// sub-packages (fakes, test suites) live in its layer.
+func find(name string) (layer, bool) {
+	for n := name; ; n = path.Dir(n) {
+		if l, ok := layers[n]; ok && (n != "" || name == "") {
+			return l, true
+		}
+		if !strings.Contains(n, "/") {
+			return layer{}, false
+		}
+	}
+}
+
+func short(imp string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(imp, module), "/"), "internal/")
+}
+
+func allowed(list []string, dep string) bool {
+	return slices.Contains(list, "*") || slices.Contains(list, dep)
+}
