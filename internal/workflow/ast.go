@@ -1,0 +1,449 @@
+package workflow
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/expr"
+)
+
+// Pos is a place in a file. Both numbers start at 1; the column counts
+// Unicode code points. The zero Pos means that there is no place to name.
+type Pos struct {
+	Line int `json:"line,omitempty"`
+	Col  int `json:"col,omitempty"`
+}
+
+// IsZero reports whether p names no place.
+func (p Pos) IsZero() bool { return p == Pos{} }
+
+func (p Pos) String() string { return fmt.Sprintf("%d:%d", p.Line, p.Col) }
+
+// Severity says whether a diagnostic stops a workflow from running.
+type Severity uint8
+
+const (
+	// Error marks what GitHub refuses the file for.
+	Error Severity = iota
+	// Advice marks what GitHub accepts; it never changes an exit code.
+	Advice
+)
+
+func (s Severity) String() string {
+	if s == Advice {
+		return "advice"
+	}
+	return "error"
+}
+
+// Diagnostic is something to tell an author about a file of theirs. It is not a
+// Go error: a workflow with errors is an answer, not a failure of ours.
+type Diagnostic struct {
+	File     string   `json:"file"`
+	Pos      Pos      `json:"pos"`
+	Severity Severity `json:"severity"`
+	// Message is worded as GitHub words it, where GitHub has words for it. It
+	// does not repeat the file and the position.
+	Message string `json:"message"`
+	// Hint says what to do. It may be empty.
+	Hint string `json:"hint,omitempty"`
+	// Rule identifies the check, for instance "unexpected-value".
+	Rule string `json:"rule"`
+}
+
+// String formats d as file:line:col: message.
+func (d Diagnostic) String() string {
+	if d.Pos.IsZero() {
+		return d.File + ": " + d.Message
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", d.File, d.Pos.Line, d.Pos.Col, d.Message)
+}
+
+// GitHub formats d as GitHub's own reader does:
+//
+//	.github/workflows/ci.yml (Line: 7, Col: 9): Unexpected value 'runn'
+func (d Diagnostic) GitHub() string {
+	switch {
+	case d.File == "":
+		return d.Message
+	case d.Pos.IsZero():
+		return d.File + ": " + d.Message
+	}
+	return fmt.Sprintf("%s (Line: %d, Col: %d): %s", d.File, d.Pos.Line, d.Pos.Col, d.Message)
+}
+
+// Errors reports whether any of ds is an error rather than advice.
+func Errors(ds []Diagnostic) bool {
+	for _, d := range ds {
+		if d.Severity == Error {
+			return true
+		}
+	}
+	return false
+}
+
+// ValueKind says what a [Value] holds.
+type ValueKind uint8
+
+// The kinds of values. Expression is ${{ … }} anywhere a value may be; Insert is
+// the mapping key ${{ insert }}.
+const (
+	Null ValueKind = iota
+	Bool
+	Number
+	String
+	Sequence
+	Mapping
+	Expression
+	Insert
+)
+
+func (k ValueKind) String() string {
+	switch k {
+	case Null:
+		return "null"
+	case Bool:
+		return "boolean"
+	case Number:
+		return "number"
+	case String:
+		return "string"
+	case Sequence:
+		return "sequence"
+	case Mapping:
+		return "mapping"
+	case Expression:
+		return "expression"
+	case Insert:
+		return "insert"
+	}
+	return fmt.Sprintf("ValueKind(%d)", uint8(k))
+}
+
+// Value is a positioned piece of a workflow: what YAML became once expressions
+// were recognised. A Value is immutable after parsing and safe for concurrent
+// use. It survives a JSON round trip with its positions (json.go).
+type Value struct {
+	Kind ValueKind
+	Pos  Pos
+	Bool bool
+	Num  float64
+	// Str is the text of a String (and the source text of a Bool or Number, so
+	// that `1.0` given where text is wanted stays "1.0"); for an Expression it is
+	// the source without ${{ }}, a text with pieces having become a format call:
+	// `a-${{ b }}` is `format('a-{0}', b)`.
+	Str   string
+	Items []*Value
+	Pairs []Pair // in source order
+	Expr  *expr.Expr
+}
+
+// Pair is one entry of a Mapping.
+type Pair struct {
+	Key   *Value
+	Value *Value
+}
+
+// Get returns the value of the key, compared without regard to case, or nil.
+// A nil Value and one that is not a mapping have no keys.
+func (v *Value) Get(key string) *Value {
+	if v == nil || v.Kind != Mapping {
+		return nil
+	}
+	for _, p := range v.Pairs {
+		if p.Key.Kind == String && strings.EqualFold(p.Key.Str, key) {
+			return p.Value
+		}
+	}
+	return nil
+}
+
+// Text returns the literal text of a scalar ("" for null, for anything that is
+// not literal and for nil).
+func (v *Value) Text() string {
+	if v == nil {
+		return ""
+	}
+	switch v.Kind {
+	case String:
+		return v.Str
+	case Bool, Number:
+		if v.Str != "" {
+			return v.Str
+		}
+		return v.literal().ToString()
+	}
+	return ""
+}
+
+// IsLiteral reports whether v is a scalar known without evaluation.
+func (v *Value) IsLiteral() bool {
+	return v != nil && (v.Kind == Null || v.Kind == Bool || v.Kind == Number || v.Kind == String)
+}
+
+// HasExpr reports whether anything in v must be evaluated.
+func (v *Value) HasExpr() bool {
+	if v == nil {
+		return false
+	}
+	switch v.Kind {
+	case Expression, Insert:
+		return true
+	case Sequence:
+		for _, it := range v.Items {
+			if it.HasExpr() {
+				return true
+			}
+		}
+	case Mapping:
+		for _, p := range v.Pairs {
+			if p.Key.HasExpr() || p.Value.HasExpr() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (v *Value) literal() expr.Value {
+	switch v.Kind {
+	case Bool:
+		return expr.Bool(v.Bool)
+	case Number:
+		return expr.Number(v.Num)
+	case String:
+		return expr.String(v.Str)
+	}
+	return expr.Null()
+}
+
+// Workflow is one workflow file as read. When Parse reported errors, it holds
+// what could be understood.
+type Workflow struct {
+	File        string
+	Name        string // as given; empty when the file gives none
+	Description string
+	RunName     *Value
+	On          []Trigger // source order; one entry per event
+	Env         *Value
+	Defaults    *Defaults
+	Permissions *Permissions
+	Concurrency *Concurrency
+	Jobs        []*Job // source order
+	// Called holds, after Link, the called workflow of each job that calls one,
+	// by the text of its `uses`.
+	Called map[string]*Workflow
+}
+
+// Job returns the job with the id, compared without regard to case, or nil.
+func (w *Workflow) Job(id string) *Job {
+	for _, j := range w.Jobs {
+		if strings.EqualFold(j.ID, id) {
+			return j
+		}
+	}
+	return nil
+}
+
+// Trigger returns the trigger for the event, or nil.
+func (w *Workflow) Trigger(event string) *Trigger {
+	for i := range w.On {
+		if w.On[i].Event == event {
+			return &w.On[i]
+		}
+	}
+	return nil
+}
+
+// Trigger is one event of `on:` with its filters.
+type Trigger struct {
+	Event string
+	Pos   Pos
+	// Types are the activity types given; nil means the event's default types.
+	Types          []string
+	Branches       []string
+	BranchesIgnore []string
+	Tags           []string
+	TagsIgnore     []string
+	Paths          []string
+	PathsIgnore    []string
+	Cron           []Schedule // schedule
+	Inputs         []Input    // workflow_dispatch, workflow_call
+	Outputs        []Output   // workflow_call
+	Secrets        []Secret   // workflow_call
+	Workflows      []string   // workflow_run: names of workflows
+	Names          []string   // image_version
+	Versions       []string   // image_version
+}
+
+// Schedule is one entry of `on: schedule`.
+type Schedule struct {
+	Cron     string // five fields
+	Timezone string // IANA name; empty means UTC
+	Pos      Pos
+}
+
+// Input is a declared input of workflow_dispatch or workflow_call.
+type Input struct {
+	Name        string
+	Description string
+	Type        string // string, boolean, number; for dispatch also choice, environment
+	Required    bool
+	Default     *Value // nil when none is given; an Expression only for workflow_call
+	Options     []string
+	Deprecation string
+	Pos         Pos
+}
+
+// Output is a declared output of workflow_call.
+type Output struct {
+	Name        string
+	Description string
+	Value       *Value
+	Pos         Pos
+}
+
+// Secret is a declared secret of workflow_call.
+type Secret struct {
+	Name        string
+	Description string
+	Required    bool
+	Pos         Pos
+}
+
+// Defaults holds defaults.run of a workflow or a job.
+type Defaults struct {
+	Pos              Pos
+	Shell            *Value
+	WorkingDirectory *Value
+	Value            *Value // the whole mapping as read
+}
+
+// Concurrency is a concurrency group of a workflow or a job.
+type Concurrency struct {
+	Pos              Pos
+	Group            *Value // nil only when the whole is an expression
+	CancelInProgress *Value // boolean or expression; nil means false
+	Queue            string // "single" (also when not given) or "max"
+	// Value is the whole as read: a string, an expression (Group is the same) or
+	// a mapping.
+	Value *Value
+}
+
+// Permissions is a permissions block: what the job's token may do.
+type Permissions struct {
+	Pos Pos
+	// All is "read-all", "write-all" or "" when Scopes holds each scope.
+	All    string
+	Scopes map[string]string // scope → read, write or none; what is not there is none
+	// ScopePos says where each scope of Scopes is given.
+	ScopePos map[string]Pos
+}
+
+// Needed is one entry of a job's `needs`.
+type Needed struct {
+	ID  string
+	Pos Pos
+}
+
+// Strategy is a job's strategy. A strategy that is one expression has only Value.
+type Strategy struct {
+	Pos         Pos
+	Matrix      *Value // mapping or expression
+	FailFast    *Value // boolean or expression; nil means true
+	MaxParallel *Value // number or expression; nil means no limit
+	Value       *Value // the whole as read
+}
+
+// Job is one job as written.
+type Job struct {
+	ID    string
+	Pos   Pos // of the id
+	Name  *Value
+	Needs []Needed
+	// If is the condition with GitHub's implicit success() applied; never nil
+	// for a job read without errors. IfSource is what the author wrote, without
+	// ${{ }}, and empty when they wrote none.
+	If       *expr.Expr
+	IfSource string
+	IfPos    Pos
+
+	RunsOn          *Value // text, sequence, mapping{group,labels} or expression
+	Strategy        *Strategy
+	Env             *Value
+	Outputs         *Value
+	Defaults        *Defaults
+	Permissions     *Permissions
+	Concurrency     *Concurrency
+	Environment     *Value // text, mapping{name,url,deployment} or expression
+	Container       *Value
+	Services        *Value
+	ContinueOnError *Value
+	TimeoutMinutes  *Value
+	// CancelTimeoutMinutes is how long a cancelled job may clean up.
+	CancelTimeoutMinutes *Value
+	Snapshot             *Value
+	Steps                []*Step
+
+	// Uses calls a reusable workflow; then RunsOn and Steps are empty.
+	Uses           string
+	UsesPos        Pos
+	With           *Value
+	Secrets        *Value
+	InheritSecrets bool
+}
+
+// Step is one step as written.
+type Step struct {
+	// ID is the id given, or one made as GitHub makes it: __run,
+	// __actions_checkout_2.
+	ID      string
+	IDGiven bool
+	IDPos   Pos
+	Pos     Pos
+	Name    *Value
+	// If, IfSource and IfPos are as in [Job].
+	If       *expr.Expr
+	IfSource string
+	IfPos    Pos
+
+	Run              *Value
+	Shell            *Value
+	WorkingDirectory *Value
+	Uses             string
+	UsesPos          Pos
+	With             *Value
+	Env              *Value
+	ContinueOnError  *Value
+	TimeoutMinutes   *Value
+
+	// Background lets the step run while those after it start.
+	Background bool
+	// Wait names background steps to wait for; WaitAll waits for all of them;
+	// Cancel names one to cancel; Parallel runs steps side by side and waits for
+	// all. A step has one of Run, Uses, Wait, WaitAll, Cancel and Parallel.
+	Wait     []Needed
+	WaitAll  bool
+	Cancel   *Needed
+	Parallel []*Step
+}
+
+// Options changes how files are read. The zero value is what GitHub does.
+type Options struct {
+	// MaxBytes is the size limit of one file; 0 means 1 MiB.
+	MaxBytes int
+	// MaxDepth is the nesting limit; 0 means 50, GitHub's.
+	MaxDepth int
+	// MaxEvents limits the values read, aliases expanded; 0 means 1,000,000,
+	// GitHub's.
+	MaxEvents int
+	// MaxResultSize limits the size in bytes of what was read, as GitHub counts
+	// it; 0 means 10 MiB, GitHub's.
+	MaxResultSize int
+	// MaxJobs limits the jobs of a run, called workflows included; 0 means 1,000.
+	MaxJobs int
+	// DefaultPermissions are the repository's: "read" (contents and packages
+	// read, GitHub's LimitedRead) or "write". Empty means write. Called workflows
+	// may not ask for more.
+	DefaultPermissions string
+}
