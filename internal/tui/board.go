@@ -1,0 +1,406 @@
+// Package tui is what a person at a terminal sees of a run: a live tree of jobs
+// and steps where there is a terminal, plain lines where there is none, and one
+// summary at the end of both.
+//
+// Everything here is drawn from the one event stream, [ci.Record]. A [Board] is
+// the state that the records add up to; it is pure, and the two front ends
+// [Plain] and [Live] draw it. [JSON] passes the stream through as NDJSON.
+//
+// Rules of the screen: a word beside every colour (colours are decoration);
+// nothing that failed, was lost or did not run is ever green; text that came
+// out of a machine has its control characters removed before it reaches the
+// terminal, since a log line must not move the cursor or retitle the window.
+package tui
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// Board is what the records of one run add up to.
+type Board struct {
+	Run        string
+	Workflow   string
+	Name       string
+	Started    time.Time
+	Finished   time.Time
+	Conclusion ci.Conclusion
+	Reason     string
+	Jobs       []*Job // in the order in which they became known
+	Notes      []ci.Record
+	byKey      map[string]*Job
+}
+
+// Job is one job on the board.
+type Job struct {
+	Key, Name      string
+	Needs          []string
+	Status         ci.Status
+	Conclusion     ci.Conclusion
+	Reason         string
+	Infrastructure bool
+	Started        time.Time
+	Duration       time.Duration
+	Prediction     *ci.Prediction
+	Explanation    *ci.Explanation
+	Machine        string // driver, and how it came to be: "qemu, restored in 80 ms"
+	Steps          []*Step
+}
+
+// Step is one step on the board.
+type Step struct {
+	Number         int
+	Name           string
+	Status         ci.Status
+	Conclusion     ci.Conclusion
+	Outcome        ci.Conclusion
+	Reason         string
+	Infrastructure bool
+	ExitCode       int
+	Started        time.Time
+	Duration       time.Duration
+	Attempt        int
+	Last           string // last line of output
+}
+
+// Apply takes the next record.
+func (b *Board) Apply(r ci.Record) {
+	switch r.Type {
+	case ci.RunPlanned:
+		b.Run, b.Workflow, b.Name = r.Run, r.Workflow, r.Name
+	case ci.RunStarted:
+		b.Run, b.Started = r.Run, r.Time
+		b.Workflow = cmp.Or(r.Workflow, b.Workflow)
+		b.Name = cmp.Or(r.Name, b.Name)
+	case ci.RunFinished:
+		b.Finished, b.Conclusion, b.Reason = r.Time, r.Conclusion, r.Reason
+	case ci.JobQueued:
+		j := b.job(r)
+		j.Status, j.Needs = ci.Queued, r.Needs
+	case ci.JobStarted:
+		j := b.job(r)
+		j.Status, j.Started = ci.InProgress, r.Time
+	case ci.JobFinished:
+		j := b.job(r)
+		j.Status, j.Conclusion, j.Reason, j.Infrastructure = ci.Completed, r.Conclusion, r.Reason, r.Infrastructure
+		if r.DurationMS != nil {
+			j.Duration = time.Duration(*r.DurationMS) * time.Millisecond
+		}
+	case ci.StepStarted:
+		s := b.step(r)
+		s.Status, s.Started, s.Attempt = ci.InProgress, r.Time, r.Attempt
+	case ci.StepFinished:
+		s := b.step(r)
+		s.Status, s.Conclusion, s.Outcome, s.Reason, s.Infrastructure = ci.Completed, r.Conclusion, r.Outcome, r.Reason, r.Infrastructure
+		if r.ExitCode != nil {
+			s.ExitCode = *r.ExitCode
+		}
+		if r.DurationMS != nil {
+			s.Duration = time.Duration(*r.DurationMS) * time.Millisecond
+		}
+	case ci.LogLine:
+		if r.Step > 0 {
+			if t := Clean(r.Text); strings.TrimSpace(t) != "" {
+				b.step(r).Last = t
+			}
+		}
+	case ci.PredictionRec:
+		if r.JobKey == "" && r.Job == "" {
+			return
+		}
+		if r.Step == 0 && r.Prediction != nil {
+			b.job(r).Prediction = r.Prediction
+		}
+		if r.Explanation != nil {
+			b.job(r).Explanation = r.Explanation
+		}
+	case ci.MachineRec:
+		if r.Machine != nil && (r.Machine.Action == "created" || r.Machine.Action == "restored") {
+			b.job(r).Machine = fmt.Sprintf("%s, %s in %s", r.Machine.Driver, r.Machine.Action, Short(time.Duration(r.Machine.TookMS)*time.Millisecond))
+		}
+	case ci.AnnotationRec:
+		if len(b.Notes) < 1000 {
+			b.Notes = append(b.Notes, r)
+		}
+	}
+}
+
+func (b *Board) job(r ci.Record) *Job {
+	key := cmp.Or(r.JobKey, r.Job)
+	j := b.byKey[key]
+	if j == nil {
+		if b.byKey == nil {
+			b.byKey = map[string]*Job{}
+		}
+		j = &Job{Key: key, Name: cmp.Or(r.Name, key), Status: ci.Queued}
+		b.byKey[key] = j
+		b.Jobs = append(b.Jobs, j)
+	}
+	if r.Name != "" && r.Step == 0 {
+		j.Name = r.Name
+	}
+	return j
+}
+
+func (b *Board) step(r ci.Record) *Step {
+	j := b.job(ci.Record{JobKey: r.JobKey, Job: r.Job})
+	for _, s := range j.Steps {
+		if s.Number == r.Step {
+			if r.Name != "" {
+				s.Name = r.Name
+			}
+			return s
+		}
+	}
+	s := &Step{Number: r.Step, Name: r.Name}
+	j.Steps = append(j.Steps, s)
+	slices.SortFunc(j.Steps, func(a, b *Step) int { return a.Number - b.Number })
+	return s
+}
+
+// mark is the sign and the word for a state; the word is what counts.
+func mark(status ci.Status, c ci.Conclusion, infra bool) (sign, word string) {
+	switch {
+	case infra && c != ci.Cancelled:
+		return "‼", "could not run"
+	case status == ci.Queued || status == "":
+		return "·", "waiting"
+	case status == ci.InProgress:
+		return "▸", "running"
+	}
+	switch c {
+	case ci.Success:
+		return "✓", "success"
+	case ci.Failure:
+		return "✗", "failure"
+	case ci.Cancelled:
+		return "■", "cancelled"
+	case ci.Skipped:
+		return "-", "skipped"
+	case ci.TimedOut:
+		return "⧖", "timed out"
+	case ci.Neutral:
+		return "○", "neutral"
+	}
+	return "?", "unknown"
+}
+
+// Short writes a duration as people say it: 80 ms, 1.4 s, 3 min 20 s.
+func Short(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0 ms"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %02d s", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
+}
+
+// Clean makes text out of a machine safe to show: valid UTF-8, no control
+// characters but tabs (escape sequences lose their ESC and what follows it).
+func Clean(s string) string {
+	dirty := false
+	for i := range len(s) {
+		if s[i] < 0x20 && s[i] != '\t' || s[i] >= 0x7f {
+			dirty = true
+			break
+		}
+	}
+	if !dirty {
+		return s
+	}
+	var out strings.Builder
+	for i := 0; i < len(s); {
+		if s[i] == 0x1b {
+			i = skipEscape(s, i)
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(s[i:])
+		i += n
+		switch {
+		case r == utf8.RuneError && n <= 1:
+			out.WriteRune(utf8.RuneError)
+		case r < 0x20 && r != '\t', r >= 0x7f && r < 0xa0:
+		case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069: // text direction overrides: would reorder what is read
+		default:
+			out.WriteRune(r)
+		}
+	}
+	return out.String()
+}
+
+// skipEscape returns the index behind the escape sequence that begins at i.
+func skipEscape(s string, i int) int {
+	i++
+	if i >= len(s) {
+		return i
+	}
+	switch s[i] {
+	case '[': // CSI: parameters, then a final byte
+		for i++; i < len(s); i++ {
+			if s[i] >= 0x40 && s[i] <= 0x7e {
+				return i + 1
+			}
+			if s[i] < 0x20 {
+				return i
+			}
+		}
+	case ']', 'P', 'X', '^', '_': // OSC and friends: to BEL or ST
+		for i++; i < len(s); i++ {
+			if s[i] == 0x07 {
+				return i + 1
+			}
+			if s[i] == 0x1b && i+1 < len(s) && s[i+1] == '\\' {
+				return i + 2
+			}
+		}
+	default:
+		return i + 1
+	}
+	return i
+}
+
+// cut shortens s to at most n runes.
+func cut(s string, n int) string {
+	if n <= 0 {
+		return ""
+	}
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	r := []rune(s)
+	return string(r[:max(n-1, 0)]) + "…"
+}
+
+// expectation says a prediction in a few words, "" where there is nothing to say.
+func expectation(p *ci.Prediction) string {
+	if p == nil || p.Seen == 0 {
+		return ""
+	}
+	var parts []string
+	if p.ExpectedMS > 0 {
+		parts = append(parts, "about "+Short(time.Duration(p.ExpectedMS)*time.Millisecond))
+	}
+	parts = append(parts, fmt.Sprintf("%s to fail (%s–%s, from %d)", percent(p.PFail), percent(p.Low), percent(p.High), p.Seen))
+	if len(p.Reasons) > 0 {
+		parts = append(parts, Clean(p.Reasons[0]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func percent(p float64) string {
+	switch {
+	case p > 0 && p < 0.01:
+		return "<1 %"
+	case p > 0.99 && p < 1:
+		return ">99 %"
+	}
+	return fmt.Sprintf("%.0f %%", p*100)
+}
+
+// Summary is the end of a run in lines: every job with its conclusion, every
+// step that did not succeed, annotations, explanations.
+func (b *Board) Summary() []string {
+	var out []string
+	width := 0
+	for _, j := range b.Jobs {
+		width = max(width, utf8.RuneCountInString(j.Name))
+	}
+	width = min(width, 48)
+	for _, j := range b.Jobs {
+		sign, word := mark(j.Status, j.Conclusion, j.Infrastructure)
+		line := fmt.Sprintf("%s %-*s  %-13s", sign, width, cut(Clean(j.Name), width), word)
+		if j.Duration > 0 {
+			line += " " + Short(j.Duration)
+		}
+		if j.Reason != "" {
+			line += "  (" + Clean(j.Reason) + ")"
+		}
+		out = append(out, strings.TrimRight(line, " "))
+		for _, s := range j.Steps {
+			if s.Status == ci.Completed && (s.Outcome == ci.Failure || s.Outcome == ci.TimedOut || s.Conclusion == ci.Failure || s.Infrastructure) {
+				what := fmt.Sprintf("exit code %d", s.ExitCode)
+				if s.Reason != "" {
+					what = Clean(s.Reason)
+				}
+				if s.Conclusion == ci.Success {
+					what += ", allowed by continue-on-error"
+				}
+				out = append(out, fmt.Sprintf("    step %d, %s: %s", s.Number, cut(Clean(s.Name), 60), what))
+			}
+		}
+		if e := j.Explanation; e != nil {
+			out = append(out, explain(e)...)
+		}
+	}
+	for i, n := range b.Notes {
+		if i == 20 {
+			out = append(out, fmt.Sprintf("  and %d more annotations", len(b.Notes)-i))
+			break
+		}
+		where := ""
+		if n.File != "" {
+			where = Clean(n.File)
+			if n.Line > 0 {
+				where += fmt.Sprintf(":%d", n.Line)
+			}
+			where += ": "
+		}
+		out = append(out, fmt.Sprintf("  %s: %s%s", cmp.Or(n.Level, "notice"), where, cut(Clean(n.Message), 200)))
+	}
+	word := string(b.Conclusion)
+	if word == "" {
+		word = "unfinished"
+	}
+	total := ""
+	if !b.Started.IsZero() && !b.Finished.IsZero() {
+		total = " in " + Short(b.Finished.Sub(b.Started))
+	}
+	end := fmt.Sprintf("run %s: %s%s", b.Run, strings.ReplaceAll(word, "_", " "), total)
+	if b.Reason != "" {
+		end += " (" + Clean(b.Reason) + ")"
+	}
+	return append(out, end)
+}
+
+func explain(e *ci.Explanation) []string {
+	var out []string
+	line := "    this failure: "
+	if e.Seen == 0 {
+		line += "not seen before"
+	} else {
+		line += fmt.Sprintf("seen before, %d times", e.Seen)
+		if e.Seen == 1 {
+			line = "    this failure: seen before, once"
+		}
+		if e.FixedBy != "" {
+			line += ", last ended by " + Clean(e.FixedBy)
+			if e.Fix != "" {
+				line += " (" + cut(Clean(e.Fix), 72) + ")"
+			}
+		}
+	}
+	if e.Flaky {
+		line += "; looks flaky"
+	}
+	out = append(out, line)
+	if e.Text != "" {
+		out = append(out, "      "+cut(Clean(e.Text), 120))
+	}
+	for _, s := range []string{e.Lesson, e.Advice} {
+		if s != "" {
+			out = append(out, "      "+Clean(s))
+		}
+	}
+	return out
+}
