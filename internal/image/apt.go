@@ -1,0 +1,160 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// apt runs the distribution's package tools with package lists of our own, so
+// that a build needs neither root nor lists that somebody updated, and works
+// on a host of another release. The host's apt configuration (proxies) and,
+// where it has them, its mirrors of this release are kept.
+type apt struct {
+	dir     string   // private, removed by the owner
+	sources []string // one-line sources
+}
+
+// defaultSources are where Debian's packages come from if the host has no
+// mirror of its own.
+var defaultSources = []string{
+	"deb http://deb.debian.org/debian " + suite + " main",
+	"deb http://deb.debian.org/debian " + suite + "-updates main",
+	"deb http://deb.debian.org/debian-security " + suite + "-security main",
+}
+
+const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// newApt makes package lists under dir and reads them from the network.
+func (b *builder) newApt(ctx context.Context, dir string) (*apt, error) {
+	if _, err := os.Stat(debianKeyring); err != nil {
+		return nil, &MissingToolError{Tool: debianKeyring, Package: toolPackages["debian-keys"]}
+	}
+	a := &apt{dir: filepath.Join(dir, "apt"), sources: b.sources(ctx)}
+	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	var list strings.Builder
+	for _, s := range a.sources {
+		list.WriteString(strings.Replace(s, "deb ", "deb [signed-by="+debianKeyring+"] ", 1) + "\n")
+	}
+	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(list.String()), 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(a.dir, "state", "status"), nil, 0o644); err != nil {
+		return nil, err
+	}
+	if _, err := a.run(ctx, "", "apt-get", "update", "--error-on=any"); err != nil {
+		return nil, fmt.Errorf("reading Debian's package lists: %w", err)
+	}
+	return a, nil
+}
+
+// sources returns the package sources to build from: a given mirror, else the
+// host's own sources for this release, else Debian's.
+func (b *builder) sources(ctx context.Context) []string {
+	if b.opt.Mirror != "" {
+		mirror := strings.TrimSuffix(b.opt.Mirror, "/")
+		return []string{
+			"deb " + mirror + " " + suite + " main",
+			"deb " + mirror + " " + suite + "-updates main",
+			"deb " + mirror + "-security " + suite + "-security main",
+		}
+	}
+	out, err := tool{argv: []string{"apt-get", "indextargets", "--format", "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"}}.run(ctx)
+	if err != nil {
+		return defaultSources
+	}
+	var found []string
+	main := false
+	for line := range strings.Lines(string(out)) {
+		f := strings.Split(strings.TrimSpace(line), "|")
+		if len(f) != 4 || f[0] != "Debian" || f[3] != "main" {
+			continue
+		}
+		if f[2] != suite && f[2] != suite+"-updates" && f[2] != suite+"-security" {
+			continue
+		}
+		if s := "deb " + strings.TrimSuffix(f[1], "/") + " " + f[2] + " main"; !slices.Contains(found, s) {
+			found = append(found, s)
+		}
+		main = main || f[2] == suite
+	}
+	if !main {
+		return defaultSources
+	}
+	return found
+}
+
+func (a *apt) run(ctx context.Context, dir string, argv ...string) ([]byte, error) {
+	options := []string{
+		"-oDir::State=" + filepath.Join(a.dir, "state"),
+		"-oDir::State::status=" + filepath.Join(a.dir, "state", "status"),
+		"-oDir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-oDir::Etc::sourcelist=" + filepath.Join(a.dir, "sources.list"),
+		"-oDir::Etc::sourceparts=/dev/null",
+		"-oDir::Etc::preferences=/dev/null",
+		"-oDir::Etc::preferencesparts=/dev/null",
+		"-oAPT::Architecture=amd64",
+		"-oAPT::Architectures=amd64",
+		"-oAPT::Sandbox::User=root", // it cannot reach into our directory
+		"-oAcquire::Languages=none",
+		"-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+		"-oAcquire::Retries=3",
+	}
+	return tool{argv: append(append([]string{argv[0]}, options...), argv[1:]...), dir: dir}.run(ctx)
+}
+
+// dependency returns the package with the given prefix that a meta package
+// depends on.
+func (a *apt) dependency(ctx context.Context, meta, prefix string) (string, error) {
+	out, err := a.run(ctx, "", "apt-cache", "depends", "--important", meta)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(out)) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
+		if ok && strings.HasPrefix(name, prefix) {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("package %s depends on no %s… package", meta, prefix)
+}
+
+// download fetches a package into dir, verified by apt, and returns its path.
+// A package that is there already is not fetched again.
+func (a *apt) download(ctx context.Context, pkg, dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	// 'URI' NAME SIZE SHA256:HASH
+	out, err := a.run(ctx, dir, "apt-get", "download", "--print-uris", pkg)
+	if err != nil {
+		return "", err
+	}
+	fields := strings.Fields(string(out))
+	if len(fields) < 4 || !filepath.IsLocal(fields[1]) || filepath.Base(fields[1]) != fields[1] {
+		return "", fmt.Errorf("apt-get download --print-uris %s said %q", pkg, strings.TrimSpace(string(out)))
+	}
+	path := filepath.Join(dir, fields[1])
+	want, hashed := strings.CutPrefix(fields[3], "SHA256:")
+	if sum, err := hashFile(path); err == nil && hashed && sum == want {
+		return path, nil
+	}
+	if _, err := a.run(ctx, dir, "apt-get", "download", pkg); err != nil {
+		return "", fmt.Errorf("downloading %s: %w", pkg, err)
+	}
+	sum, err := hashFile(path)
+	if err != nil {
+		return "", err
+	}
+	if hashed && sum != want {
+		return "", fmt.Errorf("%s: sha256 is %s, Debian says %s", path, sum, want)
+	}
+	return path, nil
+}

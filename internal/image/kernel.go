@@ -1,0 +1,165 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// suite is the Debian release that images are made of.
+const suite = "bookworm"
+
+// kernelVersion changes whenever the way the kernel layer is made does.
+const kernelVersion = "1"
+
+// kernelMeta is the package whose only content is a dependency on the current
+// kernel.
+const kernelMeta = "linux-image-cloud-amd64"
+
+// Files of the kernel layer. Modules are kept under their normalised names.
+const (
+	vmlinuxName = "vmlinux"
+	orderName   = "modules" // one module name a line, in load order
+)
+
+func kernelInputs() string {
+	return hashStrings("kernel", kernelVersion, suite, kernelMeta, strings.Join(bootModules[:], " "))
+}
+
+// buildKernel fills dir with the kernel's ELF and the modules the guest boots with.
+func (b *builder) buildKernel(ctx context.Context, dir string) (map[string]string, error) {
+	if err := b.need("kernel", 200<<20); err != nil {
+		return nil, err
+	}
+	step := b.step("kernel")
+	step.detail(0, "reading Debian's package lists")
+	apt, err := b.newApt(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(apt.dir)
+	pkg, err := apt.dependency(ctx, kernelMeta, "linux-image-")
+	if err != nil {
+		return nil, err
+	}
+	step.detail(0.3, "downloading "+pkg)
+	deb, err := apt.download(ctx, pkg, filepath.Join(b.dir, "debs"))
+	if err != nil {
+		return nil, err
+	}
+	step.detail(0.6, "unpacking "+filepath.Base(deb))
+	kernel, err := readKernelDeb(ctx, deb)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", deb, err)
+	}
+	elfKernel, err := vmlinux(kernel.bzImage)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", deb, err)
+	}
+	order, err := loadOrder(bootModules[:],
+		func(name string) ([]byte, bool) { ko, ok := kernel.modules[name]; return ko, ok },
+		func(name string) bool { return kernel.builtin[name] })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", deb, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, vmlinuxName), elfKernel, 0o644); err != nil {
+		return nil, err
+	}
+	for _, name := range order {
+		if err := os.WriteFile(filepath.Join(dir, name+".ko"), kernel.modules[name], 0o644); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, orderName), []byte(strings.Join(order, "\n")+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	return map[string]string{"package": strings.TrimSuffix(filepath.Base(deb), ".deb"), "release": kernel.release}, nil
+}
+
+// debKernel is what we want from a kernel package.
+type debKernel struct {
+	release string // 6.1.0-56-cloud-amd64
+	bzImage []byte
+	modules map[string][]byte // by normalised name: those that a boot can need
+	builtin map[string]bool
+}
+
+// readKernelDeb reads a kernel package. All modules are a hundred megabytes;
+// they are kept in memory for the moment it takes, since what the boot modules
+// depend on is only known once they have been read.
+func readKernelDeb(ctx context.Context, deb string) (*debKernel, error) {
+	dpkg, err := lookTool("dpkg-deb")
+	if err != nil {
+		return nil, err
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, dpkg, "--fsys-tarfile", deb)
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	k := &debKernel{modules: map[string][]byte{}, builtin: map[string]bool{}}
+	readErr := k.readTar(tar.NewReader(out))
+	if readErr != nil {
+		_ = cmd.Process.Kill()
+	}
+	if err := cmd.Wait(); err != nil && readErr == nil {
+		return nil, fmt.Errorf("dpkg-deb: %w: %s", err, lastLines(stderr.Bytes(), 3))
+	}
+	if readErr != nil {
+		return nil, readErr
+	}
+	if k.bzImage == nil {
+		return nil, errors.New("holds no /boot/vmlinuz")
+	}
+	return k, nil
+}
+
+func (k *debKernel) readTar(tr *tar.Reader) error {
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		name := path.Clean("/" + h.Name)
+		base := path.Base(name)
+		if h.Typeflag != tar.TypeReg || h.Size > 256<<20 {
+			continue
+		}
+		switch {
+		case strings.HasPrefix(name, "/boot/vmlinuz-"):
+			k.release = strings.TrimPrefix(base, "vmlinuz-")
+			if k.bzImage, err = io.ReadAll(tr); err != nil {
+				return err
+			}
+		case strings.HasSuffix(base, ".ko"):
+			ko, err := io.ReadAll(tr)
+			if err != nil {
+				return err
+			}
+			k.modules[moduleName(base)] = ko
+		case base == "modules.builtin":
+			list, err := io.ReadAll(tr)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(list)) {
+				k.builtin[moduleName(path.Base(strings.TrimSpace(line)))] = true
+			}
+		}
+	}
+}
