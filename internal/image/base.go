@@ -1,28 +1,195 @@
 package image
 
 import (
+	"bufio"
 	"context"
-	"errors"
+	_ "embed"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 )
 
+// baseVersion changes whenever the way the root file system is made does, in
+// ways that its package list and script do not show.
+const baseVersion = "1"
+
 const baseName = "base.erofs"
-const toolsName = "tools.erofs"
 
 // DefaultName is the name of the image that jobs get unless told otherwise.
 const DefaultName = "debian-12"
 
-func baseInputs(extra []string) string { return hashStrings("base", "0", extra...) }
-func toolsInputs() string              { return hashStrings("tools", "0") }
+// basePackages are what workflows written for GitHub's Linux runners take for
+// granted, minus what a setup action installs (languages) and minus what is in
+// minbase already.
+var basePackages = [...]string{
+	// shells and the like
+	"bash", "sudo", "procps", "psmisc", "less", "file", "kmod", "tzdata", "lsb-release",
+	// sources
+	"git", "patch", "openssh-client", "gnupg",
+	// network
+	"ca-certificates", "curl", "wget", "iproute2", "iputils-ping", "netbase", "rsync",
+	// archives
+	"tar", "zip", "unzip", "bzip2", "xz-utils", "zstd",
+	// data
+	"jq",
+	// languages
+	"make", "gcc", "g++", "libc6-dev", "pkg-config", "python3", "python3-venv", "python3-pip",
+}
 
+// customize makes a Debian into a runner. It runs inside mmdebstrap's
+// namespaces with the new root directory as $1.
+//
+//go:embed customize.sh
+var customize string
+
+// makeBase runs mmdebstrap and packs the result. $1 is the new root, $2 the
+// file system image; the rest is mmdebstrap's.
+const makeBase = `
+root=$1 out=$2
+shift 2
+mmdebstrap "$@" "$root"
+mkfs.erofs -zlz4 --quiet "$out" "$root"
+rm -rf -- "$root"
+`
+
+func baseInputs(extra []string) string {
+	return hashStrings("base", baseVersion, suite, strings.Join(basePackages[:], " "), strings.Join(extra, " "), customize, makeBase)
+}
+
+// buildBase fills dir with the read-only root file system.
 func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string, error) {
-	return nil, errors.New("not there yet")
+	for _, name := range []string{"unshare", "mmdebstrap", "mkfs.erofs"} {
+		if _, err := lookTool(name); err != nil {
+			return nil, err
+		}
+	}
+	if os.Geteuid() != 0 {
+		if err := checkUserNamespaces(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.need("root file system", 1500<<20); err != nil {
+		return nil, err
+	}
+	step := b.step("base")
+	step.detail(0, "starting mmdebstrap")
+	if _, err := os.Stat(debianKeyring); err != nil {
+		return nil, &MissingToolError{Tool: debianKeyring, Package: toolPackages["debian-keys"]}
+	}
+	// Outside of the layer's directory, since only files are a layer, and
+	// beside it, since that is swept too.
+	work, err := os.MkdirTemp(filepath.Join(b.dir, "tmp"), "root-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := removeTree(context.WithoutCancel(ctx), work); err != nil {
+			b.log.Warn("cannot remove an unfinished root file system; the next build will", "dir", work, "error", err)
+		}
+	}()
+	// mmdebstrap's apt drops to the user _apt, who must get through.
+	if err := os.Chmod(work, 0o755); err != nil {
+		return nil, err
+	}
+	hook := filepath.Join(work, "customize.sh")
+	if err := os.WriteFile(hook, []byte(customize), 0o755); err != nil {
+		return nil, err
+	}
+	packages := slices.Concat(basePackages[:], b.opt.Packages)
+	args := []string{
+		filepath.Join(work, "root"), filepath.Join(dir, baseName),
+		"--mode=root", "--variant=minbase", "--format=directory", "--verbose",
+		"--keyring=" + debianKeyring,
+		"--include=" + strings.Join(packages, ","),
+		// CI machines live for minutes: no documentation, no fsync.
+		"--dpkgopt=force-unsafe-io",
+		"--dpkgopt=path-exclude=/usr/share/man/*",
+		"--dpkgopt=path-exclude=/usr/share/doc/*",
+		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		"--dpkgopt=path-exclude=/usr/share/locale/*",
+		"--dpkgopt=path-exclude=/usr/share/info/*",
+		"--aptopt=Acquire::Languages \"none\"",
+		"--aptopt=Acquire::Retries \"3\"",
+		"--aptopt=APT::Install-Recommends \"false\"",
+		// The lists stay, so that apt-get install works without an update.
+		"--skip=cleanup/apt",
+		"--customize-hook=" + hook,
+		suite,
+		// what follows is the target directory, then the sources; see makeBase
+	}
+	sources := filepath.Join(work, "sources.list")
+	if err := os.WriteFile(sources, []byte(strings.Join(b.sources(ctx), "\n")+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	progress := newDebProgress(step, 2*len(packages))
+	script := strings.Replace(makeBase, `"$root"`+"\n", `"$root" `+sources+"\n", 1)
+	if _, err := (tool{argv: namespaced(script, args...), line: progress.line}).run(ctx); err != nil {
+		return nil, err
+	}
+	return progress.versions(), nil
 }
-func (b *builder) buildTools(ctx context.Context, dir string) (map[string]string, error) {
-	return nil, errors.New("not there yet")
+
+// checkUserNamespaces says why an unprivileged build would fail before it does.
+func checkUserNamespaces(ctx context.Context) error {
+	if _, err := lookTool("newuidmap"); err != nil {
+		return err
+	}
+	if _, err := (tool{argv: namespaced("true")}).run(ctx); err != nil {
+		return fmt.Errorf("building without root needs user namespaces: %w: check that `sysctl kernel.unprivileged_userns_clone` is 1 and that /etc/subuid and /etc/subgid have a range of 65536 for you (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`), or build as root", err)
+	}
+	return nil
 }
+
+// debProgress turns what mmdebstrap and dpkg print into progress.
+type debProgress struct {
+	step     part
+	expected int // packages, as a guess until apt says how many there are
+	unpacked int
+	setUp    int
+	version  map[string]string
+	wanted   []string
+}
+
+func newDebProgress(step part, expected int) *debProgress {
+	return &debProgress{step: step, expected: max(expected, 1), version: map[string]string{}}
+}
+
+var (
+	aptCount     = regexp.MustCompile(`^\d+ upgraded, (\d+) newly installed`)
+	dpkgUnpacks  = regexp.MustCompile(`^Unpacking (\S+) \(([^)]+)\)`)
+	dpkgSetsUp   = regexp.MustCompile(`^Setting up (\S+) \(([^)]+)\)`)
+	mmdebstrapIs = regexp.MustCompile(`^I: (.*)$`)
+)
+
+func (d *debProgress) line(line string) {
+	if m := aptCount.FindStringSubmatch(line); m != nil {
+		var n int
+		if _, err := fmt.Sscan(m[1], &n); err == nil {
+			d.expected = max(d.expected, n)
+		}
+		return
+	}
+	fraction := func() float64 {
+		n := float64(d.expected)
+		return 0.1 + 0.35*min(float64(d.unpacked)/n, 1) + 0.45*min(float64(d.setUp)/n, 1)
+	}
+	if m := dpkgUnpacks.FindStringSubmatch(line); m != nil {
+		d.unpacked++
+		d.step.detail(fraction(), "unpacking "+m[1])
+	} else if m := dpkgSetsUp.FindStringSubmatch(line); m != nil {
+		d.setUp++
+		d.version[strings.TrimSuffix(m[1], ":amd64")] = m[2]
+		d.step.detail(fraction(), "setting up "+m[1])
+	} else if m := mmdebstrapIs.FindStringSubmatch(line); m != nil {
+		d.step.detail(fraction(), m[1])
+	}
+}
+
+// versions returns what was installed, for the layer's manifest.
+func (d *debProgress) versions() map[string]string { return d.version }
 
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
@@ -35,5 +202,20 @@ func cleanPackages(list []string) ([]string, error) {
 	}
 	list = slices.Clone(list)
 	slices.Sort(list)
-	return slices.Compact(list), nil
+	list = slices.Compact(list)
+	return slices.DeleteFunc(list, func(p string) bool { return slices.Contains(basePackages[:], p) }), nil
+}
+
+// readLines calls fn for each line of a file.
+func readLines(path string, fn func(line string)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		fn(sc.Text())
+	}
+	return sc.Err()
 }

@@ -27,3 +27,11 @@ func TestBootReal(t *testing.T) {
 	}
 	t.Log(img.Kernel, img.Initrd)
 }
+
+func TestBuildReal(t *testing.T) {
+	img, err := Build(context.Background(), Options{Dir: "/tmp/hearth-images", Agent: testAgent(t), Progress: func(p Progress) { t.Logf("%+v", p) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(img)
+}

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes a Debian into a runner. Runs on the building machine, inside
+# mmdebstrap's namespaces; $1 is the new root directory.
+set -eu
+root=$1
+
+# The user every step runs as, with the ids that GitHub's images use.
+chroot "$root" groupadd --gid 1001 runner
+chroot "$root" useradd --uid 1001 --gid 1001 --create-home --shell /bin/bash runner
+echo 'runner ALL=(ALL:ALL) NOPASSWD:ALL' >"$root/etc/sudoers.d/runner"
+chmod 0440 "$root/etc/sudoers.d/runner"
+chroot "$root" install -d -o runner -g runner /home/runner/work /home/runner/work/_temp /home/runner/work/_actions
+chroot "$root" install -d -o runner -g runner -m 0777 /opt/hostedtoolcache
+mkdir -p "$root/opt/hearth"
+
+# Node and npm come from the tools disk; PATH finds them here.
+for name in node npm npx corepack; do
+	ln -sf /opt/hearth/bin/$name "$root/usr/local/bin/$name"
+done
+
+# The network is the same inside every machine (internal/network).
+echo hearth >"$root/etc/hostname"
+printf '127.0.0.1 localhost hearth\n::1 localhost ip6-localhost ip6-loopback\n10.0.2.2 hearth.internal\n' >"$root/etc/hosts"
+printf 'nameserver 10.0.2.3\noptions timeout:5 attempts:2\n' >"$root/etc/resolv.conf"
+
+printf 'LANG=C.UTF-8\n' >"$root/etc/default/locale"
+printf '[safe]\n\tdirectory = *\n[init]\n\tdefaultBranch = main\n' >"$root/etc/gitconfig"
+
+# apt as on GitHub's images: it never asks, and it tries again.
+cat >"$root/etc/apt/apt.conf.d/90hearth" <<'EOF'
+APT::Get::Assume-Yes "true";
+Acquire::Retries "5";
+DPkg::Use-Pty "false";
+EOF
+# There is no init to start services with.
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 0755 "$root/usr/sbin/policy-rc.d"
+
+# No .deb stays, but apt's digested lists do: making them again takes apt ten
+# seconds on an emulated processor.
+rm -f "$root"/var/cache/apt/archives/*.deb "$root"/var/cache/apt/archives/partial/*
+chroot "$root" apt-cache gencaches
+rm -rf "$root"/var/log/apt/* "$root"/var/log/dpkg.log "$root"/var/log/alternatives.log
+: >"$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id"
