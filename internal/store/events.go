@@ -1,0 +1,159 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// EventState says how far the handling of an event has come.
+type EventState string
+
+// The event states. A taken event whose hold runs out is pending again.
+const (
+	EventPending EventState = "pending"
+	EventTaken   EventState = "taken"
+	EventDone    EventState = "done"
+	EventFailed  EventState = "failed"
+	// EventNoted is an event that asks for nothing: stored for the record.
+	EventNoted EventState = "noted"
+)
+
+// StoredEvent is an event with the state of its handling.
+type StoredEvent struct {
+	ci.Event
+	State  EventState `json:"state"`
+	Detail string     `json:"detail,omitempty"` // what came of it, or why it failed
+	Tries  int        `json:"tries"`
+}
+
+// AddEvent stores an event, with its raw payload, as pending (or as given) and
+// reports whether it is new: false means that its delivery id was there before
+// and nothing was stored. An empty id is filled in.
+func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState) (id string, fresh bool, err error) {
+	if e.ID == "" {
+		e.ID = ci.NewID()
+	}
+	if e.Received.IsZero() {
+		e.Received = time.Now()
+	}
+	if state == "" {
+		state = EventPending
+	}
+	var delivery any
+	if e.Delivery != "" {
+		delivery = clean(e.Delivery)
+	}
+	fresh, err = changed(s.write.ExecContext(ctx, `INSERT INTO events
+		(id, name, action, delivery, repository, payload, received, state, detail, tries, due)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', 0, 0) ON CONFLICT (delivery) DO NOTHING`,
+		e.ID, clean(e.Name), clean(e.Action), delivery, clean(e.Repository), e.Payload, millis(e.Received), string(state)))
+	if err != nil {
+		return "", false, fmt.Errorf("store: event %s: %w", e.Delivery, err)
+	}
+	if !fresh {
+		err := s.write.QueryRowContext(ctx, `SELECT id FROM events WHERE delivery = $1`, delivery).Scan(&e.ID)
+		if err != nil {
+			return "", false, fmt.Errorf("store: event %s: %w", e.Delivery, err)
+		}
+	}
+	return e.ID, fresh, nil
+}
+
+const eventColumns = `id, name, action, COALESCE(delivery, ''), repository, payload, received, state, detail, tries`
+
+func scanEvent(r interface{ Scan(...any) error }) (StoredEvent, error) {
+	var e StoredEvent
+	var received int64
+	err := r.Scan(&e.ID, &e.Name, &e.Action, &e.Delivery, &e.Repository, &e.Payload, &received, &e.State, &e.Detail, &e.Tries)
+	e.Received = moment(received)
+	return e, err
+}
+
+// Event reads one event.
+func (s *Store) Event(ctx context.Context, id string) (StoredEvent, error) {
+	e, err := scanEvent(s.read.QueryRowContext(ctx, `SELECT `+eventColumns+` FROM events WHERE id = $1`, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return e, fmt.Errorf("store: event %s: %w", id, err)
+	}
+	return e, nil
+}
+
+// Events lists the newest events first, without their payloads.
+func (s *Store) Events(ctx context.Context, limit int) ([]StoredEvent, error) {
+	out, err := collect(ctx, s.read, func(r *sql.Rows) (StoredEvent, error) { return scanEvent(r) },
+		`SELECT id, name, action, COALESCE(delivery, ''), repository, NULL, received, state, detail, tries
+		FROM events ORDER BY received DESC, id DESC LIMIT $1`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: events: %w", err)
+	}
+	return out, nil
+}
+
+// TakeEvent hands out the oldest pending event and holds it until the given
+// time has passed; a holder that dies by then has its event handed out again.
+// ok is false when there is none.
+func (s *Store) TakeEvent(ctx context.Context, now time.Time, hold time.Duration) (e StoredEvent, ok bool, err error) {
+	query := `UPDATE events SET state = 'taken', tries = tries + 1, due = $2 WHERE id = (
+		SELECT id FROM events WHERE state IN ('pending', 'taken') AND due <= $1
+		ORDER BY received, id LIMIT 1` + s.skipLocked() + `) RETURNING ` + eventColumns
+	e, err = scanEvent(s.write.QueryRowContext(ctx, query, millis(now), millis(now.Add(hold))))
+	if errors.Is(err, sql.ErrNoRows) {
+		return StoredEvent{}, false, nil
+	}
+	if err != nil {
+		return e, false, fmt.Errorf("store: take event: %w", err)
+	}
+	return e, true, nil
+}
+
+// ReleaseEvent makes a taken event pending again, not before due. tries fences:
+// it is the Tries of the event as taken.
+func (s *Store) ReleaseEvent(ctx context.Context, id string, tries int, due time.Time, detail string) error {
+	return s.moveEvent(ctx, id, tries, EventPending, detail, millis(due))
+}
+
+// FinishEvent writes how a taken event ended.
+func (s *Store) FinishEvent(ctx context.Context, id string, tries int, state EventState, detail string) error {
+	return s.moveEvent(ctx, id, tries, state, detail, 0)
+}
+
+func (s *Store) moveEvent(ctx context.Context, id string, tries int, state EventState, detail string, due int64) error {
+	ok, err := changed(s.write.ExecContext(ctx, `UPDATE events SET state = $3, detail = $4, due = $5
+		WHERE id = $1 AND tries = $2 AND state = 'taken'`, id, tries, string(state), clean(detail), due))
+	if err == nil && !ok {
+		err = ErrFenced
+	}
+	if err != nil {
+		return fmt.Errorf("store: event %s to %s: %w", id, state, err)
+	}
+	return nil
+}
+
+// ReplayEvent makes an event that has ended pending once more.
+func (s *Store) ReplayEvent(ctx context.Context, id string) error {
+	ok, err := changed(s.write.ExecContext(ctx, `UPDATE events SET state = 'pending', due = 0, detail = '' WHERE id = $1 AND state <> 'taken'`, id))
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("store: replay event %s: %w", id, err)
+	}
+	return nil
+}
+
+// skipLocked is one of the places where the dialects differ: SQLite has one
+// writer and nothing to skip.
+func (s *Store) skipLocked() string {
+	if s.dialect == PostgreSQL {
+		return " FOR UPDATE SKIP LOCKED"
+	}
+	return ""
+}

@@ -1,0 +1,205 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// Node is a stored node of the knowledge graph.
+type Node struct {
+	ID, Kind, Text string
+	OK, Failed     float64
+	Last           int64 // ms
+}
+
+// Edge is a stored edge of the knowledge graph.
+type Edge struct {
+	Src, Kind, Dst string
+	OK, Failed     float64
+	Last           int64 // ms
+}
+
+// Model is one stored piece of the learner's models.
+type Model struct {
+	Key  string
+	Body []byte
+	Last int64 // ms
+}
+
+// Knowledge is a set of rows of all three kinds.
+type Knowledge struct {
+	Nodes  []Node
+	Edges  []Edge
+	Models []Model
+}
+
+// Learning is one transaction of a follower of the event log: what it reads,
+// what it concludes from it and how far it has come are committed together or
+// not at all, so that each record is learned from exactly once, by whichever
+// process is there first.
+type Learning struct {
+	s        *Store
+	ctx      context.Context
+	tx       *sql.Tx
+	follower string
+	// Cursor is how far the follower, in any process, had come when the
+	// transaction began.
+	Cursor int64
+}
+
+// Learn runs fn in a transaction of the follower of that name. Other processes'
+// transactions of the same follower wait for it.
+func (s *Store) Learn(ctx context.Context, follower string, fn func(*Learning) error) error {
+	return s.tx(ctx, "learn", func(tx *sql.Tx) error {
+		l := &Learning{s: s, ctx: ctx, tx: tx, follower: "follow:" + follower}
+		var err error
+		if l.Cursor, err = take(ctx, tx, l.follower, 0); err != nil {
+			return err
+		}
+		return fn(l)
+	})
+}
+
+// Followed is how far a follower has come.
+func (s *Store) Followed(ctx context.Context, follower string) (int64, error) {
+	var n int64
+	err := s.read.QueryRowContext(ctx, `SELECT n FROM counters WHERE name = $1`, "follow:"+follower).Scan(&n)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, fmt.Errorf("store: follower %s: %w", follower, err)
+	}
+	return n, nil
+}
+
+// Records reads on from the follower's cursor.
+func (l *Learning) Records(limit int) ([]StoredRecord, error) {
+	return l.s.records(l.ctx, l.tx, l.Cursor, limit)
+}
+
+// Run reads a run.
+func (l *Learning) Run(id string) (ci.Run, error) {
+	r, err := scanRun(l.tx.QueryRowContext(l.ctx, `SELECT `+runColumns+` FROM runs WHERE id = $1`, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return r, err
+}
+
+// StepCommand reads what a step that started is: its name and its command as
+// written. Both are empty if it never started.
+func (l *Learning) StepCommand(runID, jobKey string, step int) (name, command string, err error) {
+	err = l.tx.QueryRowContext(l.ctx, `SELECT s.name, s.command FROM steps s JOIN jobs j ON j.id = s.job_id
+		WHERE j.run_id = $1 AND j.key = $2 AND s.number = $3`, runID, clean(jobKey), step).Scan(&name, &command)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", "", nil
+	}
+	return name, command, err
+}
+
+// ClosePrediction writes the outcome beside the prediction, once. It reports
+// whether there was a prediction that was open.
+func (l *Learning) ClosePrediction(runID, jobKey string, step int, at time.Time, outcome ci.Conclusion, failed, counts bool, took time.Duration) (bool, error) {
+	f := int64(-1)
+	if counts {
+		f = flag(failed)
+	}
+	return changed(l.tx.ExecContext(l.ctx, `UPDATE predictions SET closed = $4, outcome = $5, failed = $6, duration_ms = $7
+		WHERE run_id = $1 AND job_key = $2 AND step = $3 AND closed = 0`, runID, clean(jobKey), step, millis(at), string(outcome), f, took.Milliseconds()))
+}
+
+// RecentHits lists the newest failures of a step, for what ended them.
+func (l *Learning) RecentHits(identity string, limit int) ([]Hit, error) {
+	return collect(l.ctx, l.tx, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE identity = $1 ORDER BY at DESC LIMIT $2`, clean(identity), limit)
+}
+
+// CountRetry counts, for a signature, a later attempt at the same commit.
+func (l *Learning) CountRetry(signature string, passed bool) error {
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET retry_ok = retry_ok + $2, retry_fail = retry_fail + $3 WHERE id = $1`, signature, flag(passed), flag(!passed))
+	return err
+}
+
+// Fixed writes which commit ended a signature.
+func (l *Learning) Fixed(signature, commit, fix string) error {
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET fixed_by = $2, fix = $3 WHERE id = $1`, signature, clean(commit), clean(fix))
+	return err
+}
+
+// Changed reads what any process has changed since a cursor; everything with
+// since < 0.
+func (l *Learning) Changed(since int64) (Knowledge, error) { return knowledge(l.ctx, l.tx, since) }
+
+func knowledge(ctx context.Context, q querier, since int64) (Knowledge, error) {
+	var k Knowledge
+	var err error
+	k.Nodes, err = collect(ctx, q, func(r *sql.Rows) (Node, error) {
+		var n Node
+		return n, r.Scan(&n.ID, &n.Kind, &n.Text, &n.OK, &n.Failed, &n.Last)
+	}, `SELECT id, kind, text, ok, failed, last FROM nodes WHERE version > $1`, since)
+	if err != nil {
+		return k, err
+	}
+	k.Edges, err = collect(ctx, q, func(r *sql.Rows) (Edge, error) {
+		var e Edge
+		return e, r.Scan(&e.Src, &e.Kind, &e.Dst, &e.OK, &e.Failed, &e.Last)
+	}, `SELECT src, kind, dst, ok, failed, last FROM edges WHERE version > $1`, since)
+	if err != nil {
+		return k, err
+	}
+	k.Models, err = collect(ctx, q, func(r *sql.Rows) (Model, error) {
+		var m Model
+		return m, r.Scan(&m.Key, &m.Body, &m.Last)
+	}, `SELECT key, body, last FROM model WHERE version > $1`, since)
+	return k, err
+}
+
+// Save stores rows as of cursor, replacing those of the same key, and moves the
+// follower there.
+func (l *Learning) Save(k Knowledge, cursor int64) error {
+	for _, n := range k.Nodes {
+		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO nodes (id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7)
+			ON CONFLICT (id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
+			clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, cursor); err != nil {
+			return fmt.Errorf("node %s: %w", n.ID, err)
+		}
+	}
+	for _, e := range k.Edges {
+		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO edges (src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7)
+			ON CONFLICT (src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
+			clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, cursor); err != nil {
+			return fmt.Errorf("edge %s %s: %w", e.Src, e.Kind, err)
+		}
+	}
+	for _, m := range k.Models {
+		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO model (key, body, last, version) VALUES ($1,$2,$3,$4)
+			ON CONFLICT (key) DO UPDATE SET body = excluded.body, last = excluded.last, version = excluded.version`,
+			clean(m.Key), m.Body, m.Last, cursor); err != nil {
+			return fmt.Errorf("model %s: %w", m.Key, err)
+		}
+	}
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE counters SET n = $2 WHERE name = $1`, l.follower, cursor)
+	return err
+}
+
+// Forget deletes rows by key, when the learner's own bounds push them out.
+func (l *Learning) Forget(nodes []string, edges []Edge, models []string) error {
+	for _, id := range nodes {
+		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM nodes WHERE id = $1`, clean(id)); err != nil {
+			return err
+		}
+	}
+	for _, e := range edges {
+		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM edges WHERE src = $1 AND kind = $2 AND dst = $3`, clean(e.Src), e.Kind, clean(e.Dst)); err != nil {
+			return err
+		}
+	}
+	for _, k := range models {
+		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM model WHERE key = $1`, clean(k)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

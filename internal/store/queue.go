@@ -1,0 +1,181 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// The queue's table. Package queue is the only caller and says what it means;
+// these methods are its Store interface. States: queued, claimed, done, lost.
+
+// lowerLabels is the JSON array of labels, which compare without case.
+func lowerLabels(labels []string) (string, error) {
+	low := make([]string, 0, len(labels))
+	for _, l := range labels {
+		low = append(low, strings.ToLower(clean(l)))
+	}
+	b, err := json.Marshal(low)
+	return string(b), err
+}
+
+// QueueAdd puts a job in the queue. It reports false if it was there already.
+func (s *Store) QueueAdd(ctx context.Context, jobID string, labels []string, priority float64, available, now time.Time, maxAttempts int) (bool, error) {
+	l, err := lowerLabels(labels)
+	if err != nil {
+		return false, err
+	}
+	ok, err := changed(s.write.ExecContext(ctx, `INSERT INTO queue (job_id, labels, state, attempt, max_attempts, priority, worker, lease, available, cancel, created, conclusion, reason)
+		VALUES ($1, $2, 'queued', 0, $3, $4, '', 0, $5, '', $6, '', '') ON CONFLICT (job_id) DO NOTHING`,
+		jobID, l, maxAttempts, priority, millis(available), millis(now)))
+	if err != nil {
+		return false, fmt.Errorf("store: queue job %s: %w", jobID, err)
+	}
+	return ok, nil
+}
+
+// QueueClaim hands the first fitting job to worker until the lease ends. Its
+// attempt, counted from 1, is the fence of all that is written about it; the
+// job's row takes it over in the same transaction. ok is false when nothing
+// fits.
+func (s *Store) QueueClaim(ctx context.Context, worker string, labels []string, now, lease time.Time) (jobID string, attempt int, ok bool, err error) {
+	l, err := lowerLabels(labels)
+	if err != nil {
+		return "", 0, false, err
+	}
+	fits := `NOT EXISTS (SELECT 1 FROM json_each(q.labels) w WHERE w.value NOT IN (SELECT value FROM json_each($4)))`
+	if s.dialect == PostgreSQL {
+		fits = `q.labels::jsonb <@ $4::jsonb`
+	}
+	err = s.tx(ctx, "claim", func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, `UPDATE queue SET state = 'claimed', attempt = attempt + 1, worker = $2, lease = $3 WHERE job_id = (
+			SELECT job_id FROM queue q WHERE state = 'queued' AND available <= $1 AND `+fits+`
+			ORDER BY priority DESC, created, job_id LIMIT 1`+s.skipLocked()+`) RETURNING job_id, attempt`,
+			millis(now), worker, millis(lease), l).Scan(&jobID, &attempt)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		ok = true
+		_, err = tx.ExecContext(ctx, `UPDATE jobs SET attempt = $2 WHERE id = $1 AND status <> 'completed' AND attempt < $2`, jobID, attempt)
+		return err
+	})
+	return jobID, attempt, ok, err
+}
+
+// QueueRenew prolongs a claim. held is false if it is not the caller's any
+// more; cancel is the reason why the job is to stop, "" if it is not.
+func (s *Store) QueueRenew(ctx context.Context, jobID string, attempt int, lease time.Time) (held bool, cancel string, err error) {
+	err = s.write.QueryRowContext(ctx, `UPDATE queue SET lease = $3 WHERE job_id = $1 AND attempt = $2 AND state = 'claimed' RETURNING cancel`,
+		jobID, attempt, millis(lease)).Scan(&cancel)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, "", nil
+	}
+	if err != nil {
+		return false, "", fmt.Errorf("store: renew job %s: %w", jobID, err)
+	}
+	return true, cancel, nil
+}
+
+// QueueFinish ends a claim for good.
+func (s *Store) QueueFinish(ctx context.Context, jobID string, attempt int, conclusion ci.Conclusion, reason string) (held bool, err error) {
+	held, err = changed(s.write.ExecContext(ctx, `UPDATE queue SET state = 'done', conclusion = $3, reason = $4, lease = 0
+		WHERE job_id = $1 AND attempt = $2 AND state = 'claimed'`, jobID, attempt, string(conclusion), clean(reason)))
+	if err != nil {
+		return false, fmt.Errorf("store: finish job %s: %w", jobID, err)
+	}
+	return held, nil
+}
+
+// QueueRelease gives a claim back, to be claimed again from available on.
+func (s *Store) QueueRelease(ctx context.Context, jobID string, attempt int, available time.Time, reason string) (held bool, err error) {
+	held, err = changed(s.write.ExecContext(ctx, `UPDATE queue SET state = 'queued', worker = '', lease = 0, available = $3, reason = $4
+		WHERE job_id = $1 AND attempt = $2 AND state = 'claimed'`, jobID, attempt, millis(available), clean(reason)))
+	if err != nil {
+		return false, fmt.Errorf("store: release job %s: %w", jobID, err)
+	}
+	return held, nil
+}
+
+// QueueExpire takes back the claims whose lease has ended: those with attempts
+// left, and not cancelled, go back into the queue, the others are lost.
+func (s *Store) QueueExpire(ctx context.Context, now time.Time) (requeued, lost []string, err error) {
+	err = s.tx(ctx, "expire leases", func(tx *sql.Tx) error {
+		scan := func(r *sql.Rows) (string, error) {
+			var id string
+			return id, r.Scan(&id)
+		}
+		var err error
+		lost, err = collect(ctx, tx, scan, `UPDATE queue SET state = 'lost', lease = 0, conclusion = 'failure',
+			reason = CASE WHEN cancel <> '' THEN cancel ELSE 'the worker was lost' END
+			WHERE state = 'claimed' AND lease <= $1 AND (attempt >= max_attempts OR cancel <> '') RETURNING job_id`, millis(now))
+		if err != nil {
+			return err
+		}
+		requeued, err = collect(ctx, tx, scan, `UPDATE queue SET state = 'queued', worker = '', lease = 0, available = $1, reason = 'the worker was lost'
+			WHERE state = 'claimed' AND lease <= $1 RETURNING job_id`, millis(now))
+		return err
+	})
+	return requeued, lost, err
+}
+
+// QueueCancel asks that a job stop. One that is still queued is done at once;
+// a claimed one hears of it with its next heartbeat. It reports the state the
+// job was in, "" if it is not in the queue.
+func (s *Store) QueueCancel(ctx context.Context, jobID, reason string) (was string, err error) {
+	if reason == "" {
+		reason = "cancelled"
+	}
+	err = s.tx(ctx, "cancel", func(tx *sql.Tx) error {
+		lock := ""
+		if s.dialect == PostgreSQL {
+			lock = " FOR UPDATE"
+		}
+		err := tx.QueryRowContext(ctx, `SELECT state FROM queue WHERE job_id = $1`+lock, jobID).Scan(&was)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch was {
+		case "queued":
+			_, err = tx.ExecContext(ctx, `UPDATE queue SET state = 'done', cancel = $2, conclusion = 'cancelled', reason = $2 WHERE job_id = $1`, jobID, clean(reason))
+		case "claimed":
+			_, err = tx.ExecContext(ctx, `UPDATE queue SET cancel = $2 WHERE job_id = $1 AND cancel = ''`, jobID, clean(reason))
+		}
+		return err
+	})
+	return was, err
+}
+
+// QueueState reads a job's place in the queue; state is "" if it is not there.
+func (s *Store) QueueState(ctx context.Context, jobID string) (state string, attempt int, worker string, lease time.Time, err error) {
+	var ms int64
+	err = s.read.QueryRowContext(ctx, `SELECT state, attempt, worker, lease FROM queue WHERE job_id = $1`, jobID).Scan(&state, &attempt, &worker, &ms)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", 0, "", time.Time{}, nil
+	}
+	if err != nil {
+		return "", 0, "", time.Time{}, fmt.Errorf("store: queue state of job %s: %w", jobID, err)
+	}
+	return state, attempt, worker, moment(ms), nil
+}
+
+// QueueDepth counts the jobs that wait and those that are claimed.
+func (s *Store) QueueDepth(ctx context.Context) (queued, claimed int, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT COALESCE(SUM(CASE WHEN state = 'queued' THEN 1 ELSE 0 END), 0),
+		COALESCE(SUM(CASE WHEN state = 'claimed' THEN 1 ELSE 0 END), 0) FROM queue WHERE state IN ('queued', 'claimed')`).Scan(&queued, &claimed)
+	if err != nil {
+		return 0, 0, fmt.Errorf("store: queue depth: %w", err)
+	}
+	return queued, claimed, nil
+}

@@ -1,0 +1,511 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// LogLimit is how many bytes of log file one job may fill. A guest that prints
+// without end ends in one line that says so, not in a full disk.
+const LogLimit = 1 << 30
+
+// Recorder is the [ci.Sink] of one run. It numbers the records, appends log
+// lines and groups to the files of their jobs and everything else to the event
+// log, and keeps the rows of run, jobs and steps as the records tell.
+//
+// Emit returns nothing, so the first error that kept something from being
+// stored stays until Close, and is what Err returns: a caller that ends a run
+// looks at it. A record that is refused because what it tells about is
+// completed already, or belongs to an older attempt, is dropped and counted in
+// Refused; that is no error.
+//
+// There is one Recorder for a run at a time. A run that outlives a process is
+// taken up again by another Recorder, which goes on after the last number that
+// was stored.
+type Recorder struct {
+	s   *Store
+	ctx context.Context
+	run string
+
+	mu      sync.Mutex
+	seq     int64
+	jobs    map[string]*recordedJob // by key
+	loose   *recordedJob            // lines that belong to no job
+	taps    []ci.Sink
+	refused int
+	err     error
+	closed  bool
+	dirty   bool // log bytes written since the last flush
+	stop    chan struct{}
+	done    chan struct{}
+}
+
+type recordedJob struct {
+	id      string
+	attempt int // sinks of older attempts are refused
+	file    *os.File
+	w       *bufio.Writer
+	path    string // below the log directory
+	size    int64
+	lines   int64
+	full    bool
+	steps   map[int]*stepSpan
+	changed bool
+}
+
+type stepSpan struct {
+	start, stop, lines int64
+	changed            bool
+}
+
+// flushEvery bounds how stale a log file and its pointers are for a reader.
+const flushEvery = 200 * time.Millisecond
+
+// Recorder takes up the recording of a run that [Store.CreateRun] made. ctx
+// bounds all its writes: give it one that outlives the cancellation of the run,
+// whose end has to be recorded too. taps get every record after it has been
+// numbered, in order.
+func (s *Store) Recorder(ctx context.Context, runID string, taps ...ci.Sink) (*Recorder, error) {
+	if !ci.ValidID(runID) {
+		return nil, fmt.Errorf("store: record run %q: no run id", runID)
+	}
+	if _, err := s.Run(ctx, runID); err != nil {
+		return nil, err
+	}
+	r := &Recorder{s: s, ctx: ctx, run: runID, jobs: map[string]*recordedJob{}, taps: taps, stop: make(chan struct{}), done: make(chan struct{})}
+	jobs, err := s.Jobs(ctx, runID)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range jobs {
+		r.jobs[j.Key] = &recordedJob{id: j.ID, attempt: j.Attempt}
+	}
+	if err := s.read.QueryRowContext(ctx, `SELECT COALESCE(MAX(seq), 0) FROM records WHERE run_id = $1`, runID).Scan(&r.seq); err != nil {
+		return nil, fmt.Errorf("store: record run %s: %w", runID, err)
+	}
+	last, err := s.lastLogged(runID)
+	if err != nil {
+		return nil, err
+	}
+	r.seq = max(r.seq, last)
+	go r.flusher()
+	return r, nil
+}
+
+func (r *Recorder) flusher() {
+	defer close(r.done)
+	t := time.NewTicker(flushEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-t.C:
+			r.mu.Lock()
+			r.flush()
+			r.mu.Unlock()
+		}
+	}
+}
+
+// Emit records rec. See [ci.Sink].
+func (r *Recorder) Emit(rec ci.Record) { r.emit(rec, 0) }
+
+// ForAttempt returns the sink of one attempt at one job. From then on sinks of
+// older attempts at it are refused, whatever they bring.
+func (r *Recorder) ForAttempt(jobKey string, attempt int) ci.Sink {
+	r.mu.Lock()
+	if j := r.jobs[jobKey]; j != nil && attempt > j.attempt {
+		j.attempt = attempt
+	}
+	r.mu.Unlock()
+	return ci.SinkFunc(func(rec ci.Record) { r.emit(rec, attempt) })
+}
+
+// Err is the first error that kept a record from being stored.
+func (r *Recorder) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// Refused is how many records were dropped because they came too late.
+func (r *Recorder) Refused() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refused
+}
+
+// Close writes what is buffered, closes the log files and returns the first
+// error of the Recorder's life. It is idempotent.
+func (r *Recorder) Close() error {
+	r.mu.Lock()
+	if r.closed {
+		defer r.mu.Unlock()
+		return r.err
+	}
+	r.closed = true
+	r.mu.Unlock()
+	close(r.stop)
+	<-r.done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dirty = true
+	r.flush()
+	for _, j := range r.all() {
+		if j.file != nil {
+			r.fail(j.file.Close())
+			j.file = nil
+		}
+	}
+	return r.err
+}
+
+func (r *Recorder) all() []*recordedJob {
+	out := make([]*recordedJob, 0, len(r.jobs)+1)
+	for _, j := range r.jobs {
+		out = append(out, j)
+	}
+	if r.loose != nil {
+		out = append(out, r.loose)
+	}
+	return out
+}
+
+func (r *Recorder) fail(err error) {
+	if err != nil && r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *Recorder) emit(rec ci.Record, attempt int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		r.refused++
+		return
+	}
+	if rec.JobKey == "" {
+		rec.JobKey = rec.Job
+	}
+	if j := r.jobs[rec.JobKey]; j != nil && attempt != 0 && attempt < j.attempt {
+		r.refused++
+		return
+	}
+	rec.V, rec.Run, rec.Seq = ci.RecordVersion, r.run, r.seq+1
+	if rec.Time.IsZero() {
+		rec.Time = time.Now()
+	}
+	rec.Time = rec.Time.UTC()
+	var err error
+	switch rec.Type {
+	case ci.LogLine, ci.Group:
+		err = r.logLine(rec)
+	default:
+		// A reader that sees that a step has ended must find its whole log.
+		if rec.Type == ci.StepFinished || rec.Type == ci.JobFinished || rec.Type == ci.RunFinished {
+			r.flush()
+		}
+		_, known := r.jobs[rec.JobKey]
+		err = r.s.tx(r.ctx, "record "+string(rec.Type), func(tx *sql.Tx) error {
+			if err := r.apply(tx, rec, attempt); err != nil {
+				return err
+			}
+			return appendRecord(r.ctx, tx, rec)
+		})
+		if err == nil {
+			r.s.hub.wake(r.run)
+		} else if !known {
+			delete(r.jobs, rec.JobKey) // its row was rolled back
+		}
+	}
+	if errors.Is(err, ErrTerminal) || errors.Is(err, ErrFenced) {
+		r.refused++
+		return
+	}
+	r.fail(err)
+	if err == nil {
+		r.seq++
+	}
+	// What could not be stored is still shown: whoever looks on may be the only
+	// one who will ever see it.
+	for _, t := range r.taps {
+		t.Emit(rec)
+	}
+}
+
+// apply brings the rows to what the record tells.
+func (r *Recorder) apply(tx *sql.Tx, rec ci.Record, attempt int) error {
+	ctx, at := r.ctx, millis(rec.Time)
+	switch rec.Type {
+	case ci.RunPlanned:
+		return nil
+	case ci.RunStarted:
+		return once(tx.ExecContext(ctx, `UPDATE runs SET status = 'in_progress', started = $2 WHERE id = $1 AND status <> 'completed'`, r.run, at))
+	case ci.RunFinished:
+		if !rec.Conclusion.Valid() {
+			return fmt.Errorf("run %s finished with conclusion %q", r.run, rec.Conclusion)
+		}
+		return once(tx.ExecContext(ctx, `UPDATE runs SET status = 'completed', conclusion = $2, finished = $3 WHERE id = $1 AND status <> 'completed'`,
+			r.run, string(rec.Conclusion), at))
+	case ci.JobQueued, ci.JobStarted, ci.JobFinished:
+		j, err := r.job(tx, rec)
+		if err != nil {
+			return err
+		}
+		n := max(attempt, rec.Attempt, 1)
+		switch rec.Type {
+		case ci.JobQueued:
+			return fenced(tx.ExecContext(ctx, `UPDATE jobs SET status = 'queued', attempt = $2, started = 0 WHERE id = $1 AND status <> 'completed' AND attempt <= $2`, j.id, n))(tx, ctx, j.id)
+		case ci.JobStarted:
+			return fenced(tx.ExecContext(ctx, `UPDATE jobs SET status = 'in_progress', attempt = $2, started = $3 WHERE id = $1 AND status <> 'completed' AND attempt <= $2`, j.id, n, at))(tx, ctx, j.id)
+		}
+		if !rec.Conclusion.Valid() {
+			return fmt.Errorf("job %s finished with conclusion %q", rec.JobKey, rec.Conclusion)
+		}
+		outputs := ""
+		if len(rec.Outputs) > 0 {
+			b, err := json.Marshal(rec.Outputs)
+			if err != nil {
+				return err
+			}
+			outputs = string(b)
+		}
+		return fenced(tx.ExecContext(ctx, `UPDATE jobs SET status = 'completed', conclusion = $3, reason = $4, infra = $5, outputs = $6, finished = $7
+			WHERE id = $1 AND status <> 'completed' AND attempt <= $2`,
+			j.id, n, string(rec.Conclusion), clean(rec.Reason), flag(rec.Infrastructure), outputs, at))(tx, ctx, j.id)
+	case ci.StepStarted:
+		j, err := r.job(tx, rec)
+		if err != nil {
+			return err
+		}
+		// A later attempt at a step, or at its job, starts its row again.
+		n := stepAttempt(attempt, rec.Attempt)
+		return once(tx.ExecContext(ctx, `INSERT INTO steps (job_id, number, step_id, name, command, attempt, status, outcome, conclusion, exit_code, started, finished)
+			VALUES ($1,$2,$3,$4,$5,$6,'in_progress','','',0,$7,0)
+			ON CONFLICT (job_id, number) DO UPDATE SET step_id = excluded.step_id, name = excluded.name, command = excluded.command, attempt = excluded.attempt,
+				status = 'in_progress', outcome = '', conclusion = '', exit_code = 0, started = excluded.started, finished = 0
+			WHERE steps.attempt < excluded.attempt OR steps.status <> 'completed'`,
+			j.id, rec.Step, clean(rec.StepID), clean(rec.Name), clean(rec.Command), n, at))
+	case ci.StepFinished:
+		j, err := r.job(tx, rec)
+		if err != nil {
+			return err
+		}
+		if !rec.Conclusion.Valid() {
+			return fmt.Errorf("step %d of job %s finished with conclusion %q", rec.Step, rec.JobKey, rec.Conclusion)
+		}
+		outcome := rec.Outcome
+		if outcome == "" {
+			outcome = rec.Conclusion
+		}
+		code := 0
+		if rec.ExitCode != nil {
+			code = *rec.ExitCode
+		}
+		n := stepAttempt(attempt, rec.Attempt)
+		// A skipped step finishes without having started, hence no row yet.
+		return once(tx.ExecContext(ctx, `INSERT INTO steps (job_id, number, step_id, name, command, attempt, status, outcome, conclusion, exit_code, started, finished)
+			VALUES ($1,$2,$3,$4,$5,$6,'completed',$7,$8,$9,0,$10)
+			ON CONFLICT (job_id, number) DO UPDATE SET status = 'completed', outcome = excluded.outcome, conclusion = excluded.conclusion,
+				exit_code = excluded.exit_code, finished = excluded.finished, attempt = excluded.attempt
+			WHERE steps.attempt <= excluded.attempt AND (steps.status <> 'completed' OR steps.attempt < excluded.attempt)`,
+			j.id, rec.Step, clean(rec.StepID), clean(rec.Name), clean(rec.Command), n, string(outcome), string(rec.Conclusion), code, at))
+	}
+	return nil
+}
+
+// stepAttempt orders the attempts at a step under the attempts at its job.
+func stepAttempt(job, step int) int { return max(job, 1)*1000 + max(step, 1) }
+
+func once(res sql.Result, err error) error {
+	ok, err := changed(res, err)
+	if err == nil && !ok {
+		return ErrTerminal
+	}
+	return err
+}
+
+// fenced tells, for an update that changed nothing, whether the job is
+// completed or has a newer attempt.
+func fenced(res sql.Result, err error) func(*sql.Tx, context.Context, string) error {
+	return func(tx *sql.Tx, ctx context.Context, id string) error {
+		ok, err := changed(res, err)
+		if err != nil || ok {
+			return err
+		}
+		var status string
+		if err := tx.QueryRowContext(ctx, `SELECT status FROM jobs WHERE id = $1`, id).Scan(&status); err != nil {
+			return err
+		}
+		if status == string(ci.Completed) {
+			return ErrTerminal
+		}
+		return ErrFenced
+	}
+}
+
+// job finds the job that a record tells about, and makes its row if the planner
+// did not: cells of a matrix may come while the run is under way.
+func (r *Recorder) job(tx *sql.Tx, rec ci.Record) (*recordedJob, error) {
+	if rec.JobKey == "" {
+		return nil, fmt.Errorf("%s names no job", rec.Type)
+	}
+	if j := r.jobs[rec.JobKey]; j != nil {
+		return j, nil
+	}
+	j := &recordedJob{attempt: 1}
+	switch err := tx.QueryRowContext(r.ctx, `SELECT id, attempt FROM jobs WHERE run_id = $1 AND key = $2`, r.run, clean(rec.JobKey)).Scan(&j.id, &j.attempt); {
+	case errors.Is(err, sql.ErrNoRows):
+		row := ci.Job{RunID: r.run, Key: rec.JobKey, Job: rec.Job, Name: rec.Name, Created: rec.Time}
+		if err := insertJob(r.ctx, tx, &row); err != nil {
+			return nil, err
+		}
+		j.id = row.ID
+	case err != nil:
+		return nil, err
+	}
+	r.jobs[rec.JobKey] = j
+	return j, nil
+}
+
+func (r *Recorder) logLine(rec ci.Record) error {
+	j := r.jobs[rec.JobKey]
+	if j == nil {
+		if r.loose == nil {
+			r.loose = &recordedJob{}
+		}
+		j = r.loose
+	}
+	if j.full {
+		return nil
+	}
+	if j.w == nil {
+		if err := r.openLog(j); err != nil {
+			j.full = true // once is enough
+			return err
+		}
+	}
+	line, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("store: log line: %w", err)
+	}
+	if j.size+int64(len(line))+1 > LogLimit {
+		j.full = true
+		rec.Type, rec.Stream, rec.Text = ci.LogLine, "system", fmt.Sprintf("Log cut off here: the job has filled its %d MiB.", LogLimit>>20)
+		if line, err = json.Marshal(rec); err != nil {
+			return fmt.Errorf("store: log line: %w", err)
+		}
+	}
+	line = append(line, '\n')
+	sp := j.steps[rec.Step]
+	if sp == nil {
+		sp = &stepSpan{start: j.size}
+		j.steps[rec.Step] = sp
+	}
+	if _, err := j.w.Write(line); err != nil {
+		return fmt.Errorf("store: write log %s: %w", j.path, err)
+	}
+	j.size += int64(len(line))
+	sp.stop = j.size
+	if rec.Type == ci.LogLine {
+		sp.lines++
+		j.lines++
+	}
+	sp.changed, j.changed, r.dirty = true, true, true
+	return nil
+}
+
+func (r *Recorder) openLog(j *recordedJob) error {
+	if r.s.logDir == "" {
+		return errors.New("store: no log directory was given: open the store with store.WithLogs")
+	}
+	dir := filepath.Join(r.s.logDir, r.run)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("store: log directory: %w", err)
+	}
+	name := j.id
+	if name == "" {
+		name = "run"
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name+".ndjson"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("store: log file: %w", err)
+	}
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("store: log file: %w", err)
+	}
+	j.steps = map[int]*stepSpan{}
+	j.path = r.run + "/" + name + ".ndjson"
+	// Taken up again after a process died: a half line is ended, so that readers
+	// can pass over it.
+	if size > 0 {
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], size-1); err == nil && b[0] != '\n' {
+			n, err := f.Write([]byte{'\n'})
+			if err != nil {
+				f.Close()
+				return fmt.Errorf("store: log file: %w", err)
+			}
+			size += int64(n)
+		}
+	}
+	j.file, j.size = f, size
+	j.w = bufio.NewWriterSize(f, 64<<10)
+	return r.s.loadSpans(r.ctx, r.run, j)
+}
+
+// flush brings the log files and the pointers into them up to date. The caller
+// holds mu.
+func (r *Recorder) flush() {
+	if !r.dirty {
+		return
+	}
+	r.dirty = false
+	var touched []*recordedJob
+	for _, j := range r.all() {
+		if !j.changed {
+			continue
+		}
+		if err := j.w.Flush(); err != nil {
+			r.fail(fmt.Errorf("store: write log %s: %w", j.path, err))
+		}
+		j.changed = false
+		touched = append(touched, j)
+	}
+	if len(touched) == 0 {
+		return
+	}
+	r.fail(r.s.tx(r.ctx, "log pointers", func(tx *sql.Tx) error {
+		for _, j := range touched {
+			if _, err := tx.ExecContext(r.ctx, `INSERT INTO logs (run_id, job_id, path, bytes, lines) VALUES ($1,$2,$3,$4,$5)
+				ON CONFLICT (run_id, job_id) DO UPDATE SET bytes = excluded.bytes, lines = excluded.lines`, r.run, j.id, j.path, j.size, j.lines); err != nil {
+				return err
+			}
+			for n, sp := range j.steps {
+				if !sp.changed {
+					continue
+				}
+				sp.changed = false
+				if _, err := tx.ExecContext(r.ctx, `INSERT INTO log_steps (run_id, job_id, step, start, stop, lines) VALUES ($1,$2,$3,$4,$5,$6)
+					ON CONFLICT (run_id, job_id, step) DO UPDATE SET stop = excluded.stop, lines = excluded.lines`, r.run, j.id, n, sp.start, sp.stop, sp.lines); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	r.s.hub.wake(r.run)
+}

@@ -1,0 +1,188 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// Signature is a kind of failure: what is left of its strongest line when all
+// that changes from run to run is masked.
+type Signature struct {
+	ID        string    `json:"id"`
+	Text      string    `json:"text"`   // the masked line
+	Class     string    `json:"class"`  // compile, assert, network, …
+	Kind      string    `json:"kind"`   // of step: test, build, …
+	Sketch    string    `json:"sketch"` // MinHash of its block
+	Seen      int       `json:"seen"`
+	First     time.Time `json:"first"`
+	Last      time.Time `json:"last"`
+	FixedBy   string    `json:"fixed_by,omitempty"` // commit that ended it last
+	Fix       string    `json:"fix,omitempty"`
+	RetryOK   int       `json:"retry_ok"`   // later attempts at the same commit that passed
+	RetryFail int       `json:"retry_fail"` // and that failed
+}
+
+// Hit is one failure with its signature.
+type Hit struct {
+	Signature  string    `json:"signature"`
+	Run        string    `json:"run"`
+	JobKey     string    `json:"job_key"`
+	Step       int       `json:"step"`
+	Attempt    int       `json:"attempt"`
+	Identity   string    `json:"identity"` // the learner's key of the step
+	Repository string    `json:"repository"`
+	Branch     string    `json:"branch"`
+	SHA        string    `json:"sha"`
+	At         time.Time `json:"at"`
+	Text       string    `json:"text"` // the line as it was, masked of secrets
+}
+
+// Lesson is what repeated failures taught.
+type Lesson struct {
+	ID         string    `json:"id"`
+	Repository string    `json:"repository"`
+	Identity   string    `json:"identity"`
+	Signature  string    `json:"signature"`
+	Text       string    `json:"text"`
+	Evidence   string    `json:"evidence"` // JSON
+	Created    time.Time `json:"created"`
+	Last       time.Time `json:"last"`
+	Expires    time.Time `json:"expires"`
+	Shown      int       `json:"shown"`
+	Helped     int       `json:"helped"`
+}
+
+const signatureColumns = `id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail`
+
+func scanSignature(r interface{ Scan(...any) error }) (Signature, error) {
+	var v Signature
+	var first, last int64
+	err := r.Scan(&v.ID, &v.Text, &v.Class, &v.Kind, &v.Sketch, &v.Seen, &first, &last, &v.FixedBy, &v.Fix, &v.RetryOK, &v.RetryFail)
+	v.First, v.Last = moment(first), moment(last)
+	return v, err
+}
+
+// Signature reads one signature.
+func (s *Store) Signature(ctx context.Context, id string) (Signature, error) {
+	v, err := scanSignature(s.read.QueryRowContext(ctx, `SELECT `+signatureColumns+` FROM signatures WHERE id = $1`, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return v, fmt.Errorf("store: signature %s: %w", id, err)
+	}
+	return v, nil
+}
+
+// Signatures lists signatures, the last seen first.
+func (s *Store) Signatures(ctx context.Context, limit int) ([]Signature, error) {
+	out, err := collect(ctx, s.read, func(r *sql.Rows) (Signature, error) { return scanSignature(r) },
+		`SELECT `+signatureColumns+` FROM signatures ORDER BY last DESC, id LIMIT $1`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: signatures: %w", err)
+	}
+	return out, nil
+}
+
+// AddHit stores a failure under its signature, which is made or counted up, in
+// one transaction. A failure that is known already (same run, job, step and
+// attempt) changes nothing, and fresh is false. before is the signature as it
+// was before this failure.
+func (s *Store) AddHit(ctx context.Context, sig Signature, h Hit) (before Signature, fresh bool, err error) {
+	err = s.tx(ctx, "signature "+sig.ID, func(tx *sql.Tx) error {
+		before, err = scanSignature(tx.QueryRowContext(ctx, `SELECT `+signatureColumns+` FROM signatures WHERE id = $1`, sig.ID))
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		fresh, err = changed(tx.ExecContext(ctx, `INSERT INTO signature_hits (signature_id, run_id, job_key, step, attempt, identity, repository, branch, sha, at, text)
+			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) ON CONFLICT (run_id, job_key, step, attempt) DO NOTHING`,
+			sig.ID, h.Run, clean(h.JobKey), h.Step, max(h.Attempt, 1), clean(h.Identity), clean(h.Repository), clean(h.Branch), clean(h.SHA), millis(h.At), clean(h.Text)))
+		if err != nil || !fresh {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO signatures (id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail)
+			VALUES ($1,$2,$3,$4,$5,1,$6,$6,'','',0,0) ON CONFLICT (id) DO UPDATE SET seen = signatures.seen + 1, last = excluded.last`,
+			sig.ID, clean(sig.Text), sig.Class, sig.Kind, sig.Sketch, millis(h.At)); err != nil {
+			return err
+		}
+		// Bounded: the counts stay, old examples go.
+		_, err := tx.ExecContext(ctx, `DELETE FROM signature_hits WHERE signature_id = $1 AND at < (
+			SELECT MIN(at) FROM (SELECT at FROM signature_hits WHERE signature_id = $1 ORDER BY at DESC LIMIT 200) newest)`, sig.ID)
+		return err
+	})
+	return before, fresh, err
+}
+
+const hitColumns = `signature_id, run_id, job_key, step, attempt, identity, repository, branch, sha, at, text`
+
+func scanHit(r *sql.Rows) (Hit, error) {
+	var h Hit
+	var at int64
+	err := r.Scan(&h.Signature, &h.Run, &h.JobKey, &h.Step, &h.Attempt, &h.Identity, &h.Repository, &h.Branch, &h.SHA, &at, &h.Text)
+	h.At = moment(at)
+	return h, err
+}
+
+// Hits lists the newest failures of a signature.
+func (s *Store) Hits(ctx context.Context, signature string, limit int) ([]Hit, error) {
+	out, err := collect(ctx, s.read, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE signature_id = $1 ORDER BY at DESC LIMIT $2`, signature, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: failures of signature %s: %w", signature, err)
+	}
+	return out, nil
+}
+
+// RunHits lists the failures of one run.
+func (s *Store) RunHits(ctx context.Context, runID string) ([]Hit, error) {
+	out, err := collect(ctx, s.read, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE run_id = $1 ORDER BY at, job_key, step`, runID)
+	if err != nil {
+		return nil, fmt.Errorf("store: failures of run %s: %w", runID, err)
+	}
+	return out, nil
+}
+
+// PutLesson stores a lesson, or renews the one for the same step and signature:
+// its text, evidence and expiry.
+func (s *Store) PutLesson(ctx context.Context, l Lesson) error {
+	if l.ID == "" {
+		l.ID = ci.NewID()
+	}
+	_, err := s.write.ExecContext(ctx, `INSERT INTO lessons (id, repository, identity, signature_id, text, evidence, created, last, expires, shown, helped)
+		VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,0,0) ON CONFLICT (identity, signature_id) DO UPDATE SET text = excluded.text, evidence = excluded.evidence,
+			last = excluded.last, expires = excluded.expires`,
+		l.ID, clean(l.Repository), clean(l.Identity), l.Signature, clean(l.Text), clean(l.Evidence), millis(l.Created), millis(l.Last), millis(l.Expires))
+	if err != nil {
+		return fmt.Errorf("store: lesson: %w", err)
+	}
+	return nil
+}
+
+// Lessons lists the lessons that have not expired at now, the newest first;
+// repository "" means all.
+func (s *Store) Lessons(ctx context.Context, repository string, now time.Time) ([]Lesson, error) {
+	out, err := collect(ctx, s.read, func(r *sql.Rows) (Lesson, error) {
+		var l Lesson
+		var created, last, expires int64
+		err := r.Scan(&l.ID, &l.Repository, &l.Identity, &l.Signature, &l.Text, &l.Evidence, &created, &last, &expires, &l.Shown, &l.Helped)
+		l.Created, l.Last, l.Expires = moment(created), moment(last), moment(expires)
+		return l, err
+	}, `SELECT id, repository, identity, signature_id, text, evidence, created, last, expires, shown, helped FROM lessons
+		WHERE ($1 = '' OR repository = $1) AND expires > $2 ORDER BY last DESC, id`, repository, millis(now))
+	if err != nil {
+		return nil, fmt.Errorf("store: lessons: %w", err)
+	}
+	return out, nil
+}
+
+// CountLesson counts that a lesson was shown, or that its advice worked.
+func (s *Store) CountLesson(ctx context.Context, id string, shown, helped int) error {
+	if _, err := s.write.ExecContext(ctx, `UPDATE lessons SET shown = shown + $2, helped = helped + $3 WHERE id = $1`, id, shown, helped); err != nil {
+		return fmt.Errorf("store: lesson %s: %w", id, err)
+	}
+	return nil
+}
