@@ -73,6 +73,12 @@ func (d Dirs) Make() error {
 // Database is the path of the SQLite file.
 func (d Dirs) Database() string { return filepath.Join(d.State, "hearth.db") }
 
+// Logs is where the output of jobs is kept.
+func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
+
+// Images is where kernels, root file systems and templates are kept.
+func (d Dirs) Images() string { return filepath.Join(d.Cache, "images") }
+
 // Config is every setting of `hearth serve`.
 type Config struct {
 	// Listen is the address that webhooks, the API and the pages are served on.

@@ -1,0 +1,13 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// commands are all there is, in the order in which help lists them.
+func (a *app) commands() []*cobra.Command {
+	return []*cobra.Command{
+		a.runsCommand(),
+		a.showCommand(),
+		a.logsCommand(),
+		a.versionCommand(),
+	}
+}

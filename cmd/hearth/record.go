@@ -1,0 +1,324 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/tui"
+)
+
+// The commands that read back the record.
+
+func (a *app) runsCommand() *cobra.Command {
+	var limit int
+	var asJSON bool
+	var repository, workflow string
+	c := &cobra.Command{
+		Use: "runs", Short: "List the runs that are on record, the newest first", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, _, err := a.store(c.Context(), "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			runs, err := s.Runs(c.Context(), store.RunFilter{Repository: repository, Workflow: workflow, Limit: limit})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(a.out)
+				for _, r := range runs {
+					if err := enc.Encode(r); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			if len(runs) == 0 {
+				_, err := fmt.Fprintln(a.err, "no runs on record yet: hearth run")
+				return err
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "RUN\tWHEN\tREPOSITORY\tWORKFLOW\tEVENT\tREF\tRESULT\tTOOK")
+			for _, r := range runs {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s #%d\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), tui.Clean(r.Repository), tui.Clean(r.Workflow), r.Number, r.Event,
+					tui.Clean(shortRef(r.Ref)), result(r.Status, r.Conclusion), took(r.Started, r.Finished))
+			}
+			return w.Flush()
+		},
+	}
+	f := c.Flags()
+	f.IntVarP(&limit, "limit", "n", 20, "how many")
+	f.BoolVar(&asJSON, "json", false, "one run a line, as JSON")
+	f.StringVar(&repository, "repository", "", "only of this owner/name")
+	f.StringVarP(&workflow, "workflow", "w", "", "only of this workflow")
+	return c
+}
+
+func (a *app) showCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "show RUN", Short: "Show one run: its jobs, steps, predictions and explanations", Args: cobra.ExactArgs(1),
+		Long: "Show one run. RUN is its id, the beginning of it, or \"last\".",
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx := c.Context()
+			s, _, err := a.store(ctx, "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			run, err := a.findRun(c, s, args[0])
+			if err != nil {
+				return err
+			}
+			var board tui.Board
+			var last *tui.JSON
+			if asJSON {
+				last = tui.NewJSON(a.out)
+			}
+			for after := int64(0); ; {
+				records, err := s.RunRecords(ctx, run.ID, after, 1000)
+				if err != nil {
+					return err
+				}
+				if len(records) == 0 {
+					break
+				}
+				for _, r := range records {
+					after = r.Seq
+					if asJSON {
+						last.Emit(r.Record)
+					} else {
+						board.Apply(r.Record)
+					}
+				}
+			}
+			if asJSON {
+				return last.Close()
+			}
+			fmt.Fprintf(a.out, "%s #%d, attempt %d: %s\n", tui.Clean(run.Workflow), run.Number, run.Attempt, tui.Clean(run.Name))
+			fmt.Fprintf(a.out, "%s on %s %s, %s\n\n", run.Event, tui.Clean(run.Repository), tui.Clean(shortRef(run.Ref)), ago(run.Created))
+			for _, j := range board.Jobs {
+				fmt.Fprintf(a.out, "%s: %s%s\n", tui.Clean(j.Name), word(j.Conclusion, j.Status), reason(j.Reason))
+				if j.Machine != "" {
+					fmt.Fprintf(a.out, "  machine: %s\n", j.Machine)
+				}
+				if p := j.Prediction; p != nil && p.Seen > 0 {
+					fmt.Fprintf(a.out, "  predicted: %.0f %% to fail (%.0f–%.0f), about %s; from %d before\n", p.PFail*100, p.Low*100, p.High*100, tui.Short(time.Duration(p.ExpectedMS)*time.Millisecond), p.Seen)
+				}
+				for _, st := range j.Steps {
+					fmt.Fprintf(a.out, "  %2d %-12s %8s  %s%s\n", st.Number, word(st.Conclusion, st.Status), tui.Short(st.Duration), tui.Clean(st.Name), reason(st.Reason))
+				}
+			}
+			fmt.Fprintln(a.out)
+			for _, line := range board.Summary() {
+				fmt.Fprintln(a.out, line)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "the run's records, as NDJSON")
+	return c
+}
+
+func (a *app) logsCommand() *cobra.Command {
+	var job, step string
+	var asJSON, follow bool
+	c := &cobra.Command{
+		Use: "logs RUN", Short: "Print what a run's steps printed", Args: cobra.ExactArgs(1),
+		Long: "Print what a run's steps printed. RUN is its id, the beginning of it, or \"last\".",
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx := c.Context()
+			s, _, err := a.store(ctx, "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			run, err := a.findRun(c, s, args[0])
+			if err != nil {
+				return err
+			}
+			jobs, err := s.Jobs(ctx, run.ID)
+			if err != nil {
+				return err
+			}
+			printed := false
+			for _, j := range jobs {
+				if job != "" && !strings.EqualFold(j.Job.Job, job) && !strings.EqualFold(j.Key, job) && !strings.EqualFold(j.Name, job) {
+					continue
+				}
+				number, err := stepNumber(c, s, j.ID, step)
+				if err != nil {
+					return err
+				}
+				if step != "" && number == 0 {
+					continue
+				}
+				printed = true
+				if err := a.printLog(c, s, run, j, number, job == "" && len(jobs) > 1, asJSON, follow); err != nil {
+					return err
+				}
+			}
+			if !printed {
+				var names []string
+				for _, j := range jobs {
+					names = append(names, strconv.Quote(j.Key))
+				}
+				return usage("run %s has no such job or step; its jobs: %s", run.ID, strings.Join(names, ", "))
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&job, "job", "j", "", "only of this job (its id, or its name with the matrix)")
+	f.StringVar(&step, "step", "", "only of this step (its number, id or name)")
+	f.BoolVar(&asJSON, "json", false, "the log records, as NDJSON")
+	f.BoolVarP(&follow, "follow", "f", false, "go on while the run does")
+	return c
+}
+
+func stepNumber(c *cobra.Command, s *store.Store, jobID, step string) (int, error) {
+	if step == "" {
+		return 0, nil
+	}
+	steps, err := s.Steps(c.Context(), jobID)
+	if err != nil {
+		return 0, err
+	}
+	for _, st := range steps {
+		if strconv.Itoa(st.Number) == step || strings.EqualFold(st.StepID, step) || strings.EqualFold(st.Name, step) {
+			return st.Number, nil
+		}
+	}
+	return 0, nil
+}
+
+func (a *app) printLog(c *cobra.Command, s *store.Store, run ci.Run, j store.StoredJob, step int, prefix, asJSON, follow bool) error {
+	ctx := c.Context()
+	wake, stop := s.Watch(run.ID)
+	defer stop()
+	var out *tui.JSON
+	if asJSON {
+		out = tui.NewJSON(a.out)
+	}
+	offset := int64(0)
+	for {
+		now, err := s.Job(ctx, j.ID)
+		if err != nil {
+			return err
+		}
+		for line, err := range s.Log(ctx, store.LogQuery{Run: run.ID, Job: j.ID, Step: step, Offset: offset}) {
+			if err != nil {
+				return err
+			}
+			offset = line.End
+			switch {
+			case asJSON:
+				out.Emit(line.Record)
+			case line.Record.Type == ci.LogLine:
+				if prefix {
+					fmt.Fprintf(a.out, "[%s] ", tui.Clean(j.Name))
+				}
+				if _, err := fmt.Fprintln(a.out, tui.Clean(line.Record.Text)); err != nil {
+					return err
+				}
+			}
+		}
+		if !follow || now.Status == ci.Completed {
+			return nil
+		}
+		// Another process may be the one that writes: its wake does not reach us.
+		select {
+		case <-wake:
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// findRun resolves "last", an id, or the beginning of one.
+func (a *app) findRun(c *cobra.Command, s *store.Store, name string) (ci.Run, error) {
+	ctx := c.Context()
+	if ci.ValidID(name) {
+		run, err := s.Run(ctx, name)
+		if errors.Is(err, store.ErrNotFound) {
+			return run, usage("there is no run %s: hearth runs lists them", name)
+		}
+		return run, err
+	}
+	runs, err := s.Runs(ctx, store.RunFilter{Limit: 1000})
+	if err != nil {
+		return ci.Run{}, err
+	}
+	if name == "last" {
+		if len(runs) == 0 {
+			return ci.Run{}, usage("no runs on record yet: hearth run")
+		}
+		return runs[0], nil
+	}
+	found := slices.DeleteFunc(runs, func(r ci.Run) bool { return name == "" || !strings.HasPrefix(r.ID, name) })
+	switch len(found) {
+	case 0:
+		return ci.Run{}, usage("there is no run %s: hearth runs lists them", tui.Clean(name))
+	case 1:
+		return found[0], nil
+	}
+	return ci.Run{}, usage("%d runs begin with %s: write more of the id", len(found), name)
+}
+
+func result(s ci.Status, c ci.Conclusion) string { return word(c, s) }
+
+func word(c ci.Conclusion, s ci.Status) string {
+	if s == ci.Completed && c != "" {
+		return strings.ReplaceAll(string(c), "_", " ")
+	}
+	return strings.ReplaceAll(string(s), "_", " ")
+}
+
+func reason(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "  (" + tui.Clean(s) + ")"
+}
+
+func took(from, to time.Time) string {
+	if from.IsZero() || to.IsZero() {
+		return ""
+	}
+	return tui.Short(to.Sub(from))
+}
+
+func ago(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+func shortRef(ref string) string {
+	for _, p := range []string{"refs/heads/", "refs/tags/"} {
+		if s, ok := strings.CutPrefix(ref, p); ok {
+			return s
+		}
+	}
+	return ref
+}
