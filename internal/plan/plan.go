@@ -1,0 +1,309 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// Version is the schema of a serialised [Run]. Within a version fields are only
+// added.
+const Version = 1
+
+// The limits, GitHub's where it states one.
+const (
+	// MaxMatrix is the most jobs that one matrix may make.
+	MaxMatrix = 256
+	// MaxLevels is the most workflow files along one chain of calls, the first
+	// one included.
+	MaxLevels = 10
+	// MaxFiles is the most different files that one run may call.
+	MaxFiles = 50
+	// MaxJobs is the most jobs of one run. Nested matrices multiply: this bounds
+	// what a small file can make us hold.
+	MaxJobs = 10_000
+)
+
+// The defaults of a job, in minutes.
+const (
+	DefaultTimeoutMinutes       = 360
+	DefaultCancelTimeoutMinutes = 5
+)
+
+// Request is what [Build] plans.
+type Request struct {
+	// Workflow is the file to plan, read without errors.
+	Workflow *workflow.Workflow
+	// Event is what happened. It may be nil; then the run has no event's name.
+	Event *workflow.Happening
+	// GitHub is the github context (an object). Its token is dropped.
+	GitHub expr.Value
+	// Vars is the vars context (an object), or null.
+	Vars expr.Value
+	// Inputs is the inputs context (an object of typed values) for
+	// workflow_dispatch, or null.
+	Inputs expr.Value
+	// Load fetches a reusable workflow that a file calls, unless workflow.Link has
+	// put it into Called already. uses is the text after `uses:`; from is the
+	// calling file. An error is a diagnostic at the call. Nil when nothing is
+	// called or everything is linked.
+	Load func(uses string, from *workflow.Workflow) (*workflow.Workflow, error)
+	// DefaultPermissions is what a token may do where neither job nor workflow
+	// says: "read" or "write" (also when empty), the repository's setting.
+	DefaultPermissions string
+	// ReadOnly lowers every token to reading, as for pull requests from forks.
+	ReadOnly bool
+}
+
+// Run is a planned run.
+type Run struct {
+	Version  int    `json:"version"`
+	Workflow string `json:"workflow"` // the workflow's name, or its file where it has none
+	File     string `json:"file"`
+	Name     string `json:"name"` // run-name, evaluated
+	Event    string `json:"event,omitempty"`
+	Action   string `json:"action,omitempty"` // activity type
+	Ref      string `json:"ref,omitempty"`
+	SHA      string `json:"sha,omitempty"`
+
+	// GitHub and Vars are contexts that all jobs share. GitHub has no token.
+	GitHub expr.Value `json:"github"`
+	Vars   expr.Value `json:"vars"`
+
+	// Concurrency is the whole run's group, or nil.
+	Concurrency *Group `json:"concurrency,omitempty"`
+
+	Files []*File `json:"files"`
+	Calls []*Call `json:"calls"`
+	Jobs  []*Job  `json:"jobs"` // callers before what they call; otherwise as written
+
+	// ReadOnly lowers every token to reading.
+	ReadOnly bool `json:"read_only,omitempty"`
+	// Only keeps, of every matrix having these keys, the cells with these values.
+	Only []Cell `json:"only,omitempty"`
+}
+
+// File is one workflow file of a run.
+type File struct {
+	Workflow *workflow.Workflow `json:"workflow"` // without Called
+	// Called says which file (index into Run.Files) a `uses` of this file means.
+	Called map[string]int `json:"called,omitempty"`
+}
+
+// Call is one instance of a file: the run itself, or what one calling job runs.
+type Call struct {
+	File   int    `json:"file"`             // index into Run.Files
+	Caller string `json:"caller,omitempty"` // key of the calling job; "" in Calls[0]
+	Parent int    `json:"parent"`           // index into Run.Calls; Calls[0] is its own
+	Level  int    `json:"level"`            // 1 for Calls[0]
+
+	// Inputs is the inputs context. While Pending, the inputs that depend on the
+	// caller's needs are null.
+	Inputs  expr.Value `json:"inputs"`
+	Pending bool       `json:"pending,omitempty"`
+	// Needs is the calling job's needs context, known since it started.
+	Needs expr.Value `json:"needs"`
+	// Permissions is what a token inside may do where its file does not say, and,
+	// but for Calls[0], the most that it may do.
+	Permissions Permissions `json:"permissions"`
+	// Concurrency is the called file's own group, known since its caller started.
+	Concurrency *Group `json:"concurrency,omitempty"`
+
+	caller *Job // the job named by Caller
+}
+
+// Group is a concurrency group. Names compare without regard to case.
+type Group struct {
+	Name             string `json:"name"`
+	CancelInProgress bool   `json:"cancel_in_progress,omitempty"`
+	// Queue is "single" (a newcomer replaces the one waiting) or "max" (all wait).
+	Queue string `json:"queue"`
+}
+
+// Environment is a deployment environment by name. Its url is a template that
+// the engine evaluates after the steps: Job.Definition.Environment.
+type Environment struct {
+	Name string `json:"name"`
+	// NoDeployment is set by `deployment: false`: secrets and rules of the
+	// environment apply, but no deployment is recorded.
+	NoDeployment bool `json:"no_deployment,omitempty"`
+}
+
+// Job is one planned job: one cell of a matrix where there is one. A job with
+// Opens > 0 calls a workflow and runs nothing itself.
+//
+// The fields of a Job change only while its [State] expands or starts it; after
+// its Start action they stay.
+type Job struct {
+	// Key is unique in the run and stable: "test (1.22, linux)",
+	// "deploy (prod) / push".
+	Key string `json:"key"`
+	ID  string `json:"id"` // id in its file
+	// Name is what GitHub shows.
+	Name string `json:"name"`
+	// Call is the instance it belongs to (index into Run.Calls); CallPath the keys
+	// of the calling jobs, outermost first.
+	Call     int      `json:"call"`
+	CallPath []string `json:"call_path,omitempty"`
+	// Opens is the instance that this job runs (index into Run.Calls), or 0.
+	Opens int `json:"opens,omitempty"`
+
+	// Matrix is the matrix context: null without one.
+	Matrix      expr.Value `json:"matrix"`
+	MatrixIndex int        `json:"matrix_index"`
+	MatrixTotal int        `json:"matrix_total"` // 1 without a matrix
+	FailFast    bool       `json:"fail_fast"`
+	MaxParallel int        `json:"max_parallel"` // never 0: MatrixTotal when not given
+
+	Needs []string `json:"needs,omitempty"` // job ids of the same file
+
+	// Labels and RunnerGroup are what runs-on asks for.
+	Labels      []string     `json:"labels,omitempty"`
+	RunnerGroup string       `json:"runner_group,omitempty"`
+	Environment *Environment `json:"environment,omitempty"`
+	Concurrency *Group       `json:"concurrency,omitempty"`
+	// Permissions is the job's token scope.
+	Permissions Permissions `json:"permissions"`
+
+	ContinueOnError      bool    `json:"continue_on_error,omitempty"`
+	TimeoutMinutes       float64 `json:"timeout_minutes"`
+	CancelTimeoutMinutes float64 `json:"cancel_timeout_minutes"`
+
+	// Deferred marks a placeholder whose matrix is not known yet.
+	Deferred bool `json:"deferred,omitempty"`
+	// Late names the keys (name, runs-on, environment, …) that are filled in when
+	// the job starts.
+	Late []string `json:"late,omitempty"`
+
+	// Definition is the job as written and Workflow its file: templates, shared by
+	// all cells and never to be changed. UnmarshalJSON of Run sets them.
+	Definition *workflow.Job      `json:"-"`
+	Workflow   *workflow.Workflow `json:"-"`
+}
+
+// IsCall reports whether j calls a reusable workflow.
+func (j *Job) IsCall() bool { return j.Definition != nil && j.Definition.Uses != "" }
+
+// Condition is the job's `if` as the author wrote it, or "".
+func (j *Job) Condition() string { return j.Definition.IfSource }
+
+// Strategy is the strategy context.
+func (j *Job) Strategy() expr.Value {
+	m := expr.NewMap()
+	m.Set("fail-fast", expr.Bool(j.FailFast))
+	m.Set("job-index", expr.Number(float64(j.MatrixIndex)))
+	m.Set("job-total", expr.Number(float64(j.MatrixTotal)))
+	m.Set("max-parallel", expr.Number(float64(j.MaxParallel)))
+	return expr.Object(m)
+}
+
+// Job returns the job with the key, or nil.
+func (r *Run) Job(key string) *Job {
+	for _, j := range r.Jobs {
+		if j.Key == key {
+			return j
+		}
+	}
+	return nil
+}
+
+// Inputs is the inputs context of j.
+func (r *Run) Inputs(j *Job) expr.Value { return r.Calls[j.Call].Inputs }
+
+// Contexts returns the contexts that a job's keys are evaluated with: github,
+// vars, inputs, matrix, strategy and needs (see [Action].Needs). The engine adds
+// its own (env, job, runner, secrets, steps). The map is the caller's.
+func (r *Run) Contexts(j *Job, needs expr.Value) *expr.Map {
+	m := r.contexts(j.Call)
+	m.Set("needs", orObject(needs))
+	m.Set("matrix", j.Matrix)
+	m.Set("strategy", j.Strategy())
+	return m
+}
+
+// contexts returns what is known in an instance before any of its jobs.
+func (r *Run) contexts(call int) *expr.Map {
+	m := expr.NewMap()
+	m.Set("github", orObject(r.GitHub))
+	m.Set("vars", orObject(r.Vars))
+	m.Set("inputs", orObject(r.Calls[call].Inputs))
+	return m
+}
+
+func orObject(v expr.Value) expr.Value {
+	if v.Kind() == expr.KindNull {
+		return expr.Object(expr.NewMap())
+	}
+	return v
+}
+
+// UnmarshalJSON reads a run and links its jobs to their definitions. What cannot
+// be linked is an error, so that a decoded Run is whole.
+func (r *Run) UnmarshalJSON(data []byte) error {
+	type plain Run
+	var p plain
+	if err := json.Unmarshal(data, &p); err != nil {
+		return fmt.Errorf("plan: read a run: %w", err)
+	}
+	if p.Version != Version {
+		return fmt.Errorf("plan: the run was planned by another version (schema %d, this is %d): plan it again", p.Version, Version)
+	}
+	out := Run(p)
+	if err := out.link(); err != nil {
+		return fmt.Errorf("plan: read a run: %w", err)
+	}
+	*r = out
+	return nil
+}
+
+// link checks every index and sets Definition and Workflow of the jobs.
+func (r *Run) link() error {
+	if len(r.Files) == 0 || len(r.Calls) == 0 {
+		return fmt.Errorf("it has no file or no call")
+	}
+	for i, f := range r.Files {
+		if f == nil || f.Workflow == nil {
+			return fmt.Errorf("file %d is missing", i)
+		}
+		for uses, n := range f.Called {
+			if n < 0 || n >= len(r.Files) {
+				return fmt.Errorf("file %d calls %q, which is missing", i, uses)
+			}
+		}
+	}
+	for i, c := range r.Calls {
+		// A call's parent comes before it: this also excludes circles.
+		if c == nil || c.File < 0 || c.File >= len(r.Files) || c.Parent < 0 || c.Parent > i || (i > 0 && c.Parent == i) {
+			return fmt.Errorf("call %d does not fit", i)
+		}
+	}
+	keys := make(map[string]*Job, len(r.Jobs))
+	for i, j := range r.Jobs {
+		if j == nil || j.Call < 0 || j.Call >= len(r.Calls) || j.Opens < 0 || j.Opens >= len(r.Calls) {
+			return fmt.Errorf("job %d does not fit", i)
+		}
+		if keys[j.Key] != nil {
+			return fmt.Errorf("two jobs have the key %q", j.Key)
+		}
+		keys[j.Key] = j
+		j.Workflow = r.Files[r.Calls[j.Call].File].Workflow
+		j.Definition = j.Workflow.Job(j.ID)
+		if j.Definition == nil {
+			return fmt.Errorf("%s has no job %q", j.Workflow.File, j.ID)
+		}
+	}
+	for i, c := range r.Calls[1:] {
+		j := keys[c.Caller]
+		if j == nil || j.Call != c.Parent || j.Opens != i+1 || c.Level != r.Calls[c.Parent].Level+1 || c.Level > MaxLevels {
+			return fmt.Errorf("call %d is made by a job %q that is missing or does not fit", i+1, c.Caller)
+		}
+		c.caller = j
+	}
+	return nil
+}
+
+// fold makes ids comparable without regard to case.
+func fold(id string) string { return strings.ToLower(id) }
