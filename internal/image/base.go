@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"context"
 	_ "embed"
 	"fmt"
@@ -46,11 +45,11 @@ var basePackages = [...]string{
 var customize string
 
 // makeBase runs mmdebstrap and packs the result. $1 is the new root, $2 the
-// file system image; the rest is mmdebstrap's.
+// file system image, $3 a sources.list; the rest is mmdebstrap's.
 const makeBase = `
-root=$1 out=$2
-shift 2
-mmdebstrap "$@" "$root"
+root=$1 out=$2 sources=$3
+shift 3
+mmdebstrap "$@" "$root" "$sources"
 mkfs.erofs -zlz4 --quiet "$out" "$root"
 rm -rf -- "$root"
 `
@@ -98,9 +97,13 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	if err := os.WriteFile(hook, []byte(customize), 0o755); err != nil {
 		return nil, err
 	}
+	sources := filepath.Join(work, "sources.list")
+	if err := os.WriteFile(sources, []byte(strings.Join(b.sources(ctx), "\n")+"\n"), 0o644); err != nil {
+		return nil, err
+	}
 	packages := slices.Concat(basePackages[:], b.opt.Packages)
 	args := []string{
-		filepath.Join(work, "root"), filepath.Join(dir, baseName),
+		filepath.Join(work, "root"), filepath.Join(dir, baseName), sources,
 		"--mode=root", "--variant=minbase", "--format=directory", "--verbose",
 		"--keyring=" + debianKeyring,
 		"--include=" + strings.Join(packages, ","),
@@ -118,18 +121,12 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 		"--skip=cleanup/apt",
 		"--customize-hook=" + hook,
 		suite,
-		// what follows is the target directory, then the sources; see makeBase
-	}
-	sources := filepath.Join(work, "sources.list")
-	if err := os.WriteFile(sources, []byte(strings.Join(b.sources(ctx), "\n")+"\n"), 0o644); err != nil {
-		return nil, err
 	}
 	progress := newDebProgress(step, 2*len(packages))
-	script := strings.Replace(makeBase, `"$root"`+"\n", `"$root" `+sources+"\n", 1)
-	if _, err := (tool{argv: namespaced(script, args...), line: progress.line}).run(ctx); err != nil {
+	if _, err := (tool{argv: namespaced(makeBase, args...), line: progress.line}).run(ctx); err != nil {
 		return nil, err
 	}
-	return progress.versions(), nil
+	return progress.version, nil
 }
 
 // checkUserNamespaces says why an unprivileged build would fail before it does.
@@ -149,8 +146,7 @@ type debProgress struct {
 	expected int // packages, as a guess until apt says how many there are
 	unpacked int
 	setUp    int
-	version  map[string]string
-	wanted   []string
+	version  map[string]string // of each package that was set up
 }
 
 func newDebProgress(step part, expected int) *debProgress {
@@ -188,9 +184,6 @@ func (d *debProgress) line(line string) {
 	}
 }
 
-// versions returns what was installed, for the layer's manifest.
-func (d *debProgress) versions() map[string]string { return d.version }
-
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 // cleanPackages checks, sorts and uniques package names.
@@ -204,18 +197,4 @@ func cleanPackages(list []string) ([]string, error) {
 	slices.Sort(list)
 	list = slices.Compact(list)
 	return slices.DeleteFunc(list, func(p string) bool { return slices.Contains(basePackages[:], p) }), nil
-}
-
-// readLines calls fn for each line of a file.
-func readLines(path string, fn func(line string)) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		fn(sc.Text())
-	}
-	return sc.Err()
 }

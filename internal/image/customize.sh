@@ -14,7 +14,7 @@ chroot "$root" install -d -o runner -g runner -m 0777 /opt/hostedtoolcache
 mkdir -p "$root/opt/hearth"
 
 # Node and npm come from the tools disk; PATH finds them here.
-for name in node npm npx corepack; do
+for name in node npm npx; do
 	ln -sf /opt/hearth/bin/$name "$root/usr/local/bin/$name"
 done
 

@@ -343,6 +343,7 @@ func (b *builder) assemble(layers []*Layer) (*Image, error) {
 		var old manifest
 		if json.Unmarshal(data, &old) == nil && old.ID == m.ID && old.Name == m.Name {
 			img.Created = old.Created
+			b.touch(m.ID)
 			return img, nil
 		}
 	}
@@ -388,6 +389,15 @@ func Open(dir, ref string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	m, err := find(manifests, ref)
+	if err != nil {
+		return nil, err
+	}
+	return st.open(m)
+}
+
+// find returns the one image that a reference means.
+func find(manifests []manifest, ref string) (manifest, error) {
 	var found []manifest
 	for _, m := range manifests { // newest first
 		if m.ID == ref || len(ref) >= 8 && strings.HasPrefix(m.ID, ref) {
@@ -399,13 +409,15 @@ func Open(dir, ref string) (*Image, error) {
 			found = append(found, manifests[i])
 		}
 	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("%q: %w: `hearth image list` names those there are, `hearth image build` makes one", ref, ErrNotFound)
-	case 1:
-		return st.open(found[0])
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return manifest{}, fmt.Errorf("%q is the beginning of %d images' IDs: give more of it", ref, len(found))
+	case strings.ContainsAny(ref, "/:"):
+		return manifest{}, fmt.Errorf("%q: %w: it looks like a container image, from which hearth cannot make machines yet; `hearth image build --packages a,b --name NAME` makes an image with further Debian packages", ref, ErrNotFound)
 	}
-	return nil, fmt.Errorf("%q is the beginning of %d images' IDs: give more of it", ref, len(found))
+	return manifest{}, fmt.Errorf("%q: %w: `hearth image list` names those there are, `hearth image build` makes one", ref, ErrNotFound)
 }
 
 func (s *store) open(m manifest) (*Image, error) {
@@ -420,6 +432,7 @@ func (s *store) open(m manifest) (*Image, error) {
 		}
 		layers = append(layers, l)
 	}
+	s.touch(m.ID)
 	return newImage(s.dir, m, layers), nil
 }
 

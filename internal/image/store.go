@@ -66,7 +66,9 @@ func (l *Layer) size() (n int64) {
 //	layers/KIND-ID/   a layer: its files and manifest.json, never changed once there
 //	refs/KIND-INPUTS  text file: the ID of the newest layer built from these inputs
 //	IMAGE-ID/         manifest.json of an image: which layers it is made of
-//	debs/             Debian packages kept so that a rebuild needs no network
+//	templates/        machine snapshots, IMAGE-ID-KEY/
+//	scratch/          empty file systems by size
+//	debs/             the kernel package, kept for the next build
 type store struct {
 	dir string
 	log *slog.Logger
