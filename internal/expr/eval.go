@@ -475,6 +475,10 @@ func fromJSON(ev *evaluator, n *node, level int) (Value, error) {
 	if err := ev.spend(len(s)); err != nil {
 		return Value{}, err
 	}
+	if strings.TrimSpace(s) == "" {
+		// GitHub's words, which people look for.
+		return Value{}, errors.New("Error reading JToken from JsonReader. Path '', line 0, position 0.")
+	}
 	r, err := parseJSON(s, true)
 	if err != nil {
 		return Value{}, fmt.Errorf("Error parsing fromJson: %w", err)
@@ -511,26 +515,27 @@ func formatCall(ev *evaluator, n *node, level int) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
-	texts := make([]string, len(n.args)-1)
-	done := make([]bool, len(n.args)-1)
+	args := make([]*Value, len(n.args)-1)
 	var b strings.Builder
 	size := 0
 	for _, piece := range pieces {
 		s := piece.text
 		if piece.arg >= 0 {
-			if !done[piece.arg] {
+			if args[piece.arg] == nil {
 				v, err := ev.eval(n.args[1+piece.arg], level+1)
 				if err != nil {
 					return v, err
 				}
-				if piece.spec != "" {
-					return Value{}, fmt.Errorf("The format specifiers '%s' are not valid for objects of type '%s'", piece.spec, v.kind)
+				if v.kind != KindString {
+					v = Value{kind: v.kind, str: v.ToString()}
 				}
-				texts[piece.arg], done[piece.arg] = v.ToString(), true
-			} else if piece.spec != "" {
-				return Value{}, fmt.Errorf("The format specifiers '%s' are not valid", piece.spec)
+				args[piece.arg] = &v
 			}
-			s = texts[piece.arg]
+			v := args[piece.arg]
+			if piece.spec != "" {
+				return Value{}, fmt.Errorf("The format specifiers '%s' are not valid for objects of type '%s'", piece.spec, v.kind)
+			}
+			s = v.str
 		}
 		if s == "" {
 			continue

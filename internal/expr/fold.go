@@ -115,13 +115,10 @@ func firstUnit(r rune) rune {
 // units is the length of s in UTF-16 units, in which GitHub counts.
 func units(s string) int {
 	n := 0
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case c < utf8.RuneSelf, c >= 0xC0 && c < 0xF0:
+	for _, r := range s {
+		n++
+		if r >= 0x10000 {
 			n++
-		case c >= 0xF0:
-			n += 2
 		}
 	}
 	return n

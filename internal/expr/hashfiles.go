@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -169,6 +170,7 @@ type hashWalk struct {
 	sum     hash.Hash
 	files   int
 	entries int
+	chain   []fs.FileInfo // the directories above, to notice links that lead back
 }
 
 const maxPathDepth = 256
@@ -179,7 +181,7 @@ func (w *hashWalk) visit(name string, depth int) error {
 		return fmt.Errorf("more than %d files", maxHashEntries)
 	}
 	if depth > maxPathDepth {
-		return nil // only links that lead in a circle get here
+		return fmt.Errorf("%s is nested more than %d deep", name, maxPathDepth)
 	}
 	file, dir, below := w.match(name)
 	if !file && !dir && !below {
@@ -203,6 +205,11 @@ func (w *hashWalk) visit(name string, depth int) error {
 		if !dir && !below {
 			return nil
 		}
+		if w.follow && slices.ContainsFunc(w.chain, func(up fs.FileInfo) bool { return os.SameFile(up, info) }) {
+			return nil
+		}
+		w.chain = append(w.chain, info)
+		defer func() { w.chain = w.chain[:len(w.chain)-1] }()
 		entries, err := fs.ReadDir(w.fsys, name)
 		if err != nil {
 			return err
@@ -277,23 +284,25 @@ func (g fileGlob) match(segs []string) (whole, part bool) {
 			}
 			if g.segments[i] == "**" {
 				next[i] = true
+				if g.implicit && i == n-1 {
+					next[n] = true
+				}
 			} else if matchSegment(g.segments[i], s) {
 				next[i+1] = true
 			}
 		}
 		at, next = next, at
 	}
-	part = slices.Contains(at[:n], true)
-	// A ** at the end takes what is below a directory, not, when it was added to
-	// take the contents of a match, the match itself once more.
 	g.skip(at)
+	part = slices.Contains(at[:n], true)
 	return at[n], part
 }
 
-// skip lets every ** match nothing.
+// skip lets every ** match nothing, but not one that was added to take what is in
+// a matched directory: what is no directory is not to match by it.
 func (g fileGlob) skip(at []bool) {
 	for i, seg := range g.segments {
-		if at[i] && seg == "**" {
+		if at[i] && seg == "**" && !(g.implicit && i == len(g.segments)-1) {
 			at[i+1] = true
 		}
 	}

@@ -543,7 +543,7 @@ func (p *parser) fail(kind ErrorKind, msg string, t token) error {
 
 func (p *parser) parse() (*Expr, error) {
 	if len(p.src) > MaxLength && units(p.src) > MaxLength {
-		return nil, &Error{Kind: Parsing, Msg: fmt.Sprintf("Exceeded max expression length %d", MaxLength), Expr: p.src}
+		return nil, &Error{Kind: Lexing, Msg: fmt.Sprintf("Exceeded max expression length %d", MaxLength), Expr: p.src}
 	}
 	var last token
 	for {
