@@ -39,8 +39,13 @@ func (s Severity) String() string {
 // Diagnostic is something to tell an author about a file of theirs. It is not a
 // Go error: a workflow with errors is an answer, not a failure of ours.
 type Diagnostic struct {
-	File     string   `json:"file"`
-	Pos      Pos      `json:"pos"`
+	File string `json:"file"`
+	// Pos is the place GitHub names: the start of the value. It is zero where
+	// GitHub names only the file.
+	Pos Pos `json:"pos"`
+	// Near is the place to look at: inside a long value, or where Pos is zero,
+	// it says more than Pos; otherwise it equals Pos.
+	Near     Pos      `json:"near"`
 	Severity Severity `json:"severity"`
 	// Message is worded as GitHub words it, where GitHub has words for it. It
 	// does not repeat the file and the position.
@@ -53,10 +58,14 @@ type Diagnostic struct {
 
 // String formats d as file:line:col: message.
 func (d Diagnostic) String() string {
-	if d.Pos.IsZero() {
+	p := d.Pos
+	if p.IsZero() {
+		p = d.Near
+	}
+	if p.IsZero() {
 		return d.File + ": " + d.Message
 	}
-	return fmt.Sprintf("%s:%d:%d: %s", d.File, d.Pos.Line, d.Pos.Col, d.Message)
+	return fmt.Sprintf("%s:%d:%d: %s", d.File, p.Line, p.Col, d.Message)
 }
 
 // GitHub formats d as GitHub's own reader does:
@@ -128,14 +137,16 @@ type Value struct {
 	Pos  Pos
 	Bool bool
 	Num  float64
-	// Str is the text of a String (and the source text of a Bool or Number, so
-	// that `1.0` given where text is wanted stays "1.0"); for an Expression it is
-	// the source without ${{ }}, a text with pieces having become a format call:
-	// `a-${{ b }}` is `format('a-{0}', b)`.
+	// Str is the text of a String; for an Expression it is the source without
+	// ${{ }}, a text with pieces having become a format call: `a-${{ b }}` is
+	// `format('a-{0}', b)`. Where text is wanted, a plain 1.0 has become the
+	// String "1" on reading, as on GitHub.
 	Str   string
 	Items []*Value
 	Pairs []Pair // in source order
 	Expr  *expr.Expr
+
+	bad bool // something here was reported: no further checks
 }
 
 // Pair is one entry of a Mapping.
@@ -168,9 +179,6 @@ func (v *Value) Text() string {
 	case String:
 		return v.Str
 	case Bool, Number:
-		if v.Str != "" {
-			return v.Str
-		}
 		return v.literal().ToString()
 	}
 	return ""
@@ -434,9 +442,9 @@ type Options struct {
 	MaxBytes int
 	// MaxDepth is the nesting limit; 0 means 50, GitHub's.
 	MaxDepth int
-	// MaxEvents limits the values read, aliases expanded; 0 means 1,000,000,
+	// MaxNodes limits the YAML nodes read, aliases expanded; 0 means 50,000,
 	// GitHub's.
-	MaxEvents int
+	MaxNodes int
 	// MaxResultSize limits the size in bytes of what was read, as GitHub counts
 	// it; 0 means 10 MiB, GitHub's.
 	MaxResultSize int
@@ -446,4 +454,8 @@ type Options struct {
 	// read, GitHub's LimitedRead) or "write". Empty means write. Called workflows
 	// may not ask for more.
 	DefaultPermissions string
+	// StrictEvents makes errors of what GitHub's editor services report about
+	// `on:` and GitHub itself overlooks: unknown keys of workflow_dispatch, and
+	// defaults that do not have their input's type. Otherwise they are advice.
+	StrictEvents bool
 }

@@ -153,16 +153,16 @@ func (v *Value) MarshalJSON() ([]byte, error) {
 	case Null:
 		t.Type = tokNull
 	case Bool:
-		if v.Pos.IsZero() && v.Str == "" {
+		if v.Pos.IsZero() {
 			return strconv.AppendBool(nil, v.Bool), nil
 		}
-		t.Type, t.Bool, t.Lit = tokBool, v.Bool, litOrNil(v.Str)
+		t.Type, t.Bool = tokBool, v.Bool
 	case Number:
 		finite := !math.IsNaN(v.Num) && !math.IsInf(v.Num, 0)
-		if finite && v.Pos.IsZero() && v.Str == "" {
+		if finite && v.Pos.IsZero() {
 			return json.Marshal(v.Num)
 		}
-		t.Type, t.Lit = tokNumber, litOrNil(v.Str)
+		t.Type = tokNumber
 		if finite {
 			t.Num = strconv.AppendFloat(nil, v.Num, 'g', -1, 64)
 		} else {
@@ -185,13 +185,6 @@ func (v *Value) MarshalJSON() ([]byte, error) {
 		return nil, fmt.Errorf("workflow: a value of kind %d cannot be written", v.Kind)
 	}
 	return json.Marshal(t)
-}
-
-func litOrNil(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote. Expressions are parsed again; one
@@ -238,7 +231,7 @@ func (v *Value) UnmarshalJSON(data []byte) error {
 	}
 	switch t.Type {
 	case tokNull:
-		out.Kind, out.Str = Null, ""
+		out.Kind = Null
 	case tokBool:
 		out.Kind, out.Bool = Bool, t.Bool
 	case tokNumber:

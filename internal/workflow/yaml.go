@@ -1,0 +1,335 @@
+package workflow
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// This file is the only one that knows the YAML library. The library scans and
+// composes nodes with their positions and styles; what a scalar means is decided
+// here, by the YAML 1.2 core schema and GitHub's limits.
+
+// loadYAML parses src into the root node of its only document. Anything wrong,
+// panics of the library included, is one diagnostic.
+func loadYAML(file string, src []byte) (root *yaml.Node, diag *Diagnostic) {
+	fail := func(p Pos, msg, hint string) *Diagnostic {
+		return &Diagnostic{File: file, Pos: p, Near: p, Message: msg, Hint: hint, Rule: "yaml-syntax"}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			root, diag = nil, fail(Pos{}, fmt.Sprintf("The file could not be read as YAML: %v", r), "")
+		}
+	}()
+	if off := badUTF8(src); off >= 0 {
+		return nil, fail(posAt(src, off), "The file is not valid UTF-8", "Save the file as UTF-8.")
+	}
+	if off, c := badControl(src); off >= 0 {
+		return nil, fail(posAt(src, off), fmt.Sprintf("Control characters are not allowed (U+%04X)", c), "Remove the character.")
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithV4Defaults(), yaml.WithUniqueKeys(false))
+	if err != nil {
+		return nil, fail(Pos{}, err.Error(), "")
+	}
+	var doc yaml.Node
+	if err := loader.Load(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, fail(Pos{1, 1}, "Expected document start parse event", "The file is empty; a workflow needs at least `on` and `jobs`.")
+		}
+		p, msg, hint := yamlError(err)
+		return nil, fail(p, msg, hint)
+	}
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
+		return nil, fail(Pos{1, 1}, "Expected document start parse event", "The file is empty; a workflow needs at least `on` and `jobs`.")
+	}
+	var next yaml.Node
+	switch err := loader.Load(&next); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		p, msg, hint := yamlError(err)
+		return nil, fail(p, msg, hint)
+	default:
+		p := Pos{next.Line, next.Column}
+		if len(next.Content) > 0 {
+			p = Pos{next.Content[0].Line, next.Content[0].Column}
+		}
+		return nil, fail(p, "Expected stream end parse event", "A workflow file holds one YAML document; remove what follows `---`.")
+	}
+	return doc.Content[0], nil
+}
+
+// yamlError turns an error of the library into position, message and hint.
+func yamlError(err error) (Pos, string, string) {
+	le, ok := errors.AsType[*yaml.LoadError](err)
+	if !ok {
+		return Pos{}, err.Error(), ""
+	}
+	p := Pos{le.Mark.Line, le.Mark.Column}
+	if p.Line == 0 {
+		p = Pos{le.ContextMark.Line, le.ContextMark.Column}
+	}
+	if p.Line > 0 && p.Col == 0 {
+		p.Col = 1
+	}
+	if p.Line == 0 {
+		p = Pos{}
+	}
+	msg := le.Message
+	if le.ContextMsg != "" {
+		msg = le.ContextMsg + ", " + msg
+	}
+	if msg == "" {
+		msg = "The file is not valid YAML"
+	}
+	msg = strings.ToUpper(msg[:1]) + msg[1:]
+	hint := ""
+	switch {
+	case strings.Contains(le.Message, "mapping values are not allowed"):
+		hint = "Check the indentation of this line and the one before; quote a text that contains `: `."
+	case strings.Contains(le.Message, "cannot start any token"):
+		hint = "YAML indents with spaces, not tabs; quote a text that starts with @, `, % or *."
+	case strings.Contains(le.Message, "did not find expected key"), strings.Contains(le.Message, "could not find expected ':'"):
+		hint = "Check the indentation of this line and the one before."
+	case strings.Contains(le.Message, "unknown anchor"):
+		hint = "An alias must come after the anchor it names; quote a text that starts with *."
+	}
+	return p, msg, hint
+}
+
+func badUTF8(src []byte) int {
+	if utf8.Valid(src) {
+		return -1
+	}
+	for i := 0; i < len(src); {
+		r, n := utf8.DecodeRune(src[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
+}
+
+// badControl finds a character that YAML does not allow in a stream.
+func badControl(src []byte) (int, rune) {
+	for i, r := range string(src) {
+		switch {
+		case r == '\t' || r == '\n' || r == '\r' || r == 0x85:
+		case r < 0x20, r >= 0x7f && r < 0xa0, r == 0xfffe, r == 0xffff:
+			return i, r
+		}
+	}
+	return -1, 0
+}
+
+func posAt(src []byte, off int) Pos {
+	before := src[:off]
+	line := 1 + bytes.Count(before, []byte("\n"))
+	if i := bytes.LastIndexByte(before, '\n'); i >= 0 {
+		before = before[i+1:]
+	}
+	return Pos{line, 1 + utf8.RuneCount(before)}
+}
+
+// scalar says what a scalar node is, by its explicit tag or, when plain, by the
+// YAML 1.2 core schema (on, yes and 2002-12-14 are strings). The error's text is
+// GitHub's.
+func scalar(n *yaml.Node) (*Value, error) {
+	v := &Value{Kind: String, Pos: Pos{n.Line, n.Column}, Str: n.Value}
+	plain := n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
+	tag := ""
+	if n.Style&yaml.TaggedStyle != 0 || n.Tag == "!" {
+		tag = n.Tag
+		if rest, ok := strings.CutPrefix(tag, "!!"); ok {
+			tag = "tag:yaml.org,2002:" + rest
+		}
+	}
+	invalid := func() error {
+		t := tag
+		if t == "" {
+			t = "tag:yaml.org,2002:int"
+		}
+		return fmt.Errorf("The value '%s' on line %d and column %d is invalid for the type '%s'", n.Value, n.Line, n.Column, t)
+	}
+	switch tag {
+	case "tag:yaml.org,2002:str":
+		return v, nil
+	case "":
+		if !plain {
+			return v, nil
+		}
+	default:
+		if !plain {
+			return nil, fmt.Errorf("The scalar style '%s' on line %d and column %d is not valid with the tag '%s'", styleName(n.Style), n.Line, n.Column, tag)
+		}
+	}
+	switch tag {
+	case "":
+		if isNull(n.Value) {
+			v.Kind, v.Str = Null, ""
+			return v, nil
+		}
+		if b, ok := parseBool(n.Value); ok {
+			v.Kind, v.Bool, v.Str = Bool, b, ""
+			return v, nil
+		}
+		f, ok, inRange := parseInt(n.Value)
+		if !ok {
+			f, ok = parseFloat(n.Value)
+		}
+		if !inRange {
+			return nil, invalid()
+		}
+		if ok {
+			v.Kind, v.Num, v.Str = Number, f, ""
+		}
+		return v, nil
+	case "tag:yaml.org,2002:null":
+		if !isNull(n.Value) {
+			return nil, invalid()
+		}
+		v.Kind, v.Str = Null, ""
+	case "tag:yaml.org,2002:bool":
+		b, ok := parseBool(n.Value)
+		if !ok {
+			return nil, invalid()
+		}
+		v.Kind, v.Bool, v.Str = Bool, b, ""
+	case "tag:yaml.org,2002:int":
+		f, ok, inRange := parseInt(n.Value)
+		if !ok || !inRange {
+			return nil, invalid()
+		}
+		v.Kind, v.Num, v.Str = Number, f, ""
+	case "tag:yaml.org,2002:float":
+		f, ok := parseFloat(n.Value)
+		if !ok {
+			return nil, invalid()
+		}
+		v.Kind, v.Num, v.Str = Number, f, ""
+	default:
+		return nil, fmt.Errorf("Unexpected tag '%s'", tag)
+	}
+	return v, nil
+}
+
+func styleName(s yaml.Style) string {
+	switch {
+	case s&yaml.SingleQuotedStyle != 0:
+		return "SingleQuoted"
+	case s&yaml.DoubleQuotedStyle != 0:
+		return "DoubleQuoted"
+	case s&yaml.LiteralStyle != 0:
+		return "Literal"
+	case s&yaml.FoldedStyle != 0:
+		return "Folded"
+	}
+	return "Plain"
+}
+
+func isNull(s string) bool {
+	switch s {
+	case "", "null", "Null", "NULL", "~":
+		return true
+	}
+	return false
+}
+
+func parseBool(s string) (b, ok bool) {
+	switch s {
+	case "true", "True", "TRUE":
+		return true, true
+	case "false", "False", "FALSE":
+		return false, true
+	}
+	return false, false
+}
+
+// parseInt reads [-+]?[0-9]+, 0x… and 0o…. The latter two must fit 32 bits, as
+// on GitHub; inRange is false when they do not.
+func parseInt(s string) (f float64, ok, inRange bool) {
+	if rest, is := strings.CutPrefix(s, "0x"); is && rest != "" {
+		if strings.Trim(rest, "0123456789abcdefABCDEF") != "" {
+			return 0, false, true
+		}
+		rest = strings.TrimLeft(rest, "0")
+		if len(rest) > 8 {
+			return 0, true, false
+		}
+		u, _ := strconv.ParseUint("0"+rest, 16, 64)
+		return float64(int32(uint32(u))), true, true
+	}
+	if rest, is := strings.CutPrefix(s, "0o"); is && rest != "" {
+		if strings.Trim(rest, "01234567") != "" {
+			return 0, false, true
+		}
+		u, err := strconv.ParseUint(rest, 8, 32)
+		if err != nil {
+			return 0, true, false
+		}
+		return float64(int32(uint32(u))), true, true
+	}
+	digits := s
+	if digits != "" && (digits[0] == '-' || digits[0] == '+') {
+		digits = digits[1:]
+	}
+	if digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return 0, false, true
+	}
+	f, _ = strconv.ParseFloat(s, 64) // out of range gives ±Inf, as wanted
+	return f, true, true
+}
+
+// parseFloat reads [-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?, .inf and
+// .nan. What is too large is infinite.
+func parseFloat(s string) (float64, bool) {
+	switch s {
+	case ".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF":
+		return math.Inf(1), true
+	case "-.inf", "-.Inf", "-.INF":
+		return math.Inf(-1), true
+	case ".nan", ".NaN", ".NAN":
+		return math.NaN(), true
+	}
+	i := 0
+	digits := func() bool {
+		start := i
+		for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+			i++
+		}
+		return i > start
+	}
+	if i < len(s) && (s[i] == '-' || s[i] == '+') {
+		i++
+	}
+	whole := digits()
+	dot := i < len(s) && s[i] == '.'
+	if dot {
+		i++
+	}
+	fraction := digits()
+	if !whole && !(dot && fraction) {
+		return 0, false
+	}
+	if i < len(s) {
+		if s[i] != 'e' && s[i] != 'E' {
+			return 0, false
+		}
+		i++
+		if i < len(s) && (s[i] == '-' || s[i] == '+') {
+			i++
+		}
+		if !digits() || i < len(s) {
+			return 0, false
+		}
+	}
+	f, _ := strconv.ParseFloat(s, 64)
+	return f, true
+}
