@@ -52,8 +52,12 @@ type Diagnostic struct {
 	Message string `json:"message"`
 	// Hint says what to do. It may be empty.
 	Hint string `json:"hint,omitempty"`
-	// Rule identifies the check, for instance "unexpected-value".
+	// Rule identifies the check, for instance "unexpected-key".
 	Rule string `json:"rule"`
+	// Via names the call that led to File, when File is a called workflow.
+	Via []Site `json:"via,omitempty"`
+
+	whole bool // about the run as a whole: GitHub names no file
 }
 
 // String formats d as file:line:col: message.
@@ -71,14 +75,26 @@ func (d Diagnostic) String() string {
 // GitHub formats d as GitHub's own reader does:
 //
 //	.github/workflows/ci.yml (Line: 7, Col: 9): Unexpected value 'runn'
+//
+// The message proper is cut after 500 characters, as there.
 func (d Diagnostic) GitHub() string {
+	var msg string
 	switch {
-	case d.File == "":
-		return d.Message
+	case d.File == "" || d.whole:
+		msg = d.Message
 	case d.Pos.IsZero():
-		return d.File + ": " + d.Message
+		msg = d.File + ": " + d.Message
+	default:
+		msg = fmt.Sprintf("%s (Line: %d, Col: %d): %s", d.File, d.Pos.Line, d.Pos.Col, d.Message)
 	}
-	return fmt.Sprintf("%s (Line: %d, Col: %d): %s", d.File, d.Pos.Line, d.Pos.Col, d.Message)
+	const most = 500
+	if runes := []rune(msg); len(runes) > most {
+		msg = string(runes[:most]) + "[...]"
+	}
+	for _, s := range d.Via {
+		msg = fmt.Sprintf("In %s (Line: %d, Col: %d): Error from called workflow %s", s.File, s.Pos.Line, s.Pos.Col, msg)
+	}
+	return msg
 }
 
 // Errors reports whether any of ds is an error rather than advice.
@@ -241,6 +257,9 @@ type Workflow struct {
 	// Called holds, after Link, the called workflow of each job that calls one,
 	// by the text of its `uses`.
 	Called map[string]*Workflow
+
+	onPos Pos // of the value of `on`
+	bytes int // size of what was read, as GitHub counts it
 }
 
 // Job returns the job with the id, compared without regard to case, or nil.
@@ -282,6 +301,7 @@ type Trigger struct {
 	Workflows      []string   // workflow_run: names of workflows
 	Names          []string   // image_version
 	Versions       []string   // image_version
+	Value          *Value     // the event's configuration as read; nil when only the name is given
 }
 
 // Schedule is one entry of `on: schedule`.
