@@ -76,7 +76,7 @@ func golden(t *testing.T, name string, data []byte) {
 	if len(parts) < 3 {
 		t.Fatalf("%d parts, want at least 3", len(parts))
 	}
-	opts := goldenOptions{IncludeSource: true}
+	var opts goldenOptions
 	if err := yaml.Load([]byte(parts[0]), &opts); err != nil {
 		t.Fatal(err)
 	}

@@ -34,39 +34,93 @@ func loadYAML(file string, src []byte) (root *yaml.Node, diag *Diagnostic) {
 	if off, c := badControl(src); off >= 0 {
 		return nil, fail(posAt(src, off), fmt.Sprintf("Control characters are not allowed (U+%04X)", c), "Remove the character.")
 	}
-	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithV4Defaults(), yaml.WithUniqueKeys(false))
-	if err != nil {
-		return nil, fail(Pos{}, err.Error(), "")
-	}
-	var doc yaml.Node
-	if err := loader.Load(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, fail(Pos{1, 1}, "Expected document start parse event", "The file is empty; a workflow needs at least `on` and `jobs`.")
+	// A `#` right behind a bracket or a quote starts a comment for GitHub, but
+	// not for the library: such comments are blanked, which moves nothing.
+	for range 100 {
+		var err error
+		if root, err = compose(src); err == nil {
+			return root, nil
 		}
 		p, msg, hint := yamlError(err)
-		return nil, fail(p, msg, hint)
+		off, ok := comment(src, p)
+		if !ok || !strings.Contains(msg, "comment without preceding whitespace") {
+			return nil, fail(p, msg, hint)
+		}
+		end := len(src)
+		if i := bytes.IndexByte(src[off:], '\n'); i >= 0 {
+			end = off + i
+		}
+		src = bytes.Clone(src)
+		for i := off; i < end; i++ {
+			if src[i] != '\r' {
+				src[i] = ' '
+			}
+		}
+	}
+	return nil, fail(Pos{}, "Too many comments without a space before them", "Write a space before each #.")
+}
+
+// comment returns the offset of the # at or next to p.
+func comment(src []byte, p Pos) (int, bool) {
+	if p.Line < 1 {
+		return 0, false
+	}
+	off := 0
+	for line := 1; line < p.Line; line++ {
+		i := bytes.IndexByte(src[off:], '\n')
+		if i < 0 {
+			return 0, false
+		}
+		off += i + 1
+	}
+	for col := 1; col < p.Col && off < len(src); col++ {
+		_, n := utf8.DecodeRune(src[off:])
+		off += n
+	}
+	return off, off < len(src) && src[off] == '#'
+}
+
+// compose parses the only document of src.
+func compose(src []byte) (*yaml.Node, error) {
+	loader, err := yaml.NewLoader(bytes.NewReader(src), yaml.WithV4Defaults(), yaml.WithUniqueKeys(false))
+	if err != nil {
+		return nil, err
+	}
+	var doc yaml.Node
+	if err := loader.Load(&doc); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
-		return nil, fail(Pos{1, 1}, "Expected document start parse event", "The file is empty; a workflow needs at least `on` and `jobs`.")
+		return nil, &documentError{Pos{1, 1}, "Expected document start parse event", "The file is empty; a workflow needs at least `on` and `jobs`."}
 	}
 	var next yaml.Node
 	switch err := loader.Load(&next); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		p, msg, hint := yamlError(err)
-		return nil, fail(p, msg, hint)
+		return nil, err
 	default:
 		p := Pos{next.Line, next.Column}
 		if len(next.Content) > 0 {
 			p = Pos{next.Content[0].Line, next.Content[0].Column}
 		}
-		return nil, fail(p, "Expected stream end parse event", "A workflow file holds one YAML document; remove what follows `---`.")
+		return nil, &documentError{p, "Expected stream end parse event", "A workflow file holds one YAML document; remove what follows `---`."}
 	}
 	return doc.Content[0], nil
 }
 
+// documentError is a stream that does not hold exactly one document.
+type documentError struct {
+	pos       Pos
+	msg, hint string
+}
+
+func (e *documentError) Error() string { return e.msg }
+
 // yamlError turns an error of the library into position, message and hint.
 func yamlError(err error) (Pos, string, string) {
+	if de, ok := errors.AsType[*documentError](err); ok {
+		return de.pos, de.msg, de.hint
+	}
 	le, ok := errors.AsType[*yaml.LoadError](err)
 	if !ok {
 		return Pos{}, err.Error(), ""
