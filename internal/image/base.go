@@ -25,7 +25,7 @@ const DefaultName = "debian-12"
 // minbase already.
 var basePackages = [...]string{
 	// shells and the like
-	"bash", "sudo", "procps", "psmisc", "less", "file", "kmod", "tzdata", "lsb-release",
+	"bash", "sudo", "libnss-myhostname", "procps", "psmisc", "less", "file", "kmod", "tzdata", "lsb-release",
 	// sources
 	"git", "patch", "openssh-client", "gnupg",
 	// network

