@@ -244,19 +244,19 @@ func (v *Value) literal() expr.Value {
 // Workflow is one workflow file as read. When Parse reported errors, it holds
 // what could be understood.
 type Workflow struct {
-	File        string
-	Name        string // as given; empty when the file gives none
-	Description string
-	RunName     *Value
-	On          []Trigger // source order; one entry per event
-	Env         *Value
-	Defaults    *Defaults
-	Permissions *Permissions
-	Concurrency *Concurrency
-	Jobs        []*Job // source order
+	File        string       `json:",omitzero"`
+	Name        string       `json:",omitzero"` // as given; empty when the file gives none
+	Description string       `json:",omitzero"`
+	RunName     *Value       `json:",omitzero"`
+	On          []Trigger    `json:",omitzero"` // source order; one entry per event
+	Env         *Value       `json:",omitzero"`
+	Defaults    *Defaults    `json:",omitzero"`
+	Permissions *Permissions `json:",omitzero"`
+	Concurrency *Concurrency `json:",omitzero"`
+	Jobs        []*Job       `json:",omitzero"` // source order
 	// Called holds, after Link, the called workflow of each job that calls one,
 	// by the text of its `uses`.
-	Called map[string]*Workflow
+	Called map[string]*Workflow `json:",omitzero"`
 
 	onPos Pos // of the value of `on`
 	bytes int // size of what was read, as GitHub counts it
@@ -284,176 +284,176 @@ func (w *Workflow) Trigger(event string) *Trigger {
 
 // Trigger is one event of `on:` with its filters.
 type Trigger struct {
-	Event string
-	Pos   Pos
+	Event string `json:",omitzero"`
+	Pos   Pos    `json:",omitzero"`
 	// Types are the activity types given; nil means the event's default types.
-	Types          []string
-	Branches       []string
-	BranchesIgnore []string
-	Tags           []string
-	TagsIgnore     []string
-	Paths          []string
-	PathsIgnore    []string
-	Cron           []Schedule // schedule
-	Inputs         []Input    // workflow_dispatch, workflow_call
-	Outputs        []Output   // workflow_call
-	Secrets        []Secret   // workflow_call
-	Workflows      []string   // workflow_run: names of workflows
-	Names          []string   // image_version
-	Versions       []string   // image_version
-	Value          *Value     // the event's configuration as read; nil when only the name is given
+	Types          []string   `json:",omitzero"`
+	Branches       []string   `json:",omitzero"`
+	BranchesIgnore []string   `json:",omitzero"`
+	Tags           []string   `json:",omitzero"`
+	TagsIgnore     []string   `json:",omitzero"`
+	Paths          []string   `json:",omitzero"`
+	PathsIgnore    []string   `json:",omitzero"`
+	Cron           []Schedule `json:",omitzero"` // schedule
+	Inputs         []Input    `json:",omitzero"` // workflow_dispatch, workflow_call
+	Outputs        []Output   `json:",omitzero"` // workflow_call
+	Secrets        []Secret   `json:",omitzero"` // workflow_call
+	Workflows      []string   `json:",omitzero"` // workflow_run: names of workflows
+	Names          []string   `json:",omitzero"` // image_version
+	Versions       []string   `json:",omitzero"` // image_version
+	Value          *Value     `json:",omitzero"` // the event's configuration as read; nil when only the name is given
 }
 
 // Schedule is one entry of `on: schedule`.
 type Schedule struct {
-	Cron     string // five fields
-	Timezone string // IANA name; empty means UTC
-	Pos      Pos
+	Cron     string `json:",omitzero"` // five fields
+	Timezone string `json:",omitzero"` // IANA name; empty means UTC
+	Pos      Pos    `json:",omitzero"`
 }
 
 // Input is a declared input of workflow_dispatch or workflow_call.
 type Input struct {
-	Name        string
-	Description string
-	Type        string // string, boolean, number; for dispatch also choice, environment
-	Required    bool
-	Default     *Value // nil when none is given; an Expression only for workflow_call
-	Options     []string
-	Deprecation string
-	Pos         Pos
+	Name        string   `json:",omitzero"`
+	Description string   `json:",omitzero"`
+	Type        string   `json:",omitzero"` // string, boolean, number; for dispatch also choice, environment
+	Required    bool     `json:",omitzero"`
+	Default     *Value   `json:",omitzero"` // nil when none is given; an Expression only for workflow_call
+	Options     []string `json:",omitzero"`
+	Deprecation string   `json:",omitzero"`
+	Pos         Pos      `json:",omitzero"`
 }
 
 // Output is a declared output of workflow_call.
 type Output struct {
-	Name        string
-	Description string
-	Value       *Value
-	Pos         Pos
+	Name        string `json:",omitzero"`
+	Description string `json:",omitzero"`
+	Value       *Value `json:",omitzero"`
+	Pos         Pos    `json:",omitzero"`
 }
 
 // Secret is a declared secret of workflow_call.
 type Secret struct {
-	Name        string
-	Description string
-	Required    bool
-	Pos         Pos
+	Name        string `json:",omitzero"`
+	Description string `json:",omitzero"`
+	Required    bool   `json:",omitzero"`
+	Pos         Pos    `json:",omitzero"`
 }
 
 // Defaults holds defaults.run of a workflow or a job.
 type Defaults struct {
-	Pos              Pos
-	Shell            *Value
-	WorkingDirectory *Value
-	Value            *Value // the whole mapping as read
+	Pos              Pos    `json:",omitzero"`
+	Shell            *Value `json:",omitzero"`
+	WorkingDirectory *Value `json:",omitzero"`
+	Value            *Value `json:",omitzero"` // the whole mapping as read
 }
 
 // Concurrency is a concurrency group of a workflow or a job.
 type Concurrency struct {
-	Pos              Pos
-	Group            *Value // nil only when the whole is an expression
-	CancelInProgress *Value // boolean or expression; nil means false
-	Queue            string // "single" (also when not given) or "max"
+	Pos              Pos    `json:",omitzero"`
+	Group            *Value `json:",omitzero"` // nil only when the whole is an expression
+	CancelInProgress *Value `json:",omitzero"` // boolean or expression; nil means false
+	Queue            string `json:",omitzero"` // "single" (also when not given) or "max"
 	// Value is the whole as read: a string, an expression (Group is the same) or
 	// a mapping.
-	Value *Value
+	Value *Value `json:",omitzero"`
 }
 
 // Permissions is a permissions block: what the job's token may do.
 type Permissions struct {
-	Pos Pos
+	Pos Pos `json:",omitzero"`
 	// All is "read-all", "write-all" or "" when Scopes holds each scope.
-	All    string
-	Scopes map[string]string // scope → read, write or none; what is not there is none
+	All    string            `json:",omitzero"`
+	Scopes map[string]string `json:",omitzero"` // scope → read, write or none; what is not there is none
 	// ScopePos says where each scope of Scopes is given.
-	ScopePos map[string]Pos
+	ScopePos map[string]Pos `json:",omitzero"`
 }
 
 // Needed is one entry of a job's `needs`.
 type Needed struct {
-	ID  string
-	Pos Pos
+	ID  string `json:",omitzero"`
+	Pos Pos    `json:",omitzero"`
 }
 
 // Strategy is a job's strategy. A strategy that is one expression has only Value.
 type Strategy struct {
-	Pos         Pos
-	Matrix      *Value // mapping or expression
-	FailFast    *Value // boolean or expression; nil means true
-	MaxParallel *Value // number or expression; nil means no limit
-	Value       *Value // the whole as read
+	Pos         Pos    `json:",omitzero"`
+	Matrix      *Value `json:",omitzero"` // mapping or expression
+	FailFast    *Value `json:",omitzero"` // boolean or expression; nil means true
+	MaxParallel *Value `json:",omitzero"` // number or expression; nil means no limit
+	Value       *Value `json:",omitzero"` // the whole as read
 }
 
 // Job is one job as written.
 type Job struct {
-	ID    string
-	Pos   Pos // of the id
-	Name  *Value
-	Needs []Needed
+	ID    string   `json:",omitzero"`
+	Pos   Pos      `json:",omitzero"` // of the id
+	Name  *Value   `json:",omitzero"`
+	Needs []Needed `json:",omitzero"`
 	// If is the condition with GitHub's implicit success() applied; never nil
 	// for a job read without errors. IfSource is what the author wrote, without
 	// ${{ }}, and empty when they wrote none.
-	If       *expr.Expr
-	IfSource string
-	IfPos    Pos
+	If       *expr.Expr `json:",omitzero"`
+	IfSource string     `json:",omitzero"`
+	IfPos    Pos        `json:",omitzero"`
 
-	RunsOn          *Value // text, sequence, mapping{group,labels} or expression
-	Strategy        *Strategy
-	Env             *Value
-	Outputs         *Value
-	Defaults        *Defaults
-	Permissions     *Permissions
-	Concurrency     *Concurrency
-	Environment     *Value // text, mapping{name,url,deployment} or expression
-	Container       *Value
-	Services        *Value
-	ContinueOnError *Value
-	TimeoutMinutes  *Value
+	RunsOn          *Value       `json:",omitzero"` // text, sequence, mapping{group,labels} or expression
+	Strategy        *Strategy    `json:",omitzero"`
+	Env             *Value       `json:",omitzero"`
+	Outputs         *Value       `json:",omitzero"`
+	Defaults        *Defaults    `json:",omitzero"`
+	Permissions     *Permissions `json:",omitzero"`
+	Concurrency     *Concurrency `json:",omitzero"`
+	Environment     *Value       `json:",omitzero"` // text, mapping{name,url,deployment} or expression
+	Container       *Value       `json:",omitzero"`
+	Services        *Value       `json:",omitzero"`
+	ContinueOnError *Value       `json:",omitzero"`
+	TimeoutMinutes  *Value       `json:",omitzero"`
 	// CancelTimeoutMinutes is how long a cancelled job may clean up.
-	CancelTimeoutMinutes *Value
-	Snapshot             *Value
-	Steps                []*Step
+	CancelTimeoutMinutes *Value  `json:",omitzero"`
+	Snapshot             *Value  `json:",omitzero"`
+	Steps                []*Step `json:",omitzero"`
 
 	// Uses calls a reusable workflow; then RunsOn and Steps are empty.
-	Uses           string
-	UsesPos        Pos
-	With           *Value
-	Secrets        *Value
-	InheritSecrets bool
+	Uses           string `json:",omitzero"`
+	UsesPos        Pos    `json:",omitzero"`
+	With           *Value `json:",omitzero"`
+	Secrets        *Value `json:",omitzero"`
+	InheritSecrets bool   `json:",omitzero"`
 }
 
 // Step is one step as written.
 type Step struct {
 	// ID is the id given, or one made as GitHub makes it: __run,
 	// __actions_checkout_2.
-	ID      string
-	IDGiven bool
-	IDPos   Pos
-	Pos     Pos
-	Name    *Value
+	ID      string `json:",omitzero"`
+	IDGiven bool   `json:",omitzero"`
+	IDPos   Pos    `json:",omitzero"`
+	Pos     Pos    `json:",omitzero"`
+	Name    *Value `json:",omitzero"`
 	// If, IfSource and IfPos are as in [Job].
-	If       *expr.Expr
-	IfSource string
-	IfPos    Pos
+	If       *expr.Expr `json:",omitzero"`
+	IfSource string     `json:",omitzero"`
+	IfPos    Pos        `json:",omitzero"`
 
-	Run              *Value
-	Shell            *Value
-	WorkingDirectory *Value
-	Uses             string
-	UsesPos          Pos
-	With             *Value
-	Env              *Value
-	ContinueOnError  *Value
-	TimeoutMinutes   *Value
+	Run              *Value `json:",omitzero"`
+	Shell            *Value `json:",omitzero"`
+	WorkingDirectory *Value `json:",omitzero"`
+	Uses             string `json:",omitzero"`
+	UsesPos          Pos    `json:",omitzero"`
+	With             *Value `json:",omitzero"`
+	Env              *Value `json:",omitzero"`
+	ContinueOnError  *Value `json:",omitzero"`
+	TimeoutMinutes   *Value `json:",omitzero"`
 
 	// Background lets the step run while those after it start.
-	Background bool
+	Background bool `json:",omitzero"`
 	// Wait names background steps to wait for; WaitAll waits for all of them;
 	// Cancel names one to cancel; Parallel runs steps side by side and waits for
 	// all. A step has one of Run, Uses, Wait, WaitAll, Cancel and Parallel.
-	Wait     []Needed
-	WaitAll  bool
-	Cancel   *Needed
-	Parallel []*Step
+	Wait     []Needed `json:",omitzero"`
+	WaitAll  bool     `json:",omitzero"`
+	Cancel   *Needed  `json:",omitzero"`
+	Parallel []*Step  `json:",omitzero"`
 }
 
 // Options changes how files are read. The zero value is what GitHub does.
