@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -50,6 +51,8 @@ type Learning struct {
 	// Cursor is how far the follower, in any process, had come when the
 	// transaction began.
 	Cursor int64
+	// Version counts the saves of the follower, in any process, so far.
+	Version int64
 }
 
 // Learn runs fn in a transaction of the follower of that name. Other processes'
@@ -59,6 +62,9 @@ func (s *Store) Learn(ctx context.Context, follower string, fn func(*Learning) e
 		l := &Learning{s: s, ctx: ctx, tx: tx, follower: "follow:" + follower}
 		var err error
 		if l.Cursor, err = take(ctx, tx, l.follower, 0); err != nil {
+			return err
+		}
+		if l.Version, err = take(ctx, tx, "version:"+follower, 0); err != nil {
 			return err
 		}
 		return fn(l)
@@ -128,8 +134,8 @@ func (l *Learning) Fixed(signature, commit, fix string) error {
 	return err
 }
 
-// Changed reads what any process has changed since a cursor; everything with
-// since < 0.
+// Changed reads what any process has saved since a version; everything with
+// since 0.
 func (l *Learning) Changed(since int64) (Knowledge, error) { return knowledge(l.ctx, l.tx, since) }
 
 func knowledge(ctx context.Context, q querier, since int64) (Knowledge, error) {
@@ -156,31 +162,36 @@ func knowledge(ctx context.Context, q querier, since int64) (Knowledge, error) {
 	return k, err
 }
 
-// Save stores rows as of cursor, replacing those of the same key, and moves the
-// follower there.
+// Save stores rows, replacing those of the same key, moves the follower to
+// cursor, and adds one to Version.
 func (l *Learning) Save(k Knowledge, cursor int64) error {
+	version, err := take(l.ctx, l.tx, "version:"+strings.TrimPrefix(l.follower, "follow:"), 1)
+	if err != nil {
+		return err
+	}
+	l.Version, l.Cursor = version, cursor
 	for _, n := range k.Nodes {
 		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO nodes (id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7)
 			ON CONFLICT (id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
-			clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, cursor); err != nil {
+			clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, version); err != nil {
 			return fmt.Errorf("node %s: %w", n.ID, err)
 		}
 	}
 	for _, e := range k.Edges {
 		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO edges (src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7)
 			ON CONFLICT (src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
-			clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, cursor); err != nil {
+			clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, version); err != nil {
 			return fmt.Errorf("edge %s %s: %w", e.Src, e.Kind, err)
 		}
 	}
 	for _, m := range k.Models {
 		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO model (key, body, last, version) VALUES ($1,$2,$3,$4)
 			ON CONFLICT (key) DO UPDATE SET body = excluded.body, last = excluded.last, version = excluded.version`,
-			clean(m.Key), m.Body, m.Last, cursor); err != nil {
+			clean(m.Key), m.Body, m.Last, version); err != nil {
 			return fmt.Errorf("model %s: %w", m.Key, err)
 		}
 	}
-	_, err := l.tx.ExecContext(l.ctx, `UPDATE counters SET n = $2 WHERE name = $1`, l.follower, cursor)
+	_, err = l.tx.ExecContext(l.ctx, `UPDATE counters SET n = $2 WHERE name = $1`, l.follower, cursor)
 	return err
 }
 

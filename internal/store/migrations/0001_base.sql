@@ -198,8 +198,8 @@ CREATE TABLE lessons (
 	UNIQUE (identity, signature_id)
 );
 
--- Knowledge graph. version is the cursor of the record that changed the row
--- last, by which another process catches up.
+-- Knowledge graph. version is that of the save that changed the row last, by
+-- which another process catches up.
 CREATE TABLE nodes (
 	id      TEXT PRIMARY KEY,
 	kind    TEXT NOT NULL,
