@@ -169,7 +169,7 @@ func (s *Store) Runs(ctx context.Context, f RunFilter) ([]ci.Run, error) {
 		f.Limit = 50
 	}
 	args = append(args, f.Limit)
-	query += fmt.Sprintf(` ORDER BY created DESC, id DESC LIMIT $%d`, len(args))
+	query += fmt.Sprintf(` ORDER BY created DESC, number DESC, id DESC LIMIT $%d`, len(args))
 	out, err := collect(ctx, s.read, func(r *sql.Rows) (ci.Run, error) { return scanRun(r) }, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("store: runs: %w", err)
@@ -185,7 +185,7 @@ func (s *Store) Run(ctx context.Context, id string) (ci.Run, error) {
 	scan := func(r *sql.Rows) (ci.Run, error) { return scanRun(r) }
 	switch {
 	case id == "latest":
-		runs, err = collect(ctx, s.read, scan, `SELECT `+runColumns+` FROM runs ORDER BY created DESC, id DESC LIMIT 1`)
+		runs, err = collect(ctx, s.read, scan, `SELECT `+runColumns+` FROM runs ORDER BY created DESC, number DESC, id DESC LIMIT 1`)
 	case ci.ValidID(id):
 		runs, err = collect(ctx, s.read, scan, `SELECT `+runColumns+` FROM runs WHERE id = $1`, id)
 	case len(id) >= 6 && strings.Trim(id, "0123456789abcdefghjkmnpqrstvwxyz") == "":
