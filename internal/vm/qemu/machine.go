@@ -1,0 +1,412 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/hearth-ci/hearth/internal/vm"
+)
+
+// Names in a machine's directory.
+const (
+	agentName   = "agent.sock"
+	consoleName = "console.log"
+	memoryName  = "memory"
+)
+
+// machine is one QEMU process. It implements [vm.Machine], [vm.Snapshotter],
+// [vm.Pauser] and [vm.Process].
+type machine struct {
+	driver *Driver
+	spec   vm.Spec
+	layout layout
+
+	cmd     *exec.Cmd
+	stderr  console
+	console console
+	qmp     *qmp
+	conEnd  net.Conn
+
+	// operation is held by whoever stops, continues or snapshots the machine.
+	operation chan struct{}
+	stopped   bool // by Pause; guarded by operation
+	migration chan string
+
+	done    chan struct{} // closed when QEMU has been reaped
+	exitErr error         // valid then
+
+	mu      sync.Mutex
+	closing bool       // the end is wanted
+	over    string     // what the guest said about its end: SHUTDOWN's reason
+	conn    *agentConn // the one stream that is open
+	closed  bool       // Dir is removed
+	final   error      // what Close returned then
+}
+
+var (
+	_ vm.Machine     = (*machine)(nil)
+	_ vm.Snapshotter = (*machine)(nil)
+	_ vm.Pauser      = (*machine)(nil)
+	_ vm.Process     = (*machine)(nil)
+)
+
+// launch starts a QEMU and waits until its monitor answers. When it fails,
+// nothing is left running.
+func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *os.File, extra []string) (_ *machine, err error) {
+	m := &machine{driver: d, spec: spec, operation: make(chan struct{}, 1), done: make(chan struct{}), migration: make(chan string, 16)}
+	fail := func(op string, err error) (*machine, error) {
+		return nil, &vm.Error{Machine: spec.ID, Op: op, Err: err, Tail: m.tail()}
+	}
+	var files []*os.File // QEMU's
+	release := func() {
+		for _, f := range files {
+			f.Close()
+		}
+		files = nil
+	}
+	defer release()
+	qmpConn, qmpFile, err := socketPair("qmp")
+	if err != nil {
+		return fail("start", err)
+	}
+	files = append(files, qmpFile)
+	conConn, conFile, err := socketPair("console")
+	if err != nil {
+		qmpConn.Close()
+		return fail("start", err)
+	}
+	files = append(files, conFile)
+	drop := func() { qmpConn.Close(); conConn.Close() }
+	agent, err := listenUnix(filepath.Join(spec.Dir, agentName))
+	if err != nil {
+		drop()
+		return fail("start", err)
+	}
+	files = append(files, agent)
+	if spec.Net != "" {
+		f, err := dialNet(ctx, spec.Net)
+		if err != nil {
+			drop()
+			return fail("start", err)
+		}
+		l.NetFD, l.HasNet = fdMonitor+len(files), true
+		files = append(files, f)
+	}
+	inFD := fdMonitor + len(files)
+	if incoming != nil {
+		files = append(files, incoming) // closed by us as well
+		extra = append(extra, "-incoming", "defer")
+	}
+	if m.console.file, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
+		drop()
+		return fail("start", err)
+	}
+	m.console.also = spec.Console
+	m.layout, m.conEnd = l, conConn
+	m.qmp = newQMP(qmpConn, m.event)
+
+	binary, _, err := d.find(ctx)
+	if err == nil {
+		err = vm.WriteRecord(spec.Dir, d.Name(), spec, 0)
+	}
+	if err != nil {
+		drop()
+		m.console.file.Close()
+		return fail("start", err)
+	}
+	m.cmd = exec.Command(binary, append(l.args(), extra...)...)
+	m.cmd.ExtraFiles = files
+	m.cmd.Stderr = &m.stderr
+	m.cmd.Stdout = &m.stderr
+	m.cmd.Dir = "/"
+	m.cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"} // ours may hold secrets
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Pdeathsig: syscall.SIGKILL,
+		Setpgid:   true, // Ctrl-C is for hearth, which then ends its machines in order
+	}
+	started := make(chan error, 1)
+	go m.run(started)
+	err = <-started
+	release() // as long as we had them, too, no end of a socket would tell the end of QEMU
+	if err != nil {
+		drop()
+		m.console.file.Close()
+		if errors.Is(err, os.ErrNotExist) {
+			err = fmt.Errorf("%w: run `sudo apt-get install qemu-system-x86`", err)
+		}
+		return fail("start", err)
+	}
+	defer func() {
+		if err != nil {
+			m.end()
+			<-m.done
+			// The tail is complete only now.
+			var e *vm.Error
+			if errors.As(err, &e) {
+				e.Tail = m.tail()
+				if ctx.Err() == nil && m.exitErr != nil && !errors.Is(e.Err, vm.ErrSnapshot) {
+					if x := (*vm.Error)(nil); errors.As(m.exitErr, &x) {
+						e.Err = x.Err
+					}
+				}
+			}
+		}
+	}()
+	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Process.Pid); err != nil {
+		return fail("start", err)
+	}
+	if incoming != nil {
+		if err := m.load(ctx, inFD); err != nil {
+			return fail("restore", err)
+		}
+		return m, nil
+	}
+	if _, err := m.qmp.call(ctx, command{Execute: "qmp_capabilities"}); err != nil {
+		return fail("start", err)
+	}
+	return m, nil
+}
+
+// run starts QEMU and waits for it. The kernel sends QEMU its death signal when
+// the *thread* that started it ends, so this goroutine keeps its thread to
+// itself until QEMU is gone.
+func (m *machine) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := m.cmd.Start(); err != nil {
+		started <- err
+		return
+	}
+	var readers sync.WaitGroup
+	readers.Go(m.qmp.serve)
+	readers.Go(func() {
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := m.conEnd.Read(buf)
+			m.console.Write(buf[:n])
+			if err != nil {
+				return
+			}
+		}
+	})
+	started <- nil
+	err := m.cmd.Wait()
+	readers.Wait() // both ended with QEMU's ends of their sockets
+	m.conEnd.Close()
+	m.console.file.Close()
+
+	m.mu.Lock()
+	conn := m.conn
+	switch {
+	case m.closing:
+	case err == nil && m.over == "guest-shutdown":
+	case err == nil && m.over == "guest-reset":
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: errors.New("the guest restarted, which is how a kernel panic ends"), Tail: m.tail()}
+	case err == nil:
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended without being asked (%s)", orUnknown(m.over)), Tail: m.tail()}
+	default:
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended: %w", err), Tail: m.tail()}
+	}
+	m.mu.Unlock()
+	close(m.done)
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "no reason given"
+	}
+	return s
+}
+
+// socketPair returns our end of a socket pair as a connection and QEMU's as a
+// file.
+func socketPair(name string) (net.Conn, *os.File, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair: %w", err)
+	}
+	ours := os.NewFile(uintptr(fds[0]), name)
+	defer ours.Close()
+	theirs := os.NewFile(uintptr(fds[1]), name)
+	c, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return c, theirs, nil
+}
+
+// event hears from QEMU.
+func (m *machine) event(e event) {
+	switch e.Name {
+	case "SHUTDOWN":
+		var d struct {
+			Reason string `json:"reason"`
+		}
+		json.Unmarshal(e.Data, &d)
+		m.mu.Lock()
+		m.over = d.Reason
+		m.mu.Unlock()
+	case "MIGRATION":
+		var d struct {
+			Status string `json:"status"`
+		}
+		json.Unmarshal(e.Data, &d)
+		select {
+		case m.migration <- d.Status:
+		default: // a migration has fewer states than there is room
+		}
+	}
+}
+
+func (m *machine) tail() string {
+	s := m.stderr.lines()
+	if c := m.console.lines(); c != "" {
+		if s != "" {
+			s += "\n"
+		}
+		s += c
+	}
+	return s
+}
+
+// end kills QEMU. m.done tells when it is gone.
+func (m *machine) end() {
+	m.mu.Lock()
+	m.closing = true
+	m.mu.Unlock()
+	m.cmd.Process.Kill()
+}
+
+func (m *machine) ID() string { return m.spec.ID }
+
+// Pid implements [vm.Process].
+func (m *machine) Pid() int {
+	select {
+	case <-m.done:
+		return 0
+	default:
+		return m.cmd.Process.Pid
+	}
+}
+
+func (m *machine) Wait() error {
+	<-m.done
+	return m.exitErr
+}
+
+// gone says why nothing can be asked of the machine any more, or nil.
+func (m *machine) gone() error {
+	m.mu.Lock()
+	closing := m.closing
+	m.mu.Unlock()
+	if closing {
+		return vm.ErrClosed
+	}
+	select {
+	case <-m.done:
+		if m.exitErr != nil {
+			return m.exitErr
+		}
+		return vm.ErrClosed
+	default:
+		return nil
+	}
+}
+
+// agentConn is the stream to the agent.
+type agentConn struct{ *net.UnixConn }
+
+func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
+	if err := m.gone(); err != nil {
+		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err}
+	}
+	m.mu.Lock()
+	old := m.conn
+	m.conn = nil
+	m.mu.Unlock()
+	if old != nil {
+		old.Close() // QEMU takes the next only after this one
+	}
+	c, err := dialUnix(ctx, filepath.Join(m.spec.Dir, agentName))
+	if err != nil {
+		if g := m.gone(); g != nil {
+			err = g
+		}
+		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err, Tail: m.tail()}
+	}
+	conn := &agentConn{c}
+	m.mu.Lock()
+	m.conn = conn
+	m.mu.Unlock()
+	if err := m.gone(); err != nil { // it ended while we connected, and may not have seen conn
+		conn.Close()
+		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err}
+	}
+	return conn, nil
+}
+
+func (m *machine) Close(ctx context.Context) error {
+	m.end()
+	select {
+	case <-m.done:
+	case <-ctx.Done():
+		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Process.Pid, context.Cause(ctx))}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.closed = true
+		if err := os.RemoveAll(m.spec.Dir); err != nil {
+			m.final = &vm.Error{Machine: m.spec.ID, Op: "close", Err: err}
+		}
+	}
+	return m.final
+}
+
+// begin takes the right to change the machine's course.
+func (m *machine) begin(ctx context.Context, op string) error {
+	if err := m.gone(); err != nil {
+		return &vm.Error{Machine: m.spec.ID, Op: op, Err: err}
+	}
+	select {
+	case m.operation <- struct{}{}:
+		return nil
+	case <-m.done:
+		return &vm.Error{Machine: m.spec.ID, Op: op, Err: m.gone()}
+	case <-ctx.Done():
+		return &vm.Error{Machine: m.spec.ID, Op: op, Err: context.Cause(ctx)}
+	}
+}
+
+func (m *machine) finish() { <-m.operation }
+
+// Pause implements [vm.Pauser].
+func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause", "stop", true) }
+
+// Resume implements [vm.Pauser].
+func (m *machine) Resume(ctx context.Context) error { return m.course(ctx, "resume", "cont", false) }
+
+func (m *machine) course(ctx context.Context, op, cmd string, stopped bool) error {
+	if err := m.begin(ctx, op); err != nil {
+		return err
+	}
+	defer m.finish()
+	if _, err := m.qmp.call(ctx, command{Execute: cmd}); err != nil {
+		return &vm.Error{Machine: m.spec.ID, Op: op, Err: err, Tail: m.tail()}
+	}
+	m.stopped = stopped
+	return nil
+}
