@@ -93,12 +93,12 @@ func wanted(d *def) string {
 	return "Expected " + strings.Join(kinds, ", or ") + "."
 }
 
-var quoted = regexp.MustCompile(`^(Unrecognized (?:named-value|function)): '([^']*)'`)
+var unknownName = regexp.MustCompile(`^(Unrecognized (?:named-value|function)): '([^']*)'`)
 
 // exprHint says what may be used where an unknown name stands.
 func exprHint(err error, a *allow) string {
 	msg := err.Error()
-	m := quoted.FindStringSubmatch(msg)
+	m := unknownName.FindStringSubmatch(msg)
 	if m == nil {
 		switch {
 		case strings.Contains(msg, `'"`):

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -10,6 +11,9 @@ const (
 	maxCallDepth = 10
 	maxCallFiles = 50
 )
+
+// ErrSkip is what a [Load] returns for a call that is not to be followed.
+var ErrSkip = errors.New("workflow: the call is not followed")
 
 // Load fetches the file that a job's `uses` names. from is the workflow that
 // calls: a `./` reference means a file of its repository at its commit. name is
@@ -125,6 +129,9 @@ func (l *linker) follow(c *call, explicit *Permissions, depth int) bool {
 		return false
 	}
 	name, src, err := l.load(c.job.Uses, c.caller)
+	if errors.Is(err, ErrSkip) {
+		return false
+	}
 	if err != nil {
 		c.here(c.job.UsesPos, "uses", "", "Unable to find reusable workflow '%s': %v", c.job.Uses, err)
 		return false

@@ -357,14 +357,14 @@ func (r *reader) mapping(v *Value, n *yaml.Node, candidates []*def, a *allow) er
 			vd = loose.looseVal
 		}
 		if vd == nil {
-			sev := Error
+			sev, hint := Error, keyHint(k.Str, candidates)
 			if candidates[0].lenient && !r.opt.StrictEvents {
-				sev = Advice
+				sev, hint = Advice, strings.TrimSpace("GitHub overlooks this key here. "+hint)
 			} else {
 				v.bad = true
 			}
 			r.report(Diagnostic{Pos: k.Pos, Severity: sev, Rule: "unexpected-key",
-				Message: fmt.Sprintf("Unexpected value '%s'", k.Str), Hint: keyHint(k.Str, candidates)})
+				Message: fmt.Sprintf("Unexpected value '%s'", k.Str), Hint: hint})
 			if err := r.skip(vn); err != nil {
 				return err
 			}
@@ -464,10 +464,28 @@ func (r *reader) check(v *Value, d *def, a *allow) *Value {
 		}
 		v = t
 	}
+	diag := Diagnostic{Pos: v.Pos, Rule: "unexpected-value", Message: fmt.Sprintf("Unexpected value '%s'", v.Str), Hint: valueHint(v.Str, d)}
+	if r.overlooks(d, v) {
+		diag.Severity = Advice
+		r.report(diag)
+		return v
+	}
 	bad := *v
 	bad.bad = true
-	r.errorAt(v.Pos, "unexpected-value", fmt.Sprintf("Unexpected value '%s'", v.Str), valueHint(v.Str, d))
+	r.report(diag)
 	return &bad
+}
+
+// overlooks reports whether GitHub lets a text pass that is none of the words d
+// lists. An empty one, and what is not text, it refuses.
+func (r *reader) overlooks(d *def, v *Value) bool {
+	if r.opt.StrictEvents || v.Str == "" {
+		return false
+	}
+	if d.kind == defOneOf && !d.lenient {
+		return slices.ContainsFunc(d.oneOf, func(o *def) bool { return r.overlooks(o, v) })
+	}
+	return d.lenient && d.kind == defOneOf
 }
 
 // expressions turns a string with ${{ }} into an Expression or Insert. A string

@@ -32,7 +32,7 @@ type def struct {
 	props    []prop // defMapping
 	looseKey *def   // defMapping: nil when only props are allowed
 	looseVal *def
-	lenient  bool // defMapping: an unknown key is worth advice, not an error
+	lenient  bool // what is unknown is worth advice, not an error (see [lenient])
 	oneOf    []*def
 }
 
