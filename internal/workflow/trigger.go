@@ -145,10 +145,7 @@ func wordList(words []string, last string) string {
 
 // activity checks the activity type against types or the event's defaults.
 func (d *decider) activity() (string, Pos) {
-	action := d.h.Action
-	if action == "" {
-		action = d.h.Payload.Get("action").AsString()
-	}
+	action := d.action()
 	if action == "" {
 		return "", Pos{} // not known: as if it were one of those wanted
 	}
@@ -166,6 +163,13 @@ func (d *decider) activity() (string, Pos) {
 		return fmt.Sprintf("without types, %s means %s, not %s", d.h.Event, wordList(defaults, "and"), action), Pos{}
 	}
 	return fmt.Sprintf("%s of type %s starts no workflows on GitHub, only %s", d.h.Event, action, wordList(d.e.Types, "and")), Pos{}
+}
+
+func (d *decider) action() string {
+	if d.h.Action != "" {
+		return d.h.Action
+	}
+	return d.h.Payload.Get("action").AsString()
 }
 
 // at is the place of a key of the trigger.
@@ -201,7 +205,7 @@ func (d *decider) special() (string, Pos) {
 			return "a deployment status that becomes inactive starts no workflows", Pos{}
 		}
 	case "release":
-		switch action := d.h.Action; action {
+		switch action := d.action(); action {
 		case "created", "edited", "deleted":
 			if p.At("release", "draft").AsBool() {
 				return fmt.Sprintf("the release is a draft, and drafts that are %s start no workflows", action), Pos{}
@@ -448,8 +452,8 @@ func fileList(files []string) string {
 func (d *decider) why() string {
 	t, h := d.t, d.h
 	why := "the workflow runs on " + h.Event
-	if h.Action != "" {
-		why += " of type " + h.Action
+	if a := d.action(); a != "" {
+		why += " of type " + a
 	}
 	if len(t.Branches) > 0 || len(t.BranchesIgnore) > 0 || len(t.Tags) > 0 || len(t.TagsIgnore) > 0 {
 		if kind, name := d.filteredRef(); kind != "" {
