@@ -2,6 +2,8 @@ package workflow
 
 import (
 	"fmt"
+	"math/bits"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -24,6 +26,7 @@ type Pattern struct {
 	exact  string    // if prog is nil: the only name that matches
 	prog   []globOp  // a little machine that runs in all its states at once
 	sets   []globSet // the bracket expressions of prog
+	reach  []uint64  // the operations reached from each, as bits; only for short programs
 }
 
 // MaxPattern is the length in bytes up to which a pattern is taken.
@@ -157,6 +160,16 @@ func ParsePattern(s string) (*Pattern, error) {
 		}
 	}
 	p.emit(globOp{code: globMatch})
+	if n := len(p.prog); n <= 64 {
+		m := globRun{prog: p.prog, seen: make([]int32, n)}
+		p.reach = make([]uint64, n)
+		for at := range p.reach {
+			m.step++
+			for _, to := range m.add(nil, int32(at)) {
+				p.reach[at] |= 1 << to
+			}
+		}
+	}
 	return p, nil
 }
 
@@ -243,60 +256,65 @@ func (p *Pattern) Match(name string) bool {
 	if p.prog == nil {
 		return p.exact == name
 	}
-	return p.run(name)
-}
-
-func (p *Pattern) run(name string) bool {
-	var buf [4][32]int32
-	m := globRun{prog: p.prog}
-	n := len(p.prog)
-	if n <= 32 {
-		m.now, m.next = buf[0][:0], buf[1][:0]
-		m.seen, m.stack = buf[2][:n], buf[3][:0]
-	} else {
-		m.now, m.next = make([]int32, 0, n), make([]int32, 0, n)
-		m.seen = make([]int32, n)
+	if p.reach == nil {
+		return p.run(name)
 	}
-	m.step = 1
-	m.now = m.add(m.now, 0)
+	now := p.reach[0]
 	for _, r := range name {
-		if len(m.now) == 0 {
+		var next uint64
+		for rest := now; rest != 0; rest &= rest - 1 {
+			at := bits.TrailingZeros64(rest)
+			if p.takes(at, r) {
+				next |= p.reach[at+1]
+			}
+		}
+		if next == 0 {
 			return false
 		}
-		m.step++
-		m.next = m.next[:0]
-		for _, at := range m.now {
-			op := p.prog[at]
-			ok := false
-			switch op.code {
-			case globRune:
-				ok = r == op.r
-			case globSome:
-				ok = p.sets[op.x].has(r)
-			case globNotSlash:
-				ok = r != '/'
-			case globAny:
-				ok = true
-			}
-			if ok {
-				m.next = m.add(m.next, at+1)
-			}
-		}
-		m.now, m.next = m.next, m.now
+		now = next
 	}
-	for _, at := range m.now {
-		if p.prog[at].code == globMatch {
-			return true
-		}
+	return now>>(len(p.prog)-1)&1 != 0
+}
+
+// takes reports whether the operation at goes on with the character r.
+func (p *Pattern) takes(at int, r rune) bool {
+	switch op := p.prog[at]; op.code {
+	case globRune:
+		return r == op.r
+	case globSome:
+		return p.sets[op.x].has(r)
+	case globNotSlash:
+		return r != '/'
+	case globAny:
+		return true
 	}
 	return false
 }
 
-// globRun is one match under way: the operations it is at.
+// run matches with a program of any length.
+func (p *Pattern) run(name string) bool {
+	n := len(p.prog)
+	m := globRun{prog: p.prog, seen: make([]int32, n), step: 1}
+	now, next := m.add(make([]int32, 0, n), 0), make([]int32, 0, n)
+	for _, r := range name {
+		if len(now) == 0 {
+			return false
+		}
+		m.step++
+		next = next[:0]
+		for _, at := range now {
+			if p.takes(int(at), r) {
+				next = m.add(next, at+1)
+			}
+		}
+		now, next = next, now
+	}
+	return slices.Contains(now, int32(n-1))
+}
+
+// globRun follows the operations that take no character.
 type globRun struct {
 	prog  []globOp
-	now   []int32
-	next  []int32
 	stack []int32
 	seen  []int32 // the step in which an operation was added last
 	step  int32

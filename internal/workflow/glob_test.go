@@ -220,8 +220,12 @@ func FuzzGlob(f *testing.F) {
 		if err != nil {
 			t.Skip(err)
 		}
-		if got, want := p.Match(name), re.MatchString(name); got != want {
+		got, want := p.Match(name), re.MatchString(name)
+		if got != want {
 			t.Errorf("%q on %q: %v, the regular expression %s says %v", pattern, name, got, re, want)
+		}
+		if p.prog != nil && p.run(name) != got {
+			t.Errorf("%q on %q: the short way says %v, the long way does not", pattern, name, got)
 		}
 	})
 }
