@@ -153,6 +153,7 @@ func (c *converter) trigger(event, v *Value) Trigger {
 		for _, it := range v.Items {
 			c.schedule(&t, it)
 		}
+		c.checkTrigger(&t)
 		return t
 	}
 	given := map[string]Pos{}
@@ -200,6 +201,7 @@ func (c *converter) trigger(event, v *Value) Trigger {
 				"you may only define one of `%s` and `%s-ignore` for a single event", f, f)
 		}
 	}
+	c.checkTrigger(&t)
 	return t
 }
 
