@@ -262,13 +262,15 @@ func (c *Client) read(br *bufio.Reader) error {
 			s.out.close(errStreamEnded)
 			<-c.slots
 		case kindError:
-			err = decodeError(s.op, p)
-			s.in.finish(final{err: err})
+			said, malformed := decodeError(s.op, p)
+			if malformed != nil {
+				err = fmt.Errorf("%w: %w", ErrLost, malformed)
+				s.in.finish(final{err: err})
+			} else {
+				s.in.finish(final{err: said})
+			}
 			s.out.close(errStreamEnded)
 			<-c.slots
-			if _, ok := errors.AsType[*Error](err); ok {
-				err = nil
-			}
 		default:
 			return violation("a frame of kind %d from the agent", h.kind)
 		}

@@ -328,16 +328,17 @@ func encodeError(err error, start bool) []byte {
 	return e.b
 }
 
-func decodeError(o op, b []byte) error {
+// decodeError returns what the agent said, or err if that is malformed.
+func decodeError(o op, b []byte) (said *Error, err error) {
 	d := decoder{b: b}
-	e := &Error{Op: o.String(), Errno: syscall.Errno(d.uint()), Start: d.bool(), Text: d.string()}
+	said = &Error{Op: o.String(), Errno: syscall.Errno(d.uint()), Start: d.bool(), Text: d.string()}
 	if err := d.end(); err != nil {
-		return err
+		return nil, err
 	}
-	if e.Errno > 4095 || len(e.Text) > maxErrorText {
-		return violation("an error out of bounds")
+	if said.Errno > 4095 || len(said.Text) > maxErrorText {
+		return nil, violation("an error out of bounds")
 	}
-	return e
+	return said, nil
 }
 
 // printable returns a guest's text so that it can go to a terminal.
