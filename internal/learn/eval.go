@@ -1,0 +1,365 @@
+package learn
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"container/heap"
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Scores are what is measured of predictions of a yes or no.
+type Scores struct {
+	N       int     `json:"n"`
+	Failed  int     `json:"failed"`
+	AUC     float64 `json:"auc"`
+	LogLoss float64 `json:"log_loss"`
+	Brier   float64 `json:"brier"`
+	ECE     float64 `json:"ece"` // expected calibration error, 10 bins of equal width
+}
+
+// EvalResult is what [Eval] found: the model beside the three references of
+// old.
+type EvalResult struct {
+	Rows         int             `json:"rows"`
+	Model        Scores          `json:"model"`
+	BaseRate     Scores          `json:"base_rate"`
+	LastOutcome  Scores          `json:"last_outcome"`
+	Hierarchical Scores          `json:"hierarchical"` // half-life 20, s 3
+	Duration     *DurationScores `json:"duration,omitempty"`
+}
+
+// DurationScores measure the durations that were foretold before each row.
+type DurationScores struct {
+	N         int     `json:"n"`
+	MedianAPE float64 `json:"median_ape"` // of the expected duration: median of |error| / actual
+	Within2x  float64 `json:"within_2x"`
+	P90Cover  float64 `json:"p90_cover"` // share of rows at or below the foretold 90 % quantile
+}
+
+// EvalOptions change [Eval].
+type EvalOptions struct {
+	// Predictions, if not nil, gets a CSV: row,p_fail, row from 0, every row.
+	Predictions io.Writer
+}
+
+// Eval replays a file of finished executions, CSV or gzipped CSV with a header
+// (columns: started_at, ended_at, repo, workflow, job, step, branch, commit,
+// attempt, failed, duration_s; in any order, sorted by start). Each row is
+// predicted when it starts, from the rows that had ended before that, and
+// learned from when it ends. An error names the row.
+func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error) {
+	rows, err := readOutcomes(r)
+	if err != nil {
+		return EvalResult{}, err
+	}
+	res := EvalResult{Rows: len(rows)}
+	m := NewModel(0)
+	refs := newReferences()
+	durations := NewDurations(0)
+	n := len(rows)
+	type ref struct{ base, last, hier float64 }
+	ps := make([]float64, n)
+	rp := make([]ref, n)
+	ys := make([]bool, n)
+	est := make([]*Estimate, n)
+	var ds durationTally
+	var open endHeap
+	for i := range rows {
+		if i%1000 == 0 && ctx.Err() != nil {
+			return res, context.Cause(ctx)
+		}
+		row := &rows[i]
+		for open.Len() > 0 && rows[open.rows[0]].end < row.At {
+			j := heap.Pop(&open).(int)
+			done := &rows[j]
+			m.Learn(est[j], done.failed, done.end)
+			refs.learn(&done.Execution, done.failed)
+			if !done.failed || true {
+				if done.duration >= 0 {
+					durations.Add(&done.Execution, done.duration)
+				}
+			}
+			est[j] = nil
+		}
+		m.Settle()
+		e := m.Predict(row.Execution)
+		est[i], ps[i], ys[i] = e, e.P, row.failed
+		rp[i].base, rp[i].last, rp[i].hier = refs.predict(&row.Execution)
+		if row.duration >= 0 {
+			ds.add(durations.Predict(&row.Execution), row.duration)
+		}
+		open.all = rows
+		heap.Push(&open, i)
+	}
+	res.Model = score(ps, ys)
+	pick := func(f func(ref) float64) Scores {
+		v := make([]float64, n)
+		for i := range rp {
+			v[i] = f(rp[i])
+		}
+		return score(v, ys)
+	}
+	res.BaseRate = pick(func(r ref) float64 { return r.base })
+	res.LastOutcome = pick(func(r ref) float64 { return r.last })
+	res.Hierarchical = pick(func(r ref) float64 { return r.hier })
+	res.Duration = ds.scores()
+	if opt.Predictions != nil {
+		w := bufio.NewWriter(opt.Predictions)
+		fmt.Fprintln(w, "row,p_fail")
+		for i, p := range ps {
+			w.WriteString(strconv.Itoa(i))
+			w.WriteByte(',')
+			w.WriteString(strconv.FormatFloat(p, 'g', 8, 64))
+			w.WriteByte('\n')
+		}
+		if err := w.Flush(); err != nil {
+			return res, fmt.Errorf("write predictions: %w", err)
+		}
+	}
+	return res, nil
+}
+
+type outcomeRow struct {
+	Execution
+	end      float64
+	failed   bool
+	duration float64 // seconds; < 0: unknown
+}
+
+// endHeap orders the rows under way by their end.
+type endHeap struct {
+	rows []int
+	all  []outcomeRow
+}
+
+func (h *endHeap) Len() int { return len(h.rows) }
+func (h *endHeap) Less(i, j int) bool {
+	a, b := h.rows[i], h.rows[j]
+	if h.all[a].end != h.all[b].end {
+		return h.all[a].end < h.all[b].end
+	}
+	return a < b
+}
+func (h *endHeap) Swap(i, j int) { h.rows[i], h.rows[j] = h.rows[j], h.rows[i] }
+func (h *endHeap) Push(x any)    { h.rows = append(h.rows, x.(int)) }
+func (h *endHeap) Pop() any {
+	x := h.rows[len(h.rows)-1]
+	h.rows = h.rows[:len(h.rows)-1]
+	return x
+}
+
+func readOutcomes(r io.Reader) ([]outcomeRow, error) {
+	br := bufio.NewReaderSize(r, 1<<16)
+	if magic, err := br.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, fmt.Errorf("read outcomes: %w", err)
+		}
+		defer z.Close()
+		br = bufio.NewReaderSize(z, 1<<16)
+	}
+	cr := csv.NewReader(br)
+	cr.ReuseRecord = true
+	head, err := cr.Read()
+	if errors.Is(err, io.EOF) {
+		return nil, errors.New("read outcomes: the file is empty; its first line names the columns (started_at, ended_at, repo, …, failed)")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read outcomes: %w", err)
+	}
+	col := map[string]int{}
+	for i, name := range head {
+		col[strings.TrimSpace(strings.TrimPrefix(name, "\ufeff"))] = i
+	}
+	for _, need := range []string{"started_at", "ended_at", "failed"} {
+		if _, ok := col[need]; !ok {
+			return nil, fmt.Errorf("read outcomes: there is no column %s among %s", need, strings.Join(head, ", "))
+		}
+	}
+	var rows []outcomeRow
+	intern := map[string]string{}
+	for n := 0; ; n++ {
+		rec, err := cr.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read outcomes: row %d: %w", n, err)
+		}
+		get := func(name string) string {
+			i, ok := col[name]
+			if !ok {
+				return ""
+			}
+			s, ok := intern[rec[i]]
+			if !ok {
+				s = strings.Clone(rec[i])
+				intern[s] = s
+			}
+			return s
+		}
+		num := func(name string, empty float64) (float64, error) {
+			s := strings.TrimSpace(get(name))
+			if s == "" {
+				return empty, nil
+			}
+			v, err := strconv.ParseFloat(s, 64)
+			if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+				return 0, fmt.Errorf("read outcomes: row %d: %s is %q, not a number", n, name, s)
+			}
+			return v, nil
+		}
+		var row outcomeRow
+		row.Repo, row.Workflow, row.Job, row.Step = get("repo"), get("workflow"), get("job"), get("step")
+		row.Branch, row.Commit = get("branch"), get("commit")
+		var err1, err2, err3, err4, err5 error
+		var attempt, failed float64
+		row.At, err1 = num("started_at", 0)
+		row.end, err2 = num("ended_at", row.At)
+		attempt, err3 = num("attempt", 1)
+		failed, err4 = num("failed", 0)
+		row.duration, err5 = num("duration_s", -1)
+		if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+			return nil, err
+		}
+		row.end = max(row.end, row.At)
+		row.Attempt, row.failed = int(attempt), failed != 0
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		return nil, errors.New("read outcomes: the file has no rows")
+	}
+	if !slices.IsSortedFunc(rows, func(a, b outcomeRow) int {
+		switch {
+		case a.At < b.At:
+			return -1
+		case a.At > b.At:
+			return 1
+		}
+		return 0
+	}) {
+		return nil, errors.New("read outcomes: the rows are not sorted by started_at")
+	}
+	return rows, nil
+}
+
+// score measures predictions ps of ys.
+func score(ps []float64, ys []bool) Scores {
+	s := Scores{N: len(ps)}
+	if s.N == 0 {
+		return s
+	}
+	type bin struct{ n, p, y float64 }
+	var bins [10]bin
+	for i, p := range ps {
+		y := 0.0
+		if ys[i] {
+			y = 1
+			s.Failed++
+		}
+		s.LogLoss += logLoss(p, y)
+		s.Brier += (p - y) * (p - y)
+		b := &bins[min(int(p*10), 9)]
+		b.n++
+		b.p += p
+		b.y += y
+	}
+	n := float64(s.N)
+	s.LogLoss /= n
+	s.Brier /= n
+	for _, b := range bins {
+		s.ECE += math.Abs(b.p-b.y) / n
+	}
+	s.AUC = auc(ps, ys)
+	return s
+}
+
+// auc is the probability that a failure was ranked above a success; ties count
+// half. Without both kinds it is one half.
+func auc(ps []float64, ys []bool) float64 {
+	idx := make([]int, len(ps))
+	for i := range idx {
+		idx[i] = i
+	}
+	sort.Slice(idx, func(a, b int) bool { return ps[idx[a]] < ps[idx[b]] })
+	var ranks, pos float64
+	for i := 0; i < len(idx); {
+		j := i
+		for j < len(idx) && ps[idx[j]] == ps[idx[i]] {
+			j++
+		}
+		mid := float64(i+j+1) / 2
+		for ; i < j; i++ {
+			if ys[idx[i]] {
+				ranks += mid
+				pos++
+			}
+		}
+	}
+	neg := float64(len(ps)) - pos
+	if pos == 0 || neg == 0 {
+		return .5
+	}
+	return (ranks - pos*(pos+1)/2) / (pos * neg)
+}
+
+// references are the three predictors that the design names, to be beaten.
+type references struct {
+	n, f float64
+	last map[uint64]bool
+	hier map[uint64]*[2]float64
+}
+
+func newReferences() *references {
+	return &references{last: map[uint64]bool{}, hier: map[uint64]*[2]float64{}}
+}
+
+func (r *references) predict(x *Execution) (base, last, hier float64) {
+	base = (r.f + .1) / (r.n + 1)
+	k := keysOf(x)
+	last = base
+	if l, ok := r.last[k.level[levelStep]]; ok {
+		last = .1
+		if l {
+			last = .8
+		}
+	}
+	hier = .1
+	for _, key := range k.level[:levelStep+1] {
+		if c := r.hier[key]; c != nil {
+			hier = (c[1] + 3*hier) / (c[0] + 3)
+		}
+	}
+	return base, last, hier
+}
+
+func (r *references) learn(x *Execution, failed bool) {
+	y := 0.0
+	if failed {
+		y = 1
+	}
+	r.n++
+	r.f += y
+	k := keysOf(x)
+	r.last[k.level[levelStep]] = failed
+	d := math.Exp2(-1. / 20)
+	for _, key := range k.level[:levelStep+1] {
+		c := r.hier[key]
+		if c == nil {
+			c = new([2]float64)
+			r.hier[key] = c
+		}
+		c[0] = c[0]*d + 1
+		c[1] = c[1]*d + y
+	}
+}

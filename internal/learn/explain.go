@@ -1,0 +1,358 @@
+package learn
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/graph"
+	"github.com/hearth-ci/hearth/internal/store"
+)
+
+// Failure is a step that failed, with what it printed.
+type Failure struct {
+	Run        string // id
+	Repository string
+	Workflow   string // path of the file
+	JobKey     string
+	Step       int
+	Name       string
+	Command    string // as written
+	Branch     string
+	Commit     string
+	Attempt    int // from 1
+	ExitCode   int
+	// NoRetry: the user marked the step as not to be repeated.
+	NoRetry bool
+	// Lines are the step's output, masked of secrets; the end of it is enough
+	// (4,000 lines). Nil: they are read from the store.
+	Lines []string
+}
+
+func (f *Failure) execution() Execution {
+	run := ci.Run{Repository: f.Repository, File: f.Workflow, Ref: f.Branch, SHA: f.Commit, Attempt: f.Attempt}
+	return execution(&run, unitStep, f.JobKey, stepIdentity(f.Name, f.Command), time.Time{})
+}
+
+// Explain says what is known of a failure: its signature, whether it was seen
+// before, what ended it then, whether it looks flaky, and what to do. It stores
+// the failure; asking again about the same one counts nothing twice.
+func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error) {
+	if l.off() {
+		return ci.Explanation{}, nil
+	}
+	if f.Lines == nil {
+		lines, err := l.lines(ctx, logRef{f.Run, f.JobKey, f.Step})
+		if err != nil {
+			return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
+		}
+		f.Lines = lines
+	}
+	x := f.execution()
+	key := keysOf(&x).level[levelStep]
+	l.mu.Lock()
+	refs := slices.Clone(l.greens[key])
+	l.mu.Unlock()
+	greens := Greens{}
+	for _, r := range refs {
+		lines, err := l.lines(ctx, r)
+		if err != nil {
+			// The log of an old run may be gone; the diff is only a help.
+			l.log.Debug("a green log cannot be read", "run", r.Run, "err", err)
+			continue
+		}
+		greens.Add(lines)
+	}
+	kind := graph.StepKind(f.Command)
+	sig := l.x.Extract(f.Lines, greens, kind)
+	tokens := FlakeTokens(f.Lines)
+	now := l.opt.Now()
+	where := place(&x)
+
+	var flaky float64
+	l.mu.Lock()
+	err := l.learn(ctx, func(tx *store.Learning) (int64, error) {
+		// The tree may know a looser template for this line.
+		sig.ID, sig.Text = l.templates.Match(sig.Text, kind+string(sig.Class))
+		flaky = l.flakes.Predict(tokens)
+		l.flakes.Add(sig.ID, tokens)
+		ms := now.UnixMilli()
+		node := graph.ID(graph.Signature, sig.ID)
+		l.graph.Touch(node, sig.Text, true, ms)
+		l.graph.Link(graph.ID(graph.Step, where), graph.FailedWith, node, true, ms)
+		l.graph.Link(graph.ID(graph.Commit, f.Commit), graph.FailedWith, node, true, ms)
+		return tx.Cursor, nil
+	})
+	l.mu.Unlock()
+	if err != nil {
+		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
+	}
+	before, fresh, err := l.store.AddHit(ctx, store.Signature{ID: sig.ID, Text: sig.Text, Class: string(sig.Class), Kind: kind, Sketch: sig.Sketch.String()},
+		store.Hit{Run: f.Run, JobKey: f.JobKey, Step: f.Step, Attempt: f.Attempt, Identity: where, Repository: f.Repository, Branch: f.Branch, SHA: f.Commit,
+			At: now, Text: clip(sig.Line, 500)})
+	if err != nil {
+		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
+	}
+	known, err := l.store.Signature(ctx, sig.ID)
+	if err != nil {
+		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
+	}
+	p := flakeProbability(known, sig.Class, flaky)
+	e := ci.Explanation{Signature: sig.ID, Text: sig.Text, Seen: before.Seen, FixedBy: known.FixedBy, Fix: known.Fix, Flaky: p >= .5}
+	if !fresh { // asked again: this one is among them
+		e.Seen = max(before.Seen-1, 0)
+	}
+	if e.Lesson, err = l.lesson(ctx, f, where, known, now); err != nil {
+		return e, err
+	}
+	e.Advice = l.Retry(ctx, f, e).Reason
+	return e, nil
+}
+
+// flakeProbability is how likely a failure of this signature is to pass when
+// nothing changes: Beta(.25, 2), what later attempts at the same commit came to,
+// and what its nearest neighbours were.
+func flakeProbability(sig store.Signature, class Class, neighbour float64) float64 {
+	a, b := .25+float64(sig.RetryOK), 2+float64(sig.RetryFail)
+	if class.Transient() {
+		a += 1
+	}
+	if class.Deterministic() {
+		b += 1
+	}
+	if !math.IsNaN(neighbour) {
+		a += 2 * neighbour
+		b += 2 * (1 - neighbour)
+	}
+	return a / (a + b)
+}
+
+// lines reads the end of a step's log.
+func (l *Learner) lines(ctx context.Context, r logRef) ([]string, error) {
+	ring := make([]string, 0, 256)
+	at := 0
+	for line, err := range l.store.Log(ctx, store.LogQuery{Run: r.Run, Job: r.Job, Step: r.Step}) {
+		if err != nil {
+			return nil, err
+		}
+		if line.Type != ci.LogLine {
+			continue
+		}
+		if len(ring) < maxLines {
+			ring = append(ring, line.Text)
+			continue
+		}
+		ring[at] = line.Text
+		at = (at + 1) % maxLines
+	}
+	return slices.Concat(ring[at:], ring[:at]), nil
+}
+
+// A lesson is drawn when failures of one kind in one place are no accident.
+const (
+	lessonFactor  = 20.0 // Bayes factor
+	lessonCommits = 3
+	lessonLife    = 60 * 24 * time.Hour
+	accident      = .02 // how often a step fails in one particular way for no lasting reason
+)
+
+// bayesFactor weighs "it fails like this at a rate of its own" against "these
+// are accidents", after k failures of one kind in n executions.
+func bayesFactor(k, n float64) float64 {
+	if n < k {
+		n = k
+	}
+	lb := func(a, b float64) float64 {
+		x, _ := math.Lgamma(a)
+		y, _ := math.Lgamma(b)
+		z, _ := math.Lgamma(a + b)
+		return x + y - z
+	}
+	own := lb(k+1, n-k+1)
+	chance := k*math.Log(accident) + (n-k)*math.Log(1-accident)
+	return math.Exp(min(own-chance, 50))
+}
+
+// Evidence is what a lesson rests on.
+type Evidence struct {
+	Failures    int      `json:"failures"`
+	Executions  int64    `json:"executions"`
+	Commits     int      `json:"commits"`
+	Branches    int      `json:"branches"`
+	BayesFactor float64  `json:"bayes_factor"`
+	RetryOK     int      `json:"retry_ok"`
+	RetryFail   int      `json:"retry_fail"`
+	FixedBy     string   `json:"fixed_by,omitempty"`
+	Last        []string `json:"last"` // run ids
+}
+
+// lesson draws or renews a lesson for a failure and returns its text; "" if the
+// evidence does not bear one.
+func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store.Signature, now time.Time) (string, error) {
+	hits, err := l.store.Hits(ctx, sig.ID, 200)
+	if err != nil {
+		return "", fmt.Errorf("learn: lesson: %w", err)
+	}
+	commits, branches := map[string]bool{}, map[string]bool{}
+	ev := Evidence{RetryOK: sig.RetryOK, RetryFail: sig.RetryFail, FixedBy: sig.FixedBy}
+	for _, h := range hits {
+		if h.Identity != where {
+			continue
+		}
+		ev.Failures++
+		commits[h.SHA], branches[h.Branch] = true, true
+		if len(ev.Last) < 5 {
+			ev.Last = append(ev.Last, h.Run)
+		}
+	}
+	ev.Commits, ev.Branches = len(commits), len(branches)
+	x := f.execution()
+	l.mu.Lock()
+	if c := l.model.counters[keysOf(&x).level[levelStep]]; c != nil {
+		ev.Executions = c.seen
+	}
+	l.mu.Unlock()
+	ev.Executions = max(ev.Executions, int64(ev.Failures))
+	ev.BayesFactor = bayesFactor(float64(ev.Failures), float64(ev.Executions))
+	if ev.BayesFactor <= lessonFactor || ev.Commits < lessonCommits && ev.Branches < 2 {
+		return "", nil
+	}
+	label := f.Name
+	if label == "" {
+		label = stepIdentity("", f.Command)
+	}
+	text := fmt.Sprintf("%q in job %s has failed like this %d times on %d commits (%q)", clip(label, 80), f.JobKey, ev.Failures, ev.Commits, clip(sig.Text, 120))
+	switch {
+	case sig.RetryOK > 0:
+		text += fmt.Sprintf("; another attempt at the same commit passed %d of %d times: it is flaky", sig.RetryOK, sig.RetryOK+sig.RetryFail)
+	case sig.FixedBy != "":
+		text += "; it last ended with commit " + short(sig.FixedBy)
+		if sig.Fix != "" {
+			text += " (" + clip(sig.Fix, 80) + ")"
+		}
+	default:
+		text += "; nothing has ended it yet"
+	}
+	if err := l.store.PutLesson(ctx, store.Lesson{Repository: f.Repository, Identity: where, Signature: sig.ID, Text: text, Evidence: string(marshal(ev)),
+		Created: now, Last: now, Expires: now.Add(lessonLife)}); err != nil {
+		return "", fmt.Errorf("learn: %w", err)
+	}
+	return text, nil
+}
+
+// Decision is whether a failed step should be tried again.
+type Decision struct {
+	Retry  bool          `json:"retry"` // it would help
+	Act    bool          `json:"act"`   // and the learner may: try again after Delay
+	Delay  time.Duration `json:"delay"`
+	P      float64       `json:"p"`      // that the next attempt passes
+	Reason string        `json:"reason"` // one sentence, always
+}
+
+// retryPrior is how often the next attempt passed, after so many attempts: 7,605
+// public reruns (../design/learning.md).
+var retryPrior = [...]float64{.585, .439, .325, .277, .193}
+
+const maxAttempts = 3
+
+// Retry decides whether a failure that was explained should be tried again. It
+// never advises it for what fails the same way every time, for steps that
+// deploy or publish, for those marked so by the user, or after three attempts.
+func (l *Learner) Retry(ctx context.Context, f Failure, e ci.Explanation) Decision {
+	if l.off() || e.Signature == "" {
+		return Decision{Reason: "learning is off"}
+	}
+	attempt := max(f.Attempt, 1)
+	sig, err := l.store.Signature(ctx, e.Signature)
+	if err != nil {
+		l.log.Error("retry decision", "err", err)
+		return Decision{Reason: "no retry: what is known of the failure could not be read"}
+	}
+	class := Class(sig.Class)
+	var d Decision
+	prior := retryPrior[min(attempt, len(retryPrior))-1]
+	n := float64(sig.RetryOK + sig.RetryFail)
+	d.P = (4*prior + float64(sig.RetryOK)) / (4 + n)
+	switch {
+	case f.NoRetry:
+		d.Reason = "no retry: the step is marked as not to be repeated"
+	case sig.Kind == "deploy":
+		d.Reason = "no retry: the step deploys or publishes"
+	case attempt >= maxAttempts:
+		d.Reason = fmt.Sprintf("no retry: it has had %d attempts", attempt)
+	case class.Deterministic() && sig.RetryOK == 0:
+		d.Reason = fmt.Sprintf("no retry: a %s failure comes again with the same commit", class)
+	case sig.RetryOK == 0 && !class.Transient():
+		d.Reason = "no retry: this failure has never passed on another attempt"
+	}
+	if d.Reason != "" {
+		return d
+	}
+	// Exponential backoff with full jitter, where the trouble is elsewhere.
+	if class.Transient() {
+		limit := 2 * time.Second << attempt
+		d.Delay = min(time.Duration(rand.Int64N(int64(limit))), time.Minute)
+	}
+	x := f.execution()
+	l.mu.Lock()
+	run := time.Duration(l.durations.Predict(&x).Median * float64(time.Second))
+	l.mu.Unlock()
+	gain := time.Duration(d.P * float64(l.opt.HumanWait))
+	why := fmt.Sprintf("a %s failure", class)
+	if n > 0 {
+		why = fmt.Sprintf("it passed on %d of %d later attempts before", sig.RetryOK, int(n))
+	}
+	if gain <= run+d.Delay {
+		d.Reason = fmt.Sprintf("no retry: %s, but an attempt takes %s and passes with %.0f %%", why, run.Round(time.Second), 100*d.P)
+		return d
+	}
+	d.Retry = true
+	d.Act = l.opt.Mode == Act
+	verb := "try again"
+	if d.Act {
+		verb = "trying again"
+	}
+	d.Reason = fmt.Sprintf("%s: %s; the next attempt passes with %.0f %%", verb, why, 100*d.P)
+	return d
+}
+
+// Sentence is an explanation in one line for terminals, logs and checks.
+func Sentence(e ci.Explanation) string {
+	if e.Signature == "" {
+		return ""
+	}
+	var b strings.Builder
+	switch e.Seen {
+	case 0:
+		b.WriteString("not seen before")
+	case 1:
+		b.WriteString("seen before, once")
+	default:
+		fmt.Fprintf(&b, "seen before, %d times", e.Seen)
+	}
+	if e.FixedBy != "" {
+		b.WriteString(", last ended by " + short(e.FixedBy))
+		if e.Fix != "" {
+			b.WriteString(" (" + clip(e.Fix, 80) + ")")
+		}
+	}
+	if e.Flaky {
+		b.WriteString("; it looks flaky")
+	}
+	if e.Advice != "" {
+		b.WriteString("; " + e.Advice)
+	}
+	return b.String()
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}

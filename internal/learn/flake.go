@@ -1,0 +1,169 @@
+package learn
+
+import (
+	"math"
+	"slices"
+	"strings"
+)
+
+// Flakes tells flaky failures from real ones by their nearest neighbours: the
+// masked words at the end of the output, weighed by how rare they are. Labels
+// come from what happened after: another attempt at the same commit that passed,
+// or a commit that mended it. It is not safe for concurrent use.
+type Flakes struct {
+	examples map[string]*flakeExample // by signature
+	df       map[uint32]int           // in how many examples a word occurs
+	limit    int
+	clock    int64
+	dirty    map[string]struct{}
+}
+
+type flakeExample struct {
+	Words       []uint32 `json:"w"`
+	Flaky, Real float64
+	Last        int64
+}
+
+// NewFlakes remembers at most limit signatures (0: 1,000).
+func NewFlakes(limit int) *Flakes {
+	if limit <= 0 {
+		limit = 1000
+	}
+	return &Flakes{examples: map[string]*flakeExample{}, df: map[uint32]int{}, limit: limit, dirty: map[string]struct{}{}}
+}
+
+const flakeTail = 40 // lines
+
+// FlakeTokens are the hashed masked words, and pairs of words, of the last lines
+// of an output, each once, in order of size.
+func FlakeTokens(lines []string) []uint32 {
+	if len(lines) > 400 {
+		lines = lines[len(lines)-400:]
+	}
+	cleaned := make([]string, len(lines))
+	for i, l := range lines {
+		cleaned[i] = Clean(l)
+	}
+	var out []uint32
+	for _, l := range tail(cleaned, flakeTail) {
+		prev := ""
+		for w := range strings.FieldsFuncSeq(strings.ToLower(l), func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' || r == '<' || r == '>' || r == '-' || r == '.')
+		}) {
+			out = append(out, uint32(hash(fnvOffset, w)))
+			if prev != "" {
+				out = append(out, uint32(hash(hash(fnvOffset, prev), w)))
+			}
+			prev = w
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (f *Flakes) idf(w uint32) float64 {
+	return math.Log(float64(len(f.examples)+2) / float64(f.df[w]+1))
+}
+
+// Predict is the probability that a failure with these words is flaky, by the
+// labelled examples that are like it; NaN without any.
+func (f *Flakes) Predict(words []uint32) float64 {
+	type near struct{ sim, flaky float64 }
+	var best []near
+	norm := 0.0
+	for _, w := range words {
+		v := f.idf(w)
+		norm += v * v
+	}
+	for _, e := range f.examples {
+		if e.Flaky+e.Real == 0 || len(e.Words) == 0 {
+			continue
+		}
+		dot, other := 0.0, 0.0
+		i := 0
+		for _, w := range e.Words {
+			v := f.idf(w)
+			other += v * v
+			for i < len(words) && words[i] < w {
+				i++
+			}
+			if i < len(words) && words[i] == w {
+				dot += v * v
+			}
+		}
+		if norm == 0 || other == 0 {
+			continue
+		}
+		best = append(best, near{dot / math.Sqrt(norm*other), (e.Flaky + .1) / (e.Flaky + e.Real + .2)})
+	}
+	if len(best) == 0 {
+		return math.NaN()
+	}
+	byScore(best, func(n near) float64 { return n.sim })
+	num, den := .15*.05, .05 // a little of the prior: unlike everything, rather real
+	for _, n := range best[:min(3, len(best))] {
+		w := n.sim * n.sim * n.sim
+		num += w * n.flaky
+		den += w
+	}
+	return num / den
+}
+
+// Add remembers what a signature looks like, unlabelled until Label.
+func (f *Flakes) Add(id string, words []uint32) {
+	f.clock++
+	if len(words) > 600 {
+		words = words[:600]
+	}
+	e := f.examples[id]
+	if e == nil {
+		if len(f.examples) >= f.limit {
+			f.evict()
+		}
+		e = &flakeExample{}
+		f.examples[id] = e
+	}
+	f.count(e.Words, -1)
+	e.Words = slices.Clone(words)
+	f.count(e.Words, 1)
+	e.Last = f.clock
+	f.dirty[id] = struct{}{}
+}
+
+func (f *Flakes) count(words []uint32, by int) {
+	for _, w := range words {
+		if f.df[w] += by; f.df[w] <= 0 {
+			delete(f.df, w)
+		}
+	}
+}
+
+// Label says how a failure of a signature turned out.
+func (f *Flakes) Label(id string, flaky bool) {
+	e := f.examples[id]
+	if e == nil {
+		return
+	}
+	if flaky {
+		e.Flaky++
+	} else {
+		e.Real++
+	}
+	f.dirty[id] = struct{}{}
+}
+
+func (f *Flakes) evict() {
+	var victim string
+	n := 0
+	for id, e := range f.examples {
+		if victim == "" || e.Last < f.examples[victim].Last {
+			victim = id
+		}
+		if n++; n == 8 {
+			break
+		}
+	}
+	f.count(f.examples[victim].Words, -1)
+	delete(f.examples, victim)
+	f.dirty[victim] = struct{}{}
+}

@@ -1,0 +1,566 @@
+package learn
+
+import (
+	"math"
+	"strings"
+)
+
+// Execution says what is about to run, as far as its outcome may depend on it.
+// Empty fields are unknown. Two executions are of the same thing when Repo,
+// Workflow, Job and Step are equal.
+type Execution struct {
+	Unit                      string // what it is: a step by itself (""), a job, a run
+	Repo, Workflow, Job, Step string
+	Branch, Commit            string
+	Attempt                   int // from 1; 0 is 1
+	Host, Action              string
+	At                        float64 // when it starts, unix seconds
+}
+
+// The half-lives of the counters, in events of their key.
+var halfLives = [...]float64{2, 8, 30, 150}
+
+const (
+	nHalf  = len(halfLives)
+	shrink = 3.0 // how many events of its own a key needs to outweigh its parent
+)
+
+// The levels of the hierarchy; each shrinks towards the one before it.
+const (
+	levelAll = iota
+	levelRepo
+	levelWorkflow
+	levelJob
+	levelStep
+	levelBranch // the step on this branch
+	nLevels
+)
+
+// counter is what is remembered about one key: decayed counts, and the recent
+// past in a few numbers. It has a fixed size, however often the key occurs.
+type counter struct {
+	n, f     [nHalf]float64 // decayed events and failures
+	seen     int64
+	fails    int64
+	streak   int32 // > 0: so many failures in a row; < 0: passes
+	last     float64
+	lastFail float64 // 0: never
+}
+
+// decays[i] is what one event leaves of counts of half-life i.
+var decays = func() (d [nHalf]float64) {
+	for i, h := range halfLives {
+		d[i] = math.Exp2(-1 / h)
+	}
+	return d
+}()
+
+func (c *counter) add(failed bool, at float64) {
+	for i := range c.n {
+		c.n[i] = c.n[i]*decays[i] + 1
+		c.f[i] *= decays[i]
+		if failed {
+			c.f[i]++
+		}
+	}
+	c.seen++
+	if failed {
+		c.fails++
+		c.streak = max(c.streak, 0) + 1
+		c.lastFail = at
+	} else {
+		c.streak = min(c.streak, 0) - 1
+	}
+	c.last = at
+}
+
+// The features of the stack.
+const (
+	featBias  = 0
+	featEst   = 1                       // [level][half-life]
+	featLast  = featEst + nLevels*nHalf // last outcome: step, step on branch, job
+	featRun   = featLast + 3            // streak: the same three
+	featSince = featRun + 3             // time since the last failure, and whether there was one: step, job
+	featToken = featSince + 4           // FTRL over name tokens
+	featKin   = featToken + 1           // same commit, branch, repo lately: more failures than expected?
+	featRetry = featKin + 4             // a later attempt
+	nFeatures = featRetry + 2
+)
+
+// Estimate is a prediction of the model with what it was made of. It is what
+// Learn wants back when the outcome is known.
+type Estimate struct {
+	P         float64 // probability of failure
+	Low, High float64 // 90 % interval
+	Seen      int64   // finished executions of the same step (of the nearest thing known)
+
+	x       Execution
+	feats   [nFeatures]float64
+	experts [nExperts]float64 // log-odds
+	keys    keySet
+	tokens  []uint64
+	base    float64 // estimate of the hierarchy alone, which kin are measured against
+}
+
+// Model predicts failures. It is a mixture of experts over one set of decayed
+// counters; all of it learns online, in O(1), and nothing in it grows with the
+// number of executions of a key. It is not safe for concurrent use.
+type Model struct {
+	counters map[uint64]*counter
+	kin      map[uint64]*kinship
+	tokens   map[uint64]*weight
+	w        [nFeatures]weight
+	retryW   [nFeatures]weight
+	mix      [nExperts]float64 // log weights
+	limit    int
+	dirty    dirtySet
+	queue    []lesson // gradients of outcomes that arrived together
+}
+
+// weight is a coefficient that learns by itself: AdaGrad in the stack, FTRL for
+// tokens (z, n).
+type weight struct{ v, g float64 }
+
+// kinship compares what was expected of a group of executions with what
+// happened to it.
+type kinship struct {
+	expected, failed float64
+	n                float64
+	last             float64
+}
+
+type lesson struct {
+	e      *Estimate
+	failed bool
+}
+
+type dirtySet struct {
+	counters, kin, tokens map[uint64]struct{}
+	on                    bool
+}
+
+const (
+	expertStack = iota
+	expertDeep2
+	expertDeep8
+	expertDeep30
+	expertDeep150
+	expertBase
+	expertToken
+	nExperts
+)
+
+type keySet struct {
+	level          [nLevels]uint64
+	commit, branch uint64
+	commitJob      uint64
+}
+
+// NewModel makes a model that knows nothing and remembers at most limit keys
+// (0: 200,000, some 30 MB).
+func NewModel(limit int) *Model {
+	if limit <= 0 {
+		limit = 200_000
+	}
+	m := &Model{counters: map[uint64]*counter{}, kin: map[uint64]*kinship{}, tokens: map[uint64]*weight{}, limit: limit}
+	m.w = initialWeights()
+	m.retryW = m.w
+	m.mix[expertStack] = 3
+	return m
+}
+
+func initialWeights() (w [nFeatures]weight) {
+	w[featEst+levelBranch*nHalf+2].v = 1
+	return w
+}
+
+const (
+	fnvOffset = 14695981039346656037
+	fnvPrime  = 1099511628211
+)
+
+func hash(h uint64, s string) uint64 {
+	for i := 0; i < len(s); i++ {
+		h = (h ^ uint64(s[i])) * fnvPrime
+	}
+	return (h ^ 0xff) * fnvPrime
+}
+
+func keysOf(x *Execution) (k keySet) {
+	h := hash(fnvOffset, x.Unit)
+	k.level[levelAll] = h
+	h = hash(h, x.Repo)
+	k.level[levelRepo] = h
+	k.branch = hash(hash(h, "branch"), x.Branch)
+	k.commit = hash(hash(h, "commit"), x.Commit)
+	h = hash(h, x.Workflow)
+	k.level[levelWorkflow] = h
+	h = hash(h, x.Job)
+	k.level[levelJob] = h
+	k.commitJob = hash(hash(h, "commit"), x.Commit)
+	h = hash(h, x.Step)
+	k.level[levelStep] = h
+	k.level[levelBranch] = hash(hash(h, "branch"), x.Branch)
+	return k
+}
+
+func logit(p float64) float64 {
+	p = min(max(p, 1e-5), 1-1e-5)
+	return math.Log(p / (1 - p))
+}
+
+func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+// Predict estimates the outcome of what is about to start.
+func (m *Model) Predict(x Execution) *Estimate {
+	e := &Estimate{x: x, keys: keysOf(&x)}
+	m.features(e)
+	m.combine(e)
+	return e
+}
+
+func (m *Model) features(e *Estimate) {
+	x := &e.x
+	f := &e.feats
+	f[featBias] = 1
+	var parent [nHalf]float64
+	for i := range parent {
+		parent[i] = .1
+	}
+	var cs [nLevels]*counter
+	for l := range nLevels {
+		c := m.counters[e.keys.level[l]]
+		if l == levelBranch && x.Branch == "" {
+			c = nil
+		}
+		cs[l] = c
+		for i := range nHalf {
+			if c != nil {
+				parent[i] = (c.f[i] + shrink*parent[i]) / (c.n[i] + shrink)
+			}
+			f[featEst+l*nHalf+i] = logit(parent[i])
+		}
+		if c != nil && l > levelAll {
+			e.Seen = c.seen
+		}
+	}
+	if c := cs[levelStep]; c != nil {
+		e.Seen = c.seen
+	}
+	e.base = parent[2]
+	for j, l := range [3]int{levelStep, levelBranch, levelJob} {
+		if c := cs[l]; c != nil {
+			f[featLast+j] = -1
+			if c.streak > 0 {
+				f[featLast+j] = 1
+			}
+			s := math.Log1p(math.Abs(float64(c.streak)))
+			f[featRun+j] = math.Copysign(s, float64(c.streak)) / 2
+		}
+	}
+	for j, l := range [2]int{levelStep, levelJob} {
+		if c := cs[l]; c != nil && c.lastFail != 0 {
+			f[featSince+2*j] = 1
+			f[featSince+2*j+1] = math.Log1p(max(x.At-c.lastFail, 0)/3600) / 4
+		}
+	}
+	e.tokens = tokensOf(x)
+	f[featToken] = m.tokenLogit(e.tokens)
+	f[featKin] = m.kinFeature(e.keys.commit, x.Commit != "", x.At, 0)
+	f[featKin+1] = m.kinFeature(e.keys.branch, x.Branch != "", x.At, 0)
+	f[featKin+2] = m.kinFeature(e.keys.level[levelRepo], true, x.At, 3600)
+	f[featKin+3] = m.kinFeature(e.keys.level[levelJob], true, x.At, 0)
+	if x.Attempt > 1 {
+		f[featRetry] = 1
+		f[featRetry+1] = math.Log(float64(x.Attempt))
+	}
+}
+
+// kinFeature is the log of how many times more failures there were than
+// expected, held near 0 where little is known.
+func (m *Model) kinFeature(key uint64, known bool, at, halfLife float64) float64 {
+	k := m.kin[key]
+	if !known || k == nil {
+		return 0
+	}
+	d := 1.0
+	if halfLife > 0 && at > k.last {
+		d = math.Exp2(-(at - k.last) / halfLife)
+	}
+	return math.Log((k.failed*d + .5) / (k.expected*d + .5))
+}
+
+func (m *Model) weights(e *Estimate) *[nFeatures]weight {
+	if e.x.Attempt > 1 {
+		return &m.retryW
+	}
+	return &m.w
+}
+
+func (m *Model) combine(e *Estimate) {
+	w := m.weights(e)
+	s := 0.0
+	for i, v := range e.feats {
+		s += w[i].v * v
+	}
+	s = min(max(s, -11), 11)
+	e.experts[expertStack] = s
+	for i := range nHalf {
+		e.experts[expertDeep2+i] = e.feats[featEst+levelBranch*nHalf+i]
+	}
+	e.experts[expertBase] = e.feats[featEst+levelRepo*nHalf+nHalf-1]
+	e.experts[expertToken] = e.feats[featToken]
+	top := math.Inf(-1)
+	for _, l := range m.mix {
+		top = max(top, l)
+	}
+	sum, out := 0.0, 0.0
+	for i, l := range m.mix {
+		v := math.Exp(l - top)
+		sum += v
+		out += v * e.experts[i]
+	}
+	e.P = sigmoid(out / sum)
+	e.interval(m.counters[e.keys.level[levelStep]])
+}
+
+// interval is the 90 % interval: that of a Beta distribution with as many
+// events behind it as the step has lately had, around P.
+func (e *Estimate) interval(c *counter) {
+	n := shrink
+	if c != nil {
+		n += c.n[2]
+	}
+	e.Low, e.High = wilson(e.P, n, 1.645)
+}
+
+// wilson is the score interval of a proportion p seen in n events.
+func wilson(p, n, z float64) (lo, hi float64) {
+	d := 1 + z*z/n
+	mid := (p + z*z/(2*n)) / d
+	half := z / d * math.Sqrt(p*(1-p)/n+z*z/(4*n*n))
+	return max(min(mid-half, p), 0), min(max(mid+half, p), 1)
+}
+
+// Learn takes the outcome of what e was predicted for. at is when it ended.
+// Outcomes that arrive together have one gradient: they are collected until
+// Settle, or until the next call with a later time.
+func (m *Model) Learn(e *Estimate, failed bool, at float64) {
+	m.queue = append(m.queue, lesson{e, failed})
+	x := &e.x
+	if x.Attempt <= 1 {
+		for l, key := range e.keys.level {
+			if l == levelBranch && x.Branch == "" {
+				continue
+			}
+			m.counter(key, at).add(failed, at)
+		}
+	}
+	if x.Commit != "" {
+		m.kinUpdate(e.keys.commit, e.base, failed, at, 0, 1)
+	}
+	if x.Branch != "" {
+		m.kinUpdate(e.keys.branch, e.base, failed, at, 0, .97)
+	}
+	m.kinUpdate(e.keys.level[levelRepo], e.base, failed, at, 3600, 1)
+	m.kinUpdate(e.keys.level[levelJob], e.base, failed, at, 0, .9)
+}
+
+func (m *Model) kinUpdate(key uint64, p float64, failed bool, at, halfLife, keep float64) {
+	k := m.kin[key]
+	if k == nil {
+		if len(m.kin) >= m.limit {
+			m.dirty.mark(&m.dirty.kin, evict(m.kin, func(k *kinship) float64 { return k.last }))
+		}
+		k = &kinship{last: at}
+		m.kin[key] = k
+	}
+	d := keep
+	if halfLife > 0 && at > k.last {
+		d *= math.Exp2(-(at - k.last) / halfLife)
+	}
+	k.expected = k.expected*d + p
+	k.failed *= d
+	k.n = k.n*d + 1
+	if failed {
+		k.failed++
+	}
+	k.last = max(at, k.last)
+	m.dirty.mark(&m.dirty.kin, key)
+}
+
+func (m *Model) counter(key uint64, at float64) *counter {
+	c := m.counters[key]
+	if c == nil {
+		if len(m.counters) >= m.limit {
+			m.dirty.mark(&m.dirty.counters, evict(m.counters, func(c *counter) float64 { return c.last }))
+		}
+		c = &counter{last: at}
+		m.counters[key] = c
+	}
+	m.dirty.mark(&m.dirty.counters, key)
+	return c
+}
+
+// evict removes the oldest of a few entries taken at random, which Go's map
+// iteration does for us: constant time, and old keys go first in the long run.
+func evict[V any](m map[uint64]V, age func(V) float64) uint64 {
+	var victim uint64
+	oldest, n := math.Inf(1), 0
+	for k, v := range m {
+		if a := age(v); a < oldest {
+			victim, oldest = k, a
+		}
+		if n++; n == 8 {
+			break
+		}
+	}
+	delete(m, victim)
+	return victim
+}
+
+func (d *dirtySet) mark(set *map[uint64]struct{}, key uint64) {
+	if !d.on {
+		return
+	}
+	if *set == nil {
+		*set = map[uint64]struct{}{}
+	}
+	(*set)[key] = struct{}{}
+}
+
+// Learning rates.
+var (
+	rateStack = .02
+	rateMix   = .02
+	pullBack  = 1e-4
+	batchPow  = .5
+)
+
+// Settle learns from the outcomes that Learn has collected: their gradient is
+// averaged, so that a thousand outcomes of one push teach as much as a few, not
+// a thousand times as much.
+func (m *Model) Settle() {
+	if len(m.queue) == 0 {
+		return
+	}
+	scale := math.Pow(float64(len(m.queue)), -batchPow)
+	for _, l := range m.queue {
+		y := 0.0
+		if l.failed {
+			y = 1
+		}
+		e := l.e
+		w := m.weights(e)
+		g := sigmoid(e.experts[expertStack]) - y
+		init := initialWeights()
+		for i, v := range e.feats {
+			if v == 0 {
+				continue
+			}
+			gi := g*v*scale + pullBack*(w[i].v-init[i].v)*scale
+			w[i].g += gi * gi
+			w[i].v -= rateStack * gi / math.Sqrt(w[i].g+1)
+		}
+		best := math.Inf(-1)
+		for i, x := range e.experts {
+			m.mix[i] -= rateMix * scale * logLoss(sigmoid(x), y)
+			best = max(best, m.mix[i])
+		}
+		for i := range m.mix { // a share for the comeback of any expert
+			m.mix[i] = max(m.mix[i]-best, -8)
+		}
+		m.tokenLearn(e.tokens, y, scale)
+	}
+	clear(m.queue)
+	m.queue = m.queue[:0]
+}
+
+func logLoss(p, y float64) float64 {
+	p = min(max(p, 1e-7), 1-1e-7)
+	if y > .5 {
+		return -math.Log(p)
+	}
+	return -math.Log(1 - p)
+}
+
+// FTRL-proximal over the tokens of names.
+const (
+	ftrlAlpha = .1
+	ftrlBeta  = 1.0
+	ftrlL1    = .2
+	ftrlL2    = 1.0
+	maxTokens = 24
+)
+
+func (m *Model) tokenWeight(w *weight) float64 {
+	if math.Abs(w.v) <= ftrlL1 {
+		return 0
+	}
+	return -(w.v - math.Copysign(ftrlL1, w.v)) / ((ftrlBeta+math.Sqrt(w.g))/ftrlAlpha + ftrlL2)
+}
+
+func (m *Model) tokenLogit(tokens []uint64) float64 {
+	s := 0.0
+	for _, t := range tokens {
+		if w := m.tokens[t]; w != nil {
+			s += m.tokenWeight(w)
+		}
+	}
+	return min(max(s, -8), 8)
+}
+
+func (m *Model) tokenLearn(tokens []uint64, y, scale float64) {
+	g := (sigmoid(m.tokenLogit(tokens)) - y) * scale
+	for _, t := range tokens {
+		w := m.tokens[t]
+		if w == nil {
+			if len(m.tokens) >= m.limit {
+				m.dirty.mark(&m.dirty.tokens, evict(m.tokens, func(w *weight) float64 { return w.g }))
+			}
+			w = &weight{}
+			m.tokens[t] = w
+		}
+		v := m.tokenWeight(w)
+		sigma := (math.Sqrt(w.g+g*g) - math.Sqrt(w.g)) / ftrlAlpha
+		w.v += g - sigma*v
+		w.g += g * g
+		m.dirty.mark(&m.dirty.tokens, t)
+	}
+}
+
+// tokensOf splits the names of an execution into hashed words, each under the
+// field it comes from.
+func tokensOf(x *Execution) []uint64 {
+	out := make([]uint64, 1, maxTokens)
+	out[0] = hash(fnvOffset, "bias")
+	for _, f := range [...]struct{ field, text string }{
+		{"r", x.Repo}, {"w", x.Workflow}, {"j", x.Job}, {"s", x.Step}, {"h", x.Host}, {"a", x.Action},
+	} {
+		if f.text == "" {
+			continue
+		}
+		field := hash(fnvOffset, f.field)
+		start := -1
+		for i := 0; i <= len(f.text); i++ {
+			if i < len(f.text) && isWord(f.text[i]) {
+				if start < 0 {
+					start = i
+				}
+				continue
+			}
+			if start >= 0 {
+				if len(out) == maxTokens {
+					return out
+				}
+				out = append(out, hash(field, strings.ToLower(f.text[start:i])))
+				start = -1
+			}
+		}
+	}
+	return out
+}
+
+func isWord(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c >= 0x80
+}

@@ -1,0 +1,302 @@
+package learn
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/graph"
+	"github.com/hearth-ci/hearth/internal/store"
+)
+
+// How knowledge is stored: graph nodes and edges as rows of their own, all else
+// as rows of the model table under a letter and a key. Bodies of numbers are
+// little-endian; a body of another length than expected is ignored, so that a
+// version with other counters starts those afresh instead of failing.
+
+func (m *Model) track() { m.dirty.on = true }
+
+func (d *Durations) track() {
+	d.dirty.on = true
+	d.dirty.keys = map[uint64]struct{}{}
+}
+
+func numbersOf(v ...float64) []byte {
+	b := make([]byte, 0, 8*len(v))
+	for _, x := range v {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(x))
+	}
+	return b
+}
+
+// readNumbers fills v from a body of exactly that many finite numbers.
+func readNumbers(b []byte, v []float64) bool {
+	if len(b) != 8*len(v) {
+		return false
+	}
+	for i := range v {
+		v[i] = math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:]))
+		if math.IsNaN(v[i]) || math.IsInf(v[i], 0) {
+			return false
+		}
+	}
+	return true
+}
+
+const counterNumbers = 2*nHalf + 5
+
+func (c *counter) numbers() []byte {
+	v := make([]float64, 0, counterNumbers)
+	v = append(v, c.n[:]...)
+	v = append(v, c.f[:]...)
+	return numbersOf(append(v, float64(c.seen), float64(c.fails), float64(c.streak), c.last, c.lastFail)...)
+}
+
+func readCounter(b []byte) *counter {
+	var v [counterNumbers]float64
+	if !readNumbers(b, v[:]) {
+		return nil
+	}
+	c := &counter{}
+	copy(c.n[:], v[:nHalf])
+	copy(c.f[:], v[nHalf:])
+	rest := v[2*nHalf:]
+	c.seen, c.fails, c.streak, c.last, c.lastFail = int64(rest[0]), int64(rest[1]), int32(rest[2]), rest[3], rest[4]
+	return c
+}
+
+func hexKey(letter string, key uint64) string { return letter + ":" + strconv.FormatUint(key, 16) }
+
+func weightNumbers(ws []weight) []byte {
+	v := make([]float64, 0, 2*len(ws))
+	for _, w := range ws {
+		v = append(v, w.v, w.g)
+	}
+	return numbersOf(v...)
+}
+
+func readWeights(b []byte, ws []weight) {
+	v := make([]float64, 2*len(ws))
+	if !readNumbers(b, v) {
+		return
+	}
+	for i := range ws {
+		ws[i] = weight{v[2*i], v[2*i+1]}
+	}
+}
+
+type gone struct {
+	nodes  []string
+	edges  []store.Edge
+	models []string
+}
+
+// changes collects what has changed since the last call, as rows.
+func (l *Learner) changes() (store.Knowledge, gone) {
+	var k store.Knowledge
+	var g gone
+	now := l.opt.Now().UnixMilli()
+	put := func(key string, body []byte) {
+		k.Models = append(k.Models, store.Model{Key: key, Body: body, Last: now})
+	}
+	m := l.model
+	for key := range m.dirty.counters {
+		if c := m.counters[key]; c != nil {
+			put(hexKey("c", key), c.numbers())
+		} else {
+			g.models = append(g.models, hexKey("c", key))
+		}
+	}
+	for key := range m.dirty.kin {
+		if v := m.kin[key]; v != nil {
+			put(hexKey("k", key), numbersOf(v.expected, v.failed, v.n, v.last))
+		} else {
+			g.models = append(g.models, hexKey("k", key))
+		}
+	}
+	for key := range m.dirty.tokens {
+		if v := m.tokens[key]; v != nil {
+			put(hexKey("t", key), numbersOf(v.v, v.g))
+		} else {
+			g.models = append(g.models, hexKey("t", key))
+		}
+	}
+	if len(m.dirty.counters) > 0 {
+		put("w:stack", weightNumbers(m.w[:]))
+		put("w:retry", weightNumbers(m.retryW[:]))
+		put("w:mix", numbersOf(m.mix[:]...))
+	}
+	clear(m.dirty.counters)
+	clear(m.dirty.kin)
+	clear(m.dirty.tokens)
+	for key := range l.durations.dirty.keys {
+		if w := l.durations.m[key]; w != nil {
+			v := make([]float64, 0, windowSize+3)
+			for _, x := range w.v {
+				v = append(v, float64(x))
+			}
+			put(hexKey("d", key), numbersOf(append(v, float64(w.n), float64(w.at), w.last)...))
+		} else {
+			g.models = append(g.models, hexKey("d", key))
+		}
+	}
+	if len(l.durations.dirty.keys) > 0 {
+		put("d-", numbersOf(l.durations.factor, l.durations.clock))
+	}
+	clear(l.durations.dirty.keys)
+	for key := range l.greensNew {
+		if refs := l.greens[key]; refs != nil {
+			put(hexKey("g", key), marshal(refs))
+		} else {
+			g.models = append(g.models, hexKey("g", key))
+		}
+	}
+	clear(l.greensNew)
+	for id := range l.templates.dirty {
+		if t := l.templates.byID[id]; t != nil {
+			put("s:"+id, marshal(storedTemplate{t.salt, t.tokens, t.last}))
+		} else {
+			g.models = append(g.models, "s:"+id)
+		}
+	}
+	clear(l.templates.dirty)
+	for id := range l.flakes.dirty {
+		if e := l.flakes.examples[id]; e != nil {
+			put("f:"+id, marshal(e))
+		} else {
+			g.models = append(g.models, "f:"+id)
+		}
+	}
+	clear(l.flakes.dirty)
+	c := l.graph.Changes()
+	for _, n := range c.Nodes {
+		kind, _, _ := strings.Cut(n.ID, ":")
+		k.Nodes = append(k.Nodes, store.Node{ID: n.ID, Kind: kind, Text: clip(n.Text, 2000), OK: n.OK, Failed: n.Failed, Last: n.Last})
+	}
+	for _, e := range c.Edges {
+		k.Edges = append(k.Edges, store.Edge{Src: e.Src, Kind: string(e.Rel), Dst: e.Dst, OK: e.OK, Failed: e.Failed, Last: e.Last})
+	}
+	g.nodes = c.Gone
+	for _, e := range c.Cut {
+		g.edges = append(g.edges, store.Edge{Src: e.Src, Kind: string(e.Rel), Dst: e.Dst})
+	}
+	return k, g
+}
+
+type storedTemplate struct {
+	Salt   string
+	Tokens []string
+	Last   int64
+}
+
+// load puts stored rows in place.
+func (l *Learner) load(k store.Knowledge) {
+	for _, row := range k.Models {
+		letter, key, _ := strings.Cut(row.Key, ":")
+		if letter == "d-" {
+			var v [2]float64
+			if readNumbers(row.Body, v[:]) {
+				l.durations.factor, l.durations.clock = v[0], max(l.durations.clock, v[1])
+			}
+			continue
+		}
+		switch letter {
+		case "c", "k", "t", "d", "g":
+			h, err := strconv.ParseUint(key, 16, 64)
+			if err != nil {
+				continue
+			}
+			l.loadKey(letter, h, row.Body)
+		case "w":
+			switch key {
+			case "stack":
+				readWeights(row.Body, l.model.w[:])
+			case "retry":
+				readWeights(row.Body, l.model.retryW[:])
+			case "mix":
+				var v [nExperts]float64
+				if readNumbers(row.Body, v[:]) {
+					l.model.mix = v
+				}
+			}
+		case "s":
+			var t storedTemplate
+			if err := json.Unmarshal(row.Body, &t); err != nil {
+				l.log.Error("a stored template cannot be read", "key", row.Key, "err", err)
+				continue
+			}
+			l.templates.put(key, t)
+		case "f":
+			var e flakeExample
+			if err := json.Unmarshal(row.Body, &e); err != nil {
+				l.log.Error("a stored example cannot be read", "key", row.Key, "err", err)
+				continue
+			}
+			if old := l.flakes.examples[key]; old != nil {
+				l.flakes.count(old.Words, -1)
+			}
+			l.flakes.count(e.Words, 1)
+			l.flakes.examples[key] = &e
+			l.flakes.clock = max(l.flakes.clock, e.Last)
+		default:
+			l.log.Debug(fmt.Sprintf("unknown row %s of the model is passed over", row.Key))
+		}
+	}
+	nodes := make([]graph.Node, 0, len(k.Nodes))
+	for _, n := range k.Nodes {
+		nodes = append(nodes, graph.Node{ID: n.ID, Text: n.Text, Counter: graph.Counter{OK: n.OK, Failed: n.Failed, Last: n.Last}})
+	}
+	edges := make([]graph.Edge, 0, len(k.Edges))
+	for _, e := range k.Edges {
+		edges = append(edges, graph.Edge{Src: e.Src, Rel: graph.Rel(e.Kind), Dst: e.Dst, Counter: graph.Counter{OK: e.OK, Failed: e.Failed, Last: e.Last}})
+	}
+	l.graph.Load(nodes, edges)
+}
+
+func (l *Learner) loadKey(letter string, h uint64, body []byte) {
+	switch letter {
+	case "c":
+		if c := readCounter(body); c != nil {
+			l.model.counters[h] = c
+		}
+	case "k":
+		var v [4]float64
+		if readNumbers(body, v[:]) {
+			l.model.kin[h] = &kinship{v[0], v[1], v[2], v[3]}
+		}
+	case "t":
+		var v [2]float64
+		if readNumbers(body, v[:]) {
+			l.model.tokens[h] = &weight{v[0], v[1]}
+		}
+	case "d":
+		var v [windowSize + 3]float64
+		if readNumbers(body, v[:]) {
+			w := &window{n: int32(min(max(v[windowSize], 0), windowSize)), at: int32(min(max(v[windowSize+1], 0), windowSize-1)), last: v[windowSize+2]}
+			for i := range w.v {
+				w.v[i] = float32(v[i])
+			}
+			l.durations.m[h] = w
+		}
+	case "g":
+		var refs []logRef
+		if json.Unmarshal(body, &refs) == nil {
+			l.greens[h] = refs
+		}
+	}
+}
+
+// put places a stored template.
+func (t *Templates) put(id string, s storedTemplate) {
+	v := t.byID[id]
+	if v == nil {
+		v = &template{id: id, salt: s.Salt, group: s.Salt + " " + drainGroup(s.Tokens)}
+		t.byID[id] = v
+		t.groups[v.group] = append(t.groups[v.group], v)
+	}
+	v.tokens, v.last = s.Tokens, s.Last
+	t.clock = max(t.clock, s.Last)
+}
