@@ -1,7 +1,6 @@
 package expr
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -35,9 +34,16 @@ const (
 	msgWork   = "The maximum allowed amount of work was exceeded"
 )
 
-var (
-	errMemory = errors.New(msgMemory)
-	errWork   = errors.New(msgWork)
+// fault is why an evaluation failed, in GitHub's words.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+
+func faultf(format string, args ...any) error { return fault(fmt.Sprintf(format, args...)) }
+
+const (
+	errMemory = fault(msgMemory)
+	errWork   = fault(msgWork)
 )
 
 // Eval evaluates the expression. Operands are evaluated from left to right and
@@ -295,7 +301,7 @@ func (ev *evaluator) call(n *node, level int) (Value, error) {
 	}
 	fn := ev.env.Functions[n.lower]
 	if fn == nil {
-		return Value{}, fmt.Errorf("Unrecognized function: '%s'", n.name)
+		return Value{}, faultf("Unrecognized function: '%s'", n.name)
 	}
 	var args []Value
 	for _, a := range n.args {
@@ -477,11 +483,11 @@ func fromJSON(ev *evaluator, n *node, level int) (Value, error) {
 	}
 	if strings.TrimSpace(s) == "" {
 		// GitHub's words, which people look for.
-		return Value{}, errors.New("Error reading JToken from JsonReader. Path '', line 0, position 0.")
+		return Value{}, fault("Error reading JToken from JsonReader. Path '', line 0, position 0.")
 	}
 	r, err := parseJSON(s, true)
 	if err != nil {
-		return Value{}, fmt.Errorf("Error parsing fromJson: %w", err)
+		return Value{}, faultf("Error parsing fromJson: %v", err)
 	}
 	return r, nil
 }
@@ -495,7 +501,7 @@ func caseCall(ev *evaluator, n *node, level int) (Value, error) {
 			return p, err
 		}
 		if p.kind != KindBool {
-			return Value{}, errors.New("case predicate must evaluate to a boolean value")
+			return Value{}, fault("case predicate must evaluate to a boolean value")
 		}
 		if p.AsBool() {
 			return ev.eval(n.args[i+1], level+1)
@@ -533,7 +539,7 @@ func formatCall(ev *evaluator, n *node, level int) (Value, error) {
 			}
 			v := args[piece.arg]
 			if piece.spec != "" {
-				return Value{}, fmt.Errorf("The format specifiers '%s' are not valid for objects of type '%s'", piece.spec, v.kind)
+				return Value{}, faultf("The format specifiers '%s' are not valid for objects of type '%s'", piece.spec, v.kind)
 			}
 			s = v.str
 		}
@@ -564,7 +570,7 @@ func parseFormat(f string, args int) ([]formatPiece, error) {
 			pieces = append(pieces, formatPiece{text: s, arg: -1})
 		}
 	}
-	invalid := func() error { return fmt.Errorf("The following format string is invalid: %s", f) }
+	invalid := func() error { return faultf("The following format string is invalid: %s", f) }
 	for rest := f; rest != ""; {
 		i := strings.IndexAny(rest, "{}")
 		if i < 0 {
@@ -609,7 +615,7 @@ func parseFormat(f string, args int) ([]formatPiece, error) {
 			return nil, invalid()
 		}
 		if arg >= args {
-			return nil, fmt.Errorf("The following format string references more arguments than were supplied: %s", f)
+			return nil, faultf("The following format string references more arguments than were supplied: %s", f)
 		}
 		text(rest[:i])
 		pieces = append(pieces, formatPiece{arg: arg, spec: spec})

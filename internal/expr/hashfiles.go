@@ -35,7 +35,7 @@ func HashFilesAt(fsys fs.FS, root string, patterns []string) (string, error) {
 	follow := false
 	if len(patterns) > 0 && strings.HasPrefix(patterns[0], "--") {
 		if !EqualFold(patterns[0], "--follow-symbolic-links") {
-			return "", fmt.Errorf("Invalid glob option %s, avaliable option: '--follow-symbolic-links'.", patterns[0])
+			return "", faultf("Invalid glob option %s, available option: '--follow-symbolic-links'.", patterns[0])
 		}
 		follow, patterns = true, patterns[1:]
 	}
@@ -89,7 +89,7 @@ func parseFileGlob(s, root string) (g fileGlob, inside bool, err error) {
 		s = strings.TrimSpace(s[1:])
 	}
 	if s == "" {
-		return g, false, fmt.Errorf("Invalid pattern '%s'", line)
+		return g, false, faultf("Invalid pattern '%s'", line)
 	}
 	if strings.HasPrefix(s, "/") {
 		root = path.Clean("/" + root)
@@ -115,10 +115,10 @@ func parseFileGlob(s, root string) (g fileGlob, inside bool, err error) {
 		case "":
 		case ".":
 			if i > 0 {
-				return g, false, fmt.Errorf("Invalid pattern '%s'. Relative pathing '.' and '..' is not allowed.", line)
+				return g, false, faultf("Invalid pattern '%s'. Relative pathing '.' and '..' is not allowed.", line)
 			}
 		case "..":
-			return g, false, fmt.Errorf("Invalid pattern '%s'. Relative pathing '.' and '..' is not allowed.", line)
+			return g, false, faultf("Invalid pattern '%s'. Relative pathing '.' and '..' is not allowed.", line)
 		default:
 			if seg == "**" && len(g.segments) > 0 && g.segments[len(g.segments)-1] == "**" {
 				continue

@@ -62,11 +62,11 @@ func DispatchInputs(t *Trigger, given map[string]string) (inputs, eventInputs ex
 		if !ok {
 			text, ok = in.fallback()
 			if in.Required && !ok {
-				errs = append(errs, fmt.Errorf("Required input '%s' not provided", in.Name))
+				errs = append(errs, inputError("Required input '%s' not provided", in.Name))
 				continue
 			}
 		} else if in.Required && text == "" && in.Type != "boolean" && in.Type != "choice" {
-			errs = append(errs, fmt.Errorf("Required input '%s' not provided", in.Name))
+			errs = append(errs, inputError("Required input '%s' not provided", in.Name))
 			continue
 		}
 		value, err := in.value(text, ok)
@@ -79,6 +79,9 @@ func DispatchInputs(t *Trigger, given map[string]string) (inputs, eventInputs ex
 	}
 	return expr.Object(typed), expr.Object(texts), errs
 }
+
+// inputError makes an error in GitHub's words, which begin with a capital.
+func inputError(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 func unexpectedInputs(names []string, declared []Input) error {
 	msg := fmt.Sprintf("Unexpected inputs provided: [%s]", strings.Join(eachQuoted(names), ", "))
@@ -121,7 +124,7 @@ func (in Input) fallback() (string, bool) {
 // which is empty.
 func (in Input) value(text string, given bool) (expr.Value, error) {
 	refused := func() error {
-		return fmt.Errorf("Provided value '%s' for input '%s' not in the list of allowed values", text, in.Name)
+		return inputError("Provided value '%s' for input '%s' not in the list of allowed values", text, in.Name)
 	}
 	switch in.Type {
 	case "boolean":
@@ -138,7 +141,7 @@ func (in Input) value(text string, given bool) (expr.Value, error) {
 		}
 	case "number":
 		if n := expr.String(text).ToNumber(); text != "" && (math.IsNaN(n) || math.IsInf(n, 0)) {
-			return expr.Null(), fmt.Errorf("Provided value '%s' for input '%s' is not a number", text, in.Name)
+			return expr.Null(), inputError("Provided value '%s' for input '%s' is not a number", text, in.Name)
 		}
 	}
 	return expr.String(text), nil
