@@ -1,0 +1,370 @@
+// Package queue hands planned jobs to workers, each to one at a time.
+//
+// A job waits with the labels it asks for; a worker claims with the labels it
+// has, and gets the first job whose labels are among them (higher priority
+// first, then older). A claim is a lease: it ends unless the worker's heartbeat
+// renews it, and then the job goes back into the queue or, when its attempts
+// are used up, is lost. Each claim raises the job's attempt by one, and (job,
+// attempt) is the fence of every write about it: a worker that was slow, cut off
+// or suspended finds out that it is not its job any more, and can change
+// nothing.
+//
+// The answer to a heartbeat carries the reason to stop where somebody has
+// cancelled the job. Renewing is asked of the store with deadlines of the
+// caller's clock; all processes on one database are taken to have about the same
+// time, within a small part of a lease.
+//
+// The queue itself is a table of the store (package store), which is reached
+// through the [Store] interface. Nothing runs by itself here but what [Queue.Work]
+// and [Queue.Hold] start, and they wait for it.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// Store is what a queue needs of a store. *store.Store has it.
+type Store interface {
+	QueueAdd(ctx context.Context, jobID string, labels []string, priority float64, available, now time.Time, maxAttempts int) (bool, error)
+	QueueClaim(ctx context.Context, worker string, labels []string, now, lease time.Time) (jobID string, attempt int, ok bool, err error)
+	QueueRenew(ctx context.Context, jobID string, attempt int, lease time.Time) (held bool, cancel string, err error)
+	QueueFinish(ctx context.Context, jobID string, attempt int, conclusion ci.Conclusion, reason string) (held bool, err error)
+	QueueRelease(ctx context.Context, jobID string, attempt int, available time.Time, reason string) (held bool, err error)
+	QueueExpire(ctx context.Context, now time.Time) (requeued, lost []string, err error)
+	QueueCancel(ctx context.Context, jobID, reason string) (was string, err error)
+	QueueDepth(ctx context.Context) (queued, claimed int, err error)
+}
+
+// ErrLost is the cause with which a held claim's context ends when its lease was
+// lost: somebody else may have the job by now.
+var ErrLost = errors.New("the lease on the job was lost")
+
+// CancelledError is the cause with which a held claim's context ends when the
+// job was cancelled.
+type CancelledError struct{ Reason string }
+
+func (e *CancelledError) Error() string { return "cancelled: " + e.Reason }
+
+// Config sets a [Queue] up. The zero Config is usable.
+type Config struct {
+	Lease time.Duration // how long a claim lasts without a heartbeat; 0: 20 s
+	// Attempts is how often a job may be claimed before it is lost; 0: 2.
+	Attempts int
+	// Poll is how often a worker looks for jobs, and the queue for leases that
+	// have ended, without being woken; 0: 1 s.
+	Poll time.Duration
+	Now  func() time.Time // nil: time.Now
+	Log  *slog.Logger     // nil: silent
+}
+
+// Queue is the queue over one store. It is safe for concurrent use.
+type Queue struct {
+	store Store
+	cfg   Config
+
+	mu   sync.Mutex
+	wake chan struct{} // closed and replaced when something was put in
+}
+
+// New makes a queue.
+func New(s Store, cfg Config) *Queue {
+	if cfg.Lease <= 0 {
+		cfg.Lease = 20 * time.Second
+	}
+	if cfg.Attempts <= 0 {
+		cfg.Attempts = 2
+	}
+	if cfg.Poll <= 0 {
+		cfg.Poll = time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Queue{store: s, cfg: cfg, wake: make(chan struct{})}
+}
+
+// Item is a job that is to be run.
+type Item struct {
+	JobID    string
+	Labels   []string  // what the runner must have; at least one; case does not count
+	Priority float64   // higher is earlier
+	After    time.Time // not before; zero: at once
+}
+
+// Add puts a job in. It reports false, and changes nothing, if the job was put
+// in before, whatever has become of it since.
+func (q *Queue) Add(ctx context.Context, it Item) (bool, error) {
+	if !ci.ValidID(it.JobID) {
+		return false, fmt.Errorf("queue: %q is no job id", it.JobID)
+	}
+	if len(it.Labels) == 0 {
+		return false, fmt.Errorf("queue: job %s asks for no labels: every runner would fit", it.JobID)
+	}
+	now := q.cfg.Now()
+	if it.After.IsZero() {
+		it.After = now
+	}
+	ok, err := q.store.QueueAdd(ctx, it.JobID, it.Labels, it.Priority, it.After, now, q.cfg.Attempts)
+	if err != nil {
+		return false, fmt.Errorf("queue: %w", err)
+	}
+	if ok {
+		q.Wake()
+	}
+	return ok, nil
+}
+
+// Wake makes workers of this process look now.
+func (q *Queue) Wake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	close(q.wake)
+	q.wake = make(chan struct{})
+}
+
+func (q *Queue) woken() <-chan struct{} {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.wake
+}
+
+// Depth counts the jobs that wait and those that are claimed.
+func (q *Queue) Depth(ctx context.Context) (queued, claimed int, err error) {
+	return q.store.QueueDepth(ctx)
+}
+
+// Cancel asks that a job stop. now is true if it had not been claimed and so has
+// ended already: then nobody else will write its end. A claimed job hears of it
+// with its next heartbeat. A job that has ended stays as it is.
+func (q *Queue) Cancel(ctx context.Context, jobID, reason string) (now bool, err error) {
+	was, err := q.store.QueueCancel(ctx, jobID, reason)
+	if err != nil {
+		return false, fmt.Errorf("queue: %w", err)
+	}
+	return was == "queued", nil
+}
+
+// Claim is one attempt at a job that its holder owns until the lease ends.
+type Claim struct {
+	q       *Queue
+	JobID   string
+	Attempt int // from 1: the fence
+}
+
+// TryClaim claims a job that fits, if there is one; nil otherwise.
+func (q *Queue) TryClaim(ctx context.Context, worker string, labels []string) (*Claim, error) {
+	now := q.cfg.Now()
+	id, attempt, ok, err := q.store.QueueClaim(ctx, worker, labels, now, now.Add(q.cfg.Lease))
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	if !ok {
+		return nil, nil
+	}
+	return &Claim{q: q, JobID: id, Attempt: attempt}, nil
+}
+
+// Claim waits for a job that fits. The error is the cause of ctx's end, or the
+// store's.
+func (q *Queue) Claim(ctx context.Context, worker string, labels []string) (*Claim, error) {
+	for {
+		woken := q.woken() // before looking, or what comes meanwhile is missed
+		c, err := q.TryClaim(ctx, worker, labels)
+		if err != nil || c != nil {
+			return c, err
+		}
+		t := time.NewTimer(q.cfg.Poll)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil, context.Cause(ctx)
+		case <-woken:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// Renew is one heartbeat. It returns [ErrLost] if the claim is not the holder's
+// any more, a *[CancelledError] if the job is to stop (the lease is prolonged
+// all the same), and any other error if the store could not be asked.
+func (c *Claim) Renew(ctx context.Context) error {
+	held, cancel, err := c.q.store.QueueRenew(ctx, c.JobID, c.Attempt, c.q.cfg.Now().Add(c.q.cfg.Lease))
+	switch {
+	case err != nil:
+		return fmt.Errorf("queue: %w", err)
+	case !held:
+		return ErrLost
+	case cancel != "":
+		return &CancelledError{Reason: cancel}
+	}
+	return nil
+}
+
+// Finish ends the job for good. ErrLost: it was somebody else's by then, and
+// nothing was written.
+func (c *Claim) Finish(ctx context.Context, conclusion ci.Conclusion, reason string) error {
+	if !conclusion.Valid() {
+		return fmt.Errorf("queue: job %s cannot finish with conclusion %q", c.JobID, conclusion)
+	}
+	held, err := c.q.store.QueueFinish(ctx, c.JobID, c.Attempt, conclusion, reason)
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	if !held {
+		return ErrLost
+	}
+	return nil
+}
+
+// Release gives the job back, to be claimed again after a while: the worker
+// cannot run it, for no fault of the job's.
+func (c *Claim) Release(ctx context.Context, after time.Duration, reason string) error {
+	held, err := c.q.store.QueueRelease(ctx, c.JobID, c.Attempt, c.q.cfg.Now().Add(after), reason)
+	if err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	if !held {
+		return ErrLost
+	}
+	c.q.Wake()
+	return nil
+}
+
+// Hold runs fn while heartbeats keep the claim. fn's context ends with [ErrLost]
+// as its cause when the lease is lost (at the latest when it has run out without
+// the store answering), and with a *[CancelledError] when the job is cancelled;
+// in the second case the heartbeats go on until fn has returned, so that it can
+// clean up. Hold returns when fn has.
+func (c *Claim) Hold(ctx context.Context, fn func(context.Context) error) error {
+	held, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(c.q.cfg.Lease / 3)
+		defer t.Stop()
+		until := c.q.cfg.Now().Add(c.q.cfg.Lease)
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+			}
+			// The job may be winding up after its context has ended; its lease is
+			// kept for that.
+			hb, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.q.cfg.Lease/3)
+			asked := c.q.cfg.Now()
+			err := c.Renew(hb)
+			cancel()
+			var cancelled *CancelledError
+			switch {
+			case err == nil:
+				until = asked.Add(c.q.cfg.Lease)
+			case errors.Is(err, ErrLost):
+				stop(ErrLost)
+				return
+			case errors.As(err, &cancelled):
+				until = asked.Add(c.q.cfg.Lease)
+				stop(cancelled)
+			default:
+				c.q.cfg.Log.Warn("a heartbeat failed", "job", c.JobID, "err", err)
+				if !c.q.cfg.Now().Before(until) {
+					stop(ErrLost)
+					return
+				}
+			}
+		}
+	})
+	err := fn(held)
+	close(done)
+	wg.Wait()
+	return err
+}
+
+// Expired are the jobs whose workers were lost.
+type Expired struct {
+	Requeued []string // job ids; they wait for another worker
+	Lost     []string // they had used up their attempts, or were cancelled: their end is for the caller to write
+}
+
+// Expire takes back the claims whose lease has ended.
+func (q *Queue) Expire(ctx context.Context) (Expired, error) {
+	requeued, lost, err := q.store.QueueExpire(ctx, q.cfg.Now())
+	if err != nil {
+		return Expired{}, fmt.Errorf("queue: %w", err)
+	}
+	if len(requeued) > 0 {
+		q.Wake()
+	}
+	return Expired{Requeued: requeued, Lost: lost}, nil
+}
+
+// Work claims jobs and runs each in fn, at most n at once, until ctx ends; it
+// returns when all of them have. Meanwhile it takes back claims that have
+// ended, of all workers, and calls expired with them, which may be nil. fn has
+// to end its claim by Finish or Release; a claim it leaves runs out.
+func (q *Queue) Work(ctx context.Context, worker string, labels []string, n int, fn func(context.Context, *Claim) error, expired func(Expired)) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		t := time.NewTicker(q.cfg.Poll)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			e, err := q.Expire(ctx)
+			if err != nil {
+				if ctx.Err() == nil {
+					q.cfg.Log.Error("leases that have ended could not be taken back", "err", err)
+				}
+				continue
+			}
+			if expired != nil && len(e.Requeued)+len(e.Lost) > 0 {
+				expired(e)
+			}
+		}
+	})
+	slots := make(chan struct{}, max(n, 1))
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		c, err := q.Claim(ctx, worker, labels)
+		if err != nil {
+			<-slots
+			if ctx.Err() != nil {
+				return nil
+			}
+			q.cfg.Log.Error("claiming a job failed; trying again", "err", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(q.cfg.Poll):
+			}
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := c.Hold(ctx, func(ctx context.Context) error { return fn(ctx, c) })
+			if err != nil {
+				q.cfg.Log.Error("a job could not be run", "job", c.JobID, "attempt", c.Attempt, "err", err)
+			}
+		})
+	}
+}
