@@ -86,7 +86,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 	}
 	files = append(files, conFile)
 	drop := func() { qmpConn.Close(); conConn.Close() }
-	agent, err := listenUnix(filepath.Join(spec.Dir, agentName))
+	agent, err := listenAgent(filepath.Join(spec.Dir, agentName))
 	if err != nil {
 		drop()
 		return fail("start", err)
@@ -340,7 +340,7 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	if old != nil {
 		old.Close() // QEMU takes the next only after this one
 	}
-	c, err := dialUnix(ctx, filepath.Join(m.spec.Dir, agentName))
+	c, err := vm.DialUnix(ctx, filepath.Join(m.spec.Dir, agentName))
 	if err != nil {
 		if g := m.gone(); g != nil {
 			err = g

@@ -38,10 +38,8 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -276,47 +274,20 @@ func (d *Driver) ready(ctx context.Context, spec *vm.Spec) error {
 
 // dialNet connects to the machine's network.
 func dialNet(ctx context.Context, path string) (*os.File, error) {
-	conn, err := dialUnix(ctx, path)
+	conn, err := vm.DialUnix(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the machine's network: %w", err)
+		return nil, fmt.Errorf("the machine's network: %w", err)
 	}
 	defer conn.Close()
 	return conn.File()
 }
 
-// dialUnix connects to a unix socket however long its path is: the kernel takes
-// 107 bytes of path, and the directory of a test or a user's cache is easily
-// deeper.
-func dialUnix(ctx context.Context, path string) (*net.UnixConn, error) {
-	dir, err := os.Open(filepath.Dir(path))
+// listenAgent makes the socket that Dial connects to.
+func listenAgent(path string) (*os.File, error) {
+	l, err := vm.ListenUnix(path)
 	if err != nil {
 		return nil, err
-	}
-	defer dir.Close()
-	var nd net.Dialer
-	c, err := nd.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
-	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) {
-			err = op.Err
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return c.(*net.UnixConn), nil
-}
-
-// listenUnix listens on a unix socket however long its path is.
-func listenUnix(path string) (*os.File, error) {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))})
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	defer l.Close()
-	l.SetUnlinkOnClose(false)
 	return l.File()
 }
