@@ -1,0 +1,182 @@
+package github
+
+import (
+	"context"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	gh "github.com/google/go-github/v88/github"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// Limits of GitHub's check runs.
+const (
+	maxCheckText   = 65535 // bytes of summary, and of text
+	maxAnnotations = 50    // a request
+)
+
+// Check is what a check run shows.
+type Check struct {
+	Name       string
+	SHA        string
+	DetailsURL string
+	ExternalID string // ours
+	Status     ci.Status
+	Conclusion ci.Conclusion // with Completed
+	Started    time.Time
+	Completed  time.Time
+	Title      string
+	Summary    string // Markdown
+	Text       string // Markdown
+	// Annotations are sent in batches; those beyond a thousand are left out.
+	Annotations []Annotation
+}
+
+// Annotation is a remark at a place in a file.
+type Annotation struct {
+	Path               string
+	StartLine, EndLine int
+	StartCol, EndCol   int
+	Level              string // notice, warning, error
+	Title, Message     string
+}
+
+// CreateCheck makes a check run and returns its id.
+func (r *Repo) CreateCheck(ctx context.Context, c Check) (int64, error) {
+	var id int64
+	batches := batch(c.Annotations)
+	err := r.app.try(ctx, "create check "+c.Name, func() error {
+		opts := gh.CreateCheckRunOptions{Name: cut(c.Name, 200), HeadSHA: c.SHA, Status: gh.Ptr(string(c.Status)), Output: output(c, batches[0])}
+		if c.DetailsURL != "" {
+			opts.DetailsURL = &c.DetailsURL
+		}
+		if c.ExternalID != "" {
+			opts.ExternalID = &c.ExternalID
+		}
+		if !c.Started.IsZero() {
+			opts.StartedAt = &gh.Timestamp{Time: c.Started}
+		}
+		if c.Status == ci.Completed {
+			opts.Conclusion, opts.CompletedAt = gh.Ptr(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
+		}
+		run, _, err := r.client.Checks.CreateCheckRun(ctx, r.owner, r.name, opts)
+		id = run.GetID()
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range batches[1:] {
+		if err := r.update(ctx, id, c, b); err != nil {
+			return id, err
+		}
+	}
+	return id, nil
+}
+
+// UpdateCheck changes a check run.
+func (r *Repo) UpdateCheck(ctx context.Context, id int64, c Check) error {
+	for _, b := range batch(c.Annotations) {
+		if err := r.update(ctx, id, c, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repo) update(ctx context.Context, id int64, c Check, annotations []Annotation) error {
+	return r.app.try(ctx, "update check "+c.Name, func() error {
+		opts := gh.UpdateCheckRunOptions{Name: cut(c.Name, 200), Status: gh.Ptr(string(c.Status)), Output: output(c, annotations)}
+		if c.DetailsURL != "" {
+			opts.DetailsURL = &c.DetailsURL
+		}
+		if c.Status == ci.Completed {
+			opts.Conclusion, opts.CompletedAt = gh.Ptr(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
+		}
+		_, _, err := r.client.Checks.UpdateCheckRun(ctx, r.owner, r.name, id, opts)
+		return err
+	})
+}
+
+// FindCheck looks for a check run of ours by its external id, so that a server
+// that died between making one and noting it does not make a second.
+func (r *Repo) FindCheck(ctx context.Context, sha, name, externalID string) (id int64, err error) {
+	err = r.app.try(ctx, "find check "+name, func() error {
+		list, _, err := r.client.Checks.ListCheckRunsForRef(ctx, r.owner, r.name, sha, &gh.ListCheckRunsOptions{CheckName: &name, ListOptions: gh.ListOptions{PerPage: 100}})
+		if err != nil {
+			return err
+		}
+		for _, c := range list.CheckRuns {
+			if c.GetExternalID() == externalID {
+				id = c.GetID()
+			}
+		}
+		return nil
+	})
+	return id, err
+}
+
+func batch(all []Annotation) [][]Annotation {
+	all = all[:min(len(all), 1000)]
+	out := [][]Annotation{nil}
+	for len(all) > 0 {
+		n := min(len(all), maxAnnotations)
+		if out[0] == nil {
+			out[0] = all[:n]
+		} else {
+			out = append(out, all[:n])
+		}
+		all = all[n:]
+	}
+	return out
+}
+
+func output(c Check, annotations []Annotation) *gh.CheckRunOutput {
+	if c.Title == "" {
+		return nil
+	}
+	summary := c.Summary
+	if summary == "" {
+		summary = c.Title
+	}
+	o := &gh.CheckRunOutput{Title: gh.Ptr(cut(c.Title, 250)), Summary: gh.Ptr(cut(summary, maxCheckText))}
+	if c.Text != "" {
+		o.Text = gh.Ptr(cut(c.Text, maxCheckText))
+	}
+	for _, a := range annotations {
+		if a.Path == "" || a.Message == "" {
+			continue
+		}
+		level := map[string]string{"error": "failure", "warning": "warning"}[a.Level]
+		if level == "" {
+			level = "notice"
+		}
+		start := max(a.StartLine, 1)
+		end := max(a.EndLine, start)
+		g := &gh.CheckRunAnnotation{Path: &a.Path, StartLine: &start, EndLine: &end, AnnotationLevel: &level, Message: gh.Ptr(cut(a.Message, 60<<10))}
+		if a.Title != "" {
+			g.Title = gh.Ptr(cut(a.Title, 250))
+		}
+		if start == end && a.StartCol > 0 { // GitHub refuses columns across lines
+			g.StartColumn = gh.Ptr(a.StartCol)
+			g.EndColumn = gh.Ptr(max(a.EndCol, a.StartCol))
+		}
+		o.Annotations = append(o.Annotations, g)
+	}
+	return o
+}
+
+// cut shortens s to n bytes, not within a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	const mark = "…"
+	s = s[:n-len(mark)]
+	for len(s) > 0 && !utf8.ValidString(s[max(0, len(s)-4):]) && !utf8.RuneStart(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return strings.ToValidUTF8(s, "") + mark
+}

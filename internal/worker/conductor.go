@@ -1,0 +1,286 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/plan"
+)
+
+// Outcome is how a job ended.
+type Outcome struct {
+	Conclusion     ci.Conclusion
+	Outputs        map[string]string
+	Reason         string
+	Infrastructure bool // it could not be run
+	// Told: job.finished has been emitted already.
+	Told bool
+}
+
+// An Executor runs one job to its end. It returns only then, whatever becomes
+// of ctx, whose cause is the reason of a cancellation.
+type Executor interface {
+	Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value) Outcome
+}
+
+// Finished is a job that ended before the run was taken up, by an earlier
+// process: what a Conductor replays.
+type Finished struct {
+	Key        string
+	Conclusion ci.Conclusion
+	Outputs    map[string]string
+}
+
+// Conductor drives one planned run from its first job to its conclusion.
+type Conductor struct {
+	Run      *plan.Run
+	ID       string // run id
+	Sink     ci.Sink
+	Executor Executor
+	// Groups holds the concurrency groups; nil is none.
+	Groups *Groups
+	// Order puts jobs that are ready at the same moment in order, as
+	// slices.SortFunc has it; nil keeps the file's order.
+	Order func(a, b *plan.Job) int
+	// Before is what ended before: the run is taken up again where it was.
+	Before []Finished
+	// Expanded hears of a run that changed because a matrix became known.
+	Expanded func(*plan.Run) error
+}
+
+// message tells the driving goroutine what became of something it started.
+type message struct {
+	key    string
+	out    Outcome
+	opened func() // of a calling job whose groups are held: lets them go
+}
+
+// Drive runs the run. The conclusion is "" only with an error, which means that
+// the run could not be driven to its end; the jobs that were started have ended
+// even then. Cancelling ctx cancels what runs and starts nothing new; cancelling
+// soft (may be nil) is what GitHub's cancel button does: jobs with always()
+// still run.
+func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusion, error) {
+	s := plan.NewState(c.Run)
+	began := time.Now()
+	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref, SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
+	before := map[string]Finished{}
+	for _, f := range c.Before {
+		before[f.Key] = f
+	}
+	for _, j := range c.Run.Jobs {
+		if _, done := before[j.Key]; !done {
+			c.queued(j)
+		}
+	}
+
+	messages := make(chan message)
+	running := map[string]context.CancelCauseFunc{}
+	held := map[string]func(){} // concurrency groups of calling jobs
+	interrupted := ctx.Done()
+	newer := make(chan string, 1)
+	releaseRun, err := c.hold(ctx, func(reason string) { newer <- reason }, c.Run.Concurrency)
+	if err != nil {
+		releaseRun = func() {}
+		s.Cancel(err.Error())
+	}
+	var failure error
+	fail := func(err error) {
+		if err != nil && failure == nil {
+			failure = err
+			s.Cancel(err.Error())
+		}
+	}
+	for !s.Done() {
+		progress := false
+		actions := s.Next()
+		if c.Order != nil {
+			slices.SortStableFunc(actions, func(a, b plan.Action) int {
+				if a.Kind != plan.Start || b.Kind != plan.Start {
+					return 0
+				}
+				return c.Order(a.Job, b.Job)
+			})
+		}
+		for _, a := range actions {
+			progress = true
+			switch a.Kind {
+			case plan.Expand:
+				for _, j := range a.Jobs {
+					if _, done := before[j.Key]; !done {
+						c.queued(j)
+					}
+				}
+				if c.Expanded != nil {
+					fail(c.Expanded(c.Run))
+				}
+			case plan.Skip, plan.Conclude:
+				if release := held[a.Job.Key]; release != nil {
+					release()
+					delete(held, a.Job.Key)
+				}
+				if _, done := before[a.Job.Key]; !done {
+					c.told(a.Job, Outcome{Conclusion: a.Conclusion, Outputs: a.Outputs, Reason: a.Reason}, 0)
+				}
+			case plan.Cancel:
+				if stop := running[a.Job.Key]; stop != nil {
+					stop(errors.New(cmp.Or(a.Reason, "cancelled")))
+				}
+			case plan.Start:
+				if f, done := before[a.Job.Key]; done && a.Job.Opens == 0 {
+					fail(s.Started(a.Job.Key))
+					fail(s.Finished(a.Job.Key, f.Conclusion, f.Outputs))
+					continue
+				}
+				if ctx.Err() != nil {
+					reason := context.Cause(ctx).Error()
+					c.told(a.Job, Outcome{Conclusion: ci.Cancelled, Reason: reason}, 0)
+					fail(s.Finished(a.Job.Key, ci.Cancelled, nil))
+					continue
+				}
+				jobCtx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+				running[a.Job.Key] = stop
+				if a.Job.Opens > 0 {
+					go func() { messages <- c.open(jobCtx, stop, a.Job) }()
+					continue
+				}
+				fail(s.Started(a.Job.Key))
+				go func() { messages <- c.execute(jobCtx, stop, a) }()
+			}
+		}
+		if progress {
+			continue
+		}
+		if len(running) == 0 && !s.Done() {
+			// The state has nothing to do and nothing is under way: a bug of ours
+			// must not hang for ever.
+			failure = errors.Join(failure, fmt.Errorf("run %s: %d jobs can never start", c.ID, len(c.Run.Jobs)))
+			break
+		}
+		select {
+		case m := <-messages:
+			delete(running, m.key)
+			if m.opened != nil {
+				held[m.key] = m.opened
+				fail(s.Started(m.key))
+				continue
+			}
+			fail(s.Finished(m.key, m.out.Conclusion, m.out.Outputs))
+		case reason := <-newer:
+			s.Cancel(reason)
+		case reason := <-soft:
+			s.Cancel(reason)
+			soft = nil
+		case <-interrupted:
+			interrupted = nil
+			s.Cancel(context.Cause(ctx).Error())
+			for _, stop := range running {
+				stop(context.Cause(ctx))
+			}
+		}
+	}
+	for len(running) > 0 { // only after a failure of ours
+		for _, stop := range running {
+			stop(failure)
+		}
+		m := <-messages
+		delete(running, m.key)
+		if m.opened != nil {
+			m.opened()
+		}
+	}
+	for _, release := range held {
+		release()
+	}
+	releaseRun()
+	conclusion := s.Conclusion()
+	rec := ci.Record{Type: ci.RunFinished, Run: c.ID, Conclusion: conclusion, DurationMS: ci.Ptr(time.Since(began).Milliseconds())}
+	if failure != nil {
+		rec.Conclusion, rec.Reason, rec.Infrastructure = ci.Failure, failure.Error(), true
+	} else if ctx.Err() != nil {
+		rec.Reason = context.Cause(ctx).Error()
+		if conclusion != ci.Success {
+			rec.Conclusion = ci.Cancelled
+		}
+	}
+	c.Sink.Emit(rec)
+	return rec.Conclusion, failure
+}
+
+// open waits for the groups of a calling job; it runs nothing itself.
+func (c *Conductor) open(ctx context.Context, stop context.CancelCauseFunc, j *plan.Job) message {
+	release, err := c.hold(ctx, func(reason string) { stop(errors.New(reason)) }, j.Concurrency, c.Run.Calls[j.Opens].Concurrency)
+	if err != nil {
+		out := Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
+		c.told(j, out, 0)
+		return message{key: j.Key, out: out}
+	}
+	return message{key: j.Key, opened: release}
+}
+
+// execute runs one job within its concurrency group.
+func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a plan.Action) message {
+	defer stop(nil)
+	began := time.Now()
+	var out Outcome
+	release, err := c.hold(ctx, func(reason string) { stop(errors.New(reason)) }, a.Job.Concurrency)
+	if err != nil {
+		out = Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
+	} else {
+		out = c.Executor.Execute(ctx, c.Run, a.Job, a.Needs)
+		release()
+	}
+	if !out.Conclusion.Valid() {
+		out.Conclusion, out.Infrastructure, out.Reason = ci.Failure, true, cmp.Or(out.Reason, "the job ended without a conclusion")
+	}
+	if !out.Told {
+		c.told(a.Job, out, time.Since(began))
+	}
+	return message{key: a.Job.Key, out: out}
+}
+
+// hold takes the groups, all or none, in the order given.
+func (c *Conductor) hold(ctx context.Context, cancel func(reason string), groups ...*plan.Group) (func(), error) {
+	var releases []func()
+	release := func() {
+		for _, r := range slices.Backward(releases) {
+			r()
+		}
+	}
+	for _, g := range groups {
+		if g == nil || c.Groups == nil {
+			continue
+		}
+		r, err := c.Groups.Hold(ctx, *g, cancel)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		releases = append(releases, r)
+	}
+	return release, nil
+}
+
+func (c *Conductor) queued(j *plan.Job) {
+	r := ci.Record{Type: ci.JobQueued, Run: c.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Needs: j.Needs}
+	if j.Matrix.Kind() != expr.KindNull {
+		r.Matrix = j.Matrix
+	}
+	c.Sink.Emit(r)
+}
+
+func (c *Conductor) told(j *plan.Job, out Outcome, d time.Duration) {
+	r := ci.Record{Type: ci.JobFinished, Run: c.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Conclusion: out.Conclusion,
+		Reason: out.Reason, Infrastructure: out.Infrastructure, DurationMS: ci.Ptr(d.Milliseconds()), Outputs: maps.Clone(out.Outputs)}
+	if j.Matrix.Kind() != expr.KindNull {
+		r.Matrix = j.Matrix
+	}
+	c.Sink.Emit(r)
+}

@@ -1,0 +1,107 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/hearth-ci/hearth/internal/plan"
+)
+
+// Groups are the concurrency groups of one process: of each, one holder at a
+// time. With queue "single" the newest one waits and those that waited before
+// are cancelled; with "max" all wait in order.
+type Groups struct {
+	mu sync.Mutex
+	m  map[string]*group
+}
+
+type group struct {
+	holder  *holder
+	waiting []*holder
+}
+
+type holder struct {
+	cancel func(reason string)
+	turn   chan struct{} // closed when it holds the group
+	out    chan string   // gets the reason when it is cancelled while it waits
+}
+
+// NewGroups returns an empty set of groups.
+func NewGroups() *Groups { return &Groups{m: map[string]*group{}} }
+
+// Hold waits for the group and holds it until release is called. cancel is
+// called, at most once, when a newcomer with cancel-in-progress wants the holder
+// to stop. The error says why the group was not to be had.
+func (g *Groups) Hold(ctx context.Context, want plan.Group, cancel func(reason string)) (release func(), err error) {
+	name := strings.ToLower(want.Name)
+	if name == "" {
+		return func() {}, nil
+	}
+	var once sync.Once
+	me := &holder{
+		cancel: func(reason string) { once.Do(func() { cancel(reason) }) },
+		turn:   make(chan struct{}),
+		out:    make(chan string, 1),
+	}
+	g.mu.Lock()
+	gr := g.m[name]
+	if gr == nil {
+		gr = &group{}
+		g.m[name] = gr
+	}
+	if gr.holder == nil {
+		gr.holder = me
+		close(me.turn)
+	} else {
+		if want.Queue != "max" {
+			for _, w := range gr.waiting {
+				w.out <- fmt.Sprintf("a newer one waits for the concurrency group %q", want.Name)
+			}
+			gr.waiting = nil
+		}
+		if want.CancelInProgress {
+			gr.holder.cancel(fmt.Sprintf("a newer one took the concurrency group %q", want.Name))
+		}
+		gr.waiting = append(gr.waiting, me)
+	}
+	g.mu.Unlock()
+
+	release = sync.OnceFunc(func() { g.release(name, me) })
+	select {
+	case <-me.turn:
+		return release, nil
+	case reason := <-me.out:
+		return nil, errors.New(reason)
+	case <-ctx.Done():
+		release()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// release gives the group to the next one, or takes a waiting one out.
+func (g *Groups) release(name string, me *holder) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gr := g.m[name]
+	if gr == nil {
+		return
+	}
+	if gr.holder != me {
+		for i, w := range gr.waiting {
+			if w == me {
+				gr.waiting = append(gr.waiting[:i], gr.waiting[i+1:]...)
+				return
+			}
+		}
+		return
+	}
+	if len(gr.waiting) == 0 {
+		delete(g.m, name)
+		return
+	}
+	gr.holder, gr.waiting = gr.waiting[0], gr.waiting[1:]
+	close(gr.holder.turn)
+}
