@@ -35,9 +35,6 @@ func advise(w *workflow.Workflow, src []byte) []workflow.Diagnostic {
 	for _, j := range w.Jobs {
 		a.job(j)
 	}
-	for _, t := range w.On {
-		a.filters(t)
-	}
 	return a.diags
 }
 
@@ -49,32 +46,6 @@ func (a *adviser) add(pos, near workflow.Pos, rule, hint, format string, args ..
 		File: a.w.File, Pos: pos, Near: near, Severity: workflow.Advice,
 		Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...),
 	})
-}
-
-func (a *adviser) filters(t workflow.Trigger) {
-	for _, f := range []struct {
-		key  string
-		list []string
-	}{
-		{"branches", t.Branches}, {"branches-ignore", t.BranchesIgnore}, {"tags", t.Tags}, {"tags-ignore", t.TagsIgnore},
-		{"paths", t.Paths}, {"paths-ignore", t.PathsIgnore},
-	} {
-		pos := t.Pos
-		if v := t.Value.Get(f.key); v != nil {
-			pos = v.Pos
-		}
-		positive := false
-		for _, p := range f.list {
-			if _, err := workflow.ParsePattern(p); err != nil {
-				a.add(pos, workflow.Pos{}, "filter-pattern", "", "The pattern '%s' of `%s` is not valid: %v", p, f.key, err)
-			}
-			positive = positive || !strings.HasPrefix(p, "!")
-		}
-		if len(f.list) > 0 && !positive && !strings.HasSuffix(f.key, "-ignore") {
-			a.add(pos, workflow.Pos{}, ruleCondition, fmt.Sprintf("Add a pattern that takes something in, or use `%s-ignore`.", f.key),
-				"`%s` only takes away: nothing can match", f.key)
-		}
-	}
 }
 
 func (a *adviser) job(j *workflow.Job) {

@@ -126,7 +126,7 @@ func TestAdvice(t *testing.T) {
 		{"need not needed", "on: push\njobs:\n  b:\n    runs-on: x\n    steps:\n      - run: true\n  a:\n    runs-on: x\n    steps:\n      - run: echo ${{ needs.b.outputs.x }}\n", ruleUnknown, workflow.Pos{Line: 10, Col: 23}},
 		{"step that is not", "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n        if: steps.x.outcome == 'success'\n", ruleUnknown, workflow.Pos{Line: 7, Col: 13}},
 		{"old command", "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: echo ::set-output name=a::b\n", ruleDeprecated, workflow.Pos{Line: 6, Col: 19}},
-		{"only negative", "on:\n  push:\n    branches: ['!main']\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n", ruleCondition, workflow.Pos{Line: 3, Col: 15}},
+		{"only negative", "on:\n  push:\n    branches: ['!main']\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n", "pattern", workflow.Pos{Line: 3, Col: 16}},
 		{"key that is overlooked", "on:\n  push:\n    branch: main\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n", "unexpected-key", workflow.Pos{Line: 3, Col: 5}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -310,8 +310,8 @@ func RuleText(id string) string {
 		return "A cron expression is not valid."
 	case "filter":
 		return "Filters that exclude each other are given."
-	case "filter-pattern":
-		return "A filter pattern is not valid."
+	case "pattern":
+		return "A filter pattern is not valid, or matches nothing."
 	case "input-default", "input-options":
 		return "The declaration of an input does not fit its type."
 	case ruleUnpinned:

@@ -141,11 +141,18 @@ func Closest(got string, names []string) string {
 			continue
 		}
 		d := distance(strings.ToLower(got), strings.ToLower(n))
+		if d > 0 && min(len(got), len(n)) < 3 && !swapped(got, n) {
+			continue // too short for a slip to be told from another word
+		}
 		if d < dist || d == dist && best == "" {
 			best, dist = n, d
 		}
 	}
 	return best
+}
+
+func swapped(a, b string) bool {
+	return len(a) == 2 && len(b) == 2 && strings.EqualFold(a[:1], b[1:]) && strings.EqualFold(a[1:], b[:1])
 }
 
 // distance is the number of edits (insert, delete, replace, swap neighbours)

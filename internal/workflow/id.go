@@ -16,6 +16,9 @@ type ids struct {
 }
 
 func (s *ids) has(id string) bool {
+	if s.outer != nil && s.outer.has(id) {
+		return true
+	}
 	return slices.ContainsFunc(s.given, func(g string) bool { return strings.EqualFold(g, id) })
 }
 
