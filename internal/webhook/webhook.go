@@ -1,0 +1,176 @@
+// Package webhook takes GitHub's deliveries: verify, record, acknowledge.
+//
+// Nothing else happens while GitHub waits. A delivery is bounded, its signature
+// is checked over the raw body in constant time before a byte of it is parsed,
+// and then it is stored, once for its delivery id, and answered with 202. What
+// comes of it, planning a run or finding that there is nothing to run, happens
+// afterwards from the stored event, and can happen again from there (replay).
+//
+// Answers say what became of the delivery, since they are what a person sees on
+// the App's "recent deliveries" page:
+//
+//	202 accepted    stored; it will be looked at
+//	202 duplicate   the id was there before; nothing is done twice
+//	202 ignored     stored for the record: an event that starts nothing here
+//	400             not JSON, or without the headers that GitHub sends
+//	401             no signature, or a wrong one; nothing was stored
+//	413             larger than the limit; nothing was stored
+//	415             the webhook's content type is not application/json
+//	503             the store did not take it: GitHub may deliver again
+package webhook
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// Recorder stores events. fresh is false when the delivery is known already.
+type Recorder interface {
+	Record(ctx context.Context, e ci.Event, ignored bool) (id string, fresh bool, err error)
+}
+
+// Handler is POST /webhooks/github.
+type Handler struct {
+	Secret   string // of the webhook; deliveries are refused while it is ""
+	MaxBody  int64  // bytes
+	Recorder Recorder
+	// Starts says whether an event of this name can start something here.
+	Starts func(event string) bool
+	// Stored is called after a fresh event that may start something was stored.
+	Stored func()
+	Log    *slog.Logger
+	Now    func() time.Time
+}
+
+type answer struct {
+	Status string `json:"status"`
+	ID     string `json:"id,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		reply(w, http.StatusMethodNotAllowed, answer{"refused", "", "deliveries are POSTed"})
+		return
+	}
+	if r.ContentLength > h.MaxBody {
+		reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxBody))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
+			return
+		}
+		reply(w, http.StatusBadRequest, answer{"refused", "", "the body ended early"})
+		return
+	}
+	if reason := h.verify(r.Header.Get("X-Hub-Signature-256"), body); reason != "" {
+		h.Log.Warn("delivery refused", "reason", reason, "from", r.RemoteAddr, "bytes", len(body))
+		reply(w, http.StatusUnauthorized, answer{"refused", "", reason})
+		return
+	}
+	// From here on it is GitHub, or somebody who knows the secret.
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
+		reply(w, http.StatusUnsupportedMediaType, answer{"refused", "", "set the webhook's content type to application/json"})
+		return
+	}
+	event, delivery := r.Header.Get("X-GitHub-Event"), r.Header.Get("X-GitHub-Delivery")
+	if !token(event, 100) || !token(delivery, 100) {
+		reply(w, http.StatusBadRequest, answer{"refused", "", "X-GitHub-Event and X-GitHub-Delivery are missing or malformed"})
+		return
+	}
+	var payload struct {
+		Action     string `json:"action"`
+		Repository struct {
+			FullName string `json:"full_name"`
+		} `json:"repository"`
+	}
+	if !utf8.Valid(body) || json.Unmarshal(body, &payload) != nil {
+		reply(w, http.StatusBadRequest, answer{"refused", "", "the body is not a JSON object"})
+		return
+	}
+	now := time.Now
+	if h.Now != nil {
+		now = h.Now
+	}
+	ignored := event == "ping" || !h.Starts(event) || payload.Repository.FullName == ""
+	id, fresh, err := h.Recorder.Record(r.Context(), ci.Event{
+		Name: event, Action: payload.Action, Delivery: delivery, Repository: payload.Repository.FullName, Payload: body, Received: now(),
+	}, ignored)
+	switch {
+	case err != nil:
+		h.Log.Error("delivery not stored", "delivery", delivery, "error", err)
+		w.Header().Set("Retry-After", "30")
+		reply(w, http.StatusServiceUnavailable, answer{"refused", "", "the record could not be written"})
+	case !fresh:
+		reply(w, http.StatusAccepted, answer{"duplicate", id, "this delivery was accepted before"})
+	case event == "ping":
+		reply(w, http.StatusAccepted, answer{"ignored", id, "pong"})
+	case ignored:
+		reply(w, http.StatusAccepted, answer{"ignored", id, "a " + event + " event starts nothing here"})
+	default:
+		if h.Stored != nil {
+			h.Stored()
+		}
+		reply(w, http.StatusAccepted, answer{"accepted", id, ""})
+	}
+}
+
+// verify checks the signature; "" means that it is right.
+func (h *Handler) verify(header string, body []byte) string {
+	if h.Secret == "" {
+		return "this server has no webhook secret: it takes no deliveries"
+	}
+	sum, ok := strings.CutPrefix(header, "sha256=")
+	if !ok {
+		return "the delivery is not signed (X-Hub-Signature-256): set a secret for the webhook"
+	}
+	got, err := hex.DecodeString(sum)
+	if err != nil {
+		return "the signature is malformed"
+	}
+	if !hmac.Equal(got, Sign(h.Secret, body)) {
+		return "the signature does not match: is the webhook's secret the one of this server?"
+	}
+	return ""
+}
+
+// Sign returns the HMAC-SHA256 of a body.
+func Sign(secret string, body []byte) []byte {
+	m := hmac.New(sha256.New, []byte(secret))
+	m.Write(body)
+	return m.Sum(nil)
+}
+
+// token reports whether s is a short word of the characters that event names
+// and delivery ids are made of.
+func token(s string, max int) bool {
+	if s == "" || len(s) > max {
+		return false
+	}
+	return strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}
+
+func reply(w http.ResponseWriter, status int, a answer) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(a)
+}
