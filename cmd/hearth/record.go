@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/tui"
@@ -52,8 +53,8 @@ func (a *app) runsCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "RUN\tWHEN\tREPOSITORY\tWORKFLOW\tEVENT\tREF\tRESULT\tTOOK")
 			for _, r := range runs {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s #%d\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), tui.Clean(r.Repository), tui.Clean(r.Workflow), r.Number, r.Event,
-					tui.Clean(shortRef(r.Ref)), result(r.Status, r.Conclusion), took(r.Started, r.Finished))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s #%d\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), board.Clean(r.Repository), board.Clean(r.Workflow), r.Number, r.Event,
+					board.Clean(shortRef(r.Ref)), result(r.Status, r.Conclusion), took(r.Started, r.Finished))
 			}
 			return w.Flush()
 		},
@@ -82,7 +83,7 @@ func (a *app) showCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var board tui.Board
+			var b board.Board
 			var last *tui.JSON
 			if asJSON {
 				last = tui.NewJSON(a.out)
@@ -100,29 +101,29 @@ func (a *app) showCommand() *cobra.Command {
 					if asJSON {
 						last.Emit(r.Record)
 					} else {
-						board.Apply(r.Record)
+						b.Apply(r.Record)
 					}
 				}
 			}
 			if asJSON {
 				return last.Close()
 			}
-			fmt.Fprintf(a.out, "%s #%d, attempt %d: %s\n", tui.Clean(run.Workflow), run.Number, run.Attempt, tui.Clean(run.Name))
-			fmt.Fprintf(a.out, "%s on %s %s, %s\n\n", run.Event, tui.Clean(run.Repository), tui.Clean(shortRef(run.Ref)), ago(run.Created))
-			for _, j := range board.Jobs {
-				fmt.Fprintf(a.out, "%s: %s%s\n", tui.Clean(j.Name), word(j.Conclusion, j.Status), reason(j.Reason))
+			fmt.Fprintf(a.out, "%s #%d, attempt %d: %s\n", board.Clean(run.Workflow), run.Number, run.Attempt, board.Clean(run.Name))
+			fmt.Fprintf(a.out, "%s on %s %s, %s\n\n", run.Event, board.Clean(run.Repository), board.Clean(shortRef(run.Ref)), ago(run.Created))
+			for _, j := range b.Jobs {
+				fmt.Fprintf(a.out, "%s: %s%s\n", board.Clean(j.Name), word(j.Conclusion, j.Status), reason(j.Reason))
 				if j.Machine != "" {
 					fmt.Fprintf(a.out, "  machine: %s\n", j.Machine)
 				}
 				if p := j.Prediction; p != nil && p.Seen > 0 {
-					fmt.Fprintf(a.out, "  predicted: %.0f %% to fail (%.0f–%.0f), about %s; from %d before\n", p.PFail*100, p.Low*100, p.High*100, tui.Short(time.Duration(p.ExpectedMS)*time.Millisecond), p.Seen)
+					fmt.Fprintf(a.out, "  predicted: %.0f %% to fail (%.0f–%.0f), about %s; from %d before\n", p.PFail*100, p.Low*100, p.High*100, board.Short(time.Duration(p.ExpectedMS)*time.Millisecond), p.Seen)
 				}
 				for _, st := range j.Steps {
-					fmt.Fprintf(a.out, "  %2d %-12s %8s  %s%s\n", st.Number, word(st.Conclusion, st.Status), tui.Short(st.Duration), tui.Clean(st.Name), reason(st.Reason))
+					fmt.Fprintf(a.out, "  %2d %-12s %8s  %s%s\n", st.Number, word(st.Conclusion, st.Status), board.Short(st.Duration), board.Clean(st.Name), reason(st.Reason))
 				}
 			}
 			fmt.Fprintln(a.out)
-			for _, line := range board.Summary() {
+			for _, line := range b.Summary() {
 				fmt.Fprintln(a.out, line)
 			}
 			return nil
@@ -228,9 +229,9 @@ func (a *app) printLog(c *cobra.Command, s *store.Store, run ci.Run, j store.Sto
 				out.Emit(line.Record)
 			case line.Record.Type == ci.LogLine:
 				if prefix {
-					fmt.Fprintf(a.out, "[%s] ", tui.Clean(j.Name))
+					fmt.Fprintf(a.out, "[%s] ", board.Clean(j.Name))
 				}
-				if _, err := fmt.Fprintln(a.out, tui.Clean(line.Record.Text)); err != nil {
+				if _, err := fmt.Fprintln(a.out, board.Clean(line.Record.Text)); err != nil {
 					return err
 				}
 			}
@@ -271,7 +272,7 @@ func (a *app) findRun(c *cobra.Command, s *store.Store, name string) (ci.Run, er
 	found := slices.DeleteFunc(runs, func(r ci.Run) bool { return name == "" || !strings.HasPrefix(r.ID, name) })
 	switch len(found) {
 	case 0:
-		return ci.Run{}, usage("there is no run %s: hearth runs lists them", tui.Clean(name))
+		return ci.Run{}, usage("there is no run %s: hearth runs lists them", board.Clean(name))
 	case 1:
 		return found[0], nil
 	}
@@ -291,14 +292,14 @@ func reason(s string) string {
 	if s == "" {
 		return ""
 	}
-	return "  (" + tui.Clean(s) + ")"
+	return "  (" + board.Clean(s) + ")"
 }
 
 func took(from, to time.Time) string {
 	if from.IsZero() || to.IsZero() {
 		return ""
 	}
-	return tui.Short(to.Sub(from))
+	return board.Short(to.Sub(from))
 }
 
 func ago(t time.Time) string {

@@ -1,3 +1,11 @@
+// Package tui is what a person at a terminal sees of a run: a live tree of jobs
+// and steps where there is a terminal ([Live]), plain lines where there is none
+// ([Plain]), NDJSON for programs ([JSON]); and one summary at the end of the
+// first two. All of them are sinks of the one event stream and draw a
+// [board.Board].
+//
+// Text that came out of a machine goes through [board.Clean] before it reaches
+// the terminal: a log line must not move the cursor or retitle the window.
 package tui
 
 import (
@@ -10,6 +18,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"charm.land/lipgloss/v2"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 )
 
@@ -26,7 +35,7 @@ type Live struct {
 	done chan error
 
 	mu      sync.Mutex
-	board   Board
+	board   board.Board
 	pending []string
 	dropped int
 }
@@ -55,7 +64,7 @@ func (l *Live) Emit(r ci.Record) {
 	l.board.Apply(r)
 	switch r.Type {
 	case ci.LogLine, ci.ConnectionRec, ci.DiagnosticRec:
-		for _, line := range l.board.lines(r, false) {
+		for _, line := range lines(&l.board, r, false) {
 			if len(l.pending) >= maxPending {
 				l.dropped++
 				continue
@@ -132,7 +141,7 @@ func (m liveModel) View() tea.View {
 	defer m.live.mu.Unlock()
 	var lines []string
 	if !m.closing {
-		for _, line := range m.live.board.Tree(m.width, max(m.height/2, 6), time.Now()) {
+		for _, line := range Tree(&m.live.board, m.width, max(m.height/2, 6), time.Now()) {
 			lines = append(lines, paint(line))
 		}
 	}
@@ -164,9 +173,9 @@ func paint(line string) string {
 
 // Tree draws the board in at most height lines of at most width runes: every
 // job while there is room, and under those that run, their steps.
-func (b *Board) Tree(width, height int, now time.Time) []string {
+func Tree(b *board.Board, width, height int, now time.Time) []string {
 	var out []string
-	head := Clean(b.Workflow)
+	head := board.Clean(b.Workflow)
 	if b.Run != "" {
 		head += "  run " + b.Run
 	}
@@ -175,21 +184,21 @@ func (b *Board) Tree(width, height int, now time.Time) []string {
 		if !b.Finished.IsZero() {
 			end = b.Finished
 		}
-		head += "  " + Short(end.Sub(b.Started))
+		head += "  " + board.Short(end.Sub(b.Started))
 	}
-	out = append(out, cut(head, width))
+	out = append(out, board.Cut(head, width))
 	counts := map[string]int{}
 	shown := 0
 	room := height - 2
 	for _, j := range b.Jobs {
-		sign, word := mark(j.Status, j.Conclusion, j.Infrastructure)
+		sign, word := board.Mark(j.Status, j.Conclusion, j.Infrastructure)
 		counts[word]++
-		line := sign + " " + Clean(j.Name)
+		line := sign + " " + board.Clean(j.Name)
 		switch j.Status {
 		case ci.InProgress:
-			line += "  " + Short(now.Sub(j.Started))
+			line += "  " + board.Short(now.Sub(j.Started))
 			if p := j.Prediction; p != nil && p.ExpectedMS > 0 {
-				line += " of about " + Short(time.Duration(p.ExpectedMS)*time.Millisecond)
+				line += " of about " + board.Short(time.Duration(p.ExpectedMS)*time.Millisecond)
 			}
 			if j.Machine != "" {
 				line += "  " + j.Machine
@@ -197,19 +206,19 @@ func (b *Board) Tree(width, height int, now time.Time) []string {
 		case ci.Completed:
 			line += "  " + word
 			if j.Duration > 0 {
-				line += " in " + Short(j.Duration)
+				line += " in " + board.Short(j.Duration)
 			}
 		default:
-			if e := expectation(j.Prediction); e != "" {
+			if e := board.Expectation(j.Prediction); e != "" {
 				line += "  " + e
 			} else if len(j.Needs) > 0 {
-				line += "  needs " + Clean(strings.Join(j.Needs, ", "))
+				line += "  needs " + board.Clean(strings.Join(j.Needs, ", "))
 			}
 		}
 		if len(out) >= room {
 			continue
 		}
-		out = append(out, cut(line, width))
+		out = append(out, board.Cut(line, width))
 		shown++
 		if j.Status != ci.InProgress {
 			continue
@@ -218,17 +227,17 @@ func (b *Board) Tree(width, height int, now time.Time) []string {
 			if len(out) >= room || s.Conclusion == ci.Skipped {
 				continue
 			}
-			sign, _ := mark(s.Status, s.Conclusion, s.Infrastructure)
-			line := "    " + sign + " " + Clean(s.Name)
+			sign, _ := board.Mark(s.Status, s.Conclusion, s.Infrastructure)
+			line := "    " + sign + " " + board.Clean(s.Name)
 			if s.Status == ci.InProgress {
-				line += "  " + Short(now.Sub(s.Started))
+				line += "  " + board.Short(now.Sub(s.Started))
 				if s.Last != "" {
 					line += "  " + strings.TrimSpace(s.Last)
 				}
 			} else {
-				line += "  " + Short(s.Duration)
+				line += "  " + board.Short(s.Duration)
 			}
-			out = append(out, cut(strings.ReplaceAll(line, "\t", " "), width))
+			out = append(out, board.Cut(strings.ReplaceAll(line, "\t", " "), width))
 		}
 	}
 	if rest := len(b.Jobs) - shown; rest > 0 {
@@ -238,7 +247,7 @@ func (b *Board) Tree(width, height int, now time.Time) []string {
 				parts = append(parts, fmt.Sprintf("%d %s", counts[w], w))
 			}
 		}
-		out = append(out, cut(fmt.Sprintf("… %d jobs in all: %s", len(b.Jobs), strings.Join(parts, ", ")), width))
+		out = append(out, board.Cut(fmt.Sprintf("… %d jobs in all: %s", len(b.Jobs), strings.Join(parts, ", ")), width))
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 )
 
@@ -16,7 +17,7 @@ import (
 type Plain struct {
 	mu    sync.Mutex
 	w     io.Writer
-	board Board
+	board board.Board
 	quiet bool
 }
 
@@ -29,7 +30,7 @@ func (p *Plain) Emit(r ci.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.board.Apply(r)
-	for _, line := range p.board.lines(r, p.quiet) {
+	for _, line := range lines(&p.board, r, p.quiet) {
 		fmt.Fprintln(p.w, line)
 	}
 }
@@ -51,10 +52,10 @@ func (p *Plain) Close() error {
 }
 
 // lines says one record in lines; none for most of them.
-func (b *Board) lines(r ci.Record, quiet bool) []string {
+func lines(b *board.Board, r ci.Record, quiet bool) []string {
 	name := ""
 	if r.JobKey != "" || r.Job != "" {
-		name = "[" + Clean(b.job(ci.Record{JobKey: r.JobKey, Job: r.Job}).Name) + "] "
+		name = "[" + board.Clean(b.JobOf(ci.Record{JobKey: r.JobKey, Job: r.Job}).Name) + "] "
 	}
 	switch r.Type {
 	case ci.RunPlanned:
@@ -62,21 +63,21 @@ func (b *Board) lines(r ci.Record, quiet bool) []string {
 		if r.Jobs == 1 {
 			noun = "job"
 		}
-		return []string{fmt.Sprintf("%s: %d %s on %s (run %s)", Clean(r.Workflow), r.Jobs, noun, r.Event, r.Run)}
+		return []string{fmt.Sprintf("%s: %d %s on %s (run %s)", board.Clean(r.Workflow), r.Jobs, noun, r.Event, r.Run)}
 	case ci.JobStarted:
 		return []string{name + "started"}
 	case ci.JobFinished:
-		sign, word := mark(ci.Completed, r.Conclusion, r.Infrastructure)
+		sign, word := board.Mark(ci.Completed, r.Conclusion, r.Infrastructure)
 		line := name + sign + " " + word
 		if r.DurationMS != nil && r.Conclusion != ci.Skipped {
-			line += " in " + Short(time.Duration(*r.DurationMS)*time.Millisecond)
+			line += " in " + board.Short(time.Duration(*r.DurationMS)*time.Millisecond)
 		}
 		if r.Reason != "" {
-			line += ": " + Clean(r.Reason)
+			line += ": " + board.Clean(r.Reason)
 		}
 		return []string{line}
 	case ci.StepStarted:
-		line := fmt.Sprintf("%s▸ %s", name, Clean(r.Name))
+		line := fmt.Sprintf("%s▸ %s", name, board.Clean(r.Name))
 		if r.Attempt > 1 {
 			line += fmt.Sprintf(" (attempt %d)", r.Attempt)
 		}
@@ -85,16 +86,16 @@ func (b *Board) lines(r ci.Record, quiet bool) []string {
 		if r.Conclusion == ci.Skipped {
 			return nil
 		}
-		sign, word := mark(ci.Completed, r.Conclusion, r.Infrastructure)
-		line := fmt.Sprintf("%s%s %s: %s", name, sign, Clean(r.Name), word)
+		sign, word := board.Mark(ci.Completed, r.Conclusion, r.Infrastructure)
+		line := fmt.Sprintf("%s%s %s: %s", name, sign, board.Clean(r.Name), word)
 		if r.DurationMS != nil {
-			line += " in " + Short(time.Duration(*r.DurationMS)*time.Millisecond)
+			line += " in " + board.Short(time.Duration(*r.DurationMS)*time.Millisecond)
 		}
 		if r.Outcome == ci.Failure && r.Conclusion == ci.Success {
 			line += " (failed, continue-on-error)"
 		}
 		if r.Reason != "" {
-			line += ": " + Clean(r.Reason)
+			line += ": " + board.Clean(r.Reason)
 		} else if r.ExitCode != nil && *r.ExitCode != 0 {
 			line += fmt.Sprintf(": exit code %d", *r.ExitCode)
 		}
@@ -103,20 +104,20 @@ func (b *Board) lines(r ci.Record, quiet bool) []string {
 		if quiet {
 			return nil
 		}
-		return []string{name + "  " + Clean(r.Text)}
+		return []string{name + "  " + board.Clean(r.Text)}
 	case ci.PredictionRec:
 		if r.Step == 0 && r.Prediction != nil {
-			if s := expectation(r.Prediction); s != "" {
+			if s := board.Expectation(r.Prediction); s != "" {
 				return []string{name + "expected: " + s}
 			}
 		}
 	case ci.MachineRec:
 		if r.Machine != nil && (r.Machine.Action == "created" || r.Machine.Action == "restored") {
-			return []string{fmt.Sprintf("%smachine %s %s by %s in %s", name, r.Machine.ID, r.Machine.Action, r.Machine.Driver, Short(time.Duration(r.Machine.TookMS)*time.Millisecond))}
+			return []string{fmt.Sprintf("%smachine %s %s by %s in %s", name, r.Machine.ID, r.Machine.Action, r.Machine.Driver, board.Short(time.Duration(r.Machine.TookMS)*time.Millisecond))}
 		}
 	case ci.ConnectionRec:
 		if c := r.Connection; c != nil && c.Refused {
-			return []string{fmt.Sprintf("%sconnection to %s refused: %s", name, target(c), Clean(r.Reason))}
+			return []string{fmt.Sprintf("%sconnection to %s refused: %s", name, target(c), board.Clean(r.Reason))}
 		}
 	case ci.DiagnosticRec:
 		return []string{DiagnosticLine(r)}
@@ -125,7 +126,7 @@ func (b *Board) lines(r ci.Record, quiet bool) []string {
 }
 
 func target(c *ci.ConnectionEvent) string {
-	host := Clean(c.Host)
+	host := board.Clean(c.Host)
 	if host == "" {
 		host = c.IP
 	}
@@ -139,7 +140,7 @@ func target(c *ci.ConnectionEvent) string {
 func DiagnosticLine(r ci.Record) string {
 	var s strings.Builder
 	if r.File != "" {
-		s.WriteString(Clean(r.File))
+		s.WriteString(board.Clean(r.File))
 		if r.Line > 0 {
 			fmt.Fprintf(&s, ":%d:%d", r.Line, r.Column)
 		}
@@ -148,9 +149,9 @@ func DiagnosticLine(r ci.Record) string {
 	if r.Level == "advice" {
 		s.WriteString("advice: ")
 	}
-	s.WriteString(Clean(r.Message))
+	s.WriteString(board.Clean(r.Message))
 	if r.Hint != "" {
-		s.WriteString("\n  hint: " + Clean(r.Hint))
+		s.WriteString("\n  hint: " + board.Clean(r.Hint))
 	}
 	return s.String()
 }

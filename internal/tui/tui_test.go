@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 )
 
@@ -60,19 +61,19 @@ func TestNothingRedReadsGreen(t *testing.T) {
 		c     ci.Conclusion
 		infra bool
 	}{{ci.Failure, false}, {ci.Success, true}, {"", false}, {ci.TimedOut, false}, {ci.Cancelled, false}} {
-		if sign, _ := mark(ci.Completed, c.c, c.infra); sign == "✓" {
+		if sign, _ := board.Mark(ci.Completed, c.c, c.infra); sign == "✓" {
 			t.Errorf("%+v is shown as a success", c)
 		}
 	}
 }
 
 func TestTreeKeepsItsSize(t *testing.T) {
-	var b Board
+	var b board.Board
 	for i := range 40 {
 		key := fmt.Sprintf("job %d %s", i, strings.Repeat("w", 100))
 		b.Apply(ci.Record{Type: ci.JobQueued, Job: "j", JobKey: key, Name: key})
 	}
-	lines := b.Tree(60, 12, time.Now())
+	lines := Tree(&b, 60, 12, time.Now())
 	if len(lines) > 12 {
 		t.Errorf("%d lines", len(lines))
 	}
@@ -123,24 +124,4 @@ func TestLiveEnds(t *testing.T) {
 	if !strings.Contains(out.String(), "run r1: failure") {
 		t.Errorf("no summary in %q", out.String())
 	}
-}
-
-func FuzzClean(f *testing.F) {
-	for _, s := range []string{"plain", "\x1b[31mx", "\x1b]0;t\x07x", "\x1b]0;t\x1b\\x", "\xff\x9b31m", "a\u202eb", "\x1b", "\x1b["} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		c := Clean(s)
-		if !utf8.ValidString(c) {
-			t.Errorf("%q became invalid %q", s, c)
-		}
-		for _, r := range c {
-			if r < 0x20 && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-				t.Errorf("%q kept %U", s, r)
-			}
-		}
-		if Clean(c) != c {
-			t.Errorf("%q is not stable", s)
-		}
-	})
 }

@@ -1,16 +1,14 @@
-// Package tui is what a person at a terminal sees of a run: a live tree of jobs
-// and steps where there is a terminal, plain lines where there is none, and one
-// summary at the end of both.
+// Package board is what the records of a run add up to: its jobs and steps, how
+// far each is, what was expected of it and what is known about its failure.
 //
-// Everything here is drawn from the one event stream, [ci.Record]. A [Board] is
-// the state that the records add up to; it is pure, and the two front ends
-// [Plain] and [Live] draw it. [JSON] passes the stream through as NDJSON.
+// A [Board] is pure state built from the one event stream, [ci.Record]. The
+// terminal, the web pages and the text of check runs all show a Board, so that
+// they cannot disagree. The package also has the words for it (marks, durations,
+// percentages) and [Clean], which makes text out of a machine safe to show.
 //
-// Rules of the screen: a word beside every colour (colours are decoration);
-// nothing that failed, was lost or did not run is ever green; text that came
-// out of a machine has its control characters removed before it reaches the
-// terminal, since a log line must not move the cursor or retitle the window.
-package tui
+// Rules for whoever shows it: a word beside every colour; nothing that failed,
+// was lost or did not run is ever green.
+package board
 
 import (
 	"cmp"
@@ -81,13 +79,13 @@ func (b *Board) Apply(r ci.Record) {
 	case ci.RunFinished:
 		b.Finished, b.Conclusion, b.Reason = r.Time, r.Conclusion, r.Reason
 	case ci.JobQueued:
-		j := b.job(r)
+		j := b.JobOf(r)
 		j.Status, j.Needs = ci.Queued, r.Needs
 	case ci.JobStarted:
-		j := b.job(r)
+		j := b.JobOf(r)
 		j.Status, j.Started = ci.InProgress, r.Time
 	case ci.JobFinished:
-		j := b.job(r)
+		j := b.JobOf(r)
 		j.Status, j.Conclusion, j.Reason, j.Infrastructure = ci.Completed, r.Conclusion, r.Reason, r.Infrastructure
 		if r.DurationMS != nil {
 			j.Duration = time.Duration(*r.DurationMS) * time.Millisecond
@@ -115,14 +113,14 @@ func (b *Board) Apply(r ci.Record) {
 			return
 		}
 		if r.Step == 0 && r.Prediction != nil {
-			b.job(r).Prediction = r.Prediction
+			b.JobOf(r).Prediction = r.Prediction
 		}
 		if r.Explanation != nil {
-			b.job(r).Explanation = r.Explanation
+			b.JobOf(r).Explanation = r.Explanation
 		}
 	case ci.MachineRec:
 		if r.Machine != nil && (r.Machine.Action == "created" || r.Machine.Action == "restored") {
-			b.job(r).Machine = fmt.Sprintf("%s, %s in %s", r.Machine.Driver, r.Machine.Action, Short(time.Duration(r.Machine.TookMS)*time.Millisecond))
+			b.JobOf(r).Machine = fmt.Sprintf("%s, %s in %s", r.Machine.Driver, r.Machine.Action, Short(time.Duration(r.Machine.TookMS)*time.Millisecond))
 		}
 	case ci.AnnotationRec:
 		if len(b.Notes) < 1000 {
@@ -131,7 +129,8 @@ func (b *Board) Apply(r ci.Record) {
 	}
 }
 
-func (b *Board) job(r ci.Record) *Job {
+// JobOf finds the job that a record tells about, and makes it if it is new.
+func (b *Board) JobOf(r ci.Record) *Job {
 	key := cmp.Or(r.JobKey, r.Job)
 	j := b.byKey[key]
 	if j == nil {
@@ -149,7 +148,7 @@ func (b *Board) job(r ci.Record) *Job {
 }
 
 func (b *Board) step(r ci.Record) *Step {
-	j := b.job(ci.Record{JobKey: r.JobKey, Job: r.Job})
+	j := b.JobOf(ci.Record{JobKey: r.JobKey, Job: r.Job})
 	for _, s := range j.Steps {
 		if s.Number == r.Step {
 			if r.Name != "" {
@@ -164,8 +163,8 @@ func (b *Board) step(r ci.Record) *Step {
 	return s
 }
 
-// mark is the sign and the word for a state; the word is what counts.
-func mark(status ci.Status, c ci.Conclusion, infra bool) (sign, word string) {
+// Mark is the sign and the word for a state; the word is what counts.
+func Mark(status ci.Status, c ci.Conclusion, infra bool) (sign, word string) {
 	switch {
 	case infra && c != ci.Cancelled:
 		return "‼", "could not run"
@@ -270,8 +269,8 @@ func skipEscape(s string, i int) int {
 	return i
 }
 
-// cut shortens s to at most n runes.
-func cut(s string, n int) string {
+// Cut shortens s to at most n runes.
+func Cut(s string, n int) string {
 	if n <= 0 {
 		return ""
 	}
@@ -282,8 +281,8 @@ func cut(s string, n int) string {
 	return string(r[:max(n-1, 0)]) + "…"
 }
 
-// expectation says a prediction in a few words, "" where there is nothing to say.
-func expectation(p *ci.Prediction) string {
+// Expectation says a prediction in a few words, "" where there is nothing to say.
+func Expectation(p *ci.Prediction) string {
 	if p == nil || p.Seen == 0 {
 		return ""
 	}
@@ -291,14 +290,15 @@ func expectation(p *ci.Prediction) string {
 	if p.ExpectedMS > 0 {
 		parts = append(parts, "about "+Short(time.Duration(p.ExpectedMS)*time.Millisecond))
 	}
-	parts = append(parts, fmt.Sprintf("%s to fail (%s–%s, from %d)", percent(p.PFail), percent(p.Low), percent(p.High), p.Seen))
+	parts = append(parts, fmt.Sprintf("%s to fail (%s–%s, from %d)", Percent(p.PFail), Percent(p.Low), Percent(p.High), p.Seen))
 	if len(p.Reasons) > 0 {
 		parts = append(parts, Clean(p.Reasons[0]))
 	}
 	return strings.Join(parts, ", ")
 }
 
-func percent(p float64) string {
+// Percent writes a probability for people: 7 %, <1 %.
+func Percent(p float64) string {
 	switch {
 	case p > 0 && p < 0.01:
 		return "<1 %"
@@ -318,8 +318,8 @@ func (b *Board) Summary() []string {
 	}
 	width = min(width, 48)
 	for _, j := range b.Jobs {
-		sign, word := mark(j.Status, j.Conclusion, j.Infrastructure)
-		line := fmt.Sprintf("%s %-*s  %-13s", sign, width, cut(Clean(j.Name), width), word)
+		sign, word := Mark(j.Status, j.Conclusion, j.Infrastructure)
+		line := fmt.Sprintf("%s %-*s  %-13s", sign, width, Cut(Clean(j.Name), width), word)
 		if j.Duration > 0 {
 			line += " " + Short(j.Duration)
 		}
@@ -336,11 +336,11 @@ func (b *Board) Summary() []string {
 				if s.Conclusion == ci.Success {
 					what += ", allowed by continue-on-error"
 				}
-				out = append(out, fmt.Sprintf("    step %d, %s: %s", s.Number, cut(Clean(s.Name), 60), what))
+				out = append(out, fmt.Sprintf("    step %d, %s: %s", s.Number, Cut(Clean(s.Name), 60), what))
 			}
 		}
 		if e := j.Explanation; e != nil {
-			out = append(out, explain(e)...)
+			out = append(out, Explain(e)...)
 		}
 	}
 	for i, n := range b.Notes {
@@ -356,7 +356,7 @@ func (b *Board) Summary() []string {
 			}
 			where += ": "
 		}
-		out = append(out, fmt.Sprintf("  %s: %s%s", cmp.Or(n.Level, "notice"), where, cut(Clean(n.Message), 200)))
+		out = append(out, fmt.Sprintf("  %s: %s%s", cmp.Or(n.Level, "notice"), where, Cut(Clean(n.Message), 200)))
 	}
 	word := string(b.Conclusion)
 	if word == "" {
@@ -373,7 +373,8 @@ func (b *Board) Summary() []string {
 	return append(out, end)
 }
 
-func explain(e *ci.Explanation) []string {
+// Explain says an explanation in lines.
+func Explain(e *ci.Explanation) []string {
 	var out []string
 	line := "    this failure: "
 	if e.Seen == 0 {
@@ -386,7 +387,7 @@ func explain(e *ci.Explanation) []string {
 		if e.FixedBy != "" {
 			line += ", last ended by " + Clean(e.FixedBy)
 			if e.Fix != "" {
-				line += " (" + cut(Clean(e.Fix), 72) + ")"
+				line += " (" + Cut(Clean(e.Fix), 72) + ")"
 			}
 		}
 	}
@@ -395,7 +396,7 @@ func explain(e *ci.Explanation) []string {
 	}
 	out = append(out, line)
 	if e.Text != "" {
-		out = append(out, "      "+cut(Clean(e.Text), 120))
+		out = append(out, "      "+Cut(Clean(e.Text), 120))
 	}
 	for _, s := range []string{e.Lesson, e.Advice} {
 		if s != "" {
