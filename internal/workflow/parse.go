@@ -38,7 +38,7 @@ func parse(file string, src []byte, opt Options) (*Workflow, *phases) {
 	if root == nil || root.Kind != Mapping {
 		return nil, p
 	}
-	c := &converter{file: file, opt: opt, within: r.within}
+	c := &converter{file: file, opt: opt, within: r.within, stepIf: ctxStepIf}
 	w := c.workflow(root)
 	w.bytes = r.bytes
 	p.meaning, p.ordering = c.diags, c.graph
@@ -53,6 +53,7 @@ type converter struct {
 	diags  []Diagnostic
 	graph  []Diagnostic
 	within func(*allow, *def) *allow
+	stepIf []string // what a step's condition may use
 }
 
 func (c *converter) report(d Diagnostic) {
@@ -700,7 +701,7 @@ func (c *converter) step(v *Value, known *ids, inParallel bool) *Step {
 			s.Name = v
 		case "if":
 			s.IfPos = v.Pos
-			s.IfSource, s.If = c.condition(v, ctxStepIf)
+			s.IfSource, s.If = c.condition(v, c.stepIf)
 		case "run":
 			s.Run = v
 		case "shell":
