@@ -322,6 +322,14 @@ func (l *Learner) Consume(ctx context.Context) (int, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// Mostly there is nothing new, and no need to hold any writer up.
+	head, cursor, version, err := l.store.Progress(ctx, follower)
+	if err != nil {
+		return 0, fmt.Errorf("learn: %w", err)
+	}
+	if head == cursor && version == l.version && (l.loaded || version == 0) {
+		return 0, nil
+	}
 	total := 0
 	for {
 		n := 0

@@ -71,14 +71,16 @@ func (s *Store) Learn(ctx context.Context, follower string, fn func(*Learning) e
 	})
 }
 
-// Followed is how far a follower has come.
-func (s *Store) Followed(ctx context.Context, follower string) (int64, error) {
-	var n int64
-	err := s.read.QueryRowContext(ctx, `SELECT n FROM counters WHERE name = $1`, "follow:"+follower).Scan(&n)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("store: follower %s: %w", follower, err)
+// Progress says, in one read, how long the event log is, how far a follower has
+// come, and how often it has saved.
+func (s *Store) Progress(ctx context.Context, follower string) (head, cursor, version int64, err error) {
+	err = s.read.QueryRowContext(ctx, `SELECT COALESCE((SELECT n FROM counters WHERE name = 'records'), 0),
+		COALESCE((SELECT n FROM counters WHERE name = $1), 0), COALESCE((SELECT n FROM counters WHERE name = $2), 0)`,
+		"follow:"+follower, "version:"+follower).Scan(&head, &cursor, &version)
+	if err != nil {
+		return 0, 0, 0, fmt.Errorf("store: follower %s: %w", follower, err)
 	}
-	return n, nil
+	return head, cursor, version, nil
 }
 
 // Records reads on from the follower's cursor.

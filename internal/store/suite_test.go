@@ -448,8 +448,8 @@ func testLearnOnce(t *testing.T, a, b *store.Store) {
 	}
 	wg.Wait()
 	head := must[int64](t)(a.Head(ctx))
-	if got := must[int64](t)(b.Followed(ctx, "test")); got != head {
-		t.Errorf("followed to %d of %d", got, head)
+	if end, cursor, version, err := b.Progress(ctx, "test"); err != nil || end != head || cursor != head || version == 0 {
+		t.Errorf("followed to %d of %d, version %d, %v", cursor, head, version, err)
 	}
 	for c := int64(1); c <= head; c++ {
 		if seen[0][c] == seen[1][c] {
