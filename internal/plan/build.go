@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -38,7 +39,7 @@ func Build(req Request) (*Run, []workflow.Diagnostic) {
 	}
 
 	perms := defaultPermissions(req.DefaultPermissions)
-	r.Calls = []*Call{{Level: 1, Inputs: orObject(req.Inputs), Permissions: perms}}
+	r.Calls = []*Call{{Level: 1, Inputs: orObject(req.Inputs), Permissions: perms, IDToken: perms.Allows("contents", "write")}}
 	p := newPlanner(r)
 	p.diags = l.diags
 	env := &expr.Env{Contexts: r.contexts(0)}
@@ -136,8 +137,8 @@ func (l *loader) file(w *workflow.Workflow, path []*workflow.Workflow) int {
 		if _, ok := f.Called[job.Uses]; ok {
 			continue
 		}
-		if len(path) >= MaxLevels {
-			l.error(w, job.UsesPos, "call-depth", "", "Calls of reusable workflows may be nested at most %d deep", MaxLevels-1)
+		if len(path) > MaxDepth {
+			l.error(w, job.UsesPos, "call-depth", "", "Nested reusable workflow depth exceeded %d.", MaxDepth)
 			continue
 		}
 		callee := w.Called[job.Uses]
@@ -498,9 +499,10 @@ func (p *planner) open(j *Job, needs *expr.Value) ([]*Job, error) {
 	c := &Call{
 		File: n, Caller: j.Key, Parent: j.Call, Level: parent.Level + 1,
 		Permissions: j.Permissions, caller: j,
+		IDToken: parent.IDToken && j.Definition.Permissions == nil && r.Files[parent.File].Workflow.Permissions == nil,
 	}
-	if c.Level > MaxLevels {
-		return nil, errorAt(j.Definition.UsesPos, "Calls of reusable workflows may be nested at most %d deep", MaxLevels-1)
+	if c.Level > MaxDepth+1 {
+		return nil, errorAt(j.Definition.UsesPos, "Nested reusable workflow depth exceeded %d.", MaxDepth)
 	}
 	if err := p.inputs(j, c, needs); err != nil {
 		if needs != nil || !j.Definition.With.HasExpr() {
@@ -534,7 +536,12 @@ func (p *planner) permissions(c *Call, def *workflow.Job) Permissions {
 	if asked != nil {
 		have = requested(asked)
 		if c.Level > 1 {
-			have = have.within(c.Permissions)
+			limit := c.Permissions
+			if c.IDToken {
+				limit = maps.Clone(limit)
+				limit[idToken] = "write"
+			}
+			have = have.within(limit)
 		}
 	}
 	if p.run.ReadOnly {

@@ -236,7 +236,7 @@ jobs:
 		"top":               available,
 		"named / in / leaf": {"key": "s3cret-refs/heads/main", "GITHUB_TOKEN": "ghs"},
 		"all / in / leaf":   {"key": "inherited", "GITHUB_TOKEN": "ghs"},
-		"none / in / leaf":  {"key": "", "GITHUB_TOKEN": "ghs"},
+		"none / in / leaf":  {"GITHUB_TOKEN": "ghs"},
 	} {
 		got, err := r.Secrets(r.Job(key), available)
 		if err != nil || !maps.Equal(got, want) {
@@ -265,6 +265,7 @@ on: workflow_call
 jobs:
   plain: {runs-on: x, steps: [{run: echo}]}
   own: {runs-on: x, permissions: {contents: read, packages: read}, steps: [{run: echo}]}
+  oidc: {runs-on: x, permissions: {id-token: write}, steps: [{run: echo}]}
 `,
 	}
 	show := func(j *plan.Job) string {
@@ -282,6 +283,8 @@ jobs:
 		"d / own":   "contents:read metadata:read packages:read",
 		"e / plain": "contents:write issues:read metadata:read",
 		"e / own":   "contents:read metadata:read",
+		"d / oidc":  "id-token:write metadata:read",
+		"e / oidc":  "metadata:read",
 	} {
 		if got := show(r.Job(key)); got != want {
 			t.Errorf("%s may %s, want %s", key, got, want)
@@ -289,6 +292,11 @@ jobs:
 	}
 	if p := r.Job("c").Permissions; !p.Allows("actions", "read") || p.Allows("actions", "write") || p.Allows("id-token", "write") {
 		t.Errorf("read-all is %v", p)
+	}
+	// A caller that says nothing lets what it calls ask for id-token.
+	r = build(t, files{mainFile: "on: push\njobs: {e: {uses: ./in.yml}}\n", "in.yml": fs["in.yml"]})
+	if got := show(r.Job("e / oidc")); got != "id-token:write metadata:read" || r.Job("e / plain").Permissions.Allows("id-token", "write") {
+		t.Errorf("without any word of the caller: %s", got)
 	}
 	req := request(t, one("on: push\njobs:\n  a: {runs-on: x, steps: [{run: echo}]}\n  b: {runs-on: x, permissions: write-all, steps: [{run: echo}]}\n"))
 	r, _ = plan.Build(req)
@@ -316,11 +324,11 @@ func TestCallErrors(t *testing.T) {
 		fs[fmt.Sprintf("%d.yml", n)] = "on: workflow_call\njobs: {j: {runs-on: x, steps: [{run: echo}]}}\n"
 		return fs
 	}
-	if r := build(t, chain(9)); len(r.Jobs) != 10 || r.Jobs[9].Key != "j / j / j / j / j / j / j / j / j / j" {
-		t.Errorf("nine calls deep gives %q", keys(r))
+	if r := build(t, chain(10)); len(r.Jobs) != 11 || r.Jobs[10].Key != "j"+strings.Repeat(" / j", 10) {
+		t.Errorf("ten calls deep gives %q", keys(r))
 	}
-	if r := roundTrip(t, build(t, chain(9))); drive(t, r).run() != ci.Success {
-		t.Error("nine calls deep does not succeed")
+	if r := roundTrip(t, build(t, chain(10))); drive(t, r).run() != ci.Success {
+		t.Error("ten calls deep does not succeed")
 	}
 	bomb := files{mainFile: "on: push\njobs: {j: {strategy: {matrix: {n: [" + strings.Repeat("1, ", 200) + "]}}, uses: ./1.yml}}\n"}
 	for i := 1; i <= 3; i++ {
@@ -332,7 +340,7 @@ func TestCallErrors(t *testing.T) {
 		fs   files
 		want string
 	}{
-		{chain(10), "9.yml:2:18: Calls of reusable workflows may be nested at most 9 deep"},
+		{chain(11), "10.yml:2:18: Nested reusable workflow depth exceeded 10."},
 		{files{mainFile: "on: push\njobs: {j: {uses: ./1.yml}}\n", "1.yml": "on: workflow_call\njobs: {j: {uses: ./1.yml}}\n"}, "1.yml:2:18: The call of './1.yml' makes a loop"},
 		{files{mainFile: "on: push\njobs: {j: {uses: ./none.yml}}\n"}, mainFile + ":2:18: The called workflow './none.yml' cannot be read: no such file"},
 		{files{mainFile: "on: push\njobs: {j: {uses: ./1.yml}}\n", "1.yml": "on: push\njobs: {j: " + job + "}\n"}, mainFile + ":2:18: The called workflow './1.yml' has no 'workflow_call' trigger"},

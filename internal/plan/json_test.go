@@ -57,9 +57,9 @@ func golden(t testing.TB, name string, got []byte) {
 	}
 }
 
-// TestGolden holds the schema of a serialised run. A change of these files is a
-// change of what waits in queues: only additions keep plan.Version.
-func TestGolden(t *testing.T) {
+// workflows reads testdata/*.yml; those named called-… are only called.
+func workflows(t *testing.T) files {
+	t.Helper()
 	srcs, err := filepath.Glob("testdata/*.yml")
 	if err != nil || len(srcs) == 0 {
 		t.Fatal("no workflows in testdata", err)
@@ -72,11 +72,23 @@ func TestGolden(t *testing.T) {
 		}
 		fs[filepath.Base(src)] = string(b)
 	}
+	return fs
+}
+
+// TestGolden holds the schema of a serialised run. A change of these files is a
+// change of what waits in queues: only additions keep plan.Version.
+//
+// NAME.json is the run with its files cut to their names: those are another
+// package's. NAME.stored.json is a whole run as some version wrote it, which has
+// to be read and to run the same for as long as plan.Version says so.
+func TestGolden(t *testing.T) {
+	fs := workflows(t)
 	for name, src := range maps.Clone(fs) {
 		if strings.HasPrefix(name, "called-") {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
+			fs := maps.Clone(fs)
 			fs[mainFile] = src
 			req := request(t, fs)
 			req.Workflow = parse(t, name, src)
@@ -85,7 +97,41 @@ func TestGolden(t *testing.T) {
 				t.Fatal(diags)
 			}
 			roundTrip(t, r)
-			golden(t, strings.TrimSuffix(name, ".yml")+".json", []byte(encode(t, r)+"\n"))
+			name = strings.TrimSuffix(name, ".yml")
+			cut := *r
+			cut.Files = nil
+			for _, f := range r.Files {
+				cut.Files = append(cut.Files, &plan.File{Workflow: &workflow.Workflow{File: f.Workflow.File}, Called: f.Called})
+			}
+			golden(t, name+".json", []byte(encode(t, &cut)+"\n"))
+
+			stored := filepath.Join("testdata", name+".stored.json")
+			if *update {
+				b, err := json.Marshal(r)
+				if err == nil {
+					err = os.WriteFile(stored, append(b, '\n'), 0o644)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			b, err := os.ReadFile(stored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := new(plan.Run)
+			if err := json.Unmarshal(b, old); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "stored jobs", keys(old), keys(r))
+			var logs [2][]string
+			for i, r := range []*plan.Run{r, old} {
+				d := drive(t, r)
+				d.outputs["plan"] = map[string]string{"targets": `["linux", "darwin"]`}
+				d.run()
+				logs[i] = d.log
+			}
+			equal(t, "the stored run", logs[1], logs[0])
 		})
 	}
 }

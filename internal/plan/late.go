@@ -470,6 +470,8 @@ func (r *Run) Secrets(j *Job, available map[string]string) (map[string]string, e
 	if err != nil {
 		return nil, err
 	}
+	// What the call declares is not looked at: GitHub refuses undeclared names
+	// before anything runs.
 	def := c.caller.Definition
 	if def.InheritSecrets {
 		return outer, nil
@@ -495,7 +497,9 @@ func (r *Run) Secrets(j *Job, available map[string]string) (map[string]string, e
 		return nil, fmt.Errorf("plan: the secrets that job %q hands to %s: %w", c.caller.Key, def.Uses, errorAt(pos, "%s", msg))
 	}
 	for k, val := range v.AsMap().All() {
-		out[k] = val.ToString()
+		if s := val.ToString(); s != "" { // an empty secret is none, as on GitHub
+			out[k] = s
+		}
 	}
 	return out, nil
 }

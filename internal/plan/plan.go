@@ -17,9 +17,8 @@ const Version = 1
 const (
 	// MaxMatrix is the most jobs that one matrix may make.
 	MaxMatrix = 256
-	// MaxLevels is the most workflow files along one chain of calls, the first
-	// one included.
-	MaxLevels = 10
+	// MaxDepth is the most calls of reusable workflows inside each other.
+	MaxDepth = 10
 	// MaxFiles is the most different files that one run may call.
 	MaxFiles = 50
 	// MaxJobs is the most jobs of one run. Nested matrices multiply: this bounds
@@ -109,6 +108,9 @@ type Call struct {
 	// Permissions is what a token inside may do where its file does not say, and,
 	// but for Calls[0], the most that it may do.
 	Permissions Permissions `json:"permissions"`
+	// IDToken lets a job inside ask for id-token although Permissions lacks it: no
+	// file on the way restricts the token.
+	IDToken bool `json:"id_token,omitempty"`
 	// Concurrency is the called file's own group, known since its caller started.
 	Concurrency *Group `json:"concurrency,omitempty"`
 
@@ -297,7 +299,7 @@ func (r *Run) link() error {
 	}
 	for i, c := range r.Calls[1:] {
 		j := keys[c.Caller]
-		if j == nil || j.Call != c.Parent || j.Opens != i+1 || c.Level != r.Calls[c.Parent].Level+1 || c.Level > MaxLevels {
+		if j == nil || j.Call != c.Parent || j.Opens != i+1 || c.Level != r.Calls[c.Parent].Level+1 || c.Level > MaxDepth+1 {
 			return fmt.Errorf("call %d is made by a job %q that is missing or does not fit", i+1, c.Caller)
 		}
 		c.caller = j
