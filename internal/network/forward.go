@@ -64,6 +64,7 @@ func (n *Network) handleTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer n.wg.Done()
+	cable := n.cable()
 	to := addrPort(r.ID().LocalAddress, r.ID().LocalPort)
 	release, ok := n.slot()
 	if !ok {
@@ -74,13 +75,13 @@ func (n *Network) handleTCP(r *tcp.ForwarderRequest) {
 	}
 	switch to.Addr() {
 	case Gateway:
-		n.serveTCP(r, to.Port(), release)
+		n.serveTCP(r, to.Port(), cable, release)
 	case DNS:
 		defer release()
-		n.dnsTCP(r, to.Port())
+		n.dnsTCP(r, to.Port(), cable)
 	default:
 		defer release()
-		n.forwardTCP(r, to)
+		n.forwardTCP(r, to, cable)
 	}
 }
 
@@ -97,7 +98,7 @@ func accept(r *tcp.ForwarderRequest) (*gonet.TCPConn, error) {
 }
 
 // serveTCP hands a connection to the service at a port of the gateway.
-func (n *Network) serveTCP(r *tcp.ForwarderRequest, port uint16, release func()) {
+func (n *Network) serveTCP(r *tcp.ForwarderRequest, port uint16, cable int, release func()) {
 	l := n.services[port]
 	if l == nil {
 		release()
@@ -110,6 +111,10 @@ func (n *Network) serveTCP(r *tcp.ForwarderRequest, port uint16, release func())
 		return
 	}
 	counted := &countedConn{TCPConn: conn, release: release}
+	if counted.done, err = n.onUnplug(cable, func() { interrupt(conn) }); err != nil {
+		counted.Close()
+		return
+	}
 	select {
 	case l.conns <- counted:
 	case <-l.done:
@@ -124,14 +129,27 @@ type countedConn struct {
 	*gonet.TCPConn
 	once    sync.Once
 	release func()
+	done    func() // no longer of interest to Close
 }
 
 func (c *countedConn) Close() error {
-	c.once.Do(c.release)
+	c.once.Do(func() {
+		c.release()
+		if c.done != nil {
+			c.done()
+		}
+	})
 	return c.TCPConn.Close()
 }
 
-func (n *Network) dnsTCP(r *tcp.ForwarderRequest, port uint16) {
+// interrupt closes a connection and wakes up who reads or writes it, which
+// closing alone does not promise with netstack.
+func interrupt(c net.Conn) {
+	_ = c.SetDeadline(time.Unix(1, 0))
+	c.Close()
+}
+
+func (n *Network) dnsTCP(r *tcp.ForwarderRequest, port uint16, cable int) {
 	if port != 53 {
 		r.Complete(true)
 		return
@@ -141,7 +159,7 @@ func (n *Network) dnsTCP(r *tcp.ForwarderRequest, port uint16) {
 		return
 	}
 	defer conn.Close()
-	done, err := n.onClose(func() { conn.Close() })
+	done, err := n.onUnplug(cable, func() { interrupt(conn) })
 	if err != nil {
 		return
 	}
@@ -152,7 +170,7 @@ func (n *Network) dnsTCP(r *tcp.ForwarderRequest, port uint16) {
 // forwardTCP connects the guest with the world, if the policy allows. The
 // world is dialled before the guest's handshake is finished, so that a guest
 // sees "connection refused" and not a connection that ends at once.
-func (n *Network) forwardTCP(r *tcp.ForwarderRequest, to netip.AddrPort) {
+func (n *Network) forwardTCP(r *tcp.ForwarderRequest, to netip.AddrPort, cable int) {
 	f, names := n.newFlow("tcp", to)
 	if reason := n.rules.connect(to.Addr(), to.Port(), names); reason != "" {
 		n.refuse(f, reason)
@@ -175,7 +193,7 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest, to netip.AddrPort) {
 		n.record.add(f.end())
 		return
 	}
-	n.relay(in, out, f)
+	n.relay(in, out, f, cable)
 	n.record.add(f.end())
 }
 
@@ -184,10 +202,10 @@ type halfCloser interface{ CloseWrite() error }
 
 // relay carries bytes both ways until both ends are done, one fails, or the
 // network closes. It closes both.
-func (n *Network) relay(guest, world net.Conn, f *flow) {
-	closeBoth := func() { guest.Close(); world.Close() }
+func (n *Network) relay(guest, world net.Conn, f *flow, cable int) {
+	closeBoth := func() { interrupt(guest); world.Close() }
 	defer closeBoth()
-	done, err := n.onClose(closeBoth)
+	done, err := n.onUnplug(cable, closeBoth)
 	if err != nil {
 		return
 	}
@@ -254,10 +272,11 @@ func (n *Network) handleUDP(r *udp.ForwarderRequest) bool {
 		return true // a packet of a flow that another one is just opening
 	}
 	guest := gonet.NewUDPConn(&wq, ep)
+	cable := n.cable()
 	if !n.start(func() {
 		defer release()
 		defer guest.Close()
-		n.forwardUDP(guest, to, f)
+		n.forwardUDP(guest, to, f, cable)
 		n.record.add(f.end())
 	}) {
 		guest.Close()
@@ -266,7 +285,7 @@ func (n *Network) handleUDP(r *udp.ForwarderRequest) bool {
 	return true
 }
 
-func (n *Network) forwardUDP(guest net.Conn, to netip.AddrPort, f *flow) {
+func (n *Network) forwardUDP(guest net.Conn, to netip.AddrPort, f *flow, cable int) {
 	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Limits.DialTimeout)
 	world, err := n.cfg.Dial(ctx, "udp", to.String())
 	cancel()
@@ -274,9 +293,9 @@ func (n *Network) forwardUDP(guest net.Conn, to netip.AddrPort, f *flow) {
 		f.c.Reason = "could not connect: " + err.Error()
 		return
 	}
-	closeBoth := func() { guest.Close(); world.Close() }
+	closeBoth := func() { interrupt(guest); world.Close() }
 	defer closeBoth()
-	done, err := n.onClose(closeBoth)
+	done, err := n.onUnplug(cable, closeBoth)
 	if err != nil {
 		return
 	}

@@ -115,7 +115,8 @@ type Network struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	link    link
-	closers map[*func()]struct{} // what Close has to interrupt
+	cables  int              // how many were unplugged
+	closers map[*func()]bool // what Close has to interrupt; true: unplugging too
 }
 
 var errClosed = errors.New("network is closed")
@@ -151,7 +152,7 @@ func New(cfg Config) (*Network, error) {
 		services: map[uint16]*connListener{},
 		slots:    make(chan struct{}, cfg.Limits.Connections),
 		queries:  make(chan struct{}, cfg.Limits.Queries),
-		closers:  map[*func()]struct{}{},
+		closers:  map[*func()]bool{},
 	}
 	n.buffers.New = func() any { b := make([]byte, relayBuffer); return &b }
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
@@ -341,7 +342,17 @@ func (n *Network) serve(l link) error {
 
 	n.mu.Lock()
 	n.link = nil
+	n.cables++
+	var interrupt []func()
+	for f, unplug := range n.closers {
+		if unplug {
+			interrupt = append(interrupt, *f)
+		}
+	}
 	n.mu.Unlock()
+	for _, f := range interrupt {
+		f()
+	}
 	if n.ctx.Err() != nil || readErr == nil {
 		return nil
 	}
@@ -417,14 +428,27 @@ func (n *Network) start(f func()) bool {
 
 // onClose has f called by Close, unless done was called before. When the
 // network is closed already it calls f at once and returns an error.
-func (n *Network) onClose(f func()) (done func(), err error) {
+func (n *Network) onClose(f func()) (done func(), err error) { return n.onEnd(f, -1) }
+
+// onUnplug is onClose for what the machine at a cable started: the next
+// machine has no part in it.
+func (n *Network) onUnplug(cable int, f func()) (done func(), err error) { return n.onEnd(f, cable) }
+
+// cable tells one machine's time at the cable from the next one's.
+func (n *Network) cable() int {
 	n.mu.Lock()
-	if n.closed {
+	defer n.mu.Unlock()
+	return n.cables
+}
+
+func (n *Network) onEnd(f func(), cable int) (done func(), err error) {
+	n.mu.Lock()
+	if n.closed || cable >= 0 && cable != n.cables {
 		n.mu.Unlock()
 		f()
 		return nil, errClosed
 	}
-	n.closers[&f] = struct{}{}
+	n.closers[&f] = cable >= 0
 	n.mu.Unlock()
 	return func() {
 		n.mu.Lock()
