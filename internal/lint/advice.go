@@ -42,6 +42,9 @@ func (a *adviser) add(pos, near workflow.Pos, rule, hint, format string, args ..
 	if near.IsZero() {
 		near = pos
 	}
+	if len(a.diags) >= maxAdvice {
+		return
+	}
 	a.diags = append(a.diags, workflow.Diagnostic{
 		File: a.w.File, Pos: pos, Near: near, Severity: workflow.Advice,
 		Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...),
@@ -370,9 +373,15 @@ func (a *adviser) tokenOfJob(j *workflow.Job) {
 // or run what we cannot see.
 var scriptWrites = regexp.MustCompile(`\bgit\s+(push|send)|\bgit\b.*\bpush\b|\bgh\s|\bhub\s|GITHUB_TOKEN|GH_TOKEN|ACTIONS_ID_TOKEN|(^|[\s;&|])(\./|bash\s|sh\s|make\b|npm\b|yarn\b|pnpm\b|npx\b|goreleaser|docker\b|twine|python|node\b|cargo\b|task\b|just\b|curl\b|wget\b)`)
 
+// maxAdvice bounds the advice about one file.
+const maxAdvice = 1000
+
 // find returns where text stands in the source from p on, within what a value may
 // be long; p itself when it is not there.
 func (a *adviser) find(p workflow.Pos, text string) workflow.Pos {
+	if len(a.diags) >= maxAdvice {
+		return p
+	}
 	off := offset(a.src, p)
 	if off < 0 {
 		return p

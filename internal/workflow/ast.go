@@ -478,4 +478,8 @@ type Options struct {
 	// `on:` and GitHub itself overlooks: unknown keys of workflow_dispatch, and
 	// defaults that do not have their input's type. Otherwise they are advice.
 	StrictEvents bool
+
+	// What GitHub's goldens switch: name the keys of background steps where one
+	// of several is missing, and refuse them.
+	listBackground, noBackground bool
 }

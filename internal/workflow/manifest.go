@@ -70,7 +70,7 @@ func ReadAction(file string, src []byte, opt Options) (root *Value, steps []*Ste
 	root = r.read(src, actionSchema)
 	diags = r.diags
 	if list := root.Get("runs").Get("steps"); list != nil {
-		c := &converter{file: file, opt: opt, within: r.within, stepIf: ctxActionIf}
+		c := &converter{file: file, opt: opt, stepIf: ctxActionIf}
 		steps = c.steps(list, &ids{}, false)
 		diags = append(diags, c.diags...)
 	}

@@ -38,7 +38,7 @@ func parse(file string, src []byte, opt Options) (*Workflow, *phases) {
 	if root == nil || root.Kind != Mapping {
 		return nil, p
 	}
-	c := &converter{file: file, opt: opt, within: r.within, stepIf: ctxStepIf}
+	c := &converter{file: file, opt: opt, stepIf: ctxStepIf}
 	w := c.workflow(root)
 	w.bytes = r.bytes
 	p.meaning, p.ordering = c.diags, c.graph
@@ -52,11 +52,13 @@ type converter struct {
 	opt    Options
 	diags  []Diagnostic
 	graph  []Diagnostic
-	within func(*allow, *def) *allow
 	stepIf []string // what a step's condition may use
 }
 
 func (c *converter) report(d Diagnostic) {
+	if len(c.diags) >= maxDiagnostics {
+		return
+	}
 	d.File = c.file
 	if d.Near.IsZero() {
 		d.Near = d.Pos
@@ -213,6 +215,11 @@ func (c *converter) schedule(t *Trigger, v *Value) {
 	s := Schedule{Pos: v.Pos}
 	if cron := v.Get("cron"); cron != nil && !cron.bad {
 		s.Cron = cron.Text()
+		if strings.HasPrefix(s.Cron, "$cron-") {
+			c.report(Diagnostic{Pos: cron.Pos, Severity: Advice, Rule: "cron", Hint: "Put a time in its place.",
+				Message: fmt.Sprintf("'%s' is a placeholder of GitHub's starter workflows; the schedule never comes", s.Cron)})
+			return
+		}
 		if !validCron(s.Cron) {
 			c.errorf(cron.Pos, "cron", "The fields are minute 0-59, hour 0-23, day 1-31, month 1-12 or JAN-DEC, weekday 0-6 or SUN-SAT.",
 				"Invalid cron expression. Expected format: '* * * * *' (minute hour day month weekday)")
@@ -397,6 +404,9 @@ func (c *converter) order(w *Workflow, at Pos) {
 	noStart := len(c.graph) > 0
 	for _, n := range blocked {
 		for _, need := range n.needs {
+			if len(c.graph) >= maxDiagnostics {
+				return
+			}
 			switch {
 			case !known[strings.ToLower(need.ID)]:
 				if noStart {

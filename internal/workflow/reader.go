@@ -19,6 +19,10 @@ const (
 	maxNodes      = 50_000
 	maxResultSize = 10 << 20
 	maxJobs       = 1_000
+
+	// Limits of ours: who has more mistakes than this has other worries.
+	maxDiagnostics  = 1_000 // of a file
+	maxInExpression = 20    // of one value
 )
 
 func (o Options) withDefaults() Options {
@@ -127,7 +131,16 @@ type stop struct {
 
 func (s *stop) Error() string { return s.msg }
 
+// full reports whether enough was said about the file.
+func (r *reader) full() bool { return len(r.diags) > maxDiagnostics }
+
 func (r *reader) report(d Diagnostic) {
+	if r.full() {
+		return
+	}
+	if len(r.diags) == maxDiagnostics && d.Rule != "limit" {
+		d = Diagnostic{Pos: d.Pos, Rule: "limit", Message: fmt.Sprintf("There are more than %d problems in this file", maxDiagnostics)}
+	}
 	d.File = r.file
 	if d.Near.IsZero() {
 		d.Near = d.Pos
@@ -356,8 +369,14 @@ func (r *reader) mapping(v *Value, n *yaml.Node, candidates []*def, a *allow) er
 			r.check(k, loose.looseKey, ka)
 			vd = loose.looseVal
 		}
+		if vd != nil && r.opt.noBackground && backgroundKey(k.Str) {
+			vd = nil
+		}
 		if vd == nil {
-			sev, hint := Error, keyHint(k.Str, candidates)
+			sev, hint := Error, ""
+			if !r.full() {
+				hint = keyHint(k.Str, candidates)
+			}
 			if candidates[0].lenient && !r.opt.StrictEvents {
 				sev, hint = Advice, strings.TrimSpace("GitHub overlooks this key here. "+hint)
 			} else {
@@ -382,7 +401,7 @@ func (r *reader) mapping(v *Value, n *yaml.Node, candidates []*def, a *allow) er
 	switch {
 	case len(candidates) > 1:
 		v.bad = true
-		props := distinguishing(candidates)
+		props := distinguishing(candidates, r.opt.listBackground)
 		r.errorAt(v.Pos, "missing-key",
 			"There's not enough info to determine what you meant. Add one of these properties: "+strings.Join(props, ", "), "")
 	case !dynamic:
@@ -417,8 +436,8 @@ func narrow(candidates []*def, name string) ([]*def, *def) {
 }
 
 // distinguishing lists the keys that only one candidate has. Those of background
-// steps are not named, as GitHub does not.
-func distinguishing(candidates []*def) []string {
+// steps are named only on request, as by GitHub.
+func distinguishing(candidates []*def, background bool) []string {
 	hits := map[string]int{}
 	for _, c := range candidates {
 		for _, p := range c.props {
@@ -427,12 +446,20 @@ func distinguishing(candidates []*def) []string {
 	}
 	var out []string
 	for name, n := range hits {
-		if n == 1 && name != "wait" && name != "wait-all" && name != "cancel" {
+		if n == 1 && (background || !backgroundKey(name)) {
 			out = append(out, name)
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+func backgroundKey(name string) bool {
+	switch name {
+	case "background", "wait", "wait-all", "cancel":
+		return true
+	}
+	return false
 }
 
 // check holds a scalar to the scalar definitions of d, turning it into text
@@ -464,7 +491,10 @@ func (r *reader) check(v *Value, d *def, a *allow) *Value {
 		}
 		v = t
 	}
-	diag := Diagnostic{Pos: v.Pos, Rule: "unexpected-value", Message: fmt.Sprintf("Unexpected value '%s'", v.Str), Hint: valueHint(v.Str, d)}
+	diag := Diagnostic{Pos: v.Pos, Rule: "unexpected-value", Message: fmt.Sprintf("Unexpected value '%s'", v.Str)}
+	if !r.full() {
+		diag.Hint = valueHint(v.Str, d)
+	}
 	if r.overlooks(d, v) {
 		diag.Severity = Advice
 		r.report(diag)
@@ -511,9 +541,9 @@ func (r *reader) expressions(v *Value, n *yaml.Node, a *allow) *Value {
 // expressionErrors reports what is wrong with each ${{ }} of a string; whole is
 // the error of the string as a whole.
 func (r *reader) expressionErrors(v *Value, whole error, a *allow) {
-	found := false
+	found := 0
 	rest, k := v.Str, 0
-	for {
+	for found < maxInExpression && !r.full() {
 		i := strings.Index(rest, "${{")
 		if i < 0 {
 			break
@@ -525,13 +555,13 @@ func (r *reader) expressionErrors(v *Value, whole error, a *allow) {
 			end = len(rest)
 		}
 		if _, err := expr.ParseTemplate(rest[:end], a.allow); err != nil {
-			found = true
+			found++
 			r.report(Diagnostic{Pos: v.Pos, Near: r.nth(v.Pos, k), Rule: "expression",
 				Message: err.Error(), Hint: exprHint(err, a)})
 		}
 		rest = rest[end:]
 	}
-	if !found {
+	if found == 0 {
 		r.report(Diagnostic{Pos: v.Pos, Rule: "expression", Message: whole.Error(), Hint: exprHint(whole, a)})
 	}
 }

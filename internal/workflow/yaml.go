@@ -36,7 +36,7 @@ func loadYAML(file string, src []byte) (root *yaml.Node, diag *Diagnostic) {
 	}
 	// A `#` right behind a bracket or a quote starts a comment for GitHub, but
 	// not for the library: such comments are blanked, which moves nothing.
-	for range 100 {
+	for range 20 {
 		var err error
 		if root, err = compose(src); err == nil {
 			return root, nil
