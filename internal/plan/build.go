@@ -265,19 +265,19 @@ func (p *planner) diag(w *workflow.Workflow, err error, pos workflow.Pos, rule s
 
 // waits reports whether v cannot be evaluated yet in an instance.
 func (p *planner) waits(v *workflow.Value, c *Call, needsKnown bool) bool {
-	if v == nil || (needsKnown && !c.Pending) {
+	if v == nil || needsKnown && !c.Pending && len(c.Waiting) == 0 {
 		return false
 	}
 	switch v.Kind {
 	case workflow.Expression:
 		wait := false
 		if v.Expr != nil {
-			v.Expr.Uses(func(context string, _ []string) {
+			v.Expr.Uses(func(context string, path []string) {
 				switch fold(context) {
 				case "needs":
 					wait = wait || !needsKnown
 				case "inputs":
-					wait = wait || c.Pending
+					wait = wait || c.waits(path)
 				}
 			})
 		}

@@ -111,6 +111,9 @@ jobs:
     with: {target: "${{ needs.build.outputs.where }}", list: "${{ needs.build.outputs.list }}"}
 `))
 	equal(t, "keys", keys(r), []string{"build", "deploy", "deploy / check", "deploy / push"})
+	if in := r.Inputs(r.Job("deploy / check")); in.Get("count").AsNumber() != 3 || !in.Get("target").IsNull() {
+		t.Errorf("inputs are %s before anything ran", in.JSON())
+	}
 	if j := r.Job("deploy / push"); !j.Deferred {
 		t.Error("a matrix of an input that is not known is not deferred")
 	}

@@ -121,7 +121,7 @@ jobs:
 		"d":              {Will: plan.Skips, Reason: "it needs off, which was skipped", Stage: 2},
 		"e":              {Will: plan.Skips, Reason: "it needs off, which was skipped", Stage: 2},
 		"f":              {Will: plan.Runs, Stage: 2},
-		"g":              {Will: plan.Skips, Reason: "its condition is false: failure()", Stage: 2},
+		"g":              {Will: plan.Skips, Reason: "not while all jobs succeed: failure()", Stage: 2},
 		"h":              {Will: plan.Runs, Stage: 3},
 		"h / check":      {Will: plan.Runs, Stage: 3},
 		"h / push (one)": {Will: plan.Runs, Stage: 4},

@@ -88,11 +88,14 @@ func (s *State) forecast(n *node, caller Will, of func(*node) Outlook) (Will, st
 	def := n.entries[0].job.Definition
 	c := s.run.Calls[n.scope.call]
 	depends := ""
+	results := asksStatus(def) // whether the condition asks how other jobs ended
 	def.If.Uses(func(context string, path []string) {
 		switch fold(context) {
 		case "needs":
 			// A result is known under the assumption, outputs are not.
-			if (len(path) < 2 || fold(path[1]) != "result") && depends == "" {
+			if len(path) > 1 && fold(path[1]) == "result" {
+				results = true
+			} else if depends == "" {
 				what := "needs"
 				if len(path) > 0 && path[0] != "*" {
 					what = "outputs of " + path[0]
@@ -100,7 +103,7 @@ func (s *State) forecast(n *node, caller Will, of func(*node) Outlook) (Will, st
 				depends = what
 			}
 		case "inputs":
-			if c.Pending && depends == "" {
+			if c.waits(path) && depends == "" {
 				depends = "inputs that depend on " + strings.Join(n.scope.caller.job.Needs, ", ")
 			}
 		}
@@ -122,6 +125,8 @@ func (s *State) forecast(n *node, caller Will, of func(*node) Outlook) (Will, st
 	case err != nil:
 		_, msg := place(err, def.Pos)
 		return Depends, "its condition cannot be evaluated: " + msg
+	case !ok && results:
+		return Skips, "not while all jobs succeed: " + def.IfSource
 	case !ok:
 		return Skips, s.whySkipped(n)
 	}

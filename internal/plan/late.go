@@ -339,7 +339,7 @@ func group(c *workflow.Concurrency, env *expr.Env) (*Group, error) {
 }
 
 // inputs evaluates what a calling job hands in. While needs is nil, inputs that
-// depend on it stay null and the instance is Pending.
+// depend on it stay null and are noted as waiting.
 func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 	def := j.Definition
 	n := expr.Null()
@@ -348,7 +348,7 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 	}
 	outer := p.run.Calls[j.Call]
 	env := &expr.Env{Contexts: p.run.Contexts(j, n)}
-	c.Pending = false
+	c.Pending, c.Waiting = false, nil
 
 	given := expr.NewMap()
 	at := map[string]workflow.Pos{}
@@ -373,7 +373,7 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 			}
 			name := fold(pair.Key.Str)
 			if p.waits(pair.Value, outer, needs != nil) {
-				c.Pending, waiting[name] = true, true
+				waiting[name] = true
 				continue
 			}
 			v, err := pair.Value.Eval(env)
@@ -393,6 +393,7 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 	}
 	for _, in := range trigger.Inputs {
 		if waiting[fold(in.Name)] {
+			c.Waiting = append(c.Waiting, in.Name)
 			out.Set(in.Name, expr.Null())
 			continue
 		}
@@ -410,6 +411,11 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 				continue
 			}
 			// A default sees the caller's github, vars and inputs.
+			if p.waits(in.Default, outer, true) {
+				c.Waiting = append(c.Waiting, in.Name)
+				out.Set(in.Name, expr.Null())
+				continue
+			}
 			var err error
 			if v, err = in.Default.Eval(&expr.Env{Contexts: p.run.contexts(j.Call)}); err != nil {
 				return inputError(j, err, def.UsesPos)

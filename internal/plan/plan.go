@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/expr"
@@ -99,9 +100,11 @@ type Call struct {
 	Parent int    `json:"parent"`           // index into Run.Calls; Calls[0] is its own
 	Level  int    `json:"level"`            // 1 for Calls[0]
 
-	// Inputs is the inputs context. While Pending, the inputs that depend on the
-	// caller's needs are null.
+	// Inputs is the inputs context. The inputs in Waiting depend on the caller's
+	// needs and are null until it starts. Pending says that which inputs wait is
+	// not even known.
 	Inputs  expr.Value `json:"inputs"`
+	Waiting []string   `json:"waiting,omitempty"`
 	Pending bool       `json:"pending,omitempty"`
 	// Needs is the calling job's needs context, known since it started.
 	Needs expr.Value `json:"needs"`
@@ -115,6 +118,15 @@ type Call struct {
 	Concurrency *Group `json:"concurrency,omitempty"`
 
 	caller *Job // the job named by Caller
+}
+
+// waits reports whether reading inputs at this path has to wait.
+func (c *Call) waits(path []string) bool {
+	if c.Pending || len(c.Waiting) == 0 {
+		return c.Pending
+	}
+	return len(path) == 0 || path[0] == "*" ||
+		slices.ContainsFunc(c.Waiting, func(name string) bool { return expr.EqualFold(name, path[0]) })
 }
 
 // Group is a concurrency group. Names compare without regard to case.

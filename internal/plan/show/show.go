@@ -228,11 +228,15 @@ func (g *grapher) label(n []*plan.Job, parent string) string {
 	if len(also) > 0 {
 		notes = append(notes, "also needs "+strings.Join(also, ", "))
 	}
-	if c := j.Condition(); c != "" {
+	o := g.outlook[j.Key]
+	if c := j.Condition(); c != "" && !strings.Contains(o.Reason, c) {
 		notes = append(notes, "if "+Clean(oneLine(c)))
 	}
-	if o := g.outlook[j.Key]; o.Will == plan.Skips {
-		notes = append(notes, "would be skipped: "+Clean(o.Reason))
+	switch o.Will {
+	case plan.Skips:
+		notes = append(notes, "would be skipped: "+Clean(oneLine(o.Reason)))
+	case plan.Depends:
+		notes = append(notes, Clean(oneLine(o.Reason)))
 	}
 	if len(notes) > 0 {
 		b.WriteString("  [" + strings.Join(notes, "; ") + "]")
@@ -281,9 +285,9 @@ func DryRun(w io.Writer, r *plan.Run) error {
 		p(1, "%s", title)
 		switch o.Will {
 		case plan.Skips:
-			p(2, "skipped: %s", o.Reason)
+			p(2, "skipped: %s", oneLine(o.Reason))
 		case plan.Depends:
-			p(2, "may run: %s", o.Reason)
+			p(2, "may run: %s", oneLine(o.Reason))
 		}
 		for i, cell := range g {
 			if len(g) == 1 {
@@ -295,16 +299,19 @@ func DryRun(w io.Writer, r *plan.Run) error {
 			}
 			p(2, "%s", cell.Name)
 		}
-		job(p, r, j, len(g) > 1)
+		c := j.Condition()
+		job(p, r, j, len(g) > 1, c != "" && strings.Contains(o.Reason, c))
 	}
 	return bw.Flush()
 }
 
 type printer = func(indent int, format string, args ...any)
 
-func job(p printer, r *plan.Run, j *plan.Job, several bool) {
+// job writes what is known of a job. several says that it stands for all cells
+// of its matrix, said that its condition was shown.
+func job(p printer, r *plan.Run, j *plan.Job, several, said bool) {
 	def := j.Definition
-	if c := j.Condition(); c != "" {
+	if c := j.Condition(); c != "" && !said {
 		p(2, "if: %s", oneLine(c))
 	}
 	if len(j.Needs) > 0 {
@@ -320,10 +327,13 @@ func job(p printer, r *plan.Run, j *plan.Job, several bool) {
 	case j.IsCall():
 		p(2, "calls: %s", def.Uses)
 		if j.Opens > 0 {
-			if in := r.Calls[j.Opens].Inputs.AsMap(); in.Len() > 0 {
-				for k, v := range in.All() {
-					p(3, "%s: %s", k, oneLine(v.JSON()))
+			c := r.Calls[j.Opens]
+			for k, v := range c.Inputs.AsMap().All() {
+				val := oneLine(v.JSON())
+				if slices.Contains(c.Waiting, k) {
+					val = source(def.With.Get(k))
 				}
+				p(3, "%s: %s", k, val)
 			}
 		}
 	case late("runs-on"):
@@ -431,7 +441,8 @@ func constant(e *expr.Expr, r *plan.Run, j *plan.Job, several bool) (known, v bo
 	if e == nil || len(j.Late) > 0 || j.Deferred {
 		return false, false
 	}
-	known = true
+	// How the steps before it end is not known.
+	known = !slices.ContainsFunc(e.Calls(), func(f string) bool { return f == "hashfiles" || f == "failure" || f == "cancelled" || f == "always" })
 	e.Uses(func(context string, _ []string) {
 		switch strings.ToLower(context) {
 		case "github":
@@ -442,13 +453,12 @@ func constant(e *expr.Expr, r *plan.Run, j *plan.Job, several bool) (known, v bo
 		}
 	})
 	yes := func([]expr.Value) (expr.Value, error) { return expr.Bool(true), nil }
-	no := func([]expr.Value) (expr.Value, error) { return expr.Bool(false), nil }
-	if !known || slices.Contains(e.Calls(), "hashfiles") {
+	if !known {
 		return false, false
 	}
 	out, err := e.Eval(&expr.Env{
 		Contexts:  r.Contexts(j, expr.Null()),
-		Functions: map[string]expr.Func{"success": yes, "always": yes, "failure": no, "cancelled": no},
+		Functions: map[string]expr.Func{"success": yes},
 	})
 	return err == nil, out.Truthy()
 }
@@ -471,6 +481,9 @@ func source(v *workflow.Value) string {
 	}
 	switch v.Kind {
 	case workflow.Expression:
+		if s, ok := unformat(v.Str); ok {
+			return s
+		}
 		return "${{ " + v.Str + " }}"
 	case workflow.Insert:
 		return "${{ insert }}"
@@ -492,6 +505,70 @@ func source(v *workflow.Value) string {
 		return strings.Join(pairs, ", ")
 	}
 	return v.Text()
+}
+
+// unformat turns the call format('a-{0}', b), which is how text with an
+// expression in it is read, back into that text: a-${{ b }}.
+func unformat(src string) (string, bool) {
+	rest, ok := strings.CutPrefix(src, "format('")
+	if !ok || !strings.HasSuffix(rest, ")") {
+		return "", false
+	}
+	rest = rest[:len(rest)-1]
+	var text strings.Builder
+	for {
+		i := strings.IndexByte(rest, '\'')
+		if i < 0 {
+			return "", false
+		}
+		text.WriteString(rest[:i])
+		rest = rest[i+1:]
+		if !strings.HasPrefix(rest, "'") {
+			break
+		}
+		text.WriteByte('\'')
+		rest = rest[1:]
+	}
+	// The arguments, at the commas that are outside of quotes and brackets.
+	var args []string
+	depth, quoted, start := 0, false, 0
+	for i := 0; i < len(rest); i++ {
+		switch c := rest[i]; {
+		case c == '\'':
+			quoted = !quoted
+		case quoted:
+		case c == '(' || c == '[':
+			depth++
+		case c == ')' || c == ']':
+			if depth--; depth < 0 {
+				return "", false // format(…) was not the whole
+			}
+		case c == ',' && depth == 0:
+			args = append(args, strings.TrimSpace(rest[start:i]))
+			start = i + 1
+		}
+	}
+	args = append(args, strings.TrimSpace(rest[start:]))[1:]
+	var out strings.Builder
+	for t := text.String(); t != ""; {
+		switch {
+		case strings.HasPrefix(t, "{{"), strings.HasPrefix(t, "}}"):
+			out.WriteByte(t[0])
+			t = t[2:]
+		case t[0] == '{':
+			digits, more, ok := strings.Cut(t[1:], "}")
+			n, err := strconv.Atoi(digits)
+			if !ok || err != nil || n < 0 || n >= len(args) {
+				return "", false
+			}
+			out.WriteString("${{ " + args[n] + " }}")
+			t = more
+		default:
+			out.WriteByte(t[0])
+			t = t[1:]
+		}
+	}
+	return out.String(), true
 }
 
 func firstLine(s string) string {
