@@ -114,9 +114,11 @@ func Source(name string, src []byte, opt Options) *Report {
 
 func (r *Report) add(file string, src []byte, opt Options) {
 	r.sources[file] = src
-	w, diags := workflow.Parse(file, src, opt.Read)
+	read := opt.Read
+	read.Placeholders = true // GitHub offers such files as they are
+	w, diags := workflow.Parse(file, src, read)
 	if w != nil && !workflow.Errors(diags) {
-		diags = append(diags, workflow.Link(w, r.local(file), opt.Read)...)
+		diags = append(diags, workflow.Link(w, r.local(file), read)...)
 		if !opt.NoAdvice {
 			diags = append(diags, advise(w, src)...)
 		}

@@ -127,6 +127,8 @@ func TestAdvice(t *testing.T) {
 		{"step that is not", "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n        if: steps.x.outcome == 'success'\n", ruleUnknown, workflow.Pos{Line: 7, Col: 13}},
 		{"old command", "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: echo ::set-output name=a::b\n", ruleDeprecated, workflow.Pos{Line: 6, Col: 19}},
 		{"only negative", "on:\n  push:\n    branches: ['!main']\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n", "pattern", workflow.Pos{Line: 3, Col: 16}},
+		{"starter workflow", "on:\n  schedule:\n    - cron: $cron-daily\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n", "placeholder", workflow.Pos{Line: 3, Col: 13}},
+		{"starter matrix", "on: push\njobs:\n  a:\n    strategy:\n      matrix:\n        $codeql-languages-matrix\n    runs-on: x\n    steps:\n      - run: true\n", "placeholder", workflow.Pos{Line: 6, Col: 9}},
 		{"key that is overlooked", "on:\n  push:\n    branch: main\njobs:\n  a:\n    runs-on: x\n    steps:\n      - run: true\n", "unexpected-key", workflow.Pos{Line: 3, Col: 5}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

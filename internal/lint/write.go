@@ -310,6 +310,8 @@ func RuleText(id string) string {
 		return "A cron expression is not valid."
 	case "filter":
 		return "Filters that exclude each other are given."
+	case "placeholder":
+		return "A placeholder of a starter workflow was not filled in."
 	case "pattern":
 		return "A filter pattern is not valid, or matches nothing."
 	case "input-default", "input-options":

@@ -478,6 +478,9 @@ type Options struct {
 	// `on:` and GitHub itself overlooks: unknown keys of workflow_dispatch, and
 	// defaults that do not have their input's type. Otherwise they are advice.
 	StrictEvents bool
+	// Placeholders makes advice of the words that GitHub's starter workflows hold
+	// in place of values, like $cron-daily. A file with them cannot run.
+	Placeholders bool
 
 	// What GitHub's goldens switch: name the keys of background steps where one
 	// of several is missing, and refuse them.

@@ -215,9 +215,8 @@ func (c *converter) schedule(t *Trigger, v *Value) {
 	s := Schedule{Pos: v.Pos}
 	if cron := v.Get("cron"); cron != nil && !cron.bad {
 		s.Cron = cron.Text()
-		if strings.HasPrefix(s.Cron, "$cron-") {
-			c.report(Diagnostic{Pos: cron.Pos, Severity: Advice, Rule: "cron", Hint: "Put a time in its place.",
-				Message: fmt.Sprintf("'%s' is a placeholder of GitHub's starter workflows; the schedule never comes", s.Cron)})
+		if c.opt.Placeholders && placeholder(s.Cron) {
+			c.report(Diagnostic{Pos: cron.Pos, Severity: Advice, Rule: "placeholder", Message: placeholderMessage(s.Cron)})
 			return
 		}
 		if !validCron(s.Cron) {

@@ -495,6 +495,11 @@ func (r *reader) check(v *Value, d *def, a *allow) *Value {
 	if !r.full() {
 		diag.Hint = valueHint(v.Str, d)
 	}
+	if r.opt.Placeholders && placeholder(v.Str) {
+		diag.Severity, diag.Rule, diag.Message, diag.Hint = Advice, "placeholder", placeholderMessage(v.Str), ""
+		r.report(diag)
+		return &Value{Kind: Null, Pos: v.Pos, bad: true}
+	}
 	if r.overlooks(d, v) {
 		diag.Severity = Advice
 		r.report(diag)
@@ -504,6 +509,21 @@ func (r *reader) check(v *Value, d *def, a *allow) *Value {
 	bad.bad = true
 	r.report(diag)
 	return &bad
+}
+
+// placeholder reports whether a text stands for what GitHub fills in when a
+// starter workflow is chosen.
+func placeholder(s string) bool {
+	for _, p := range []string{"$cron-", "$codeql-", "$default-", "$detected-", "$protected-", "$supported-"} {
+		if strings.HasPrefix(s, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func placeholderMessage(s string) string {
+	return fmt.Sprintf("'%s' is a placeholder of GitHub's starter workflows; put a value in its place", s)
 }
 
 // overlooks reports whether GitHub lets a text pass that is none of the words d
