@@ -60,6 +60,7 @@ func (e *Expr) Eval(env *Env) (Value, error) {
 	if ev.memory == 0 {
 		ev.memory = DefaultMaxMemory
 	}
+	ev.memory = min(ev.memory, math.MaxInt32)
 	if ev.work == 0 {
 		ev.work = DefaultMaxWork
 	}
@@ -82,7 +83,7 @@ type evaluator struct {
 	work    int
 	total   int
 	deepest int
-	levels  [MaxDepth + 2]int
+	levels  [MaxDepth + 2]int32 // bytes; memory limits are below 2 GiB
 	failed  *node
 }
 
@@ -97,17 +98,17 @@ func textSize(s string) int { return sizeString + 2*units(s) }
 func (ev *evaluator) account(level, bytes int, trim bool) error {
 	if trim {
 		for ev.deepest > level {
-			ev.total -= ev.levels[ev.deepest]
+			ev.total -= int(ev.levels[ev.deepest])
 			ev.levels[ev.deepest] = 0
 			ev.deepest--
 		}
 	}
 	ev.deepest = max(ev.deepest, level)
-	ev.levels[level] += bytes
 	ev.total += bytes
 	if ev.total > ev.memory {
 		return errMemory
 	}
+	ev.levels[level] += int32(bytes)
 	return nil
 }
 

@@ -66,12 +66,12 @@ func TestMatchGlob(t *testing.T) {
 			t.Errorf("%s: %v", c.pattern, err)
 			continue
 		}
-		for _, name := range strings.Fields(c.yes) {
+		for name := range strings.FieldsSeq(c.yes) {
 			if !p.Match(name) {
 				t.Errorf("%s does not match %s", c.pattern, name)
 			}
 		}
-		for _, name := range strings.Fields(c.not) {
+		for name := range strings.FieldsSeq(c.not) {
 			if p.Match(name) {
 				t.Errorf("%s matches %s", c.pattern, name)
 			}
@@ -118,12 +118,12 @@ func TestPatternsOrder(t *testing.T) {
 		if errs != nil {
 			t.Fatal(errs)
 		}
-		for _, n := range strings.Fields(c.in) {
+		for n := range strings.FieldsSeq(c.in) {
 			if in, _ := ps.Match(n); !in {
 				t.Errorf("%s: %s is out", c.list, n)
 			}
 		}
-		for _, n := range strings.Fields(c.out) {
+		for n := range strings.FieldsSeq(c.out) {
 			if in, _ := ps.Match(n); in {
 				t.Errorf("%s: %s is in", c.list, n)
 			}
