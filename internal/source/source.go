@@ -1,0 +1,412 @@
+// Package source hands out a run's own repository, for actions/checkout: the
+// working tree of a directory ([Dir]), or a commit as GitHub packs it ([Archive]).
+//
+// What it writes is a tar archive of a working tree with its .git directory, so
+// that the usual git commands work in the machine, offline. Nothing of the
+// host's git configuration, hooks, stashes, other branches or credentials gets
+// into it: the .git directory is made anew, in a temporary directory, with just
+// the history that was asked for.
+//
+// For the tree of a Dir, git itself says which files belong to it: those that
+// are tracked and those that are not ignored, as they are now, uncommitted
+// changes included. A directory that is no repository of its own (an example
+// inside another project) is given a history of one commit.
+package source
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/action"
+)
+
+// Dir is a directory on this host.
+type Dir struct {
+	Root       string // absolute
+	Repository string // owner/name, for the remote's address
+	Server     string // https://github.com
+	Branch     string // branch that HEAD is on; "" where it is on none
+}
+
+// Git runs git in a directory, with nothing of the user's configuration that
+// could run programs, and returns what it printed.
+func Git(ctx context.Context, dir string, args ...string) (string, error) {
+	return git(ctx, dir, nil, args...)
+}
+
+func git(ctx context.Context, dir string, stdin []byte, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "protocol.ext.allow=never", "-c", "safe.directory=*", "-c", "gc.auto=0"}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "GIT_") }), "GIT_TERMINAL_PROMPT=0", "LC_ALL=C", "GIT_OPTIONAL_LOCKS=0")
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if stdin != nil {
+		cmd.Stdin = bytes.NewReader(stdin)
+	}
+	if err := cmd.Run(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return "", errors.New("git is not installed: apt-get install git")
+		}
+		text := strings.TrimSpace(errs.String())
+		if len(text) > 500 {
+			text = "…" + text[len(text)-500:]
+		}
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, text)
+	}
+	return out.String(), nil
+}
+
+// IsRepository reports whether dir is the top of a git repository with at least
+// one commit.
+func IsRepository(ctx context.Context, dir string) bool {
+	top, err := Git(ctx, dir, "rev-parse", "--show-toplevel")
+	if err != nil {
+		return false
+	}
+	a, err1 := filepath.EvalSymlinks(strings.TrimRight(top, "\n"))
+	b, err2 := filepath.EvalSymlinks(dir)
+	if err1 != nil || err2 != nil || a != b {
+		return false
+	}
+	_, err = Git(ctx, dir, "rev-parse", "--verify", "-q", "HEAD^{commit}")
+	return err == nil
+}
+
+// Checkout writes the working tree, or another commit of the repository.
+func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (sha string, err error) {
+	temp, err := os.MkdirTemp("", "hearth-checkout-")
+	if err != nil {
+		return "", fmt.Errorf("checkout: %w", err)
+	}
+	defer os.RemoveAll(temp)
+	if !IsRepository(ctx, d.Root) {
+		if req.Ref != "" && req.Ref != d.Branch && req.Ref != "refs/heads/"+d.Branch {
+			return "", &action.InputError{Msg: fmt.Sprintf("%s is no git repository with a commit: there is no ref %q", d.Root, req.Ref)}
+		}
+		return d.bare(ctx, temp, w)
+	}
+	want := "HEAD"
+	tree := req.Ref == "" || req.Ref == d.Branch && d.Branch != "" || req.Ref == "refs/heads/"+d.Branch
+	if !tree {
+		if want, err = d.resolve(ctx, req.Ref); err != nil {
+			return "", err
+		}
+	}
+	out, err := Git(ctx, d.Root, "rev-parse", "--verify", want+"^{commit}")
+	if err != nil {
+		return "", fmt.Errorf("checkout: %w", err)
+	}
+	sha = strings.TrimSpace(out)
+	if head, err := Git(ctx, d.Root, "rev-parse", "HEAD"); err == nil && strings.TrimSpace(head) == sha && req.Ref != "" && len(req.Ref) == 40 {
+		tree = true // the run's own commit, by its name
+	}
+	if err := d.history(ctx, temp, sha, req); err != nil {
+		return "", fmt.Errorf("checkout: %w", err)
+	}
+	t := tar.NewWriter(w)
+	if tree {
+		if err := d.files(ctx, t); err != nil {
+			return "", fmt.Errorf("checkout: %w", err)
+		}
+	} else {
+		if _, err := Git(ctx, temp, "checkout", "-q", "-f", "--no-recurse-submodules", sha); err != nil {
+			return "", fmt.Errorf("checkout: %w", err)
+		}
+		if err := addTree(t, temp, ".git"); err != nil {
+			return "", fmt.Errorf("checkout: %w", err)
+		}
+		if d.onBranch(req.Ref) {
+			_, _ = Git(ctx, temp, "checkout", "-q", "-B", strings.TrimPrefix(req.Ref, "refs/heads/"))
+		}
+	}
+	if err := addTree(t, temp, ""); err != nil {
+		return "", fmt.Errorf("checkout: %w", err)
+	}
+	return sha, t.Close()
+}
+
+func (d *Dir) onBranch(ref string) bool {
+	return ref != "" && !strings.HasPrefix(ref, "refs/tags/") && strings.Trim(ref, "0123456789abcdef") != ""
+}
+
+// resolve finds a ref as actions/checkout takes it: a full ref, a branch, a tag
+// or a commit.
+func (d *Dir) resolve(ctx context.Context, ref string) (string, error) {
+	if strings.HasPrefix(ref, "-") || strings.ContainsAny(ref, " ~^:?*[\\\x00") || strings.Contains(ref, "..") {
+		return "", &action.InputError{Msg: fmt.Sprintf("%q is no ref", ref)}
+	}
+	for _, candidate := range []string{ref, "refs/heads/" + ref, "refs/tags/" + ref, "refs/remotes/origin/" + strings.TrimPrefix(ref, "refs/heads/")} {
+		if out, err := Git(ctx, d.Root, "rev-parse", "--verify", "-q", candidate+"^{commit}"); err == nil {
+			return strings.TrimSpace(out), nil
+		}
+	}
+	return "", &action.InputError{Msg: fmt.Sprintf("a branch, tag or commit %q could not be found in %s", ref, d.Root)}
+}
+
+// history makes temp/.git, with the commit and as much before it as asked for.
+func (d *Dir) history(ctx context.Context, temp, sha string, req action.CheckoutRequest) error {
+	if _, err := Git(ctx, temp, "init", "-q", "--initial-branch=hearth-none"); err != nil {
+		return err
+	}
+	// A commit can only be fetched by a ref that points to it.
+	args := []string{"fetch", "-q", "--no-write-fetch-head", "--update-shallow", "--upload-pack=git -c uploadpack.allowAnySHA1InWant=true upload-pack"}
+	if req.Depth > 0 {
+		args = append(args, "--depth="+strconv.Itoa(req.Depth))
+	}
+	if !req.Tags {
+		args = append(args, "--no-tags")
+	}
+	args = append(args, "file://"+d.Root, sha)
+	if req.Tags {
+		args = append(args, "refs/tags/*:refs/tags/*")
+	}
+	if req.Depth == 0 {
+		args = append(args, "refs/heads/*:refs/remotes/origin/*")
+	}
+	if _, err := Git(ctx, temp, args...); err != nil {
+		return err
+	}
+	branch := d.Branch
+	if d.onBranch(req.Ref) {
+		branch = strings.TrimPrefix(req.Ref, "refs/heads/")
+	} else if req.Ref != "" {
+		branch = ""
+	}
+	if branch == "" {
+		if err := os.WriteFile(filepath.Join(temp, ".git", "HEAD"), []byte(sha+"\n"), 0o644); err != nil {
+			return err
+		}
+	} else {
+		if _, err := Git(ctx, temp, "update-ref", "refs/heads/"+branch, sha); err != nil {
+			return err
+		}
+		if _, err := Git(ctx, temp, "symbolic-ref", "HEAD", "refs/heads/"+branch); err != nil {
+			return err
+		}
+		if _, err := Git(ctx, temp, "update-ref", "refs/remotes/origin/"+branch, sha); err != nil {
+			return err
+		}
+	}
+	if _, err := Git(ctx, temp, "read-tree", sha); err != nil {
+		return err
+	}
+	return d.finish(ctx, temp)
+}
+
+// finish gives the new repository its remote and takes the samples out.
+func (d *Dir) finish(ctx context.Context, temp string) error {
+	os.RemoveAll(filepath.Join(temp, ".git", "hooks"))
+	if d.Repository == "" {
+		return nil
+	}
+	_, err := Git(ctx, temp, "remote", "add", "origin", strings.TrimRight(d.Server, "/")+"/"+d.Repository)
+	return err
+}
+
+// bare makes a history of one commit for a directory without any.
+func (d *Dir) bare(ctx context.Context, temp string, w io.Writer) (string, error) {
+	branch := d.Branch
+	if branch == "" {
+		branch = "main"
+	}
+	if _, err := Git(ctx, temp, "init", "-q", "--initial-branch="+branch); err != nil {
+		return "", err
+	}
+	names, err := d.names(ctx)
+	if err != nil {
+		return "", err
+	}
+	list := strings.Join(names, "\x00")
+	if _, err := git(ctx, temp, []byte(list), "--work-tree="+d.Root, "--git-dir="+filepath.Join(temp, ".git"), "add", "-f", "--pathspec-from-file=-", "--pathspec-file-nul"); err != nil && len(names) > 0 {
+		return "", err
+	}
+	// A fixed author and date: the same tree is the same commit.
+	tree, err := Git(ctx, temp, "write-tree")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "git", "commit-tree", "-m", "The working tree of "+filepath.Base(d.Root), strings.TrimSpace(tree))
+	cmd.Dir = temp
+	cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=hearth", "GIT_AUTHOR_EMAIL=hearth@localhost", "GIT_AUTHOR_DATE=2001-01-01T00:00:00Z",
+		"GIT_COMMITTER_NAME=hearth", "GIT_COMMITTER_EMAIL=hearth@localhost", "GIT_COMMITTER_DATE=2001-01-01T00:00:00Z", "GIT_DIR="+filepath.Join(temp, ".git"))
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git commit-tree: %w", err)
+	}
+	sha := strings.TrimSpace(string(out))
+	if _, err := Git(ctx, temp, "update-ref", "refs/heads/"+branch, sha); err != nil {
+		return "", err
+	}
+	if err := d.finish(ctx, temp); err != nil {
+		return "", err
+	}
+	t := tar.NewWriter(w)
+	if err := d.files(ctx, t); err != nil {
+		return "", err
+	}
+	if err := addTree(t, temp, ""); err != nil {
+		return "", err
+	}
+	return sha, t.Close()
+}
+
+// Commit returns the name that the commit of a directory without history will
+// have in the machine: it follows from the files.
+func (d *Dir) Commit(ctx context.Context) (string, error) {
+	if IsRepository(ctx, d.Root) {
+		out, err := Git(ctx, d.Root, "rev-parse", "HEAD")
+		return strings.TrimSpace(out), err
+	}
+	return d.Checkout(ctx, action.CheckoutRequest{}, io.Discard)
+}
+
+// names lists the files that belong to the tree, relative to Root.
+func (d *Dir) names(ctx context.Context) ([]string, error) {
+	// The --others of an untracked directory that is a repository itself is the
+	// directory's name with a slash: not ours.
+	out, err := Git(ctx, d.Root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".")
+	if err != nil {
+		if _, inside := Git(ctx, d.Root, "rev-parse", "--git-dir"); inside == nil {
+			return nil, err
+		}
+		return d.walk()
+	}
+	var names []string
+	for _, n := range strings.Split(out, "\x00") {
+		if n != "" && !strings.HasSuffix(n, "/") {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return slices.DeleteFunc(names, func(n string) bool {
+		info, err := os.Lstat(filepath.Join(d.Root, filepath.FromSlash(n)))
+		return err != nil || info.IsDir() // deleted, or a submodule
+	}), nil
+}
+
+// walk lists everything, for a directory that git knows nothing of.
+func (d *Dir) walk() ([]string, error) {
+	var names []string
+	err := filepath.WalkDir(d.Root, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			if e.Name() == ".git" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !e.Type().IsRegular() && e.Type() != fs.ModeSymlink {
+			return nil
+		}
+		rel, err := filepath.Rel(d.Root, p)
+		names = append(names, filepath.ToSlash(rel))
+		return err
+	})
+	return names, err
+}
+
+func (d *Dir) files(ctx context.Context, t *tar.Writer) error {
+	names, err := d.names(ctx)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(d.Root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, n := range names {
+		if err := addFile(t, root, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addTree adds everything below dir but the top entry named skip.
+func addTree(t *tar.Writer, dir, skip string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(p string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case p == ".":
+			return nil
+		case p == skip && skip != "":
+			return fs.SkipDir
+		case skip == "" && p != ".git" && !strings.HasPrefix(p, ".git/"):
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case e.IsDir():
+			return t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: p + "/", Mode: 0o755})
+		}
+		return addFile(t, root, p)
+	})
+}
+
+func addFile(t *tar.Writer, root *os.Root, name string) error {
+	info, err := root.Lstat(name)
+	if err != nil {
+		return err
+	}
+	h := &tar.Header{Name: name, ModTime: info.ModTime(), Format: tar.FormatPAX}
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		h.Typeflag, h.Mode = tar.TypeSymlink, 0o777
+		if h.Linkname, err = root.Readlink(name); err != nil {
+			return err
+		}
+		return t.WriteHeader(h)
+	case !info.Mode().IsRegular():
+		return nil
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h.Typeflag, h.Mode = tar.TypeReg, 0o644
+	if info.Mode()&0o111 != 0 {
+		h.Mode = 0o755
+	}
+	h.Size = info.Size()
+	if err := t.WriteHeader(h); err != nil {
+		return err
+	}
+	// The file may grow or shrink while we read it.
+	n, err := io.Copy(t, io.LimitReader(f, h.Size))
+	if err == nil && n < h.Size {
+		_, err = io.CopyN(t, zeros{}, h.Size-n)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}

@@ -1,0 +1,232 @@
+package source
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hearth-ci/hearth/internal/action"
+)
+
+func run(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	os.MkdirAll(filepath.Dir(name), 0o755)
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// repository has two commits on main, a tag, a branch, and a working tree with
+// a change, a new file, an ignored one and a deleted one.
+func repository(t *testing.T) *Dir {
+	dir := t.TempDir()
+	run(t, dir, "git", "init", "-q", "-b", "main")
+	write(t, dir+"/a.txt", "one")
+	write(t, dir+"/gone.txt", "x")
+	write(t, dir+"/.gitignore", "*.o\n")
+	run(t, dir, "git", "add", ".")
+	run(t, dir, "git", "commit", "-qm", "first")
+	run(t, dir, "git", "tag", "v1")
+	run(t, dir, "git", "branch", "side")
+	write(t, dir+"/a.txt", "two")
+	run(t, dir, "git", "commit", "-qam", "second")
+	write(t, dir+"/a.txt", "three")
+	write(t, dir+"/a file\nwith newline", "odd")
+	write(t, dir+"/x.o", "ignored")
+	os.Remove(dir + "/gone.txt")
+	os.Symlink("a.txt", dir+"/link")
+	write(t, dir+"/.git/hooks/post-checkout", "#!/bin/sh\ntouch /tmp/owned\n")
+	os.Chmod(dir+"/.git/hooks/post-checkout", 0o755)
+	run(t, dir, "git", "config", "user.signingkey", "secret-of-the-host")
+	return &Dir{Root: dir, Repository: "octo/hello", Server: "https://github.com", Branch: "main"}
+}
+
+func checkout(t *testing.T, s interface {
+	Checkout(context.Context, action.CheckoutRequest, io.Writer) (string, error)
+}, req action.CheckoutRequest) (dir, sha string) {
+	t.Helper()
+	var b bytes.Buffer
+	sha, err := s.Checkout(context.Background(), req, &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	cmd := exec.Command("tar", "-x", "-C", dir)
+	cmd.Stdin = &b
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v\n%s", err, out)
+	}
+	return dir, sha
+}
+
+func TestWorkingTree(t *testing.T) {
+	d := repository(t)
+	dir, sha := checkout(t, d, action.CheckoutRequest{Depth: 1})
+	if got := run(t, dir, "git", "rev-parse", "HEAD"); got != sha || got != run(t, d.Root, "git", "rev-parse", "HEAD") {
+		t.Errorf("HEAD is %s, said %s", got, sha)
+	}
+	if b, _ := os.ReadFile(dir + "/a.txt"); string(b) != "three" {
+		t.Errorf("a.txt is %q", b)
+	}
+	if b, _ := os.ReadFile(dir + "/a file\nwith newline"); string(b) != "odd" {
+		t.Errorf("the odd name has %q", b)
+	}
+	if l, _ := os.Readlink(dir + "/link"); l != "a.txt" {
+		t.Errorf("link is %q", l)
+	}
+	for _, no := range []string{"x.o", "gone.txt", ".git/hooks/post-checkout"} {
+		if _, err := os.Lstat(filepath.Join(dir, no)); err == nil {
+			t.Errorf("%s came along", no)
+		}
+	}
+	if b, _ := os.ReadFile(dir + "/.git/config"); strings.Contains(string(b), "secret-of-the-host") {
+		t.Error("the host's configuration came along")
+	}
+	if got := run(t, dir, "git", "log", "--format=%s"); got != "second" {
+		t.Errorf("depth 1 has %q", got)
+	}
+	if got := run(t, dir, "git", "status", "--porcelain", "a.txt"); got != "M a.txt" {
+		t.Errorf("status %q", got)
+	}
+	if got := run(t, dir, "git", "branch", "--show-current"); got != "main" {
+		t.Errorf("on %q", got)
+	}
+	if got := run(t, dir, "git", "remote", "get-url", "origin"); got != "https://github.com/octo/hello" {
+		t.Errorf("origin %q", got)
+	}
+}
+
+func TestOtherRefs(t *testing.T) {
+	d := repository(t)
+	for _, ref := range []string{"v1", "side", "refs/heads/side", "refs/tags/v1", run(t, d.Root, "git", "rev-parse", "v1")} {
+		dir, _ := checkout(t, d, action.CheckoutRequest{Ref: ref, Depth: 1})
+		if b, _ := os.ReadFile(dir + "/a.txt"); string(b) != "one" {
+			t.Errorf("%s: a.txt is %q", ref, b)
+		}
+		if got := run(t, dir, "git", "status", "--porcelain"); got != "" {
+			t.Errorf("%s: not clean: %q", ref, got)
+		}
+	}
+	dir, _ := checkout(t, d, action.CheckoutRequest{Depth: 0, Tags: true})
+	if got := run(t, dir, "git", "log", "--format=%s"); got != "second\nfirst" {
+		t.Errorf("history %q", got)
+	}
+	if got := run(t, dir, "git", "tag"); got != "v1" {
+		t.Errorf("tags %q", got)
+	}
+	for _, ref := range []string{"nowhere", "--upload-pack=touch /tmp/owned", "a..b", "x y"} {
+		_, err := d.Checkout(context.Background(), action.CheckoutRequest{Ref: ref}, io.Discard)
+		var in *action.InputError
+		if !errors.As(err, &in) {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+}
+
+func TestDirectoryInsideAnotherRepository(t *testing.T) {
+	outer := repository(t)
+	inner := filepath.Join(outer.Root, "examples", "x")
+	write(t, inner+"/main.c", "int main;")
+	write(t, inner+"/main.o", "ignored by the outer .gitignore")
+	d := &Dir{Root: inner}
+	dir, sha := checkout(t, d, action.CheckoutRequest{})
+	if _, err := os.Stat(dir + "/main.c"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir + "/main.o"); err == nil {
+		t.Error("an ignored file came along")
+	}
+	if got := run(t, dir, "git", "rev-parse", "HEAD"); got != sha {
+		t.Errorf("%s, said %s", got, sha)
+	}
+	if got := run(t, dir, "git", "status", "--porcelain"); got != "" {
+		t.Errorf("not clean: %q", got)
+	}
+	if again, err := d.Commit(context.Background()); err != nil || again != sha {
+		t.Errorf("the same tree is another commit: %s, %v", again, err)
+	}
+	plain := &Dir{Root: t.TempDir()}
+	write(t, plain.Root+"/f", "x")
+	if dir, _ := checkout(t, plain, action.CheckoutRequest{}); run(t, dir, "git", "ls-files") != "f" {
+		t.Error("a plain directory is not taken whole")
+	}
+}
+
+func archive(t *testing.T, headers ...*tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for _, h := range headers {
+		if h.Typeflag == tar.TypeReg {
+			h.Size = 1
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			w.Write([]byte("x"))
+		}
+	}
+	w.Close()
+	z.Close()
+	return b.Bytes()
+}
+
+func TestArchive(t *testing.T) {
+	body := archive(t,
+		&tar.Header{Typeflag: tar.TypeDir, Name: "octo-hello-abc/", Mode: 0o755},
+		&tar.Header{Typeflag: tar.TypeReg, Name: "octo-hello-abc/run.sh", Mode: 0o775},
+		&tar.Header{Typeflag: tar.TypeSymlink, Name: "octo-hello-abc/link", Linkname: "run.sh"})
+	a := &Archive{SHA: strings.Repeat("ab", 20), Branch: "main", Repository: "octo/hello", Server: "https://github.com",
+		Open: func(context.Context, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }}
+	dir, sha := checkout(t, a, action.CheckoutRequest{Depth: 1})
+	if info, err := os.Stat(dir + "/run.sh"); err != nil || info.Mode()&0o100 == 0 || sha != a.SHA {
+		t.Errorf("%v %v %s", info, err, sha)
+	}
+	if _, err := a.Checkout(context.Background(), action.CheckoutRequest{Ref: "other"}, io.Discard); err == nil {
+		t.Error("another ref was accepted")
+	}
+}
+
+func TestHostileArchives(t *testing.T) {
+	for name, h := range map[string][]*tar.Header{
+		"up":               {{Typeflag: tar.TypeReg, Name: "top/../../evil"}},
+		"git directory":    {{Typeflag: tar.TypeReg, Name: "top/.git/config"}},
+		"through a link":   {{Typeflag: tar.TypeSymlink, Name: "top/d", Linkname: "/tmp"}, {Typeflag: tar.TypeReg, Name: "top/d/evil"}},
+		"over a link":      {{Typeflag: tar.TypeSymlink, Name: "top/f", Linkname: "/tmp/evil"}, {Typeflag: tar.TypeReg, Name: "top/f"}},
+		"a device":         {{Typeflag: tar.TypeChar, Name: "top/null"}},
+		"a hard link":      {{Typeflag: tar.TypeLink, Name: "top/h", Linkname: "/etc/passwd"}},
+		"larger than told": {{Typeflag: tar.TypeReg, Name: "top/a"}, {Typeflag: tar.TypeReg, Name: "top/b"}, {Typeflag: tar.TypeReg, Name: "top/c"}},
+	} {
+		if err := Unpack(bytes.NewReader(archive(t, h...)), t.TempDir(), 2); err == nil {
+			t.Errorf("%s: unpacked", name)
+		}
+	}
+	if Unpack(strings.NewReader("no gzip"), t.TempDir(), 1) == nil {
+		t.Error("no gzip was unpacked")
+	}
+	if _, err := os.Lstat("/tmp/evil"); err == nil {
+		t.Error("something got out")
+	}
+}

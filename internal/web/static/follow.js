@@ -1,0 +1,45 @@
+// Follows a run that is under way: the board as rendered by the server, and new
+// lines of the open job's log. Text is only ever set as text.
+"use strict";
+(() => {
+  const log = document.getElementById("log");
+  const run = location.pathname.split("/")[2];
+  if (log && log.dataset.done === "true") return;
+  let job = log ? log.dataset.job : "";
+  let n = log ? log.querySelectorAll(".line").length : 0;
+  let step = 0;
+  if (log && log.lastElementChild) step = Number(log.lastElementChild.dataset.step || 0);
+  const query = new URLSearchParams({ job, offset: log ? log.dataset.offset : "0", line: String(n) });
+  const source = new EventSource(`/runs/${run}/events?${query}`);
+  source.addEventListener("board", (e) => {
+    document.getElementById("board").innerHTML = e.data; // rendered and escaped by the server
+    if (!job && document.querySelector(".jobs > li.open")) location.reload(); // the first job appeared
+  });
+  source.addEventListener("log", (e) => {
+    const near = window.innerHeight + window.scrollY > document.body.scrollHeight - 120;
+    for (const l of JSON.parse(e.data).lines) {
+      if (l.Step !== step) {
+        step = l.Step;
+        const h = document.createElement("h3");
+        h.id = `step-${step}`;
+        h.textContent = `step ${step}`;
+        log.append(h);
+      }
+      const div = document.createElement("div");
+      div.className = `line ${l.Stream}${l.Group ? " group" : ""}`;
+      div.id = `L${l.N}`;
+      const a = document.createElement("a");
+      a.href = `#L${l.N}`;
+      a.textContent = l.N;
+      const span = document.createElement("span");
+      span.textContent = l.Text;
+      div.append(a, span);
+      log.append(div);
+      if (log.childElementCount > 6000) log.firstElementChild.remove();
+    }
+    if (near) window.scrollTo(0, document.body.scrollHeight);
+  });
+  source.addEventListener("end", () => { source.close(); document.body.dataset.ended = "true"; });
+  // A connection that was lost begins anew at the first offset: start over.
+  source.onerror = () => { if (source.readyState === EventSource.CONNECTING) { source.close(); setTimeout(() => location.reload(), 3000); } };
+})();

@@ -1,0 +1,236 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/pool"
+)
+
+// Runner runs jobs of one run, each in a machine of its own. It is an
+// [Executor].
+type Runner struct {
+	Pool *pool.Pool
+	// Image chooses what a job's machine boots from; nil is the pool's own.
+	Image func(labels []string) (*image.Image, error)
+
+	RunID      string
+	Repository string // owner/name
+	File       string // path of the workflow
+	Ref, SHA   string
+	Attempt    int
+
+	Sink    ci.Sink
+	Secrets map[string]string                                        // of the run; reusable workflows see what is handed to them
+	Env     map[string]string                                        // beneath the workflow's own
+	Token   func(ctx context.Context, job *plan.Job) (string, error) // github.token; nil is none
+	Source  engine.Source
+	Actions *action.Resolver
+	Network network.Policy
+	Learn   *learn.Learner // nil and off: nothing is learned or said
+
+	CPUs, MemoryMiB int // 0 is the pool's default
+	// Linger is called with a failed job's machine before it is thrown away; nil
+	// throws it away at once.
+	Linger func(ctx context.Context, job *plan.Job, lease *pool.Lease)
+	Log    *slog.Logger
+}
+
+// releaseTime bounds how long a machine may take to go.
+const releaseTime = 30 * time.Second
+
+// Execute runs one job from the claim of its machine to its release.
+func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value) Outcome {
+	lost := func(what string, err error) Outcome {
+		if ctx.Err() != nil {
+			return Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
+		}
+		return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: what + ": " + err.Error()}
+	}
+	secrets, err := run.Secrets(job, r.Secrets)
+	if err != nil {
+		return Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+	}
+	var token string
+	if r.Token != nil {
+		if token, err = r.Token(ctx, job); err != nil {
+			return lost("the job's token", err)
+		}
+	}
+	request := pool.Request{
+		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels,
+		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + pool.MaxLease/8),
+		Network:  network.Config{Policy: r.Network, Record: func(c network.Connection) { r.connection(job, c) }, Log: r.Log},
+	}
+	if r.Image != nil {
+		if request.Image, err = r.Image(job.Labels); err != nil {
+			return lost("image", err)
+		}
+	}
+	began := time.Now()
+	lease, err := r.Pool.Claim(ctx, request)
+	if err != nil {
+		return lost("no machine", err)
+	}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+		defer cancel()
+		if err := lease.Release(stop); err != nil {
+			r.Log.Error("machine not released in order", "machine", lease.ID(), "error", err)
+		}
+		r.machine(job, lease.Session(), "closed", 0)
+	}()
+	s := lease.Session()
+	r.machine(job, s, "restored", time.Since(began))
+	lease.Begin()
+
+	hooks := &hooks{runner: r, run: run, job: job}
+	res, err := engine.Run(ctx, engine.Job{
+		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
+		Guest: lease.Client(), Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
+		OnStep: lease.Network().SetStep, Log: r.Log,
+		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
+	})
+	if err != nil && lease.Err() != nil {
+		r.Log.Warn("the machine was lost", "job", job.Key, "machine", lease.ID(), "error", lease.Err())
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+	defer cancel()
+	lease.End(end, res.Conclusion.Green(), res.Reason)
+	if r.Linger != nil && err == nil && (res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut) {
+		r.Linger(ctx, job, lease)
+	}
+	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: true}
+}
+
+func minutes(m float64) time.Duration {
+	return time.Duration(min(m, 1e5) * float64(time.Minute))
+}
+
+func (r *Runner) machine(job *plan.Job, s pool.Session, action string, took time.Duration) {
+	r.Sink.Emit(ci.Record{Type: ci.MachineRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name,
+		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}})
+}
+
+func (r *Runner) connection(job *plan.Job, c network.Connection) {
+	rec := ci.Record{Type: ci.ConnectionRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Reason: c.Reason,
+		DurationMS: ci.Ptr(c.Duration.Milliseconds()),
+		Connection: &ci.ConnectionEvent{Host: c.Host, Port: int(c.Port), Proto: c.Proto, Refused: c.Refused, BytesOut: c.BytesOut, BytesIn: c.BytesIn}}
+	if c.IP.IsValid() {
+		rec.Connection.IP = c.IP.String()
+	}
+	// The label is "3 Run npm test": see engine.Job.OnStep.
+	number, _, _ := strings.Cut(c.Step, " ")
+	rec.Step, _ = strconv.Atoi(number)
+	r.Sink.Emit(rec)
+}
+
+// hooks stands between the engine and the learner for one job: it keeps the
+// tail of the running steps' output for the explanation of a failure, and asks
+// whether a failed step should be tried again.
+type hooks struct {
+	runner *Runner
+	run    *plan.Run
+	job    *plan.Job
+
+	mu    sync.Mutex
+	lines map[int][]string
+}
+
+// tail is how many lines of a step's output are kept for its explanation.
+const tail = 2000
+
+// Emit passes the job's records on.
+func (h *hooks) Emit(rec ci.Record) {
+	if rec.Type == ci.LogLine && rec.Step > 0 && h.runner.Learn.Mode() != learn.Off {
+		h.mu.Lock()
+		if h.lines == nil {
+			h.lines = map[int][]string{}
+		}
+		l := append(h.lines[rec.Step], rec.Text)
+		if len(l) > 2*tail {
+			l = append(l[:0:0], l[len(l)-tail:]...)
+		}
+		h.lines[rec.Step] = l
+		h.mu.Unlock()
+	}
+	if rec.Type == ci.StepFinished && rec.Conclusion == ci.Success {
+		h.mu.Lock()
+		delete(h.lines, rec.Step)
+		h.mu.Unlock()
+	}
+	h.runner.Sink.Emit(rec)
+}
+
+func (h *hooks) BeforeStep(context.Context, engine.StepInfo) {}
+
+// AfterStep explains a failure, and may have the step tried again.
+func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) *engine.Retry {
+	r := h.runner
+	if r.Learn.Mode() == learn.Off || res.Outcome != ci.Failure || res.Infrastructure || ctx.Err() != nil {
+		return nil
+	}
+	h.mu.Lock()
+	lines := h.lines[s.Number]
+	delete(h.lines, s.Number)
+	h.mu.Unlock()
+	f := learn.Failure{Run: r.RunID, Repository: r.Repository, Workflow: r.File, JobKey: h.job.Key, Step: s.Number, Name: s.Name, Command: s.Command,
+		Branch: r.Ref, Commit: r.SHA, Attempt: max(s.Attempt, r.Attempt), ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines}
+	e, err := r.Learn.Explain(ctx, f)
+	if err != nil {
+		// Learning is never in the way of a job.
+		r.Log.Error("explaining a failure", "job", h.job.Key, "error", err)
+		return nil
+	}
+	d := r.Learn.Retry(ctx, f, e)
+	e.Advice = cmp.Or(d.Reason, e.Advice)
+	r.Sink.Emit(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e})
+	if d.Act && d.Retry {
+		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}
+	}
+	return nil
+}
+
+// noRetry: a step with HEARTH_NO_RETRY in its env is not to be repeated.
+func (h *hooks) noRetry(s engine.StepInfo) bool {
+	for _, st := range h.job.Definition.Steps {
+		if st.ID == s.ID && st.Env.Get("HEARTH_NO_RETRY") != nil {
+			return true
+		}
+	}
+	return h.job.Definition.Env.Get("HEARTH_NO_RETRY") != nil
+}
+
+// Known says what a planned run will consist of, for the learner.
+func Known(run *plan.Run) []learn.JobInfo {
+	var out []learn.JobInfo
+	for _, j := range run.Jobs {
+		if j.IsCall() || j.Deferred {
+			continue
+		}
+		info := learn.JobInfo{Key: j.Key}
+		for i, s := range j.Definition.Steps {
+			command := s.Uses
+			if s.Run != nil {
+				command = cmp.Or(s.Run.Str, s.Run.Text())
+			}
+			info.Steps = append(info.Steps, learn.StepInfo{Number: i + 1, Name: s.Name.Text(), Command: command})
+		}
+		out = append(out, info)
+	}
+	return out
+}
