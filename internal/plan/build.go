@@ -42,7 +42,7 @@ func Build(req Request) (*Run, []workflow.Diagnostic) {
 	r.Calls = []*Call{{Level: 1, Inputs: orObject(req.Inputs), Permissions: perms, IDToken: perms.Allows("contents", "write")}}
 	p := newPlanner(r)
 	p.diags = l.diags
-	env := &expr.Env{Contexts: r.contexts(0)}
+	env := &expr.Env{Contexts: r.contexts(r.Calls[0])}
 	name, err := w.RunName.EvalString(env)
 	if err != nil {
 		p.diag(w, err, posOf(w.RunName), "run-name")
@@ -375,6 +375,7 @@ func (p *planner) job(call int, def *workflow.Job, needs *expr.Value, placeholde
 	base := Job{
 		ID:          def.ID,
 		Call:        call,
+		call:        c,
 		MatrixTotal: 1,
 		MaxParallel: 1,
 		FailFast:    true,
@@ -392,7 +393,7 @@ func (p *planner) job(call int, def *workflow.Job, needs *expr.Value, placeholde
 			base.Needs = append(base.Needs, need.ID)
 		}
 	}
-	env := &expr.Env{Contexts: r.contexts(call)}
+	env := &expr.Env{Contexts: r.contexts(c)}
 	if needs != nil {
 		env.Contexts.Set("needs", *needs)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -81,15 +82,18 @@ func FuzzPlan(f *testing.F) {
 			}
 			ended[key] = true
 		}
-		var running []string
-		for round := 0; !s.Done(); round++ {
+		var running, waiting []string
+		for !s.Done() {
 			actions := s.Next()
 			for _, a := range actions {
 				key := a.Job.Key
 				switch a.Kind {
 				case plan.Start:
 					if a.Job.IsCall() {
-						if choose()%8 == 7 {
+						c := choose() % 8
+						if c == 6 {
+							waiting = append(waiting, key)
+						} else if c == 7 {
 							if err := s.Finished(key, ci.Cancelled, nil); err != nil {
 								t.Fatal(err)
 							}
@@ -102,9 +106,24 @@ func FuzzPlan(f *testing.F) {
 					running = append(running, key)
 				case plan.Skip, plan.Conclude:
 					end(key)
+				case plan.Cancel:
+					if a.Job.IsCall() { // it waited for its group
+						if err := s.Finished(key, ci.Cancelled, nil); err != nil {
+							t.Fatal(err)
+						}
+						end(key)
+						waiting = slices.DeleteFunc(waiting, func(k string) bool { return k == key })
+					}
 				}
 			}
-			if s.Done() || len(actions) > 0 {
+			if len(actions) > 0 {
+				continue
+			}
+			if len(waiting) > 0 && (len(running) == 0 || choose()%2 == 1) {
+				if err := s.Started(waiting[0]); err != nil {
+					t.Fatal(err)
+				}
+				waiting = waiting[1:]
 				continue
 			}
 			if len(running) == 0 {
@@ -127,8 +146,8 @@ func FuzzPlan(f *testing.F) {
 			t.Fatalf("the run ended with %q", s.Conclusion())
 		}
 		for _, j := range r.Jobs {
-			if !s.JobConclusion(j.Key).Valid() {
-				t.Fatalf("%q has no conclusion", j.Key)
+			if !s.JobConclusion(j.Key).Valid() || !ended[j.Key] {
+				t.Fatalf("%q has no conclusion, or nobody was told", j.Key)
 			}
 		}
 		roundTrip(t, r)

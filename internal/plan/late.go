@@ -346,7 +346,7 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 	if needs != nil {
 		n = *needs
 	}
-	outer := p.run.Calls[j.Call]
+	outer := j.call
 	env := &expr.Env{Contexts: p.run.Contexts(j, n)}
 	c.Pending, c.Waiting = false, nil
 
@@ -417,7 +417,7 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 				continue
 			}
 			var err error
-			if v, err = in.Default.Eval(&expr.Env{Contexts: p.run.contexts(j.Call)}); err != nil {
+			if v, err = in.Default.Eval(&expr.Env{Contexts: p.run.contexts(j.call)}); err != nil {
 				return inputError(j, err, def.UsesPos)
 			}
 			pos = def.UsesPos
@@ -468,7 +468,7 @@ func typedInput(typ string, v expr.Value) (expr.Value, bool) {
 // hands in or inherits. GITHUB_TOKEN reaches every job. Keys are as declared;
 // they compare without regard to case. The job must have been started.
 func (r *Run) Secrets(j *Job, available map[string]string) (map[string]string, error) {
-	c := r.Calls[j.Call]
+	c := j.call
 	if c.caller == nil {
 		return available, nil
 	}

@@ -196,6 +196,10 @@ type Job struct {
 	// all cells and never to be changed. UnmarshalJSON of Run sets them.
 	Definition *workflow.Job      `json:"-"`
 	Workflow   *workflow.Workflow `json:"-"`
+
+	// call is Run.Calls[Call]. Through it a started job is read while the lists of
+	// its run grow.
+	call *Call
 }
 
 // IsCall reports whether j calls a reusable workflow.
@@ -225,13 +229,13 @@ func (r *Run) Job(key string) *Job {
 }
 
 // Inputs is the inputs context of j.
-func (r *Run) Inputs(j *Job) expr.Value { return r.Calls[j.Call].Inputs }
+func (r *Run) Inputs(j *Job) expr.Value { return j.call.Inputs }
 
 // Contexts returns the contexts that a job's keys are evaluated with: github,
 // vars, inputs, matrix, strategy and needs (see [Action].Needs). The engine adds
 // its own (env, job, runner, secrets, steps). The map is the caller's.
 func (r *Run) Contexts(j *Job, needs expr.Value) *expr.Map {
-	m := r.contexts(j.Call)
+	m := r.contexts(j.call)
 	m.Set("needs", orObject(needs))
 	m.Set("matrix", j.Matrix)
 	m.Set("strategy", j.Strategy())
@@ -239,11 +243,11 @@ func (r *Run) Contexts(j *Job, needs expr.Value) *expr.Map {
 }
 
 // contexts returns what is known in an instance before any of its jobs.
-func (r *Run) contexts(call int) *expr.Map {
+func (r *Run) contexts(c *Call) *expr.Map {
 	m := expr.NewMap()
 	m.Set("github", orObject(r.GitHub))
 	m.Set("vars", orObject(r.Vars))
-	m.Set("inputs", orObject(r.Calls[call].Inputs))
+	m.Set("inputs", orObject(c.Inputs))
 	return m
 }
 
@@ -303,7 +307,8 @@ func (r *Run) link() error {
 			return fmt.Errorf("two jobs have the key %q", j.Key)
 		}
 		keys[j.Key] = j
-		j.Workflow = r.Files[r.Calls[j.Call].File].Workflow
+		j.call = r.Calls[j.Call]
+		j.Workflow = r.Files[j.call.File].Workflow
 		j.Definition = j.Workflow.Job(j.ID)
 		if j.Definition == nil {
 			return fmt.Errorf("%s has no job %q", j.Workflow.File, j.ID)

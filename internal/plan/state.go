@@ -21,8 +21,8 @@ const (
 	// Skip: the job will not run. It has ended already; do not report it.
 	Skip
 	// Cancel: stop the job, which was started. Finished is still to be called. A
-	// calling job is cancelled only while its groups are waited for: give up; its
-	// Conclude follows at once.
+	// calling job is cancelled only while its groups are waited for: give up and
+	// call Finished; if they came through just now, Started does as well.
 	Cancel
 	// Expand: a placeholder's matrix is known. Jobs take the place of Job in the
 	// run; an own action follows for each.
@@ -112,15 +112,18 @@ type scope struct {
 	closed bool
 }
 
-// State follows one run. It belongs to one goroutine; so do the run's jobs until
-// their Start is returned.
+// State follows one run. It belongs to one goroutine, and so does the run with it:
+// its lists grow when a matrix expands. A job whose Start was returned does not
+// change any more: others may read it then, and call Inputs, Contexts and Secrets
+// of the run for it.
 type State struct {
 	run       *Run
 	plan      *planner
 	scopes    []*scope // by index of the call
 	entries   map[string]*entry
-	cancelled string // why the run was cancelled
-	recheck   bool   // running jobs are to be asked whether they go on
+	cancelled string   // why the run was cancelled
+	recheck   bool     // running jobs are to be asked whether they go on
+	pending   []Action // for the next Next
 }
 
 // NewState makes the state of a run of which nothing has happened.
@@ -179,7 +182,8 @@ func (s *State) wire() {
 // Next returns what is to be done now, in the order in which to do it. Until
 // something is reported, another Next returns nothing.
 func (s *State) Next() []Action {
-	var out []Action
+	out := s.pending
+	s.pending = nil
 	if s.recheck {
 		s.recheck = false
 		s.stopRunning(&out)
@@ -277,7 +281,7 @@ func (n *node) summary() expr.Value {
 
 // env is what a node's condition is evaluated with.
 func (s *State) env(n *node) *expr.Env {
-	cx := s.run.contexts(n.scope.call)
+	cx := s.run.contexts(n.entries[0].job.call)
 	cx.Set("needs", n.needsCx)
 	ancestors := n.ancestors()
 	// about picks the jobs that success('a', 'b') names; all when it names none.
@@ -476,7 +480,7 @@ func (s *State) settle(e *entry) error {
 	if err := s.plan.inputs(j, c, &needs); err != nil {
 		return err
 	}
-	g, err := group(s.run.Files[c.File].Workflow.Concurrency, &expr.Env{Contexts: s.run.contexts(j.Opens)})
+	g, err := group(s.run.Files[c.File].Workflow.Concurrency, &expr.Env{Contexts: s.run.contexts(c)})
 	if err != nil {
 		pos, msg := place(err, j.Definition.UsesPos)
 		return errorAt(pos, "Error when evaluating 'concurrency' for job '%s'. %s", j.ID, msg)
@@ -537,11 +541,8 @@ func (s *State) stop(e *entry, reason string, out *[]Action) {
 			}
 		}
 	}
-	if !sc.open {
-		// The driver still waits for the groups. All inside has ended by now, so
-		// that opening lets the next pass conclude the job.
+	if !sc.open { // the driver still waits for the groups
 		*out = append(*out, Action{Kind: Cancel, Job: e.job, Reason: reason})
-		sc.open = true
 	}
 }
 
@@ -613,7 +614,7 @@ func (s *State) conclude(sc *scope, out *[]Action) {
 	}
 	c := ci.Conclude(all)
 	a := Action{Kind: Conclude, Job: e.job, Conclusion: c}
-	cx := s.run.contexts(sc.call)
+	cx := s.run.contexts(s.run.Calls[sc.call])
 	cx.Set("jobs", expr.Object(jobs))
 	w := s.run.Files[s.run.Calls[sc.call].File].Workflow
 	if t := w.Trigger("workflow_call"); t != nil && len(t.Outputs) > 0 {
@@ -664,7 +665,7 @@ func (s *State) Started(key string) error {
 
 // Finished reports how a job ended that was to be started, whether it ever ran or
 // not. outputs are its evaluated outputs. Of a calling job it means that it was
-// given up before Started.
+// given up before Started; the jobs inside conclude with the next Next.
 func (s *State) Finished(key string, c ci.Conclusion, outputs map[string]string) error {
 	e := s.entries[key]
 	switch {
@@ -681,12 +682,11 @@ func (s *State) Finished(key string, c ci.Conclusion, outputs map[string]string)
 		if e.phase == running {
 			return fmt.Errorf("plan: job %q calls a workflow and ends with its jobs", key)
 		}
-		var ignored []Action
 		sc := s.scopes[e.job.Opens]
 		for _, n := range sc.nodes {
 			n.decided = true
 			for _, in := range n.entries {
-				s.end(in, Conclude, ci.Cancelled, "", &ignored)
+				s.end(in, Conclude, ci.Cancelled, e.job.ID+" did not run", &s.pending)
 			}
 		}
 		sc.closed = true
@@ -709,8 +709,11 @@ func (s *State) Cancel(reason string) {
 	s.recheck = true
 }
 
-// Done reports whether every job has ended.
+// Done reports whether every job has ended and Next has told so.
 func (s *State) Done() bool {
+	if len(s.pending) > 0 {
+		return false
+	}
 	for _, n := range s.scopes[0].nodes {
 		if n.left > 0 {
 			return false
