@@ -210,10 +210,12 @@ func (n *Network) startStack() error {
 	if err := n.stack.SetSpoofing(nic, true); err != nil {
 		return errors.New(err.String())
 	}
+	// The cable loses nothing: a guest that does not answer does not want to.
+	retries := tcpip.TCPSynRetriesOption(3)
 	sack := tcpip.TCPSACKEnabled(true)
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: min(256<<10, n.cfg.Limits.Buffer), Max: n.cfg.Limits.Buffer}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: min(256<<10, n.cfg.Limits.Buffer), Max: n.cfg.Limits.Buffer}
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &rcv, &snd} {
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&retries, &sack, &rcv, &snd} {
 		if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return errors.New(err.String())
 		}
@@ -477,11 +479,10 @@ func (n *Network) Close() {
 			s.Close()
 		}
 		if n.stack != nil {
-			// Before waiting: it interrupts handshakes under way.
 			n.stack.Close()
 		}
 	}
-	n.wg.Wait()
+	n.waitAll()
 	if first {
 		if n.ep != nil {
 			n.ep.Close()
@@ -490,6 +491,27 @@ func (n *Network) Close() {
 			n.stack.Wait()
 		}
 		n.record.flush()
+	}
+}
+
+// waitAll waits for all goroutines. A handshake that the guest does not finish
+// can only be interrupted by aborting its endpoint, and it may get its endpoint
+// after everything else was closed, so this looks again until all is quiet.
+func (n *Network) waitAll() {
+	quiet := make(chan struct{})
+	go func() {
+		n.wg.Wait()
+		close(quiet)
+	}()
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		select {
+		case <-quiet:
+			return
+		case <-time.After(wait):
+		}
+		for _, e := range n.stack.RegisteredEndpoints() {
+			e.Abort()
+		}
 	}
 }
 
