@@ -84,10 +84,8 @@ func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error)
 			done := &rows[j]
 			m.Learn(est[j], done.failed, done.end)
 			refs.learn(&done.Execution, done.failed)
-			if !done.failed || true {
-				if done.duration >= 0 {
-					durations.Add(&done.Execution, done.duration)
-				}
+			if done.duration >= 0 {
+				durations.Add(&done.Execution, done.duration)
 			}
 			est[j] = nil
 		}

@@ -17,13 +17,10 @@ type Execution struct {
 	At                        float64 // when it starts, unix seconds
 }
 
-// The half-lives of the counters, in events of their key.
-var halfLives = [...]float64{2, 8, 30, 150}
+// The half-lives of the counters, in events of their key; the last never fades.
+var halfLives = [...]float64{2, 8, 30, 150, 1e9}
 
-const (
-	nHalf  = len(halfLives)
-	shrink = 3.0 // how many events of its own a key needs to outweigh its parent
-)
+const nHalf = len(halfLives)
 
 // The levels of the hierarchy; each shrinks towards the one before it.
 const (
@@ -55,12 +52,16 @@ var decays = func() (d [nHalf]float64) {
 	return d
 }()
 
-func (c *counter) add(failed bool, at float64) {
+func (c *counter) add(failed bool, at, w float64) {
 	for i := range c.n {
-		c.n[i] = c.n[i]*decays[i] + 1
-		c.f[i] *= decays[i]
+		d := decays[i]
+		if w != 1 {
+			d = 1 - (1-d)*w
+		}
+		c.n[i] = c.n[i]*d + w
+		c.f[i] *= d
 		if failed {
-			c.f[i]++
+			c.f[i] += w
 		}
 	}
 	c.seen++
@@ -112,6 +113,7 @@ type Model struct {
 	w        [nFeatures]weight
 	retryW   [nFeatures]weight
 	mix      [nExperts]float64 // log weights
+	cal      [2]weight         // scale and shift of the average
 	limit    int
 	dirty    dirtySet
 	queue    []lesson // gradients of outcomes that arrived together
@@ -141,19 +143,17 @@ type dirtySet struct {
 
 const (
 	expertStack = iota
-	expertDeep2
-	expertDeep8
-	expertDeep30
-	expertDeep150
+	expertDeep  // the deepest estimate at each half-life
+	expertAvg   = expertDeep + nHalf - 2 + iota
+	expertCal
 	expertBase
 	expertToken
 	nExperts
 )
 
 type keySet struct {
-	level          [nLevels]uint64
-	commit, branch uint64
-	commitJob      uint64
+	level                      [nLevels]uint64
+	commit, branch, commitStep uint64
 }
 
 // NewModel makes a model that knows nothing and remembers at most limit keys
@@ -164,13 +164,20 @@ func NewModel(limit int) *Model {
 	}
 	m := &Model{counters: map[uint64]*counter{}, kin: map[uint64]*kinship{}, tokens: map[uint64]*weight{}, limit: limit}
 	m.w = initialWeights()
-	m.retryW = m.w
-	m.mix[expertStack] = 3
+	// Of a later attempt we know mostly how such attempts end.
+	for i := 1; i < nHalf; i++ {
+		m.retryW[featEst+levelBranch*nHalf+i].v = .05
+	}
+	m.retryW[featRetry].v, m.retryW[featRetry+1].v = 1, 1.5
+	m.cal[0].v = 1
+	m.mix[expertStack], m.mix[expertCal] = 3, 3
 	return m
 }
 
 func initialWeights() (w [nFeatures]weight) {
-	w[featEst+levelBranch*nHalf+2].v = 1
+	for i := 1; i < nHalf; i++ {
+		w[featEst+levelBranch*nHalf+i].v = deep
+	}
 	return w
 }
 
@@ -197,9 +204,9 @@ func keysOf(x *Execution) (k keySet) {
 	k.level[levelWorkflow] = h
 	h = hash(h, x.Job)
 	k.level[levelJob] = h
-	k.commitJob = hash(hash(h, "commit"), x.Commit)
 	h = hash(h, x.Step)
 	k.level[levelStep] = h
+	k.commitStep = hash(hash(h, "commit"), x.Commit)
 	k.level[levelBranch] = hash(hash(h, "branch"), x.Branch)
 	return k
 }
@@ -225,7 +232,7 @@ func (m *Model) features(e *Estimate) {
 	f[featBias] = 1
 	var parent [nHalf]float64
 	for i := range parent {
-		parent[i] = .1
+		parent[i] = prior
 	}
 	var cs [nLevels]*counter
 	for l := range nLevels {
@@ -271,8 +278,13 @@ func (m *Model) features(e *Estimate) {
 	f[featKin+2] = m.kinFeature(e.keys.level[levelRepo], true, x.At, 3600)
 	f[featKin+3] = m.kinFeature(e.keys.level[levelJob], true, x.At, 0)
 	if x.Attempt > 1 {
-		f[featRetry] = 1
-		f[featRetry+1] = math.Log(float64(x.Attempt))
+		k := m.kin[e.keys.commitStep]
+		switch {
+		case k != nil && k.failed == 0:
+			f[featRetry+1] = -1 // it passed before: all was run again
+		default: // it failed before, or nobody knows why there is another attempt
+			f[featRetry] = logit(1 - retryPrior[min(x.Attempt-1, len(retryPrior))-1])
+		}
 	}
 }
 
@@ -305,9 +317,21 @@ func (m *Model) combine(e *Estimate) {
 	}
 	s = min(max(s, -11), 11)
 	e.experts[expertStack] = s
-	for i := range nHalf {
-		e.experts[expertDeep2+i] = e.feats[featEst+levelBranch*nHalf+i]
+	if e.x.Attempt > 1 {
+		// Later attempts are another matter: their own weights, no mixture.
+		e.P = sigmoid(s)
+		e.interval(m.counters[e.keys.level[levelStep]])
+		return
 	}
+	for i := range nHalf {
+		e.experts[expertDeep+i] = e.feats[featEst+levelBranch*nHalf+i]
+	}
+	avg := 0.0
+	for i := 1; i < nHalf; i++ {
+		avg += deep * e.experts[expertDeep+i]
+	}
+	e.experts[expertAvg] = avg
+	e.experts[expertCal] = m.cal[0].v*avg + m.cal[1].v
 	e.experts[expertBase] = e.feats[featEst+levelRepo*nHalf+nHalf-1]
 	e.experts[expertToken] = e.feats[featToken]
 	top := math.Inf(-1)
@@ -353,11 +377,19 @@ func (m *Model) Learn(e *Estimate, failed bool, at float64) {
 			if l == levelBranch && x.Branch == "" {
 				continue
 			}
-			m.counter(key, at).add(failed, at)
+			c := m.counter(key, at)
+			w := 1.0
+			// What runs side by side fails side by side: for a whole repository
+			// that is hardly more news than one outcome.
+			if l < levelJob && c.seen > 0 && x.At <= c.last {
+				w = crowded
+			}
+			c.add(failed, at, w)
 		}
 	}
 	if x.Commit != "" {
 		m.kinUpdate(e.keys.commit, e.base, failed, at, 0, 1)
+		m.kinUpdate(e.keys.commitStep, e.base, failed, at, 0, 0) // the last attempt
 	}
 	if x.Branch != "" {
 		m.kinUpdate(e.keys.branch, e.base, failed, at, 0, .97)
@@ -429,12 +461,19 @@ func (d *dirtySet) mark(set *map[uint64]struct{}, key uint64) {
 	(*set)[key] = struct{}{}
 }
 
-// Learning rates.
-var (
-	rateStack = .02
-	rateMix   = .02
-	pullBack  = 1e-4
-	batchPow  = .5
+// What the model is set to. These were chosen on the shared files of three
+// kinds of projects together, where each has a wide plateau; none is the best of
+// any one file.
+const (
+	prior     = .05  // how much fails where nothing is known
+	shrink    = 5.0  // how many events of its own a key needs to outweigh its parent
+	crowded   = .1   // weight, above the job, of an outcome that overlaps with the one before
+	deep      = .23  // weight each of the four longer half-lives of the deepest estimate starts with
+	rateStack = .02  // of the stack's weights
+	rateCal   = .005 // of the calibration
+	rateMix   = .02  // of the experts' log weights
+	pullBack  = 1e-4 // towards the weights at the start
+	batchPow  = .7   // a batch of n outcomes teaches as much as n^(1-batchPow)
 )
 
 // Settle learns from the outcomes that Learn has collected: their gradient is
@@ -445,6 +484,7 @@ func (m *Model) Settle() {
 		return
 	}
 	scale := math.Pow(float64(len(m.queue)), -batchPow)
+	init := initialWeights()
 	for _, l := range m.queue {
 		y := 0.0
 		if l.failed {
@@ -452,8 +492,24 @@ func (m *Model) Settle() {
 		}
 		e := l.e
 		w := m.weights(e)
+		if e.x.Attempt > 1 {
+			g := sigmoid(e.experts[expertStack]) - y
+			for i, v := range e.feats {
+				if v != 0 {
+					w[i].g += g * g * v * v
+					w[i].v -= rateStack * g * v / math.Sqrt(w[i].g+1)
+				}
+			}
+			continue
+		}
+		gc := (sigmoid(e.experts[expertCal]) - y) * scale
+		for i, v := range [2]float64{e.experts[expertAvg], 1} {
+			c := &m.cal[i]
+			gi := gc * v
+			c.g += gi * gi
+			c.v -= rateCal * gi / math.Sqrt(c.g+1)
+		}
 		g := sigmoid(e.experts[expertStack]) - y
-		init := initialWeights()
 		for i, v := range e.feats {
 			if v == 0 {
 				continue

@@ -127,6 +127,7 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	if len(m.dirty.counters) > 0 {
 		put("w:stack", weightNumbers(m.w[:]))
 		put("w:retry", weightNumbers(m.retryW[:]))
+		put("w:cal", weightNumbers(m.cal[:]))
 		put("w:mix", numbersOf(m.mix[:]...))
 	}
 	clear(m.dirty.counters)
@@ -216,6 +217,8 @@ func (l *Learner) load(k store.Knowledge) {
 				readWeights(row.Body, l.model.w[:])
 			case "retry":
 				readWeights(row.Body, l.model.retryW[:])
+			case "cal":
+				readWeights(row.Body, l.model.cal[:])
 			case "mix":
 				var v [nExperts]float64
 				if readNumbers(row.Body, v[:]) {
