@@ -470,6 +470,9 @@ type Options struct {
 	MaxResultSize int
 	// MaxJobs limits the jobs of a run, called workflows included; 0 means 1,000.
 	MaxJobs int
+	// MaxCallDepth limits how deep reusable workflows may call each other; 0 means
+	// 10, GitHub's.
+	MaxCallDepth int
 	// DefaultPermissions are the repository's: "read" (contents and packages
 	// read, GitHub's LimitedRead) or "write". Empty means write. Called workflows
 	// may not ask for more.

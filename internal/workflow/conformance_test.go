@@ -66,6 +66,9 @@ type goldenOptions struct {
 	Skip              []string `yaml:"skip"`
 	MaxResultSize     int      `yaml:"max-result-size"`
 	MaxJobLimit       int      `yaml:"max-job-limit"`
+	MaxDepth          int      `yaml:"max-depth"`
+	MaxFileSize       int      `yaml:"max-file-size"`
+	MaxCallDepth      int      `yaml:"max-nested-reusable-workflows-depth"`
 	PermissionsPolicy string   `yaml:"permissions-policy"`
 	SkipReusable      bool     `yaml:"skip-reusable-workflows"`
 	Experimental      any      `yaml:"experimental-features"`
@@ -88,7 +91,8 @@ func golden(t *testing.T, name string, data []byte) {
 	// Goldens for neither of the two servers hold the stricter checks and the
 	// events of GitHub's editor services.
 	editor := slices.Contains(opts.Skip, "C#") && slices.Contains(opts.Skip, "Go")
-	opt := Options{MaxResultSize: opts.MaxResultSize, MaxJobs: opts.MaxJobLimit, StrictEvents: editor}
+	opt := Options{MaxResultSize: opts.MaxResultSize, MaxJobs: opts.MaxJobLimit, MaxDepth: opts.MaxDepth,
+		MaxBytes: opts.MaxFileSize, MaxCallDepth: opts.MaxCallDepth, StrictEvents: editor}
 	// Background steps were experimental when the goldens were made.
 	opt.listBackground = opts.Experimental != nil
 	opt.noBackground = opts.Experimental == nil && !slices.Contains(opts.Skip, "TypeScript")
@@ -339,11 +343,12 @@ func (g goldenWriter) events(w *Workflow) object {
 		if t.Inputs != nil {
 			ins := object{}
 			for _, in := range t.Inputs {
+				given := t.Value.Get("inputs").Get(in.Name)
 				i := object{"type": in.Type}
-				if in.Description != "" {
+				if given.Get("description") != nil {
 					i["description"] = in.Description
 				}
-				if t.Value.Get("inputs").Get(in.Name).Get("required") != nil {
+				if given.Get("required") != nil {
 					i["required"] = in.Required
 				}
 				if in.Options != nil {
@@ -351,6 +356,10 @@ func (g goldenWriter) events(w *Workflow) object {
 				}
 				if in.Default != nil {
 					i["default"] = goldenWriter{}.token(in.Default)
+				}
+				if in.Type == "number" { // not known to the editor services
+					delete(i, "type")
+					delete(i, "default")
 				}
 				ins[in.Name] = i
 			}

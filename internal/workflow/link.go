@@ -121,9 +121,9 @@ func (l *linker) workflow(w *Workflow, allowed *Permissions, depth int) {
 }
 
 func (l *linker) follow(c *call, explicit *Permissions, depth int) bool {
-	if depth > maxCallDepth {
+	if depth > l.opt.MaxCallDepth {
 		c.report(Diagnostic{File: c.caller.File, Near: c.job.UsesPos, Rule: "limit", whole: true,
-			Message: fmt.Sprintf("Nested reusable workflow depth exceeded %d.", maxCallDepth),
+			Message: fmt.Sprintf("Nested reusable workflow depth exceeded %d.", l.opt.MaxCallDepth),
 			Hint:    "A workflow that calls itself, however indirectly, cannot end."})
 		l.full = true
 		return false
@@ -140,6 +140,7 @@ func (l *linker) follow(c *call, explicit *Permissions, depth int) bool {
 	if f == nil {
 		if len(l.parsed) >= maxCallFiles {
 			c.report(Diagnostic{File: c.caller.File, Near: c.job.UsesPos, Rule: "limit", whole: true,
+				Via:     []Site{{c.caller.File, c.job.UsesPos}},
 				Message: fmt.Sprintf("The maximum file count of %d has been exceeded", maxCallFiles+1)})
 			l.full = true
 			return false

@@ -36,6 +36,7 @@ func (o Options) withDefaults() Options {
 	set(&o.MaxNodes, maxNodes)
 	set(&o.MaxResultSize, maxResultSize)
 	set(&o.MaxJobs, maxJobs)
+	set(&o.MaxCallDepth, maxCallDepth)
 	return o
 }
 
