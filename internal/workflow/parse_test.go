@@ -98,6 +98,8 @@ func TestDiagnostics(t *testing.T) {
 		{"call without version", oneJob("    uses: a/b/.github/workflows/c.yml\n"), []string{"4:11 error: invalid value workflow reference: no version specified | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
 		{"queue", "on: push\nconcurrency: {group: a, queue: man}\njobs:\n  a:\n" + steps, []string{"2:32 error: Unexpected value 'man' | Did you mean 'max'?"}},
 		{"insert as a value", oneJob("    env:\n      A: ${{ insert }}\n" + steps), []string{"5:10 error: Unexpected value '${{ insert }}' | `${{ insert }}` is a key whose value is a mapping."}},
+		{"version 1.2", "# hi\n%YAML 1.2\n---\n" + oneJob(steps), nil},
+		{"condition that is a tag", oneJob("    if: !cancelled()\n" + steps), []string{"0:0 error: Unexpected tag '!cancelled()' | A value that begins with ! is a tag for YAML: quote it, or put it into ${{ }}."}},
 		{"tag", oneJob("    runs-on: !!foo x\n    steps: [{run: 'true'}]\n"), []string{"0:0 error: Unexpected tag 'tag:yaml.org,2002:foo'"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -115,7 +115,7 @@ func (r *reader) read(src []byte, schema *Schema) *Value {
 	if err != nil {
 		d := Diagnostic{Rule: "limit", Message: err.Error()}
 		if s, ok := errors.AsType[*stop](err); ok {
-			d.Near, d.Rule = s.near, s.rule
+			d.Near, d.Rule, d.Hint = s.near, s.rule, s.hint
 		}
 		r.report(d)
 		return nil
@@ -128,6 +128,7 @@ type stop struct {
 	near Pos
 	rule string
 	msg  string
+	hint string
 }
 
 func (s *stop) Error() string { return s.msg }
@@ -181,7 +182,7 @@ func (r *reader) charge(v *Value) error {
 func (r *reader) chargeBytes(n int, near Pos) error {
 	r.bytes += n
 	if r.bytes > r.opt.MaxResultSize {
-		return &stop{near, "limit", "Maximum object size exceeded"}
+		return &stop{near: near, rule: "limit", msg: "Maximum object size exceeded"}
 	}
 	return nil
 }
@@ -189,7 +190,7 @@ func (r *reader) chargeBytes(n int, near Pos) error {
 func (r *reader) visit(n *yaml.Node, events int) error {
 	r.nodes += events
 	if r.nodes > r.opt.MaxNodes {
-		return &stop{Pos{n.Line, n.Column}, "limit", "Maximum YAML nodes exceeded"}
+		return &stop{near: Pos{n.Line, n.Column}, rule: "limit", msg: "Maximum YAML nodes exceeded"}
 	}
 	return nil
 }
@@ -208,14 +209,18 @@ func (r *reader) literal(n *yaml.Node) (*Value, error) {
 	}
 	v, err := scalar(n)
 	if err != nil {
-		return nil, &stop{Pos{n.Line, n.Column}, "yaml-tag", err.Error()}
+		stop := &stop{near: Pos{n.Line, n.Column}, rule: "yaml-tag", msg: err.Error()}
+		if strings.HasPrefix(n.Tag, "!") && !strings.HasPrefix(n.Tag, "!!") {
+			stop.hint = "A value that begins with ! is a tag for YAML: quote it, or put it into ${{ }}."
+		}
+		return nil, stop
 	}
 	return v, nil
 }
 
 func (r *reader) enter(n *yaml.Node) error {
 	if r.depth >= r.opt.MaxDepth {
-		return &stop{Pos{n.Line, n.Column}, "limit", "Maximum object depth exceeded"}
+		return &stop{near: Pos{n.Line, n.Column}, rule: "limit", msg: "Maximum object depth exceeded"}
 	}
 	r.depth++
 	return r.visit(n, 2)
@@ -285,7 +290,7 @@ func (r *reader) value(n *yaml.Node, d *def, a *allow) (*Value, error) {
 		}
 		return v, r.mapping(v, n, maps, a)
 	}
-	return nil, &stop{Pos{n.Line, n.Column}, "unexpected-type", "Expected a scalar value, a sequence, or a mapping"}
+	return nil, &stop{near: Pos{n.Line, n.Column}, rule: "unexpected-type", msg: "Expected a scalar value, a sequence, or a mapping"}
 }
 
 // skip passes over a value that has no meaning, keeping count.
@@ -318,7 +323,7 @@ func (r *reader) mapping(v *Value, n *yaml.Node, candidates []*def, a *allow) er
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		kn, vn := follow(n.Content[i]), n.Content[i+1]
 		if kn.Kind != yaml.ScalarNode {
-			return &stop{Pos{kn.Line, kn.Column}, "unexpected-type", "Expected mapping end"}
+			return &stop{near: Pos{kn.Line, kn.Column}, rule: "unexpected-type", msg: "Expected mapping end"}
 		}
 		k, err := r.literal(kn)
 		if err != nil {

@@ -34,6 +34,7 @@ func loadYAML(file string, src []byte) (root *yaml.Node, diag *Diagnostic) {
 	if off, c := badControl(src); off >= 0 {
 		return nil, fail(posAt(src, off), fmt.Sprintf("Control characters are not allowed (U+%04X)", c), "Remove the character.")
 	}
+	src = knownVersion(src)
 	// A `#` right behind a bracket or a quote starts a comment for GitHub, but
 	// not for the library: such comments are blanked, which moves nothing.
 	for range 20 {
@@ -58,6 +59,25 @@ func loadYAML(file string, src []byte) (root *yaml.Node, diag *Diagnostic) {
 		}
 	}
 	return nil, fail(Pos{}, "Too many comments without a space before them", "Write a space before each #.")
+}
+
+// knownVersion makes %YAML 1.2 and later 1.1, the only version the library takes.
+// What differs between them is decided here, not there.
+func knownVersion(src []byte) []byte {
+	for rest := bytes.TrimPrefix(src, []byte("\ufeff")); len(rest) > 0; {
+		line, after, _ := bytes.Cut(rest, []byte("\n"))
+		switch {
+		case bytes.HasPrefix(line, []byte("%YAML 1.")) && len(line) >= 9 && line[8] >= '2' && line[8] <= '9':
+			out := bytes.Clone(src)
+			out[len(src)-len(rest)+8] = '1'
+			return out
+		case len(bytes.TrimSpace(line)) == 0, line[0] == '#', line[0] == '%':
+			rest = after
+		default:
+			return src
+		}
+	}
+	return src
 }
 
 // comment returns the offset of the # at or next to p.
