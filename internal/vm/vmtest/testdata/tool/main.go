@@ -1,0 +1,73 @@
+// Command tool is what the conformance suite runs in machines that have no
+// shell.
+package main
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch args[0] {
+	case "echo": // WORDS…
+		fmt.Println(strings.Join(args[1:], " "))
+	case "exit": // CODE
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		os.Exit(n)
+	case "sleep": // says so, and sleeps for a long time
+		fmt.Println("sleeping")
+		time.Sleep(time.Hour)
+	case "put": // FILE TEXT: at the beginning, in 16 bytes, to the device
+		f, err := os.OpenFile(args[1], os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 512)
+		copy(b, args[2])
+		if _, err := f.Write(b); err != nil {
+			return err
+		}
+		f.Sync() // not every place a suite chooses knows how
+		return f.Close()
+	case "get": // FILE
+		f, err := os.Open(args[1])
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 512)
+		if _, err := io.ReadFull(f, b); err != nil {
+			return err
+		}
+		fmt.Println(strings.TrimRight(string(b), "\x00"))
+	case "random":
+		b := make([]byte, 16)
+		rand.Read(b)
+		fmt.Printf("%x\n", b)
+	case "hostname":
+		h, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		fmt.Println(h)
+	case "time": // milliseconds since 1970
+		fmt.Println(time.Now().UnixMilli())
+	default:
+		return fmt.Errorf("unknown command %q", args[0])
+	}
+	return nil
+}
