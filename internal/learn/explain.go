@@ -79,7 +79,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	err := l.learn(ctx, func(tx *store.Learning) (int64, error) {
 		// The tree may know a looser template for this line.
 		sig.ID, sig.Text = l.templates.Match(sig.Text, kind+string(sig.Class))
-		flaky = l.flakes.Predict(tokens)
+		flaky = l.flakes.Predict(sig.Class, tokens)
 		l.flakes.Add(sig.ID, tokens)
 		ms := now.UnixMilli()
 		node := graph.ID(graph.Signature, sig.ID)
@@ -102,7 +102,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	if err != nil {
 		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 	}
-	p := flakeProbability(known, sig.Class, flaky)
+	p := flakeProbability(known, flaky)
 	e := ci.Explanation{Signature: sig.ID, Text: sig.Text, Seen: before.Seen, FixedBy: known.FixedBy, Fix: known.Fix, Flaky: p >= .5}
 	if !fresh { // asked again: this one is among them
 		e.Seen = max(before.Seen-1, 0)
@@ -115,21 +115,11 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 }
 
 // flakeProbability is how likely a failure of this signature is to pass when
-// nothing changes: Beta(.25, 2), what later attempts at the same commit came to,
-// and what its nearest neighbours were.
-func flakeProbability(sig store.Signature, class Class, neighbour float64) float64 {
-	a, b := .25+float64(sig.RetryOK), 2+float64(sig.RetryFail)
-	if class.Transient() {
-		a += 1
-	}
-	if class.Deterministic() {
-		b += 1
-	}
-	if !math.IsNaN(neighbour) {
-		a += 2 * neighbour
-		b += 2 * (1 - neighbour)
-	}
-	return a / (a + b)
+// nothing changes: what its class and its nearest neighbours let expect, then
+// what later attempts at the same commit came to.
+func flakeProbability(sig store.Signature, expected float64) float64 {
+	const strength = 2.25 // of the expectation, in attempts: that of Beta(.25, 2)
+	return (strength*expected + float64(sig.RetryOK)) / (strength + float64(sig.RetryOK+sig.RetryFail))
 }
 
 // lines reads the end of a step's log.

@@ -65,9 +65,27 @@ func (f *Flakes) idf(w uint32) float64 {
 	return math.Log(float64(len(f.examples)+2) / float64(f.df[w]+1))
 }
 
-// Predict is the probability that a failure with these words is flaky, by the
-// labelled examples that are like it; NaN without any.
-func (f *Flakes) Predict(words []uint32) float64 {
+// flakyPrior is how likely a failure of a class is flaky before anything like it
+// was seen here.
+func flakyPrior(c Class) float64 {
+	switch {
+	case c == ClassTimeout, c == ClassMemory:
+		return .4
+	case c.Transient():
+		return .75
+	case c.Deterministic():
+		return .05
+	}
+	return .12
+}
+
+// priorWeight is how much the class counts beside neighbours, whose weights are
+// the third powers of their similarities.
+const priorWeight = .1
+
+// Predict is the probability that a failure of this class with these words is
+// flaky, by the labelled examples that are like it.
+func (f *Flakes) Predict(class Class, words []uint32) float64 {
 	type near struct{ sim, flaky float64 }
 	var best []near
 	norm := 0.0
@@ -96,11 +114,8 @@ func (f *Flakes) Predict(words []uint32) float64 {
 		}
 		best = append(best, near{dot / math.Sqrt(norm*other), (e.Flaky + .1) / (e.Flaky + e.Real + .2)})
 	}
-	if len(best) == 0 {
-		return math.NaN()
-	}
 	byScore(best, func(n near) float64 { return n.sim })
-	num, den := .15*.05, .05 // a little of the prior: unlike everything, rather real
+	num, den := flakyPrior(class)*priorWeight, priorWeight
 	for _, n := range best[:min(3, len(best))] {
 		w := n.sim * n.sim * n.sim
 		num += w * n.flaky

@@ -91,7 +91,7 @@ func Clean(line string) string {
 
 // maskers, as one expression: what comes first wins where two begin at one
 // place. The first keeps the numbers that mean something.
-var masker = regexp.MustCompile(`(?P<keep>(?i:\b(?:exit(?:ed with)? (?:code|status)|status(?: code)?|HTTP(?:/[\d.]+)?|errno|signal|code|returned|error:?)[ :=]+\d{1,3}\b))` +
+var masker = regexp.MustCompile(`(?P<keep>(?i:\b(?:exit(?:ed with)? (?:code|status)|status(?: code)?|HTTP(?:/[\d.]+)?|errno|signal|code|returned(?: error:?)?)[ :=]+\d{1,3}\b))` +
 	`|(?P<url>\b[a-z][a-z0-9+.-]*://[^\s"'<>)\]]+)` +
 	`|(?P<uuid>\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)` +
 	`|(?P<time>\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b)` +
@@ -214,6 +214,8 @@ var errorWords = []string{"error", "fail", "fatal", "panic", "exception", "canno
 // noise are lines that say only that something failed.
 var noise = regexp.MustCompile(`(?i)process completed with exit code|^error: process completed|job failed: exit (?:code|status)|command terminated with exit code|cleaning up|^error: test failed, to rerun|^error: aborting due to|npm err! (?:errno|code ELIFECYCLE)|0 (?:errors|failed|failures)|error: 0|failures?: 0|uploading artifacts|no files to upload|for more information about this error`)
 
+var warning = regexp.MustCompile(`^\s*(?i:\[?warn(?:ing)?\b|npm warn|note:|hint:|= note)`)
+
 // Extractor finds signatures. It is immutable, and safe for concurrent use.
 type Extractor struct {
 	literals *graph.Automaton
@@ -297,7 +299,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 	for i, raw := range lines {
 		l := Clean(raw)
 		cleaned[i] = l
-		if l == "" || len(l) > 4000 || noise.MatchString(l) {
+		if l == "" || len(l) > 4000 {
 			continue
 		}
 		clear(matched)
@@ -312,7 +314,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			return true
 		})
 		near := len(lines)-i <= 15
-		if len(matched) == 0 && !word && !near {
+		if len(matched) == 0 && !word && !near || noise.MatchString(l) {
 			continue
 		}
 		c := candidate{at: i, text: l, class: ClassOther}
@@ -335,6 +337,9 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		}
 		if word {
 			c.score += 1.5
+		}
+		if warning.MatchString(l) {
+			c.score -= 5 // what only warns was survived
 		}
 		cands = append(cands, c)
 	}
