@@ -21,7 +21,10 @@ func conformance(t testing.TB, sub string) string {
 	t.Helper()
 	dir := os.Getenv("HEARTH_CONFORMANCE")
 	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "conformance")
+		dir = filepath.Join("..", "shared", "conformance")
+	}
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join("..", "..", dir) // from the root of the module
 	}
 	dir = filepath.Join(dir, sub)
 	if _, err := os.Stat(dir); err != nil {

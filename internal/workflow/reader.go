@@ -207,9 +207,9 @@ func (r *reader) literal(n *yaml.Node) (*Value, error) {
 	if err := r.visit(n, 1); err != nil {
 		return nil, err
 	}
-	v, err := scalar(n)
-	if err != nil {
-		stop := &stop{near: Pos{n.Line, n.Column}, rule: "yaml-tag", msg: err.Error()}
+	v, problem := scalar(n)
+	if problem != "" {
+		stop := &stop{near: Pos{n.Line, n.Column}, rule: "yaml-tag", msg: problem}
 		if strings.HasPrefix(n.Tag, "!") && !strings.HasPrefix(n.Tag, "!!") {
 			stop.hint = "A value that begins with ! is a tag for YAML: quote it, or put it into ${{ }}."
 		}

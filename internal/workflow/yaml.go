@@ -213,10 +213,10 @@ func posAt(src []byte, off int) Pos {
 }
 
 // scalar says what a scalar node is, by its explicit tag or, when plain, by the
-// YAML 1.2 core schema (on, yes and 2002-12-14 are strings). The error's text is
-// GitHub's.
-func scalar(n *yaml.Node) (*Value, error) {
-	v := &Value{Kind: String, Pos: Pos{n.Line, n.Column}, Str: n.Value}
+// YAML 1.2 core schema (on, yes and 2002-12-14 are strings). A problem is
+// given in GitHub's words.
+func scalar(n *yaml.Node) (v *Value, problem string) {
+	v = &Value{Kind: String, Pos: Pos{n.Line, n.Column}, Str: n.Value}
 	plain := n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
 	tag := ""
 	if n.Style&yaml.TaggedStyle != 0 || n.Tag == "!" {
@@ -225,34 +225,34 @@ func scalar(n *yaml.Node) (*Value, error) {
 			tag = "tag:yaml.org,2002:" + rest
 		}
 	}
-	invalid := func() error {
+	invalid := func() string {
 		t := tag
 		if t == "" {
 			t = "tag:yaml.org,2002:int"
 		}
-		return fmt.Errorf("The value '%s' on line %d and column %d is invalid for the type '%s'", n.Value, n.Line, n.Column, t)
+		return fmt.Sprintf("The value '%s' on line %d and column %d is invalid for the type '%s'", n.Value, n.Line, n.Column, t)
 	}
 	switch tag {
 	case "tag:yaml.org,2002:str":
-		return v, nil
+		return v, ""
 	case "":
 		if !plain {
-			return v, nil
+			return v, ""
 		}
 	default:
 		if !plain {
-			return nil, fmt.Errorf("The scalar style '%s' on line %d and column %d is not valid with the tag '%s'", styleName(n.Style), n.Line, n.Column, tag)
+			return nil, fmt.Sprintf("The scalar style '%s' on line %d and column %d is not valid with the tag '%s'", styleName(n.Style), n.Line, n.Column, tag)
 		}
 	}
 	switch tag {
 	case "":
 		if isNull(n.Value) {
 			v.Kind, v.Str = Null, ""
-			return v, nil
+			return v, ""
 		}
 		if b, ok := parseBool(n.Value); ok {
 			v.Kind, v.Bool, v.Str = Bool, b, ""
-			return v, nil
+			return v, ""
 		}
 		f, ok, inRange := parseInt(n.Value)
 		if !ok {
@@ -264,7 +264,7 @@ func scalar(n *yaml.Node) (*Value, error) {
 		if ok {
 			v.Kind, v.Num, v.Str = Number, f, ""
 		}
-		return v, nil
+		return v, ""
 	case "tag:yaml.org,2002:null":
 		if !isNull(n.Value) {
 			return nil, invalid()
@@ -289,9 +289,9 @@ func scalar(n *yaml.Node) (*Value, error) {
 		}
 		v.Kind, v.Num, v.Str = Number, f, ""
 	default:
-		return nil, fmt.Errorf("Unexpected tag '%s'", tag)
+		return nil, fmt.Sprintf("Unexpected tag '%s'", tag)
 	}
-	return v, nil
+	return v, ""
 }
 
 func styleName(s yaml.Style) string {
