@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 	"time"
 )
 
@@ -71,11 +72,16 @@ func (r *sliceReader) Read(p []byte) (int, error) {
 func (c *Client) upload(ctx context.Context, s *stream, r io.Reader) error {
 	sent := make(chan error, 1)
 	ended := make(chan struct{})
+	// The result can overtake the news that the last frame went out.
+	var atEnd atomic.Bool
 	go func() {
 		buf := make([]byte, headerSize+MaxPayload)
 		for {
 			n, err := io.ReadAtLeast(r, buf[headerSize:], MaxPayload)
 			last := err == io.EOF || err == io.ErrUnexpectedEOF
+			if last {
+				atEnd.Store(true)
+			}
 			if err != nil && !last {
 				select {
 				case <-ended:
@@ -100,7 +106,7 @@ func (c *Client) upload(ctx context.Context, s *stream, r io.Reader) error {
 			return readErr
 		}
 	default:
-		if err == nil {
+		if err == nil && !atEnd.Load() {
 			return violation("a result of %v before the end of its input", s.op)
 		}
 	}
