@@ -1,0 +1,205 @@
+// Package engine runs one planned job in a machine.
+//
+// It decides what GitHub's runner decides: the order of steps and which of them
+// run, what they see (contexts, environment, files), how their output is read,
+// what their results are and what becomes of the job when something fails, takes
+// too long or is cancelled. It sees a [Guest], which runs commands and moves
+// files, and never a machine; it sees a [ci.Sink], and never who watches.
+//
+// # One job, from start to end
+//
+//	Run
+//	 ├─ prepare      learn the machine's PATH, make the directories, write event.json
+//	 ├─ steps        for each step: env → condition → run | action | wait → results
+//	 │    └─ output  bytes → lines → commands, matchers → mask → records
+//	 ├─ post         what actions left to be done, the last one first
+//	 └─ finish       outputs, conclusion, job.finished
+//
+// One goroutine, that of Run, walks the steps. A step marked background, and the
+// members of parallel, have a goroutine each, which Run waits for; what steps
+// share is in run, under its lock. A goroutine of its own watches for the end
+// of the context and for the job's timeout.
+//
+// # Three kinds of failure
+//
+// A step that fails is data: a conclusion with an exit code. What the author
+// wrote and cannot be run is a diagnostic of [Check], before anything runs. And
+// when the machine is lost, or does what no machine should, Run returns an error
+// beside a Result whose conclusion is never green: the step that ran is failed
+// and marked as infrastructure.
+//
+// # Cancellation
+//
+// When the context given to Run is done, or the job's timeout passes, the job is
+// cancelled, not abandoned: running steps whose condition no longer holds get
+// SIGINT and a grace; steps whose condition still holds (always(), cancelled())
+// run, and so do post steps, until the job's cancel-timeout-minutes have passed.
+//
+// # Secrets
+//
+// Everything that leaves the package in a record has been through one
+// [mask.Set]: lines, names, annotations, outputs, reasons. The set holds the
+// job's secrets and its token, and what steps add.
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/mask"
+	"github.com/hearth-ci/hearth/internal/plan"
+)
+
+// Guest is what the engine needs of a machine; *guest.Client is one.
+type Guest interface {
+	Exec(ctx context.Context, cmd guest.Cmd) (guest.Exit, error)
+	ReadFile(ctx context.Context, path string, max int64) ([]byte, error)
+	WriteFile(ctx context.Context, path string, data []byte, mode fs.FileMode, user string) error
+	MkdirAll(ctx context.Context, path string, mode fs.FileMode, user string) error
+	Remove(ctx context.Context, path string) error
+	Stat(ctx context.Context, path string) (guest.FileInfo, error)
+	TarIn(ctx context.Context, dir string, r io.Reader, user string) error
+	TarOut(ctx context.Context, dir string, paths []string, w io.Writer) error
+}
+
+// Layout says where things are in the guest: absolute paths.
+type Layout struct {
+	Workspace string // GITHUB_WORKSPACE
+	Temp      string // RUNNER_TEMP
+	Actions   string // where remote actions are unpacked
+	ToolCache string // RUNNER_TOOL_CACHE
+	Tools     string // node20, node24, bin
+}
+
+// DefaultLayout is the layout of our images for a repository (owner/name).
+func DefaultLayout(repository string) Layout {
+	name := safeName(repository)
+	return Layout{
+		Workspace: "/home/runner/work/" + name + "/" + name,
+		Temp:      "/home/runner/work/_temp",
+		Actions:   "/home/runner/work/_actions",
+		ToolCache: "/opt/hostedtoolcache",
+		Tools:     "/opt/hearth",
+	}
+}
+
+// Source hands out the run's own repository, for actions/checkout.
+type Source interface {
+	// Checkout writes to w a tar archive of a working tree with its .git
+	// directory, and returns the commit that HEAD is at. An error that the
+	// author caused (no such ref) is an *action.InputError.
+	Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (sha string, err error)
+}
+
+// Runner is what the runner context says.
+type Runner struct {
+	Name        string // RUNNER_NAME; "" is "hearth"
+	OS          string // "" is Linux
+	Arch        string // X64, ARM64; "" is X64
+	Environment string // "" is self-hosted
+	Debug       bool   // print ::debug:: lines
+}
+
+// Results is the artifact and cache service that JavaScript actions see. The
+// zero value is none: actions that need it are refused by [Check].
+type Results struct {
+	URL   string // ACTIONS_RESULTS_URL
+	Token string // ACTIONS_RUNTIME_TOKEN
+}
+
+// StepInfo names a step to hooks.
+type StepInfo struct {
+	Number  int // from 1
+	ID      string
+	Name    string // as shown, masked
+	Command string // as written
+	Attempt int    // from 1
+}
+
+// StepResult is how a step ended.
+type StepResult struct {
+	Number         int
+	ID             string
+	Name           string
+	Outcome        ci.Conclusion // before continue-on-error
+	Conclusion     ci.Conclusion // after it
+	ExitCode       int
+	Duration       time.Duration
+	Reason         string
+	Infrastructure bool
+	Attempts       int
+}
+
+// Retry asks for a failed step to be run once more.
+type Retry struct {
+	Delay  time.Duration
+	Reason string // for the log; never empty
+}
+
+// Hooks are called around each step that runs, in its goroutine.
+type Hooks interface {
+	BeforeStep(ctx context.Context, s StepInfo)
+	// AfterStep may ask for another attempt of a step that failed by its own
+	// doing; what the attempt before left in its command files is dropped.
+	AfterStep(ctx context.Context, s StepInfo, r StepResult) *Retry
+}
+
+// MaxAttempts bounds what [Hooks] can ask for.
+const MaxAttempts = 5
+
+// Job is one job to run: what was planned, and what it meets.
+type Job struct {
+	Run   *plan.Run
+	Plan  *plan.Job
+	Needs expr.Value // the needs context
+
+	RunID   string            // ci.Run.ID, of every record
+	Secrets map[string]string // as the job sees them
+	Token   string            // github.token; "" is none
+	Env     map[string]string // beneath the workflow's own env, as act's --env
+
+	Guest  Guest
+	Layout Layout // zero: DefaultLayout
+	Runner Runner
+
+	Source  Source           // nil: actions/checkout of the run's repository is refused
+	Actions *action.Resolver // nil: remote actions are refused
+	Results Results
+
+	Emit   ci.Sink
+	Hooks  Hooks              // nil is none
+	OnStep func(label string) // labels what follows (connections) with a step; may be nil
+	Log    *slog.Logger       // nil discards
+
+	// Mask takes the secrets; nil makes a set of the job's own.
+	Mask *mask.Set
+}
+
+// Result is how a job ended.
+type Result struct {
+	Conclusion ci.Conclusion
+	Reason     string
+	// Outputs of the job, none of which holds a secret.
+	Outputs map[string]string
+	Steps   []StepResult
+	// Summary is what steps wrote to GITHUB_STEP_SUMMARY, masked, by step number.
+	Summary map[int]string
+	// EnvironmentURL is the evaluated environment.url, "" without one.
+	EnvironmentURL string
+}
+
+var (
+	errTimeout     = errors.New("the step's timeout has passed")
+	errCancelled   = errors.New("the job was cancelled")
+	errJobTimeout  = errors.New("the job's timeout has passed")
+	errStepCancel  = errors.New("the step was cancelled by another")
+	errHardTimeout = errors.New("the time for cleaning up has passed")
+)

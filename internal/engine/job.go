@@ -1,0 +1,421 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/command"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/mask"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// run is one job while it runs.
+type run struct {
+	job    Job
+	def    *workflow.Job
+	layout Layout
+	logger *slog.Logger
+	mask   *mask.Set
+
+	matchers command.Matchers
+	github   *expr.Map // base of the github context; not changed after prepare
+	base     map[string]string
+	shells   map[string]bool // which of the usual shells there are
+
+	// hard ends everything, clean-up included.
+	hard     context.Context
+	hardStop context.CancelCauseFunc
+	slots    chan struct{} // one for each background step that runs
+
+	wg sync.WaitGroup // background steps
+
+	mu         sync.Mutex
+	status     ci.Conclusion // success, failure or cancelled, as job.status
+	cancelled  error         // why
+	infra      error         // the first thing that we could not do
+	active     map[*exec]bool
+	posts      []*post
+	background []*background
+	steps      []StepResult
+	summary    map[int]string
+	numbers    int
+	broken     string // why no step can run: the workflow is at fault
+}
+
+// Run runs a job and reports to job.Emit. A Result is returned in any case; its
+// conclusion is not green when there is an error, which says what could not be
+// done. When ctx is done the job is cancelled and cleans up (package comment);
+// the error does not speak of that.
+func Run(ctx context.Context, job Job) (Result, error) {
+	r, err := newRun(job)
+	if err != nil {
+		return Result{Conclusion: ci.Failure, Reason: err.Error()}, err
+	}
+	return r.run(ctx)
+}
+
+func newRun(job Job) (*run, error) {
+	if job.Run == nil || job.Plan == nil || job.Plan.Definition == nil || job.Guest == nil || job.Emit == nil {
+		return nil, errors.New("engine: a job needs a plan, a guest and a sink")
+	}
+	if job.Layout == (Layout{}) {
+		job.Layout = DefaultLayout(job.Run.GitHub.Get("repository").ToString())
+	}
+	if job.Mask == nil {
+		job.Mask = &mask.Set{}
+	}
+	job.Runner.Name = cmp.Or(job.Runner.Name, "hearth")
+	job.Runner.OS = cmp.Or(job.Runner.OS, "Linux")
+	job.Runner.Arch = cmp.Or(job.Runner.Arch, "X64")
+	job.Runner.Environment = cmp.Or(job.Runner.Environment, "self-hosted")
+	for name, secret := range job.Secrets {
+		if err := job.Mask.Add(secret); err != nil {
+			return nil, fmt.Errorf("engine: secret %s: %w", name, err)
+		}
+	}
+	for _, token := range []string{job.Token, job.Results.Token} {
+		if err := job.Mask.Add(token); err != nil {
+			return nil, fmt.Errorf("engine: token: %w", err)
+		}
+	}
+	r := &run{
+		job: job, def: job.Plan.Definition, layout: job.Layout, logger: job.Log, mask: job.Mask,
+		status: ci.Success, active: map[*exec]bool{}, summary: map[int]string{},
+		slots: make(chan struct{}, maxBackground),
+	}
+	if r.logger == nil {
+		r.logger = slog.New(slog.DiscardHandler)
+	}
+	return r, nil
+}
+
+func (r *run) run(ctx context.Context) (Result, error) {
+	began := time.Now()
+	p := r.job.Plan
+	r.emit(nil, ci.Record{Type: ci.JobStarted, Name: p.Name, Matrix: matrixOf(p)})
+
+	r.hard, r.hardStop = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer r.hardStop(nil)
+	stopWatch := r.watch(ctx)
+
+	top := &scope{run: r, inputs: r.job.Run.Inputs(p), env: &jobEnv{}, steps: &stepTable{}}
+	err := r.prepare(top)
+	if err != nil {
+		r.lose(err)
+	} else {
+		r.runSteps(top, r.def.Steps)
+		r.finishBackground(top)
+		r.runPosts(top)
+	}
+	res := Result{Summary: r.summary}
+	if err == nil && r.lost() == nil {
+		res.Outputs = r.outputs(top)
+		res.EnvironmentURL = r.environmentURL(top)
+	}
+	stopWatch()
+
+	r.mu.Lock()
+	res.Steps = r.steps
+	slices.SortFunc(res.Steps, func(a, b StepResult) int { return a.Number - b.Number })
+	switch {
+	case r.infra != nil:
+		res.Conclusion, res.Reason = ci.Failure, r.mask.String(r.infra.Error())
+	case errors.Is(r.cancelled, errJobTimeout):
+		res.Conclusion = ci.TimedOut
+		res.Reason = fmt.Sprintf("The job has exceeded the maximum execution time of %s", minutes(p.TimeoutMinutes))
+	case r.cancelled != nil:
+		res.Conclusion, res.Reason = ci.Cancelled, r.mask.String(r.cancelled.Error())
+	default:
+		res.Conclusion = r.status
+	}
+	infra := r.infra
+	r.mu.Unlock()
+
+	r.emit(nil, ci.Record{
+		Type: ci.JobFinished, Name: p.Name, Matrix: matrixOf(p), Conclusion: res.Conclusion, Reason: res.Reason,
+		Infrastructure: infra != nil, DurationMS: ci.Ptr(time.Since(began).Milliseconds()), Outputs: res.Outputs,
+	})
+	if infra != nil {
+		return res, fmt.Errorf("job %s: %w", p.Key, infra)
+	}
+	return res, nil
+}
+
+func matrixOf(p *plan.Job) any {
+	if p.Matrix.IsNull() {
+		return nil
+	}
+	return p.Matrix
+}
+
+func minutes(m float64) string {
+	if m == 1 {
+		return "1 minute"
+	}
+	return fmt.Sprintf("%v minutes", m)
+}
+
+func duration(m float64) time.Duration {
+	// A float of minutes can be beyond what a Duration holds.
+	if m > 1e6 {
+		m = 1e6
+	}
+	return time.Duration(m * float64(time.Minute))
+}
+
+// watch cancels the job when ctx is done or its timeout has passed, and ends its
+// clean-up when that takes too long. The function it returns waits for it.
+func (r *run) watch(ctx context.Context) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var timeout <-chan time.Time
+		if m := r.job.Plan.TimeoutMinutes; m > 0 {
+			t := time.NewTimer(duration(m))
+			defer t.Stop()
+			timeout = t.C
+		}
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+			why := context.Cause(ctx)
+			if why == nil || errors.Is(why, context.Canceled) {
+				why = errCancelled
+			}
+			r.cancel(why)
+		case <-timeout:
+			r.annotateJob("error", fmt.Sprintf("The job has exceeded the maximum execution time of %s", minutes(r.job.Plan.TimeoutMinutes)))
+			r.cancel(errJobTimeout)
+		}
+		grace := r.job.Plan.CancelTimeoutMinutes
+		if grace <= 0 {
+			grace = plan.DefaultCancelTimeoutMinutes
+		}
+		t := time.NewTimer(duration(grace))
+		defer t.Stop()
+		select {
+		case <-done:
+		case <-t.C:
+			r.hardStop(errHardTimeout)
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// cancel turns the job to cancelled: running steps go on only if their
+// condition still holds.
+func (r *run) cancel(why error) {
+	r.mu.Lock()
+	r.cancelled = why
+	r.status = ci.Cancelled
+	var running []*exec
+	for x := range r.active {
+		running = append(running, x)
+	}
+	r.mu.Unlock()
+	for _, x := range running {
+		if !x.survives() {
+			x.stop(why)
+		}
+	}
+}
+
+// lose records that we could not do something: nothing more is tried.
+func (r *run) lose(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.infra == nil {
+		r.infra = err
+		r.status = ci.Failure
+	}
+}
+
+func (r *run) lost() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.infra
+}
+
+// why says what makes the job one that is being cancelled, or nil.
+func (r *run) why() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.cancelled
+}
+
+func (r *run) jobStatus() ci.Conclusion {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
+// fail makes the job one that has failed, unless it is cancelled.
+func (r *run) fail() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.status == ci.Success {
+		r.status = ci.Failure
+	}
+}
+
+// probe learns what the machine is like, in one round trip: the environment of
+// a command, and then which of the usual shells there are.
+const probe = `env -0; printf '\0\0'; for s in bash sh python python3 pwsh; do command -v $s; done; uname -m`
+
+func (r *run) prepare(top *scope) error {
+	ctx, g := r.hard, r.job.Guest
+	var out limited
+	exit, err := g.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", probe}, Dir: "/", Stdout: &out})
+	if err != nil {
+		return fmt.Errorf("look at the machine: %w", err)
+	}
+	if exit.Signal != "" || exit.Cancelled {
+		return fmt.Errorf("look at the machine: %v", exit)
+	}
+	r.base = map[string]string{}
+	environ, found, _ := strings.Cut(out.String(), "\x00\x00")
+	r.shells = map[string]bool{}
+	for line := range strings.Lines(found) {
+		r.shells[path.Base(strings.TrimSpace(line))] = true
+	}
+	for kv := range strings.SplitSeq(environ, "\x00") {
+		if k, v, ok := strings.Cut(kv, "="); ok && k != "" {
+			r.base[k] = v
+		}
+	}
+	for _, dir := range []string{r.layout.Workspace, r.layout.Temp, path.Join(r.layout.Temp, "_runner_file_commands"), path.Join(r.layout.Temp, "_github_workflow"), r.layout.Actions, path.Join(r.layout.Temp, "_github_home")} {
+		if err := g.MkdirAll(ctx, dir, 0o755, ""); err != nil {
+			return fmt.Errorf("prepare the machine: make %s: %w", dir, err)
+		}
+	}
+	gh := expr.NewMap()
+	if m := r.job.Run.GitHub.AsMap(); m != nil {
+		for k, v := range m.All() {
+			gh.Set(k, v)
+		}
+	}
+	eventPath := path.Join(r.layout.Temp, "_github_workflow", "event.json")
+	event, err := json.Marshal(r.job.Run.GitHub.Get("event"))
+	if err != nil || string(event) == "null" {
+		event = []byte("{}")
+	}
+	if err := g.WriteFile(ctx, eventPath, event, 0o644, ""); err != nil {
+		return fmt.Errorf("prepare the machine: write %s: %w", eventPath, err)
+	}
+	set := func(k, v string) { gh.Set(k, expr.String(v)) }
+	set("job", r.job.Plan.ID)
+	set("workspace", r.layout.Workspace)
+	set("event_path", eventPath)
+	set("token", r.job.Token)
+	for k, v := range map[string]string{"server_url": "https://github.com", "api_url": "https://api.github.com", "graphql_url": "https://api.github.com/graphql", "run_id": "1", "run_number": "1", "run_attempt": "1", "retention_days": "90", "ref_protected": "false"} {
+		if old, ok := gh.Get(k); !ok || old.IsNull() || old.ToString() == "" {
+			set(k, v)
+		}
+	}
+	r.github = gh
+
+	for _, k := range slices.Sorted(maps.Keys(r.job.Env)) {
+		top.env.vars.set(k, r.job.Env[k])
+	}
+	for _, block := range []*workflow.Value{r.job.Plan.Workflow.Env, r.def.Env} {
+		v, err := evalVars(block, r.evalEnv(top, vars{}))
+		if err != nil {
+			r.annotateJob("error", err.Error())
+			r.fail()
+			r.cancelSteps("the job's env could not be evaluated")
+			return nil
+		}
+		top.env.vars.add(v)
+	}
+	return nil
+}
+
+// cancelSteps keeps every step from running, because something before the first
+// one was wrong in the workflow.
+func (r *run) cancelSteps(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = why
+}
+
+// limited keeps the first MiB that is written to it.
+type limited struct{ strings.Builder }
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := 1<<20 - l.Len(); room > 0 {
+		l.Builder.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// outputs evaluates the job's outputs. One that would give a secret away is
+// dropped with GitHub's warning.
+func (r *run) outputs(top *scope) map[string]string {
+	if r.def.Outputs == nil {
+		return nil
+	}
+	out := map[string]string{}
+	env := r.evalEnv(top, vars{})
+	for _, p := range r.def.Outputs.Pairs {
+		key := p.Key.Text()
+		v, err := p.Value.EvalString(env)
+		if err != nil {
+			r.annotateJob("error", err.Error())
+			r.fail()
+			continue
+		}
+		if v == "" {
+			continue
+		}
+		if r.mask.Contains(v) {
+			r.annotateJob("warning", fmt.Sprintf("Skip output '%s' since it may contain secret.", key))
+			continue
+		}
+		out[key] = v
+	}
+	return out
+}
+
+func (r *run) environmentURL(top *scope) string {
+	u := r.def.Environment.Get("url")
+	if u == nil {
+		return ""
+	}
+	s, err := u.EvalString(r.evalEnv(top, vars{}))
+	if err != nil {
+		r.annotateJob("warning", err.Error())
+		return ""
+	}
+	return r.mask.String(s)
+}
+
+// safeName is the last element of a repository's name, as a directory.
+func safeName(repository string) string {
+	name := path.Base(repository)
+	name = strings.Map(func(c rune) rune {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.ContainsRune("-._", c):
+			return c
+		}
+		return '_'
+	}, name)
+	if strings.Trim(name, ".") == "" {
+		return "workspace"
+	}
+	return name
+}

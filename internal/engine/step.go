@@ -1,0 +1,533 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/command"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// exec is one step while it runs: of the job, or of a composite action, or the
+// post step of an action.
+type exec struct {
+	r      *run
+	sc     *scope
+	def    *workflow.Step
+	number int
+	id     string
+	name   string
+	env    vars // its own env block
+	use    *use // the action it is, or nil
+
+	ctx  context.Context
+	stop context.CancelCauseFunc
+	// survives re-evaluates the condition, when the job is cancelled.
+	survives func() bool
+
+	dir      string // of its command files, in the guest
+	commands *command.Processor
+	matcher  *command.Scanner
+	outputs  vars
+	newEnv   vars // for the steps after it
+	newPaths []string
+	state    map[string]string
+	failed   bool // by a command
+	streams  [2]*stream
+}
+
+// outcome is how one execution ended.
+type outcome struct {
+	c      ci.Conclusion
+	exit   int
+	exited bool // exit means something
+	reason string
+}
+
+// Grace periods as on GitHub: SIGINT, and after this SIGKILL.
+const stopGrace = 7500 * time.Millisecond
+
+// runSteps runs the steps of the job.
+func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
+	r.mu.Lock()
+	r.numbers = countSteps(steps)
+	r.mu.Unlock()
+	n := 1
+	for _, s := range steps {
+		r.dispatch(sc, s, n)
+		n += countSteps([]*workflow.Step{s})
+	}
+}
+
+func countSteps(steps []*workflow.Step) int {
+	n := 0
+	for _, s := range steps {
+		if len(s.Parallel) > 0 {
+			n += countSteps(s.Parallel)
+		} else {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *run) dispatch(sc *scope, s *workflow.Step, number int) {
+	switch {
+	case len(s.Parallel) > 0:
+		r.parallel(sc, s, number)
+	case len(s.Wait) > 0 || s.WaitAll || s.Cancel != nil:
+		r.control(sc, s, number)
+	case s.Background:
+		r.startBackground(sc, s, number)
+	default:
+		res, x := r.step(r.hard, sc, s, number)
+		r.settle(sc, s, x, res)
+	}
+}
+
+// settle makes a step's result known to those after it.
+func (r *run) settle(sc *scope, s *workflow.Step, x *exec, res StepResult) {
+	sc.steps.set(s.ID, x.outputs, res.Outcome, res.Conclusion)
+	if res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut {
+		sc.fail()
+	}
+}
+
+func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *exec {
+	return &exec{r: r, sc: sc, def: s, number: number, id: id, state: map[string]string{}, ctx: r.hard}
+}
+
+// step runs one step of the job, from its condition to its finished record.
+func (r *run) step(ctx context.Context, sc *scope, s *workflow.Step, number int) (StepResult, *exec) {
+	return r.stepAs(ctx, sc, s, number, func() {})
+}
+
+// stepAs is step for a step in the background: decided is called once its
+// condition is known.
+func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number int, decided func()) (StepResult, *exec) {
+	defer decided()
+	x := r.newExec(sc, s, number, s.ID)
+	began := time.Now()
+	res := StepResult{Number: number, ID: s.ID, Attempts: 1}
+	finish := func() (StepResult, *exec) {
+		res.Name, res.Duration = r.clean(x.name), time.Since(began)
+		rec := ci.Record{
+			Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
+			Infrastructure: res.Infrastructure, DurationMS: ci.Ptr(res.Duration.Milliseconds()), ExitCode: ci.Ptr(res.ExitCode),
+		}
+		if res.Attempts > 1 {
+			rec.Attempt = res.Attempts
+		}
+		if len(x.outputs.keys) > 0 {
+			rec.Outputs = map[string]string{}
+			for _, k := range x.outputs.keys {
+				rec.Outputs[k] = r.clean(x.outputs.m[k])
+			}
+		}
+		r.emit(x, rec)
+		r.mu.Lock()
+		r.steps = append(r.steps, res)
+		r.mu.Unlock()
+		return res, x
+	}
+
+	x.name = stepName(s, r.evalEnvOf(sc, vars{}, x))
+	skip := func(why string) (StepResult, *exec) {
+		res.Outcome, res.Conclusion, res.Reason = ci.Skipped, ci.Skipped, why
+		return finish()
+	}
+	if r.lost() != nil {
+		return skip("the machine was lost")
+	}
+	if r.broken != "" {
+		return skip(r.broken)
+	}
+	runs, whyNot, err := x.decide()
+	if err == nil && !runs {
+		return skip(whyNot)
+	}
+	if decided(); s.Background || sc.env.forks {
+		select {
+		case r.slots <- struct{}{}:
+			defer func() { <-r.slots }()
+		case <-ctx.Done():
+			return skip("it was cancelled before it started")
+		}
+	}
+
+	r.emit(x, ci.Record{Type: ci.StepStarted, Name: x.name, Command: stepCommand(s)})
+	if r.job.OnStep != nil {
+		r.job.OnStep(fmt.Sprintf("%d %s", number, r.clean(x.name)))
+	}
+	info := StepInfo{Number: number, ID: s.ID, Name: r.clean(x.name), Command: stepCommand(s), Attempt: 1}
+	if err != nil {
+		x.begin()
+		x.error(err.Error())
+		res.Outcome = ci.Failure
+	} else {
+		for {
+			if r.job.Hooks != nil {
+				r.job.Hooks.BeforeStep(ctx, info)
+			}
+			out := x.run(ctx)
+			res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, out.reason
+			res.Infrastructure = r.lost() != nil && out.c != ci.Success
+			res.Attempts = info.Attempt
+			res.Conclusion, res.Duration, res.Name = res.Outcome, time.Since(began), info.Name
+			if r.job.Hooks == nil {
+				break
+			}
+			again := r.job.Hooks.AfterStep(ctx, info, res)
+			if again == nil || res.Outcome != ci.Failure || res.Infrastructure || info.Attempt >= MaxAttempts || r.why() != nil {
+				break
+			}
+			info.Attempt++
+			r.system(x, fmt.Sprintf("Running the step once more (attempt %d): %s", info.Attempt, again.Reason))
+			if !wait(x.ctx, r, again.Delay) {
+				break
+			}
+		}
+	}
+	x.commit()
+	res.Conclusion = res.Outcome
+	if res.Outcome == ci.Failure || res.Outcome == ci.TimedOut {
+		if x.continues() && !res.Infrastructure {
+			res.Conclusion = ci.Success
+		}
+	}
+	return finish()
+}
+
+// wait waits, unless the job is cancelled.
+func wait(ctx context.Context, r *run, d time.Duration) bool {
+	t := time.NewTimer(min(max(d, 0), time.Hour))
+	defer t.Stop()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.C:
+			return r.why() == nil
+		case <-r.hard.Done():
+			return false
+		case <-tick.C:
+			if r.why() != nil {
+				return false
+			}
+		}
+	}
+}
+
+// decide evaluates the step's env, and then its condition, as GitHub does: a
+// condition may look at the env.
+func (x *exec) decide() (runs bool, whyNot string, err error) {
+	r, s := x.r, x.def
+	env, err := evalVars(s.Env, r.evalEnvOf(x.sc, vars{}, x))
+	if err != nil {
+		return false, "", fmt.Errorf("The step's env could not be evaluated. %w", err)
+	}
+	x.env = env
+	cond := func() (bool, error) {
+		if s.If == nil {
+			return x.sc.status() == ci.Success, nil
+		}
+		v, err := s.If.Eval(r.evalEnvOf(x.sc, x.env, x))
+		return v.Truthy(), err
+	}
+	x.survives = func() bool { ok, err := cond(); return ok && err == nil }
+	runs, err = cond()
+	if err != nil {
+		return false, "", fmt.Errorf("The step's condition could not be evaluated. %w", err)
+	}
+	if runs {
+		return true, "", nil
+	}
+	switch {
+	case r.why() != nil:
+		whyNot = "the job was cancelled"
+	case s.IfSource != "":
+		whyNot = "its condition is false: " + s.IfSource
+	default:
+		whyNot = "a step before it failed"
+	}
+	return false, whyNot, nil
+}
+
+// continues evaluates continue-on-error.
+func (x *exec) continues() bool {
+	if x.def.ContinueOnError == nil {
+		return false
+	}
+	v, err := x.def.ContinueOnError.Eval(x.r.evalEnvOf(x.sc, x.env, x))
+	if err != nil {
+		x.error(err.Error())
+		return false
+	}
+	return v.Truthy()
+}
+
+// begin makes what one attempt needs anew.
+func (x *exec) begin() {
+	unsecure := func(name string) bool {
+		env, _ := x.sc.env.snapshot()
+		env.add(x.sc.outer)
+		env.add(x.env)
+		return strings.EqualFold(env.get(name), "true")
+	}
+	x.commands = command.NewProcessor(command.Options{
+		Unsecure:           unsecure("ACTIONS_ALLOW_UNSECURE_COMMANDS"),
+		UnsecureStopTokens: unsecure("ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS"),
+		Echo:               x.r.job.Runner.Debug,
+	})
+	x.matcher = x.r.matchers.NewScanner()
+	x.outputs, x.failed = vars{}, false
+	x.newEnv, x.newPaths = vars{}, nil
+	x.streams = [2]*stream{newStream(x, "stdout"), newStream(x, "stderr")}
+}
+
+// error prints and annotates what is wrong with the step.
+func (x *exec) error(message string) { x.say("error", message) }
+
+func (x *exec) say(level, message string) {
+	x.r.system(x, "##["+level+"]"+message)
+	if x.commands == nil {
+		x.begin()
+	}
+	for _, e := range x.commands.Count(command.Annotation{Level: level, Message: message}) {
+		x.r.annotate(x, e.Annotation)
+	}
+}
+
+// run executes the step once, within its timeout.
+func (x *exec) run(ctx context.Context) outcome {
+	r, s := x.r, x.def
+	var stop context.CancelCauseFunc
+	merged, release := mergeContext(r.hard, ctx)
+	defer release()
+	x.ctx, stop = context.WithCancelCause(merged)
+	x.stop = stop
+	defer stop(nil)
+	x.begin()
+	if s.TimeoutMinutes != nil {
+		v, err := s.TimeoutMinutes.Eval(r.evalEnvOf(x.sc, x.env, x))
+		if err != nil {
+			x.error(err.Error())
+			return outcome{c: ci.Failure}
+		}
+		if m := v.ToNumber(); m > 0 {
+			var cancel context.CancelFunc
+			x.ctx, cancel = context.WithTimeoutCause(x.ctx, duration(m), errTimeout)
+			defer cancel()
+		}
+	}
+	r.mu.Lock()
+	r.active[x] = true
+	late := r.cancelled
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.active, x)
+		r.mu.Unlock()
+	}()
+	if late != nil && !x.survives() {
+		stop(late)
+	}
+	out := x.execute()
+	if out.c == ci.Success && x.failed {
+		out.c = ci.Failure
+	}
+	switch cause := context.Cause(x.ctx); {
+	case out.c == ci.Success || cause == nil || r.lost() != nil:
+	case errors.Is(cause, errTimeout):
+		out.c, out.reason = ci.TimedOut, fmt.Sprintf("The action '%s' has timed out after %s.", x.name, x.timeoutText())
+		x.error(out.reason)
+	default:
+		out.c, out.reason = ci.Cancelled, "The operation was canceled."
+		x.error(out.reason)
+	}
+	return out
+}
+
+func (x *exec) timeoutText() string {
+	v, err := x.def.TimeoutMinutes.Eval(x.r.evalEnvOf(x.sc, x.env, x))
+	if err != nil {
+		return "its timeout"
+	}
+	return v.ToString() + " minutes"
+}
+
+func (x *exec) execute() outcome {
+	if x.def.Uses != "" {
+		return x.executeAction()
+	}
+	return x.script()
+}
+
+// script runs a run step.
+func (x *exec) script() outcome {
+	r, s := x.r, x.def
+	env := r.evalEnvOf(x.sc, x.env, x)
+	fail := func(err error) outcome {
+		x.error(err.Error())
+		return outcome{c: ci.Failure, reason: err.Error()}
+	}
+	body, err := s.Run.EvalString(env)
+	if err != nil {
+		return fail(err)
+	}
+	shell, err := x.shell(env)
+	if err != nil {
+		return fail(err)
+	}
+	dir, err := x.workingDirectory(env)
+	if err != nil {
+		return fail(err)
+	}
+	id := ci.NewID()
+	file := path.Join(r.layout.Temp, id+shell.ext)
+	if err := x.put(id, file, shell.script(body)); err != nil {
+		return x.guestFault("write the step's script", err)
+	}
+	x.header("Run "+firstLine(body), body, "shell: "+shell.display)
+	return x.exec(shell.argv(file), dir, vars{})
+}
+
+// header prints what is going to be run, as a group, as GitHub does.
+func (x *exec) header(title string, body ...string) {
+	r := x.r
+	r.emit(x, ci.Record{Type: ci.Group, Stream: "start", Text: title})
+	for _, b := range body {
+		for line := range strings.SplitSeq(strings.TrimRight(b, "\n"), "\n") {
+			r.system(x, line)
+		}
+	}
+	env, _ := x.sc.env.snapshot()
+	env.add(x.sc.outer)
+	env.add(x.env)
+	if len(env.keys) > 0 {
+		r.system(x, "env:")
+		for _, k := range env.keys {
+			r.system(x, "  "+k+": "+env.m[k])
+		}
+	}
+	r.emit(x, ci.Record{Type: ci.Group, Stream: "end"})
+}
+
+// exec runs a process, reads its output, and then its command files.
+func (x *exec) exec(argv []string, dir string, extra vars) outcome {
+	r := x.r
+	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{
+		Argv: argv, Env: x.environ(extra), Dir: dir,
+		Stdout: x.streams[0], Stderr: x.streams[1],
+		StopSignal: "SIGINT", Grace: stopGrace,
+	})
+	x.streams[0].close()
+	x.streams[1].close()
+	switch {
+	case err != nil && guest.StartFailed(err):
+		msg := fmt.Sprintf("An error occurred trying to start process '%s' with working directory '%s'. %s", argv[0], dir, guestText(err))
+		x.error(msg)
+		return outcome{c: ci.Failure, reason: msg}
+	case err != nil:
+		return x.guestFault("run the step", err)
+	}
+	out := outcome{c: ci.Success, exit: exit.Code, exited: true}
+	if !exit.OK() {
+		out.c = ci.Failure
+		if context.Cause(x.ctx) == nil {
+			out.reason = fmt.Sprintf("Process completed with exit code %d.", exit.Code)
+			x.error(out.reason)
+		}
+	}
+	if err := x.collect(); err != nil {
+		return x.guestFault("read what the step left", err)
+	}
+	return out
+}
+
+// guestFault turns an error of the guest into the outcome of the step: what the
+// agent could not do (a full disk, a file that the job removed) is the step's
+// failure; anything else means that the machine is lost.
+func (x *exec) guestFault(doing string, err error) outcome {
+	if _, ok := errors.AsType[*guest.Error](err); ok {
+		msg := fmt.Sprintf("Could not %s: %s", doing, guestText(err))
+		x.error(msg)
+		return outcome{c: ci.Failure, reason: msg}
+	}
+	if x.ctx.Err() != nil && (errors.Is(err, x.ctx.Err()) || errors.Is(err, context.Cause(x.ctx))) {
+		return outcome{c: ci.Cancelled}
+	}
+	x.r.lose(fmt.Errorf("%s: step %d (%s): %w", doing, x.number, x.r.clean(x.name), err))
+	x.r.system(x, "##[error]The machine was lost: "+err.Error())
+	return outcome{c: ci.Failure, reason: "the machine was lost: " + err.Error()}
+}
+
+func guestText(err error) string {
+	if e, ok := errors.AsType[*guest.Error](err); ok {
+		return e.Text
+	}
+	return err.Error()
+}
+
+// stepName is what is shown of a step before it runs.
+func stepName(s *workflow.Step, env *expr.Env) string {
+	if s.Name != nil {
+		if v, err := s.Name.EvalString(env); err == nil {
+			return oneLine(v)
+		}
+		return oneLine(s.Name.Text())
+	}
+	switch {
+	case s.Run != nil:
+		if v, err := s.Run.EvalString(env); err == nil {
+			return "Run " + firstLine(v)
+		}
+		return "Run"
+	case s.Uses != "":
+		return "Run " + s.Uses
+	case s.WaitAll:
+		return "Wait for all background steps"
+	case len(s.Wait) > 0:
+		return "Wait for " + ids(s.Wait)
+	case s.Cancel != nil:
+		return "Cancel " + s.Cancel.ID
+	}
+	return s.ID
+}
+
+func ids(list []workflow.Needed) string {
+	var out []string
+	for _, n := range list {
+		out = append(out, n.ID)
+	}
+	return strings.Join(out, ", ")
+}
+
+// firstLine is the first line of a script that says something.
+func firstLine(s string) string {
+	s = strings.TrimLeft(s, " \t\r\n")
+	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
+		s = s[:i]
+	}
+	return s
+}
+
+// stepCommand is the step as written: it holds no secret's value.
+func stepCommand(s *workflow.Step) string {
+	switch {
+	case s.Run != nil && s.Run.Kind == workflow.Expression:
+		return "${{ " + s.Run.Str + " }}"
+	case s.Run != nil:
+		return s.Run.Text()
+	case s.Uses != "":
+		return s.Uses
+	}
+	return ""
+}
