@@ -186,7 +186,14 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest, to netip.AddrPort, cable i
 		r.Complete(true)
 		return
 	}
+	// The guest may leave its handshake unfinished for ever.
+	done, err := n.onUnplug(cable, func() { out.Close() })
+	if err != nil {
+		r.Complete(true)
+		return
+	}
 	in, err := accept(r)
+	done()
 	if err != nil {
 		out.Close()
 		f.c.Reason = "the guest gave up"

@@ -355,6 +355,7 @@ func (n *Network) serve(l link) error {
 	for _, f := range interrupt {
 		f()
 	}
+	n.abortTCP()
 	if n.ctx.Err() != nil || readErr == nil {
 		return nil
 	}
@@ -509,7 +510,15 @@ func (n *Network) waitAll() {
 			return
 		case <-time.After(wait):
 		}
-		for _, e := range n.stack.RegisteredEndpoints() {
+		n.abortTCP()
+	}
+}
+
+// abortTCP ends what the stack has under way with the guest, handshakes
+// included.
+func (n *Network) abortTCP() {
+	for _, e := range n.stack.RegisteredEndpoints() {
+		if _, ok := e.(*tcp.Endpoint); ok {
 			e.Abort()
 		}
 	}
