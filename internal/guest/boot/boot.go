@@ -39,7 +39,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
 )
@@ -47,7 +46,6 @@ import (
 // machine is what the stages work on.
 type machine struct {
 	release string
-	start   time.Time
 	args    map[string]string // of the kernel's command line
 	net     address           // as configured
 	host    string
@@ -75,7 +73,7 @@ var stages = []stage{
 
 // Main boots and serves; it does not return. release is the program's version.
 func Main(release string) {
-	m := &machine{release: release, start: time.Now()}
+	m := &machine{release: release}
 	defer func() {
 		if r := recover(); r != nil {
 			m.fatal(fmt.Errorf("panic: %v\n%s", r, debug.Stack()))
@@ -97,10 +95,19 @@ func Main(release string) {
 	m.fatal(m.serve(context.Background()))
 }
 
-// logf writes a line to the console, in the kernel's manner: seconds since this program began.
+// logf writes to the console by way of the kernel's log: that is written out at once, where a write
+// to the terminal depends on its interrupts and may wait. The level (critical) is one that "quiet" lets through.
 func (m *machine) logf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	fmt.Fprintf(os.Stderr, "hearth-guest: [%7.3f] %s\n", time.Since(m.start).Seconds(), text)
+	f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hearth-guest:", text)
+		return
+	}
+	defer f.Close()
+	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") { // a write is a line
+		f.WriteString("<2>hearth-guest: " + line[:min(len(line), 900)] + "\n")
+	}
 }
 
 // fatal says what went wrong and ends the machine.
@@ -147,6 +154,7 @@ func (m *machine) setLimits() error {
 	const files = 1 << 16
 	errs = append(errs, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: files, Max: files}))
 	for _, s := range []struct{ name, value string }{
+		{"kernel/printk_devkmsg", "on"}, // else the kernel drops all but the first lines of a trace
 		{"fs/inotify/max_user_watches", "524288"},
 		{"fs/inotify/max_user_instances", "1024"},
 		{"vm/max_map_count", "262144"},
@@ -166,10 +174,11 @@ func (m *machine) serve(ctx context.Context) error {
 		ReapAll: true,
 		Logf:    m.logf,
 	})
-	found := make(chan error, 2)
-	go func() { found <- m.servePort(ctx, server) }()
-	go func() { found <- m.serveVsock(ctx, server) }()
+	over := make(chan error, 2)
+	go func() { over <- m.servePort(ctx, server) }()
+	go func() { over <- m.serveVsock(ctx, server) }()
 	// Each of the two returns only when it has nothing to serve.
-	err := <-found
-	return fmt.Errorf("no channel to the host: %w", errors.Join(err, <-found))
+	err := <-over
+	m.logf("%v", err)
+	return fmt.Errorf("no channel to the host: %w", errors.Join(err, <-over))
 }
