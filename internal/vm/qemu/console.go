@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"strings"
@@ -22,6 +23,7 @@ type console struct {
 	also  io.Writer // nil if none
 	total int64
 	tail  []byte
+	fatal bool // a line that says that the guest did not want to end has been seen
 }
 
 func (c *console) Write(p []byte) (int, error) {
@@ -45,6 +47,11 @@ func (c *console) Write(p []byte) (int, error) {
 		}
 	}
 	c.total += int64(n)
+	// A word cut in two by the end of a read is in the tail by then.
+	if !c.fatal {
+		seen := append(c.tail[max(0, len(c.tail)-32):len(c.tail):len(c.tail)], p...)
+		c.fatal = bytes.Contains(seen, []byte("Kernel panic")) || bytes.Contains(seen, []byte("FATAL"))
+	}
 	if len(p) > maxTail {
 		p = p[len(p)-maxTail:]
 	}
@@ -59,6 +66,13 @@ func (c *console) written() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.total
+}
+
+// died reports whether the guest said that it could not go on.
+func (c *console) died() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fatal
 }
 
 // lines returns the last lines, safe to print.

@@ -209,8 +209,9 @@ func (m *machine) run(started chan<- error) {
 	switch {
 	case m.closing:
 	case err == nil && m.over == "guest-shutdown":
-	case err == nil && m.over == "guest-reset":
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: errors.New("the guest restarted, which is how a kernel panic ends"), Tail: m.tail()}
+	case err == nil && m.over == "guest-reset" && m.console.died():
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: errors.New("the guest could not go on"), Tail: m.tail()}
+	case err == nil && m.over == "guest-reset": // which is how the agent powers off on every driver
 	case err == nil:
 		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended without being asked (%s)", orUnknown(m.over)), Tail: m.tail()}
 	default:

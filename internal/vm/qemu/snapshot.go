@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -96,7 +97,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 			}
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
-			if _, e := m.qmp.call(clean, command{Execute: "cont"}); e != nil {
+			if e := m.proceed(clean); e != nil {
 				err = errors.Join(err, fmt.Errorf("set going again: %w", e))
 			}
 		}()
@@ -130,11 +131,28 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 		out.Disks = append(out.Disks, sd)
 	}
 	if !m.layout.Shared && !m.stopped {
-		if _, err := m.qmp.call(ctx, command{Execute: "cont"}); err != nil {
+		if err := m.proceed(ctx); err != nil {
 			return err
 		}
 	}
 	return out.write(ctx, dir)
+}
+
+// proceed sets the guest going after its state has been written. QEMU says
+// that it has, and that this moment is not over yet, almost at once.
+func (m *machine) proceed(ctx context.Context) error {
+	for {
+		_, err := m.qmp.call(ctx, command{Execute: "cont"})
+		var refused *qmpError
+		if !errors.As(err, &refused) || !strings.Contains(refused.Desc, "not finalized") {
+			return err
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // write adds the sizes and sums of the files in dir and writes the manifest.

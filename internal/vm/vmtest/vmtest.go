@@ -739,7 +739,7 @@ func (s *Suite) hung(t *testing.T, dir string) {
 		t.Logf("driver %s cannot pause: not tested", s.Driver.Name())
 		return
 	}
-	c := connect(t, m, guest.WithHeartbeat(200*time.Millisecond))
+	c := connect(t, m, guest.WithHeartbeat(time.Second))
 	ended := make(chan error, 1)
 	out := make(chan struct{})
 	go func() {
@@ -748,6 +748,8 @@ func (s *Suite) hung(t *testing.T, dir string) {
 	}()
 	select {
 	case <-out:
+	case err := <-ended:
+		t.Fatalf("the command ended before it began: %v", err)
 	case <-time.After(limit):
 		t.Fatal("the command does not start")
 	}
