@@ -232,6 +232,9 @@ func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store
 		Created: now, Last: now, Expires: now.Add(lessonLife)}); err != nil {
 		return "", fmt.Errorf("learn: %w", err)
 	}
+	if err := l.store.LessonShown(ctx, where, sig.ID); err != nil {
+		return "", fmt.Errorf("learn: %w", err)
+	}
 	return text, nil
 }
 

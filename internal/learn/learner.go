@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -201,6 +202,21 @@ func (f Forecast) Records(jobs []JobInfo) []ci.Record {
 			}
 		}
 	}
+	return out
+}
+
+// Order sorts jobs that are ready by Smith's rule, what is most likely to fail in
+// the least time first: then bad news comes early. Jobs of which nothing is
+// known keep their places behind the others.
+func (f Forecast) Order(keys []string) []string {
+	out := slices.Clone(keys)
+	byScore(out, func(k string) float64 {
+		p, ok := f.Jobs[k]
+		if !ok || p.ExpectedMS <= 0 {
+			return 0
+		}
+		return p.PFail / float64(p.ExpectedMS)
+	})
 	return out
 }
 
@@ -630,6 +646,11 @@ func (l *Learner) retried(tx *store.Learning, where string, run ci.Run, passed b
 			return err
 		}
 		l.flakes.Label(h.Signature, passed)
+		if passed {
+			if err := tx.LessonHelped(where, h.Signature); err != nil {
+				return err
+			}
+		}
 		break // the newest is what the retry was for
 	}
 	return nil
@@ -660,6 +681,9 @@ func (l *Learner) mended(tx *store.Learning, where string, run ci.Run, streak in
 			fix = ""
 		}
 		if err := tx.Fixed(h.Signature, run.SHA, fix); err != nil {
+			return err
+		}
+		if err := tx.LessonHelped(where, h.Signature); err != nil {
 			return err
 		}
 		l.flakes.Label(h.Signature, false)

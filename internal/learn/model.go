@@ -241,9 +241,13 @@ func (m *Model) features(e *Estimate) {
 			c = nil
 		}
 		cs[l] = c
+		d := 1.0
+		if c != nil && x.At > c.last {
+			d = math.Exp2((c.last - x.At) / stale)
+		}
 		for i := range nHalf {
 			if c != nil {
-				parent[i] = (c.f[i] + shrink*parent[i]) / (c.n[i] + shrink)
+				parent[i] = (c.f[i]*d + shrink*parent[i]) / (c.n[i]*d + shrink)
 			}
 			f[featEst+l*nHalf+i] = logit(parent[i])
 		}
@@ -465,15 +469,16 @@ func (d *dirtySet) mark(set *map[uint64]struct{}, key uint64) {
 // kinds of projects together, where each has a wide plateau; none is the best of
 // any one file.
 const (
-	prior     = .05  // how much fails where nothing is known
-	shrink    = 5.0  // how many events of its own a key needs to outweigh its parent
-	crowded   = .1   // weight, above the job, of an outcome that overlaps with the one before
-	deep      = .23  // weight each of the four longer half-lives of the deepest estimate starts with
-	rateStack = .02  // of the stack's weights
-	rateCal   = .005 // of the calibration
-	rateMix   = .02  // of the experts' log weights
-	pullBack  = 1e-4 // towards the weights at the start
-	batchPow  = .7   // a batch of n outcomes teaches as much as n^(1-batchPow)
+	stale     = 180 * 24 * 3600. // half-life, in seconds, of what a key knows while nothing happens to it
+	prior     = .05              // how much fails where nothing is known
+	shrink    = 5.0              // how many events of its own a key needs to outweigh its parent
+	crowded   = .1               // weight, above the job, of an outcome that overlaps with the one before
+	deep      = .23              // weight each of the four longer half-lives of the deepest estimate starts with
+	rateStack = .02              // of the stack's weights
+	rateCal   = .005             // of the calibration
+	rateMix   = .02              // of the experts' log weights
+	pullBack  = 1e-4             // towards the weights at the start
+	batchPow  = .85              // a batch of n outcomes teaches as much as n^(1-batchPow)
 )
 
 // Settle learns from the outcomes that Learn has collected: their gradient is

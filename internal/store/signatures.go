@@ -179,10 +179,16 @@ func (s *Store) Lessons(ctx context.Context, repository string, now time.Time) (
 	return out, nil
 }
 
-// CountLesson counts that a lesson was shown, or that its advice worked.
-func (s *Store) CountLesson(ctx context.Context, id string, shown, helped int) error {
-	if _, err := s.write.ExecContext(ctx, `UPDATE lessons SET shown = shown + $2, helped = helped + $3 WHERE id = $1`, id, shown, helped); err != nil {
-		return fmt.Errorf("store: lesson %s: %w", id, err)
+// LessonShown counts that the lesson of a step and signature was shown.
+func (s *Store) LessonShown(ctx context.Context, identity, signature string) error {
+	if _, err := s.write.ExecContext(ctx, `UPDATE lessons SET shown = shown + 1 WHERE identity = $1 AND signature_id = $2`, clean(identity), signature); err != nil {
+		return fmt.Errorf("store: lesson: %w", err)
 	}
 	return nil
+}
+
+// LessonHelped counts that, after a lesson was shown, what it is about ended.
+func (l *Learning) LessonHelped(identity, signature string) error {
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE lessons SET helped = helped + 1 WHERE identity = $1 AND signature_id = $2 AND helped < shown`, clean(identity), signature)
+	return err
 }

@@ -594,8 +594,12 @@ func testLessons(t *testing.T, a, b *store.Store) {
 	if len(got) != 1 || got[0].Text != "two" {
 		t.Fatalf("%+v", got)
 	}
-	ok(t, a.CountLesson(ctx, got[0].ID, 1, 0))
-	if got := must[[]store.Lesson](t)(b.Lessons(ctx, "", now)); got[0].Shown != 1 {
+	ok(t, a.LessonShown(ctx, "i", "s"))
+	ok(t, a.Learn(ctx, "l", func(l *store.Learning) error {
+		ok(t, l.LessonHelped("i", "s"))
+		return l.LessonHelped("i", "s") // once for each time it was shown
+	}))
+	if got := must[[]store.Lesson](t)(b.Lessons(ctx, "", now)); got[0].Shown != 1 || got[0].Helped != 1 {
 		t.Errorf("%+v", got)
 	}
 	if got := must[[]store.Lesson](t)(b.Lessons(ctx, "o/l", now.Add(2*time.Hour))); len(got) != 0 {

@@ -1,0 +1,56 @@
+// Package learn is what Hearth remembers of what it ran, and what it does with
+// it: how likely each step is to fail and how long it will take, before it
+// starts; whether a failure was seen before and what ended it then; whether it
+// looks flaky; whether to try again.
+//
+// # In the run path
+//
+// [Learner] follows the store's event log with a cursor that is kept in the
+// database, in the transaction that keeps what was learned: each finished step
+// teaches exactly once, whichever process sees it first, and all processes share
+// what is known ([Learner.Consume]). Memory is a cache of the database; a
+// transaction that fails throws it away. Before a run [Learner.Before] predicts
+// and stores the predictions; their outcomes are written beside them, so that
+// [Learner.Report] can say how good they were. After a failure [Learner.Explain]
+// gives its signature and history, [Learner.Retry] decides. A Learner that is
+// off, or nil, does and says nothing, and nothing else changes: callers need not
+// ask.
+//
+// What is stored of a text was masked of secrets before it came here.
+//
+// # The model (model.go)
+//
+// For every key there are decayed counters of events and failures at half-lives
+// of 2, 8, 30, 150 and infinitely many events, each in O(1) of time and space.
+// Keys form a hierarchy, everything > repository > workflow > job > step > step
+// on this branch, in which every estimate is shrunk towards that of its parent.
+// The mean of the log-odds of the deepest estimates is the backbone; a linear
+// model over all estimates, the last outcome, streak, time since the last
+// failure, what other jobs of the commit, branch and repository came to against
+// what was expected of them, and a model over the words of names (FTRL) learns to
+// correct it, and starts where it changes nothing; a calibration and a few plain
+// estimates stand beside it; their log-odds are mixed by weights that follow
+// their losses slowly.
+//
+// Outcomes are used only once they are known: predict at the start, learn at the
+// end. Outcomes that arrive together teach together ([Model.Settle]), and what
+// overlaps in time with the outcome before it hardly counts above its job. First
+// attempts teach the counters; later attempts have weights of their own.
+// Cancelled, skipped and what could not be run are no outcomes.
+//
+// [Eval] replays a file of executions under these rules and measures.
+//
+// # Signatures (signature.go)
+//
+// Output is cleaned, lines that green runs of the step print too are dropped,
+// rules and words nominate candidates by one pass of an automaton, the strongest
+// is masked of everything that changes from run to run, and a tree of templates
+// (Drain) makes it an identity that survives small differences. Flaky or real is
+// judged by class, nearest labelled neighbours, and what later attempts at the
+// same commit came to (flake.go).
+//
+// # Bounds
+//
+// Every map here has a limit, and an old entry of a few taken at random makes
+// room. Nothing grows with the number of executions.
+package learn
