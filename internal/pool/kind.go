@@ -20,7 +20,7 @@ import (
 const (
 	// bootLimit is how long a machine may take from its start until its agent
 	// answers. Emulation on a busy host is slow; a hang is for ever.
-	bootLimit = 90 * time.Second
+	bootLimit = 60 * time.Second
 	// restoreLimit is the same for a clone.
 	restoreLimit = 30 * time.Second
 	// warmLife is how long a machine may wait to be claimed.
@@ -258,14 +258,14 @@ func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 		_, err := i.client.Exec(warming, guest.Cmd{Argv: []string{"/bin/sh", "-c", templateTouch}, User: "root"})
 		cancel()
 		if err != nil {
-			return i.explain(fmt.Errorf("first commands: %w", err))
+			return i.explain("first commands", err)
 		}
 	}
 	if err := k.pool.touch(ctx, i); err != nil {
 		return err
 	}
 	if err := i.client.Sync(ctx); err != nil {
-		return i.explain(fmt.Errorf("sync: %w", err))
+		return i.explain("sync", err)
 	}
 	i.client.Close()
 	s, ok := i.machine.(vm.Snapshotter)
@@ -321,7 +321,7 @@ func (i *instance) plug(ctx context.Context, l *net.UnixListener) error {
 	defer stop()
 	c, err := l.Accept()
 	if err != nil {
-		return i.explain(fmt.Errorf("machine %s did not connect its network: %w", i.id, err))
+		return i.explain("connect its network", err)
 	}
 	i.cable = c
 	return nil
@@ -345,7 +345,7 @@ func (i *instance) connect(ctx context.Context) error {
 	close(over)
 	<-watched
 	if err != nil {
-		return i.explain(fmt.Errorf("machine %s: %w", i.id, err))
+		return i.explain("connect", err)
 	}
 	i.client = c
 	return nil
@@ -359,17 +359,18 @@ func (i *instance) ended() error {
 	return fmt.Errorf("machine %s has ended", i.id)
 }
 
-// explain adds the machine's end to an error that may come of it.
-func (i *instance) explain(err error) error {
+// explain adds to an error of talking to the machine why that may be: its end,
+// or what it printed last.
+func (i *instance) explain(op string, err error) error {
 	select {
 	case <-i.done:
 		if i.err != nil && !errors.Is(err, i.err) {
-			return fmt.Errorf("%w: %w", err, i.err)
+			err = fmt.Errorf("%w: %w", err, i.err)
 		}
 	case <-time.After(50 * time.Millisecond):
 		// The stream ends a moment before the process is known to have.
 	}
-	return err
+	return vm.Explain(i.machine, op, err)
 }
 
 // touch runs the first command and gives the machine an identity.
@@ -377,7 +378,7 @@ func (p *Pool) touch(ctx context.Context, i *instance) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreLimit)
 	defer cancel()
 	if err := i.client.Resume(ctx, identity("hearth-"+i.id)); err != nil {
-		return i.explain(fmt.Errorf("machine %s: resume: %w", i.id, err))
+		return i.explain("resume", err)
 	}
 	argv := p.cfg.Touch
 	if argv == nil {
@@ -391,7 +392,7 @@ func (p *Pool) touch(ctx context.Context, i *instance) error {
 	case guest.StartFailed(err) && p.cfg.Touch == nil:
 		return nil // an image without a shell
 	case err != nil:
-		return i.explain(fmt.Errorf("machine %s: first command: %w", i.id, err))
+		return i.explain("first command", err)
 	case !exit.OK():
 		return fmt.Errorf("machine %s: first command %q: %s", i.id, argv, exit)
 	}

@@ -215,7 +215,7 @@ func (l *Lease) resume(ctx context.Context, i *instance) error {
 		host = "hearth-" + i.id
 	}
 	if err := i.client.Resume(ctx, identity(host)); err != nil {
-		return i.explain(fmt.Errorf("machine %s: resume: %w", i.id, err))
+		return i.explain("resume", err)
 	}
 	return nil
 }

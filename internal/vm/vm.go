@@ -2,7 +2,7 @@
 // [Driver] that starts one, and a [Machine] that can be dialled, waited for and
 // closed. What a driver can do beyond that is found by asking for one of the
 // small interfaces ([Snapshotter], [Restorer], [Pauser], [Fingerprinter],
-// [Verifier]); nothing else lives here.
+// [Verifier], [Process], [Tailer]); nothing else lives here.
 //
 // # What is not here
 //
@@ -191,6 +191,26 @@ type Pauser interface {
 // Process is a [Machine] with a process of its own on the host.
 type Process interface {
 	Pid() int // of the VMM; 0 once it has ended
+}
+
+// Tailer is a [Machine] that can say what it printed last: the VMM's standard
+// error and the guest's console, a few lines without control characters. For
+// errors of those who talk to the guest.
+type Tailer interface {
+	Tail() string
+}
+
+// Explain adds to err what m printed last, unless err says so already. op is
+// what was being done. It returns nil for a nil err.
+func Explain(m Machine, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *Error
+	if t, ok := m.(Tailer); ok && !errors.As(err, &known) {
+		return &Error{Machine: m.ID(), Op: op, Err: err, Tail: t.Tail()}
+	}
+	return err
 }
 
 // ErrSnapshot marks an error that says that a snapshot cannot be used: whoever

@@ -57,6 +57,7 @@ var (
 	_ vm.Snapshotter = (*machine)(nil)
 	_ vm.Pauser      = (*machine)(nil)
 	_ vm.Process     = (*machine)(nil)
+	_ vm.Tailer      = (*machine)(nil)
 )
 
 // launch starts a QEMU and waits until its monitor answers. When it fails,
@@ -302,6 +303,9 @@ func (m *machine) Pid() int {
 		return m.cmd.Process.Pid
 	}
 }
+
+// Tail implements [vm.Tailer].
+func (m *machine) Tail() string { return m.tail() }
 
 func (m *machine) Wait() error {
 	<-m.done
