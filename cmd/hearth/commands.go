@@ -5,9 +5,12 @@ import "github.com/spf13/cobra"
 // commands are all there is, in the order in which help lists them.
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
+		a.runCommand(),
 		a.runsCommand(),
 		a.showCommand(),
 		a.logsCommand(),
+		a.lintCommand(),
+		a.newCommand(),
 		a.versionCommand(),
 	}
 }

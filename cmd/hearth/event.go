@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/source"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// project is the repository that `hearth run` stands in.
+type project struct {
+	root       string
+	git        bool // root is the top of a git repository with a commit
+	repository string
+	server     string
+	branch     string // "" when HEAD is on none
+	ref        string
+	sha        string
+	before     string // parent of sha, or zeros
+	message    string // of the commit
+	author     string
+	def        string   // default branch
+	changed    []string // paths of the last commit and the working tree
+	known      bool
+}
+
+const zeroSHA = "0000000000000000000000000000000000000000"
+
+// findProject looks for the project of a directory: the nearest directory up
+// that has .github/workflows, else the top of the git repository.
+func findProject(ctx context.Context, dir string) (*project, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(abs); err != nil || !info.IsDir() {
+		return nil, usage("-C %s: there is no such directory", dir)
+	}
+	p := &project{root: abs, server: "https://github.com", def: "main", sha: zeroSHA, before: zeroSHA}
+	for d := abs; ; d = filepath.Dir(d) {
+		if info, err := os.Stat(filepath.Join(d, ".github", "workflows")); err == nil && info.IsDir() {
+			p.root = d
+			break
+		}
+		if _, err := os.Stat(filepath.Join(d, ".git")); err == nil || filepath.Dir(d) == d {
+			if err == nil {
+				p.root = d
+			}
+			break
+		}
+	}
+	p.git = source.IsRepository(ctx, p.root)
+	p.branch = "main"
+	git := func(args ...string) string {
+		out, err := source.Git(ctx, p.root, args...)
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(out)
+	}
+	if p.git {
+		p.sha = git("rev-parse", "HEAD")
+		p.branch = git("symbolic-ref", "-q", "--short", "HEAD")
+		if s := git("rev-parse", "-q", "--verify", "HEAD^"); s != "" {
+			p.before = s
+		}
+		p.message = git("log", "-1", "--format=%B")
+		p.author = git("log", "-1", "--format=%an")
+		p.repository, p.server = remote(git("remote", "get-url", "origin"), p.server)
+		if d, ok := strings.CutPrefix(git("symbolic-ref", "-q", "--short", "refs/remotes/origin/HEAD"), "origin/"); ok && d != "" {
+			p.def = d
+		} else if p.branch == "master" {
+			p.def = "master"
+		}
+		p.changed, p.known = changedFiles(ctx, p.root, p.before)
+	} else {
+		d := source.Dir{Root: p.root, Branch: "main"}
+		if p.sha, err = d.Commit(ctx); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", p.root, err)
+		}
+	}
+	if p.repository == "" {
+		p.repository = "local/" + safeName(filepath.Base(p.root))
+	}
+	p.ref = p.sha
+	if p.branch != "" {
+		p.ref = "refs/heads/" + p.branch
+	} else if tag := git("describe", "--tags", "--exact-match"); p.git && tag != "" {
+		p.ref = "refs/tags/" + tag
+	}
+	return p, nil
+}
+
+// changedFiles are the paths that a push of what is here would be about: the
+// last commit and what is not committed yet.
+func changedFiles(ctx context.Context, root, before string) ([]string, bool) {
+	var all []string
+	add := func(args ...string) bool {
+		out, err := source.Git(ctx, root, args...)
+		if err != nil {
+			return false
+		}
+		for _, n := range strings.Split(out, "\x00") {
+			if n != "" {
+				all = append(all, n)
+			}
+		}
+		return true
+	}
+	ok := true
+	if before != zeroSHA {
+		ok = add("diff", "--name-only", "-z", "--no-renames", before, "HEAD")
+	} else {
+		ok = add("ls-tree", "-r", "-z", "--name-only", "HEAD")
+	}
+	ok = add("diff", "--name-only", "-z", "--no-renames", "HEAD") && ok
+	ok = add("ls-files", "-z", "--others", "--exclude-standard") && ok
+	slices.Sort(all)
+	return slices.Compact(all), ok
+}
+
+var scpLike = regexp.MustCompile(`^(?:[\w.-]+@)?([\w.-]+):(.+)$`)
+
+// remote takes owner/name and the server out of a remote's address.
+func remote(address, server string) (string, string) {
+	host, path := "", ""
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		host, path = u.Hostname(), u.Path
+	} else if m := scpLike.FindStringSubmatch(address); m != nil {
+		host, path = m[1], m[2]
+	}
+	parts := strings.Split(strings.Trim(strings.TrimSuffix(path, ".git"), "/"), "/")
+	if host == "" || len(parts) < 2 {
+		return "", server
+	}
+	owner, name := parts[len(parts)-2], parts[len(parts)-1]
+	if safeName(owner) != owner || safeName(name) != name {
+		return "", server
+	}
+	return owner + "/" + name, "https://" + host
+}
+
+func safeName(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.' {
+			return r
+		}
+		return '-'
+	}, s)
+	if s = strings.Trim(s, "."); s == "" {
+		return "project"
+	}
+	return s
+}
+
+// happening makes the event that is asked for out of what is here, or out of
+// the payload that the user gives.
+func (p *project) happening(event, payloadFile, actor string, inputs map[string]string) (*workflow.Happening, error) {
+	h := &workflow.Happening{Event: event, Ref: p.ref, SHA: p.sha, DefaultBranch: p.def, ChangedFiles: p.changed, FilesKnown: p.known, HeadMessage: p.message}
+	payload := map[string]any{}
+	if payloadFile != "" {
+		f, err := os.Open(payloadFile)
+		if err != nil {
+			return nil, usage("--eventpath: %v", err)
+		}
+		defer f.Close()
+		dec := json.NewDecoder(f)
+		dec.UseNumber()
+		if err := dec.Decode(&payload); err != nil {
+			return nil, usage("--eventpath %s: it is not a JSON object: %v", payloadFile, err)
+		}
+	}
+	set := func(key string, v any) {
+		if _, given := payload[key]; !given {
+			payload[key] = v
+		}
+	}
+	owner, name, _ := strings.Cut(p.repository, "/")
+	set("repository", map[string]any{
+		"full_name": p.repository, "name": name, "default_branch": p.def, "private": true,
+		"html_url": p.server + "/" + p.repository, "clone_url": p.server + "/" + p.repository + ".git",
+		"owner": map[string]any{"login": owner, "name": owner},
+	})
+	set("sender", map[string]any{"login": actor, "type": "User"})
+	commit := map[string]any{"id": p.sha, "message": p.message, "author": map[string]any{"name": p.author}, "distinct": true}
+	switch event {
+	case "push":
+		set("ref", p.ref)
+		set("before", p.before)
+		set("after", p.sha)
+		set("created", false)
+		set("deleted", false)
+		set("forced", false)
+		set("base_ref", nil)
+		set("head_commit", commit)
+		set("commits", []any{commit})
+		set("pusher", map[string]any{"name": actor})
+	case "pull_request", "pull_request_target":
+		set("action", "synchronize")
+		set("number", 1)
+		set("pull_request", map[string]any{
+			"number": 1, "state": "open", "title": firstLine(p.message), "draft": false, "merged": false,
+			"head": map[string]any{"ref": orString(p.branch, "detached"), "sha": p.sha, "repo": payload["repository"]},
+			"base": map[string]any{"ref": p.def, "sha": p.before, "repo": payload["repository"]},
+			"user": map[string]any{"login": actor},
+		})
+	case "schedule":
+		set("schedule", "")
+	case "workflow_dispatch":
+		set("ref", p.ref)
+		in := map[string]any{}
+		for k, v := range inputs {
+			in[k] = v
+		}
+		set("inputs", in)
+	}
+	if a, ok := payload["action"].(string); ok {
+		h.Action = a
+	}
+	if event == "push" {
+		if ref, ok := payload["ref"].(string); ok {
+			h.Ref = ref
+		}
+	}
+	if pr, ok := payload["pull_request"].(map[string]any); ok && strings.HasPrefix(event, "pull_request") {
+		branch := func(side string) string {
+			s, _ := pr[side].(map[string]any)
+			ref, _ := s["ref"].(string)
+			return ref
+		}
+		h.BaseRef, h.HeadRef = branch("base"), branch("head")
+		if event == "pull_request" {
+			h.Ref = fmt.Sprintf("refs/pull/%v/merge", pr["number"])
+		}
+	}
+	b, err := json.Marshal(payload)
+	if err != nil {
+		return nil, err
+	}
+	h.Payload, err = expr.ParseJSON(b)
+	return h, err
+}
+
+func orString(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// settings reads NAME=value lines, as .secrets, .vars, .env and .input hold
+// them: comments, optional "export", quotes around a value, values of several
+// lines in double quotes.
+func settings(file string, must bool, into map[string]string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		if !must && os.IsNotExist(err) {
+			return nil
+		}
+		return usage("%v", err)
+	}
+	lines := strings.Split(strings.ReplaceAll(string(b), "\r\n", "\n"), "\n")
+	for i := 0; i < len(lines); i++ {
+		line := strings.TrimSpace(lines[i])
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		at := i + 1
+		k, v, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		if !ok || k == "" || strings.ContainsAny(k, " \t\"'") {
+			return usage("%s:%d: want NAME=value", file, at) // the line itself may hold a secret
+		}
+		switch {
+		case strings.HasPrefix(v, `"`):
+			for !closed(v) {
+				if i++; i == len(lines) {
+					return usage("%s:%d: the quote is not closed", file, at)
+				}
+				v += "\n" + lines[i]
+			}
+			v = strings.NewReplacer(`\n`, "\n", `\"`, `"`, `\\`, `\`).Replace(strings.TrimSpace(v)[1 : len(strings.TrimSpace(v))-1])
+		case len(v) > 1 && strings.HasPrefix(v, "'") && strings.HasSuffix(v, "'"):
+			v = v[1 : len(v)-1]
+		default:
+			if before, _, ok := strings.Cut(v, " #"); ok {
+				v = strings.TrimSpace(before)
+			}
+		}
+		into[k] = v
+	}
+	return nil
+}
+
+// closed reports whether a value that began with a double quote ends with one.
+func closed(v string) bool {
+	v = strings.TrimSpace(v)
+	if len(v) < 2 || v[len(v)-1] != '"' {
+		return false
+	}
+	slashes := 0
+	for i := len(v) - 2; i > 0 && v[i] == '\\'; i-- {
+		slashes++
+	}
+	return slashes%2 == 0
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/qemu"
+)
+
+// machineOptions are the flags of every command that makes machines.
+type machineOptions struct {
+	driver    string
+	image     string // name or id; "" is the default image
+	cpus      int
+	memoryMiB int
+	warm      int
+	max       int
+	platforms map[string]string // label → image
+}
+
+// driver returns the driver by its name; auto is the best that works here.
+func (a *app) driver(ctx context.Context, name string, dirs config.Dirs) (vm.Driver, error) {
+	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Log: a.log()})
+	switch name {
+	case "", "auto", "qemu":
+		if err := q.Probe(ctx); err != nil {
+			return nil, &exit{exitInfrastructure, err}
+		}
+		return q, nil
+	}
+	return nil, usage("--driver %q: want auto, qemu or firecracker", name)
+}
+
+// image returns the default image, building what of it is missing, with its
+// progress on standard error.
+func (a *app) image(ctx context.Context, dirs config.Dirs, name string) (*image.Image, error) {
+	if name != "" && name != image.DefaultName {
+		img, err := image.Open(dirs.Images(), name)
+		if err != nil {
+			return nil, &exit{exitInfrastructure, err}
+		}
+		return img, nil
+	}
+	img, err := a.buildImage(ctx, image.Options{Dir: dirs.Images()})
+	if err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+func (a *app) buildImage(ctx context.Context, opt image.Options) (*image.Image, error) {
+	var err error
+	if opt.Agent == "" {
+		opt.Agent = a.getenv("HEARTH_GUEST")
+	}
+	if opt.Agent == "" {
+		if opt.Agent, err = image.FindAgent(); err != nil {
+			return nil, &exit{exitInfrastructure, err}
+		}
+	}
+	opt.Log = a.log()
+	p := &progress{w: a.err, terminal: isTerminal(a.err)}
+	opt.Progress = p.show
+	img, err := image.Build(ctx, opt)
+	p.end()
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, &exit{exitCancelled, context.Cause(ctx)}
+		}
+		return nil, &exit{exitInfrastructure, fmt.Errorf("building the image: %w", err)}
+	}
+	return img, nil
+}
+
+// machines opens a pool. The template of the default kind is made, or found,
+// before it returns.
+func (a *app) machines(ctx context.Context, dirs config.Dirs, o machineOptions) (*pool.Pool, error) {
+	driver, err := a.driver(ctx, o.driver, dirs)
+	if err != nil {
+		return nil, err
+	}
+	img, err := a.image(ctx, dirs, o.image)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pool.New(pool.Config{Driver: driver, Image: img, RunDir: dirs.Run, CacheDir: dirs.Cache,
+		CPUs: o.cpus, MemoryMiB: o.memoryMiB, Warm: o.warm, Max: o.max, Log: a.log()})
+	if err != nil {
+		return nil, &exit{exitInfrastructure, err}
+	}
+	began := time.Now()
+	if err := p.Prepare(ctx, pool.Request{}); err != nil {
+		closePool(p)
+		if ctx.Err() != nil {
+			return nil, &exit{exitCancelled, context.Cause(ctx)}
+		}
+		return nil, &exit{exitInfrastructure, err}
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		fmt.Fprintf(a.err, "template snapshot made in %s\n", board.Short(took))
+	}
+	return p, nil
+}
+
+func closePool(p *pool.Pool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return p.Close(ctx)
+}
+
+// progress shows an image build: one line that changes on a terminal, a line a
+// part elsewhere. A build with nothing to do shows nothing.
+type progress struct {
+	w        io.Writer
+	terminal bool
+	mu       sync.Mutex
+	shown    bool
+	open     bool // a line without its end is on the screen
+	last     time.Time
+}
+
+func (p *progress) show(u image.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.Cached || u.Part == "" && !p.shown {
+		return
+	}
+	switch {
+	case u.Done && u.Part != "":
+		p.shown = true
+		p.clear()
+		size := ""
+		if u.Bytes > 0 {
+			size = fmt.Sprintf(", %d MB", u.Bytes/1_000_000)
+		}
+		fmt.Fprintf(p.w, "image: %s ready in %s%s\n", u.Part, board.Short(u.Took), size)
+	case u.Done:
+		p.clear()
+		fmt.Fprintf(p.w, "image: complete in %s\n", board.Short(u.Took))
+	case p.terminal:
+		if time.Since(p.last) < 80*time.Millisecond {
+			return
+		}
+		p.shown, p.open, p.last = true, true, time.Now()
+		fmt.Fprintf(p.w, "\r\x1b[Kimage: %3.0f %%  %s: %s", u.Total*100, u.Part, board.Cut(board.Clean(u.Detail), 50))
+	default:
+		if time.Since(p.last) < 5*time.Second {
+			return
+		}
+		p.shown, p.last = true, time.Now()
+		fmt.Fprintf(p.w, "image: %3.0f %%  %s: %s\n", u.Total*100, u.Part, board.Clean(u.Detail))
+	}
+}
+
+func (p *progress) clear() {
+	if p.open {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.open = false
+	}
+}
+
+func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
+}

@@ -1,0 +1,646 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/plan/show"
+	"github.com/hearth-ci/hearth/internal/source"
+	"github.com/hearth-ci/hearth/internal/tui"
+	"github.com/hearth-ci/hearth/internal/worker"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// runOptions are the flags of `hearth run`; act's letters where act has one.
+type runOptions struct {
+	machineOptions
+	list, graph, dryRun, explain, json, plain, quiet bool
+	jobs                                             []string
+	workflows, event, eventPath, actor, dir          string
+	secrets, vars, env, inputs                       []string
+	secretFile, varFile, envFile, inputFile          string
+	envSecretFiles, envVarFiles                      []string
+	matrix, platform, local                          []string
+	network, learn                                   string
+	offline                                          bool
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run [EVENT]",
+		Short: "Run this repository's workflows for an event (push unless said otherwise)",
+		Long: `Run the workflows of this repository that EVENT starts, from the working tree,
+every job in a microVM of its own.
+
+Exit code: 0 all jobs succeeded, 1 a job failed, 2 a flag or a workflow is
+invalid or there is nothing to run for this event (each with why, before
+anything ran), 3 something could not be done, 130 cancelled.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.event = "push"
+			if len(args) > 0 {
+				o.event = args[0]
+			}
+			return a.run(c.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.BoolVarP(&o.list, "list", "l", false, "list the jobs")
+	f.BoolVarP(&o.graph, "graph", "g", false, "draw the jobs and what they need")
+	f.BoolVarP(&o.dryRun, "dry-run", "n", false, "say what would run, step by step, and run nothing")
+	f.BoolVar(&o.explain, "explain-triggers", false, "say for every workflow why the event starts it, or why not")
+	f.BoolVar(&o.json, "json", false, "nothing but NDJSON on standard output, one record a line")
+	f.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "leave the output of steps out")
+	f.StringArrayVarP(&o.jobs, "job", "j", nil, "only this job, and what it needs")
+	f.StringVarP(&o.workflows, "workflows", "W", "", "workflow file, or directory of them (default .github/workflows)")
+	f.StringVarP(&o.eventPath, "eventpath", "e", "", "file with the event's payload, JSON")
+	f.StringArrayVarP(&o.secrets, "secret", "s", nil, "NAME=value, or NAME to take it from the environment")
+	f.StringVar(&o.secretFile, "secret-file", "", "file of secrets, NAME=value a line (default .secrets)")
+	f.StringArrayVar(&o.vars, "var", nil, "NAME=value of the vars context")
+	f.StringVar(&o.varFile, "var-file", "", "file of variables (default .vars)")
+	f.StringArrayVar(&o.env, "env", nil, "NAME=value for the environment of every step")
+	f.StringVar(&o.envFile, "env-file", "", "file of environment variables (default .env)")
+	f.StringArrayVar(&o.inputs, "input", nil, "NAME=value of a workflow_dispatch input")
+	f.StringVar(&o.inputFile, "input-file", "", "file of inputs (default .input)")
+	f.StringArrayVar(&o.matrix, "matrix", nil, "key:value, only these cells of a matrix")
+	f.StringVarP(&o.actor, "actor", "a", "", "who does it (default: the user)")
+	f.StringVarP(&o.dir, "directory", "C", ".", "the repository")
+	f.StringArrayVarP(&o.platform, "platform", "P", nil, "label=image")
+	f.StringArrayVar(&o.envSecretFiles, "environment-secret-file", nil, "ENV=FILE, secrets of a deployment environment")
+	f.StringArrayVar(&o.envVarFiles, "environment-var-file", nil, "ENV=FILE, variables of a deployment environment")
+	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
+	f.StringVar(&o.network, "network", "default", "what jobs may reach: default (public addresses), none, or allow:HOST,HOST…")
+	f.StringVar(&o.learn, "learn", "", "off, advise or act (default advise, or HEARTH_LEARN)")
+	f.BoolVar(&o.offline, "offline", false, "fetch nothing: actions come from the cache or --local-repository")
+	a.machineFlags(c, &o.machineOptions)
+	return c
+}
+
+// machineFlags adds the flags that say what machines are made of.
+func (a *app) machineFlags(c *cobra.Command, o *machineOptions) {
+	f := c.Flags()
+	f.StringVar(&o.driver, "driver", cmp.Or(a.getenv("HEARTH_DRIVER"), "auto"), "auto, qemu or firecracker")
+	f.StringVar(&o.image, "image", "", "image by name or id (default: the default image)")
+	f.IntVar(&o.cpus, "cpus", 2, "virtual CPUs of a machine")
+	f.IntVar(&o.memoryMiB, "memory", 1024, "memory of a machine, MiB")
+}
+
+// candidate is one workflow file on its way to a run.
+type candidate struct {
+	file     string // relative to the repository
+	src      []byte
+	workflow *workflow.Workflow
+	diags    []workflow.Diagnostic
+	decision workflow.Decision
+	plan     *plan.Run
+	run      ci.Run
+}
+
+// output is where a run's records go, and what is said beside them.
+type output struct {
+	sink  ci.Sink
+	close func() error
+}
+
+func (a *app) output(o runOptions) output {
+	switch {
+	case o.json:
+		j := tui.NewJSON(a.out)
+		return output{j, j.Close}
+	case !o.plain && isTerminal(a.out) && a.getenv("TERM") != "dumb":
+		l := tui.NewLive(a.out)
+		return output{l, l.Close}
+	}
+	p := tui.NewPlain(a.out, o.quiet)
+	return output{p, p.Close}
+}
+
+// diagnose reports diagnostics where the user looks: as records with --json, as
+// text on standard error without.
+func (a *app) diagnose(o runOptions, ds []workflow.Diagnostic) {
+	var j *tui.JSON
+	if o.json {
+		j = tui.NewJSON(a.out)
+	}
+	for _, d := range ds {
+		r := ci.Record{Type: ci.DiagnosticRec, File: d.File, Line: d.Pos.Line, Column: d.Pos.Col, Message: d.Message, Hint: d.Hint, Level: d.Severity.String()}
+		if j != nil {
+			j.Emit(r)
+		} else {
+			fmt.Fprintln(a.err, tui.DiagnosticLine(r))
+		}
+	}
+}
+
+// nothing ends a run that never starts: said, with exit code 2.
+func (a *app) nothing(o runOptions, ds []workflow.Diagnostic, format string, args ...any) error {
+	msg := fmt.Sprintf(format, args...)
+	if o.json {
+		a.diagnose(o, append(ds, workflow.Diagnostic{Message: msg}))
+		return &exit{code: exitUsage}
+	}
+	a.diagnose(o, ds)
+	return usage("%s", msg)
+}
+
+func (a *app) run(ctx context.Context, o runOptions) error {
+	p, err := findProject(ctx, o.dir)
+	if err != nil {
+		return err
+	}
+	set, err := a.settings(p, o)
+	if err != nil {
+		return err
+	}
+	policy, err := network.ParsePolicy(o.network)
+	if err != nil {
+		return usage("--network: %v", err)
+	}
+	o.actor = cmp.Or(o.actor, a.getenv("GITHUB_ACTOR"), a.getenv("USER"), "hearth")
+	all, err := readWorkflows(p, o.workflows)
+	if err != nil {
+		return err
+	}
+	happening, err := p.happening(o.event, o.eventPath, o.actor, set.inputs)
+	if err != nil {
+		return err
+	}
+	if _, known := workflow.LookupEvent(o.event); !known {
+		return a.nothing(o, nil, "%q is no event of GitHub's%s", o.event, didYouMean(o.event))
+	}
+	resolver, err := a.resolver(o)
+	if err != nil {
+		return err
+	}
+	chosen, err := a.choose(ctx, p, o, set, all, happening, resolver)
+	if err != nil || chosen == nil {
+		return err
+	}
+	return a.perform(ctx, p, o, set, chosen, happening, resolver, policy)
+}
+
+// choose reads, decides and plans; it answers -l, -g, -n and --explain-triggers
+// itself (chosen is nil then) and refuses what cannot run, all of it at once.
+func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSettings, all []*candidate, h *workflow.Happening, resolver *action.Resolver) (chosen []*candidate, err error) {
+	var problems, advice []workflow.Diagnostic
+	for _, c := range all {
+		c.workflow, c.diags = workflow.Parse(c.file, c.src, workflow.Options{})
+		if workflow.Errors(c.diags) {
+			problems = append(problems, c.diags...)
+			continue
+		}
+		c.decision = c.workflow.Decide(h)
+	}
+	if o.explain {
+		for _, c := range all {
+			switch word := "no "; {
+			case c.workflow == nil || workflow.Errors(c.diags):
+				fmt.Fprintf(a.out, "no   %s: it is invalid\n", c.file)
+			default:
+				if c.decision.Run {
+					word = "yes"
+				}
+				at := ""
+				if !c.decision.Pos.IsZero() {
+					at = ":" + c.decision.Pos.String()
+				}
+				fmt.Fprintf(a.out, "%s  %s%s: %s\n", word, c.file, at, board.Clean(c.decision.Reason))
+			}
+		}
+		a.diagnose(o, problems)
+		if len(problems) > 0 {
+			return nil, &exit{code: exitUsage}
+		}
+		return nil, nil
+	}
+	for _, c := range all {
+		if workflow.Errors(c.diags) || !c.decision.Run && !o.list {
+			continue
+		}
+		c.run = ci.Run{ID: ci.NewID(), Event: o.event, Repository: p.repository, Workflow: cmp.Or(c.workflow.Name, c.file), File: c.file,
+			Ref: h.Ref, SHA: p.sha, Actor: o.actor, Number: 1, Attempt: 1, Created: time.Now()}
+		ds := a.plan(ctx, p, o, set, c, h, resolver)
+		if workflow.Errors(ds) {
+			c.diags = append(c.diags, ds...)
+			if c.decision.Run {
+				problems = append(problems, ds...)
+			}
+			continue
+		}
+		advice = append(advice, ds...)
+		if c.decision.Run {
+			chosen = append(chosen, c)
+		}
+	}
+	if o.list {
+		var entries []show.Entry
+		for _, c := range all {
+			entries = append(entries, show.Entry{File: c.file, Workflow: c.workflow, Triggered: c.decision.Run, Reason: c.decision.Reason, Run: c.plan, Diagnostics: c.diags})
+		}
+		if err := show.List(a.out, entries); err != nil {
+			return nil, err
+		}
+		if workflow.Errors(problems) {
+			a.diagnose(o, problems)
+			return nil, &exit{code: exitUsage}
+		}
+		return nil, nil
+	}
+	if len(problems) > 0 {
+		// One bad file stops everything: running the rest would look like all
+		// of it.
+		return nil, a.nothing(o, problems, "nothing was run: mend the %s above", plural(len(problems), "error"))
+	}
+	if len(chosen) == 0 {
+		var why []string
+		for _, c := range all {
+			why = append(why, fmt.Sprintf("  %s: %s", c.file, board.Clean(c.decision.Reason)))
+		}
+		return nil, a.nothing(o, nil, "no workflow runs for %s, so nothing was run:\n%s", o.event, strings.Join(why, "\n"))
+	}
+	filter := plan.Filter{Jobs: o.jobs}
+	for _, m := range o.matrix {
+		cell, err := plan.ParseCell(m)
+		if err != nil {
+			return nil, usage("%v", err)
+		}
+		filter.Matrix = append(filter.Matrix, cell)
+	}
+	if len(filter.Jobs)+len(filter.Matrix) > 0 {
+		var errs []error
+		chosen = slices.DeleteFunc(chosen, func(c *candidate) bool {
+			err := c.plan.Keep(filter)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", c.file, err))
+			}
+			return err != nil
+		})
+		if len(chosen) == 0 {
+			return nil, a.nothing(o, nil, "%v", errors.Join(errs...))
+		}
+	}
+	for _, c := range chosen {
+		if len(c.plan.Jobs) == 0 {
+			return nil, a.nothing(o, nil, "%s has no job to run", c.file)
+		}
+		switch {
+		case o.graph:
+			err = show.Graph(a.out, c.plan)
+		case o.dryRun:
+			err = show.DryRun(a.out, c.plan)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if o.graph || o.dryRun {
+		return nil, nil
+	}
+	if len(advice) > 0 && a.verbose {
+		a.diagnose(o, advice)
+	}
+	return chosen, nil
+}
+
+// plan links, plans and checks one workflow.
+func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, h *workflow.Happening, resolver *action.Resolver) []workflow.Diagnostic {
+	ds := workflow.Link(c.workflow, a.load(ctx, p, resolver), workflow.Options{})
+	if workflow.Errors(ds) {
+		return ds
+	}
+	payload, inputs := h.Payload, expr.Value{}
+	if t := c.workflow.Trigger("workflow_dispatch"); t != nil && o.event == "workflow_dispatch" {
+		given, eventInputs, errs := workflow.DispatchInputs(t, set.inputs)
+		for _, err := range errs {
+			ds = append(ds, workflow.Diagnostic{File: c.file, Pos: t.Pos, Message: err.Error(), Hint: "give inputs with --input NAME=value"})
+		}
+		inputs = given
+		if m := payload.AsMap(); m != nil {
+			m = m.Clone()
+			m.Set("inputs", eventInputs)
+			payload = expr.Object(m)
+		}
+	}
+	if workflow.Errors(ds) {
+		return ds
+	}
+	run, more := plan.Build(plan.Request{Workflow: c.workflow, Event: h, Inputs: inputs, Vars: stringsValue(set.vars),
+		GitHub: worker.GitHubContext(worker.Facts{Run: c.run, Payload: payload, BaseRef: h.BaseRef, HeadRef: h.HeadRef, Server: p.server, API: apiOf(p.server), Actor: o.actor})})
+	ds = append(ds, more...)
+	if workflow.Errors(ds) || run == nil {
+		return ds
+	}
+	c.plan = run
+	c.run.Name, c.run.Workflow = run.Name, run.Workflow
+	//CHECK ds = append(ds, engine.Check(run, engine.CheckOptions{Actions: resolver, Source: true, Repository: p.repository})...)
+	for _, j := range run.Jobs {
+		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
+			continue
+		}
+		if _, err := image.ForLabels(j.Labels, set.platforms); err != nil {
+			pos := j.Definition.Pos
+			if j.Definition.RunsOn != nil {
+				pos = j.Definition.RunsOn.Pos
+			}
+			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: "-P LABEL=" + image.DefaultName + " runs it on the default image"})
+		}
+	}
+	return dedupe(ds)
+}
+
+// dedupe drops what the cells of a matrix say alike.
+func dedupe(ds []workflow.Diagnostic) []workflow.Diagnostic {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(ds, func(d workflow.Diagnostic) bool {
+		was := seen[d.String()]
+		seen[d.String()] = true
+		return was
+	})
+}
+
+func apiOf(server string) string {
+	if server == "https://github.com" {
+		return "https://api.github.com"
+	}
+	return server + "/api/v3"
+}
+
+func stringsValue(m map[string]string) expr.Value {
+	out := expr.NewMap()
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out.Set(k, expr.String(m[k]))
+	}
+	return expr.Object(out)
+}
+
+// load reads a reusable workflow: of this repository from the working tree, of
+// others through the resolver.
+func (a *app) load(ctx context.Context, p *project, resolver *action.Resolver) workflow.Load {
+	root, err := os.OpenRoot(p.root)
+	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
+		if err != nil {
+			return "", nil, err
+		}
+		if name, ok := strings.CutPrefix(uses, "./"); ok {
+			b, err := root.ReadFile(filepath.FromSlash(name))
+			return name, b, err
+		}
+		return "", nil, errors.New("not yet")
+	}
+}
+
+func readWorkflows(p *project, where string) ([]*candidate, error) {
+	dir := where
+	if dir == "" {
+		dir = filepath.Join(p.root, ".github", "workflows")
+	} else if !filepath.IsAbs(dir) {
+		// As act has it: relative to the repository, else to where we stand.
+		if _, err := os.Stat(filepath.Join(p.root, dir)); err == nil {
+			dir = filepath.Join(p.root, dir)
+		}
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		if where == "" {
+			return nil, usage("%s has no .github/workflows: name a file or a directory with -W, or write one with `hearth new`", p.root)
+		}
+		return nil, usage("-W: %v", err)
+	}
+	files := []string{dir}
+	if info.IsDir() {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, usage("-W: %v", err)
+		}
+		files = nil
+		for _, e := range entries {
+			if ext := filepath.Ext(e.Name()); !e.IsDir() && (ext == ".yml" || ext == ".yaml") {
+				files = append(files, filepath.Join(dir, e.Name()))
+			}
+		}
+		if len(files) == 0 {
+			return nil, usage("%s holds no *.yml or *.yaml file", dir)
+		}
+	}
+	var out []*candidate
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, usage("%v", err)
+		}
+		name := f
+		if rel, err := filepath.Rel(p.root, f); err == nil && filepath.IsLocal(rel) {
+			name = filepath.ToSlash(rel)
+		}
+		out = append(out, &candidate{file: name, src: b})
+	}
+	return out, nil
+}
+
+// runSettings is what flags and dot files say.
+type runSettings struct {
+	secrets, vars, env, inputs map[string]string
+	platforms                  map[string]string
+	envSecrets, envVars        map[string]map[string]string
+}
+
+func (a *app) settings(p *project, o runOptions) (runSettings, error) {
+	s := runSettings{secrets: map[string]string{}, vars: map[string]string{}, env: map[string]string{}, inputs: map[string]string{}, platforms: map[string]string{},
+		envSecrets: map[string]map[string]string{}, envVars: map[string]map[string]string{}}
+	for _, k := range []struct {
+		flag, file, def string
+		given           []string
+		into            map[string]string
+		fromEnv         bool
+	}{
+		{"secret", o.secretFile, ".secrets", o.secrets, s.secrets, true},
+		{"var", o.varFile, ".vars", o.vars, s.vars, true},
+		{"env", o.envFile, ".env", o.env, s.env, true},
+		{"input", o.inputFile, ".input", o.inputs, s.inputs, false},
+	} {
+		file := k.file
+		if file == "" {
+			file = filepath.Join(p.root, k.def)
+		}
+		if err := settings(file, k.file != "", k.into); err != nil {
+			return s, err
+		}
+		for _, kv := range k.given {
+			name, v, ok := strings.Cut(kv, "=")
+			if !ok && k.fromEnv {
+				if v = a.getenv(name); v == "" {
+					return s, usage("--%s %s: the environment has no %s; say %s=value", k.flag, name, name, name)
+				}
+			} else if !ok {
+				return s, usage("--%s %s: want NAME=value", k.flag, name)
+			}
+			if name == "" {
+				return s, usage("--%s: want NAME=value", k.flag)
+			}
+			k.into[name] = v
+		}
+	}
+	for _, k := range []struct {
+		flag  string
+		given []string
+		into  map[string]map[string]string
+	}{{"environment-secret-file", o.envSecretFiles, s.envSecrets}, {"environment-var-file", o.envVarFiles, s.envVars}} {
+		for _, kv := range k.given {
+			name, file, ok := strings.Cut(kv, "=")
+			if !ok || name == "" || file == "" {
+				return s, usage("--%s %s: want ENV=FILE", k.flag, kv)
+			}
+			m := map[string]string{}
+			if err := settings(file, true, m); err != nil {
+				return s, err
+			}
+			k.into[strings.ToLower(name)] = m
+		}
+	}
+	for _, kv := range o.platform {
+		label, img, ok := strings.Cut(kv, "=")
+		if !ok || label == "" || img == "" {
+			return s, usage("-P %s: want label=image", kv)
+		}
+		s.platforms[label] = img
+	}
+	return s, nil
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func didYouMean(event string) string {
+	best, distance := "", 4
+	for _, e := range workflow.Events() {
+		if !e.Starts {
+			continue
+		}
+		if d := editDistance(event, e.Name); d < distance {
+			best, distance = e.Name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := last
+			if a[i] != b[j] {
+				cost++
+			}
+			last = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// perform runs what was planned and says what came of it.
+func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSettings, chosen []*candidate, h *workflow.Happening, resolver *action.Resolver, policy network.Policy) error {
+	s, dirs, err := a.store(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	learner, err := learn.Open(ctx, s, learn.Options{Mode: learn.Mode(cmp.Or(o.learn, a.getenv("HEARTH_LEARN"))), Log: a.log()})
+	if err != nil {
+		return usage("--learn: %v", err)
+	}
+	o.warm = 1
+	machines, err := a.machines(ctx, dirs, o.machineOptions)
+	if err != nil {
+		return err
+	}
+	defer closePool(machines)
+
+	images := map[string]*image.Image{}
+	for _, c := range chosen {
+		for _, j := range c.plan.Jobs {
+			name, err := image.ForLabels(j.Labels, set.platforms)
+			if err != nil || name == image.DefaultName || images[name] != nil {
+				continue
+			}
+			if images[name], err = image.Open(dirs.Images(), name); err != nil {
+				return usage("-P: image %q: %v (hearth image list)", name, err)
+			}
+		}
+	}
+	groups := worker.NewGroups()
+	conclusions := make([]ci.Conclusion, len(chosen))
+	errs := make([]error, len(chosen))
+	for i, c := range chosen {
+		if ctx.Err() != nil {
+			break
+		}
+		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, func(sink ci.Sink) *worker.Runner {
+			return &worker.Runner{
+				Pool: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
+				Sink: sink, Secrets: set.secrets, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
+				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch},
+				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
+				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
+				Image: func(labels []string) (*image.Image, error) {
+					name, err := image.ForLabels(labels, set.platforms)
+					return images[name], err
+				},
+			}
+		}, s, learner)
+	}
+	return a.verdict(ctx, conclusions, errs)
+}
+
+// verdict turns how the runs ended into an exit code.
+func (a *app) verdict(ctx context.Context, conclusions []ci.Conclusion, errs []error) error {
+	if err := errors.Join(errs...); err != nil && !errors.Is(err, errJobInfrastructure) {
+		return &exit{exitInfrastructure, err}
+	}
+	if ctx.Err() != nil {
+		return &exit{exitCancelled, context.Cause(ctx)}
+	}
+	if errors.Join(errs...) != nil {
+		return &exit{code: exitInfrastructure}
+	}
+	for _, c := range conclusions {
+		if !c.Green() {
+			return &exit{code: exitFailed}
+		}
+	}
+	return nil
+}
+
+var errJobInfrastructure = errors.New("a job could not be run")
