@@ -669,16 +669,25 @@ func (l *Learner) mended(tx *store.Learning, where string, run ci.Run, streak in
 			continue
 		}
 		done[h.Signature] = true
-		if h.SHA == run.SHA { // nothing changed and it passes
-			if err := tx.CountRetry(h.Signature, true); err != nil {
-				return err
-			}
-			l.flakes.Label(h.Signature, true)
-			continue
-		}
 		fix := run.Name
 		if fix == run.Workflow || fix == run.File {
 			fix = ""
+		}
+		if h.SHA == run.SHA {
+			// A run that a forge asked for is of the commit as it is: nothing
+			// changed, and it passes. A run from a working tree may have had
+			// changes that nobody committed, and proves neither.
+			if run.EventID != "" {
+				if err := tx.CountRetry(h.Signature, true); err != nil {
+					return err
+				}
+				l.flakes.Label(h.Signature, true)
+				continue
+			}
+			if err := tx.Fixed(h.Signature, run.SHA, "on the same commit: by changes that were not committed, or by itself"); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := tx.Fixed(h.Signature, run.SHA, fix); err != nil {
 			return err

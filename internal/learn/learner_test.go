@@ -229,6 +229,28 @@ func TestFlakyIsSaidAndRetried(t *testing.T) {
 	}
 }
 
+// TestWorkingTreeIsNoCommit: from a working tree, passing on the same commit may
+// be the work of an edit, and makes nothing flaky.
+func TestWorkingTreeIsNoCommit(t *testing.T) {
+	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := newWorld(t, s, learn.Options{})
+	for range 4 {
+		w.run("same", "refs/heads/main", 1, true, assertion...)
+		w.run("same", "refs/heads/main", 1, false)
+	}
+	r := w.run("same", "refs/heads/main", 1, true, assertion...)
+	if r.explain.Flaky || r.decision.Retry || r.explain.Seen != 4 || !strings.Contains(r.explain.Fix, "not committed") {
+		t.Errorf("%+v %+v", r.explain, r.decision)
+	}
+	if sig, err := s.Signature(t.Context(), r.explain.Signature); err != nil || sig.RetryOK != 0 {
+		t.Errorf("%+v %v", sig, err)
+	}
+}
+
 func TestOffDoesNothing(t *testing.T) {
 	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
 	if err != nil {
