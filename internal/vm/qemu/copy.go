@@ -23,6 +23,11 @@ func copySparse(ctx context.Context, dst, src string) error {
 		return err
 	}
 	defer in.Close()
+	return copySparseFrom(ctx, dst, in)
+}
+
+// copySparseFrom is copySparse from an open file.
+func copySparseFrom(ctx context.Context, dst string, in *os.File) error {
 	fi, err := in.Stat()
 	if err != nil {
 		return err
@@ -51,7 +56,7 @@ func copySparse(ctx context.Context, dst, src string) error {
 	if err != nil {
 		return err
 	}
-	return out.Close()
+	return out.Close() // not synced: what is lost with the host is made again
 }
 
 // extents calls data and hole for the parts of f, in order, each at most 16 MiB.

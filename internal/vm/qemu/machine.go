@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/hearth-ci/hearth/internal/vm"
 )
@@ -35,6 +36,7 @@ type machine struct {
 	console console
 	qmp     *qmp
 	conEnd  net.Conn
+	memory  *os.File // of a template, until Snapshot has copied it or Close
 
 	// operation is held by whoever stops, continues or snapshots the machine.
 	operation chan struct{}
@@ -70,11 +72,18 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 	var files []*os.File // QEMU's
 	release := func() {
 		for _, f := range files {
-			f.Close()
+			if f != m.memory {
+				f.Close()
+			}
 		}
 		files = nil
 	}
 	defer release()
+	defer func() {
+		if err != nil && m.memory != nil {
+			m.memory.Close()
+		}
+	}()
 	qmpConn, qmpFile, err := socketPair("qmp")
 	if err != nil {
 		return fail("start", err)
@@ -101,6 +110,14 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 		}
 		l.NetFD, l.HasNet = fdMonitor+len(files), true
 		files = append(files, f)
+	}
+	if l.Shared {
+		if m.memory, err = memfd(int64(l.MemoryMiB) << 20); err != nil {
+			drop()
+			return fail("start", err)
+		}
+		l.Memory = fmt.Sprintf("/proc/self/fd/%d", fdMonitor+len(files))
+		files = append(files, m.memory)
 	}
 	inFD := fdMonitor + len(files)
 	if incoming != nil {
@@ -250,6 +267,23 @@ func socketPair(name string) (net.Conn, *os.File, error) {
 	return c, theirs, nil
 }
 
+// memfd makes an anonymous file, all hole, of size bytes.
+func memfd(size int64) (*os.File, error) {
+	name := []byte("hearth-memory\x00")
+	fd, _, e := syscall.Syscall(sysMemfdCreate, uintptr(unsafe.Pointer(&name[0])), mfdCloexec, 0)
+	if e != 0 {
+		return nil, fmt.Errorf("memory for a template: %w", e)
+	}
+	f := os.NewFile(fd, "hearth-memory")
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("memory for a template: %w", err)
+	}
+	return f, nil
+}
+
+const mfdCloexec = 1 // MFD_CLOEXEC
+
 // event hears from QEMU.
 func (m *machine) event(e event) {
 	switch e.Name {
@@ -374,6 +408,9 @@ func (m *machine) Close(ctx context.Context) error {
 	defer m.mu.Unlock()
 	if !m.closed {
 		m.closed = true
+		if m.memory != nil {
+			m.memory.Close()
+		}
 		if err := os.RemoveAll(m.spec.Dir); err != nil {
 			m.final = &vm.Error{Machine: m.spec.ID, Op: "close", Err: err}
 		}

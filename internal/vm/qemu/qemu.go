@@ -20,10 +20,12 @@
 //
 // # Snapshot and clone
 //
-// A template's memory is a file that QEMU maps shared. Snapshot stops the
-// machine and has everything but memory written out ("x-ignore-shared"), which
-// is some 60 kB, and the memory file is handed over as it is. A clone maps that
-// file privately, so that pages are shared until written, puts a qcow2 overlay
+// A template's memory is an anonymous file (memfd) that QEMU maps shared.
+// Snapshot stops the machine, has everything but memory written out
+// ("x-ignore-shared"), which is some 60 kB, ends QEMU and copies what there is
+// of the memory to a file. (A file on disk from the start would spare the copy,
+// but then each page the guest touches first waits for the host's file system,
+// and a busy disk makes a boot take a minute.) A clone maps the copy privately, so that pages are shared until written, puts a qcow2 overlay
 // over each writable disk, loads the 60 kB and goes on. State goes through
 // inherited files ("fd:"), not through a shell ("exec:cat"), which saves
 // two processes a clone and lets QEMU's sandbox forbid starting any.
@@ -234,9 +236,7 @@ func (d *Driver) boot(ctx context.Context, spec vm.Spec, a accel) (*machine, err
 		}
 	}
 	l := layout{ID: spec.ID, Accel: a, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Disks: spec.Disks, MAC: spec.MAC}
-	if spec.Template {
-		l.Memory, l.Shared = filepath.Join(spec.Dir, memoryName), true
-	}
+	l.Shared = spec.Template
 	extra := []string{"-kernel", spec.Kernel, "-append", cmdline(spec.Cmdline, d.timeStampKHz())}
 	if spec.Initrd != "" {
 		extra = append(extra, "-initrd", spec.Initrd)

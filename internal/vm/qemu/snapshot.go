@@ -109,8 +109,8 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	if m.layout.Shared {
 		m.end() // nothing may write to its memory or its disks any more
 		<-m.done
-		if err := move(ctx, filepath.Join(dir, memoryName), m.layout.Memory); err != nil {
-			return err
+		if err := copySparseFrom(ctx, filepath.Join(dir, memoryName), m.memory); err != nil {
+			return fmt.Errorf("write the memory down: %w", err)
 		}
 	}
 	for _, d := range m.layout.Disks {
@@ -173,14 +173,6 @@ func (s *manifest) write(ctx context.Context, dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, manifestName), append(b, '\n'), 0o600)
-}
-
-// move renames, or copies between file systems.
-func move(ctx context.Context, dst, src string) error {
-	if os.Rename(src, dst) == nil {
-		return nil
-	}
-	return copySparse(ctx, dst, src)
 }
 
 // bandwidth is the limit for a migration, in bytes per second: none.
