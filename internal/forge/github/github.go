@@ -16,6 +16,7 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -406,10 +407,98 @@ func (r *Repo) Tarball(ctx context.Context, sha string) (io.ReadCloser, error) {
 	return body, err
 }
 
+// Commit is what a commit says of itself.
+type Commit struct {
+	SHA     string
+	Message string
+	Parents []string
+}
+
+// Commit reads one commit, by its exact sha.
+func (r *Repo) Commit(ctx context.Context, sha string) (Commit, error) {
+	var out Commit
+	err := r.app.try(ctx, "commit "+sha, func() error {
+		c, _, err := r.client.Repositories.GetCommit(ctx, r.owner, r.name, sha, &gh.ListOptions{Page: 1, PerPage: 1})
+		if err != nil {
+			return err
+		}
+		out = Commit{SHA: c.GetSHA(), Message: c.GetCommit().GetMessage()}
+		for _, p := range c.Parents {
+			out.Parents = append(out.Parents, p.GetSHA())
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Resolve asks which commit a full ref (refs/heads/main, refs/tags/v1) is at.
+func (r *Repo) Resolve(ctx context.Context, ref string) (sha string, err error) {
+	err = r.app.try(ctx, "ref "+ref, func() error {
+		found, _, err := r.client.Git.GetRef(ctx, r.owner, r.name, strings.TrimPrefix(ref, "refs/"))
+		if err != nil {
+			return err
+		}
+		sha = found.GetObject().GetSHA()
+		if found.GetObject().GetType() != "tag" {
+			return nil
+		}
+		tag, _, err := r.client.Git.GetTag(ctx, r.owner, r.name, sha)
+		sha = tag.GetObject().GetSHA()
+		return err
+	})
+	return sha, err
+}
+
 // Token makes a token for one job: this repository only, the permissions given
 // (scope, as in a workflow: contents, pull-requests, …; read or write) and no
-// more, valid for an hour.
+// more, valid for an hour. GitHub makes no token at all if it is asked for more
+// than the App was granted: then it is asked for what of it was granted.
 func (r *Repo) Token(ctx context.Context, permissions map[string]string) (string, error) {
+	token, err := r.token(ctx, permissions)
+	var e *Error
+	if !errors.As(err, &e) || e.Status != http.StatusUnprocessableEntity {
+		return token, err
+	}
+	granted, err := r.granted(ctx)
+	if err != nil {
+		return "", err
+	}
+	less := map[string]string{}
+	for scope, access := range permissions {
+		switch g := granted[strings.ReplaceAll(scope, "-", "_")]; {
+		case g == "":
+		case g == "read":
+			less[scope] = "read"
+		default:
+			less[scope] = access
+		}
+	}
+	return r.token(ctx, less)
+}
+
+// granted reads what the installation may do: scope, with underscores, to read,
+// write or admin.
+func (r *Repo) granted(ctx context.Context) (map[string]string, error) {
+	c, err := r.app.client(r.app.apps)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	err = r.app.try(ctx, "permissions of the installation", func() error {
+		in, _, err := c.Apps.GetInstallation(ctx, r.transport.InstallationID())
+		if err != nil {
+			return err
+		}
+		b, err := json.Marshal(in.GetPermissions())
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(b, &out)
+	})
+	return out, err
+}
+
+func (r *Repo) token(ctx context.Context, permissions map[string]string) (string, error) {
 	p := &gh.InstallationPermissions{Metadata: gh.Ptr("read")}
 	for scope, access := range permissions {
 		if access != "read" && access != "write" {

@@ -99,6 +99,21 @@ func TestReading(t *testing.T) {
 	if err != nil || !strings.HasPrefix(token, "ghs_") {
 		t.Errorf("token %q, %v", token, err)
 	}
+	// More than the App was granted: what of it was.
+	if _, err := r.Token(ctx, map[string]string{"contents": "write", "packages": "read", "pull-requests": "read"}); err != nil {
+		t.Error(err)
+	}
+	if all := s.Tokens(); fmt.Sprint(all[len(all)-1]) != "map[contents:read metadata:read pull_requests:read]" {
+		t.Errorf("tokens %v", all)
+	}
+	s.Ref("octo/hello", "refs/heads/main", sha)
+	s.Describe("octo/hello", sha, "first\n\nbody", "p1")
+	if got, err := r.Resolve(ctx, "refs/heads/main"); err != nil || got != sha {
+		t.Errorf("main is at %s, %v", got, err)
+	}
+	if c, err := r.Commit(ctx, sha); err != nil || c.Message != "first\n\nbody" || len(c.Parents) != 1 || c.Parents[0] != "p1" {
+		t.Errorf("commit %+v, %v", c, err)
+	}
 }
 
 func TestChecks(t *testing.T) {

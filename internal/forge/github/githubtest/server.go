@@ -45,6 +45,7 @@ type Server struct {
 	checks     map[int64]*Check
 	nextCheck  int64
 	violations []string
+	narrowed   []map[string]string
 	requests   []string
 	fault      func(r *http.Request) *Fault
 	changed    chan struct{}
@@ -61,7 +62,14 @@ type Fault struct {
 type repo struct {
 	trees   map[string]map[string]string // sha → path → content
 	changes map[string][]string          // "base...head", or a sha → paths
+	commits map[string]commit
+	refs    map[string]string // heads/main → sha
 	pulls   map[int][]string
+}
+
+type commit struct {
+	message string
+	parents []string
 }
 
 type token struct {
@@ -105,6 +113,8 @@ func New() *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /repos/{owner}/{repo}/installation", s.app(s.installation))
 	mux.HandleFunc("POST /app/installations/{id}/access_tokens", s.app(s.accessToken))
+	mux.HandleFunc("GET /app/installations/{id}", s.app(s.installed))
+	mux.HandleFunc("GET /repos/{owner}/{repo}/git/ref/{ref...}", s.repo("contents", "read", s.ref))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/contents/{path...}", s.repo("contents", "read", s.contents))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/commits/{sha}", s.repo("contents", "read", s.commit))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/compare/{range}", s.repo("contents", "read", s.compare))
@@ -157,6 +167,20 @@ func (s *Server) Commit(name, sha string, files map[string]string) {
 	s.of(name).trees[sha] = files
 }
 
+// Describe gives a commit its message and parents.
+func (s *Server) Describe(name, sha, message string, parents ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(name).commits[sha] = commit{message, parents}
+}
+
+// Ref points a ref (refs/heads/main) to a commit.
+func (s *Server) Ref(name, ref, sha string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(name).refs[strings.TrimPrefix(ref, "refs/")] = sha
+}
+
 // Changes says which paths differ: between "base...head", or in the commit sha.
 func (s *Server) Changes(name, what string, paths ...string) {
 	s.mu.Lock()
@@ -174,7 +198,7 @@ func (s *Server) Pull(name string, number int, paths ...string) {
 func (s *Server) of(name string) *repo {
 	r := s.repos[name]
 	if r == nil {
-		r = &repo{trees: map[string]map[string]string{}, changes: map[string][]string{}, pulls: map[int][]string{}}
+		r = &repo{trees: map[string]map[string]string{}, changes: map[string][]string{}, commits: map[string]commit{}, refs: map[string]string{}, pulls: map[int][]string{}}
 		s.repos[name] = r
 	}
 	return r
@@ -204,6 +228,13 @@ func (s *Server) Checks() []Check {
 
 // Changed receives after check runs have changed.
 func (s *Server) Changed() <-chan struct{} { return s.changed }
+
+// Tokens lists the permissions of every token handed out that was narrowed down.
+func (s *Server) Tokens() []map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.narrowed)
+}
 
 // Violations is what clients did that they should not have.
 func (s *Server) Violations() []string {
@@ -296,6 +327,30 @@ func (s *Server) installation(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, map[string]any{"id": s.Installation, "app_id": s.AppID})
 }
 
+// permissions are what the installation was granted.
+func permissions() map[string]string {
+	return map[string]string{"metadata": "read", "contents": "read", "checks": "write", "pull_requests": "read", "statuses": "write"}
+}
+
+func (s *Server) installed(w http.ResponseWriter, r *http.Request) {
+	if r.PathValue("id") != strconv.FormatInt(s.Installation, 10) {
+		s.deny(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	s.answer(w, http.StatusOK, map[string]any{"id": s.Installation, "app_id": s.AppID, "permissions": permissions()})
+}
+
+func (s *Server) ref(w http.ResponseWriter, r *http.Request, rp *repo) {
+	s.mu.Lock()
+	sha := rp.refs[r.PathValue("ref")]
+	s.mu.Unlock()
+	if sha == "" {
+		s.deny(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	s.answer(w, http.StatusOK, map[string]any{"ref": "refs/" + r.PathValue("ref"), "object": map[string]any{"type": "commit", "sha": sha}})
+}
+
 func (s *Server) accessToken(w http.ResponseWriter, r *http.Request) {
 	if r.PathValue("id") != strconv.FormatInt(s.Installation, 10) {
 		s.deny(w, http.StatusNotFound, "Not Found")
@@ -312,7 +367,7 @@ func (s *Server) accessToken(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	granted := map[string]string{"metadata": "read", "contents": "read", "checks": "write", "pull_requests": "read", "statuses": "write"}
+	granted := permissions()
 	for scope, access := range body.Permissions {
 		if granted[scope] != access && granted[scope] != "write" {
 			s.deny(w, http.StatusUnprocessableEntity, "The permissions requested are not granted to this installation.")
@@ -326,6 +381,9 @@ func (s *Server) accessToken(w http.ResponseWriter, r *http.Request) {
 	rand.Read(b)
 	t := "ghs_" + base64.RawURLEncoding.EncodeToString(b)
 	s.mu.Lock()
+	if body.Permissions != nil {
+		s.narrowed = append(s.narrowed, granted)
+	}
 	s.tokens[t] = token{time.Now().Add(time.Hour), granted, body.Repositories}
 	s.mu.Unlock()
 	s.answer(w, http.StatusCreated, map[string]any{"token": t, "expires_at": time.Now().Add(time.Hour).UTC().Format(time.RFC3339), "permissions": granted})
@@ -384,7 +442,12 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request, rp *repo) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.answer(w, http.StatusOK, map[string]any{"sha": sha, "files": files(rp.changes[sha])})
+	c := rp.commits[sha]
+	parents := []map[string]any{}
+	for _, p := range c.parents {
+		parents = append(parents, map[string]any{"sha": p})
+	}
+	s.answer(w, http.StatusOK, map[string]any{"sha": sha, "commit": map[string]any{"message": c.message}, "parents": parents, "files": files(rp.changes[sha])})
 }
 
 func (s *Server) compare(w http.ResponseWriter, r *http.Request, rp *repo) {
