@@ -1,0 +1,469 @@
+// Package firecracker drives Firecracker, which needs hardware virtualisation
+// (KVM) and gives machines that start, and above all resume, in the shortest
+// time.
+//
+// # Order of calls
+//
+// One Firecracker process is one machine; it is told what to be over HTTP on a
+// unix socket (api.go). Booting: logger → machine-config → boot-source → drives
+// → network-interfaces → vsock → entropy → InstanceStart. Restoring: logger →
+// snapshot/load → resume. Versions below 1.12 are refused; what newer ones
+// added is sent only to those that say they know it. Whatever Firecracker
+// refuses comes back as a [*Fault] with its own words, and every error about a
+// machine carries the end of its log and console. Metrics stay off: nobody
+// reads them, and so nothing has to bound them.
+//
+// # Processes and files
+//
+// Firecracker runs in the machine's directory and is given relative paths only:
+// its sockets, and a symbolic link to each disk. So a path may be of any
+// length, and a snapshot, which carries the paths of its machine, fits every
+// clone without being told others. Like QEMU it is started from a goroutine
+// that keeps its operating system thread until Firecracker has ended, with that
+// thread's death arranged to kill it: however hearth ends, no Firecracker stays.
+//
+// # The agent
+//
+// A vsock device, on the host a unix socket: "CONNECT 1024\n", "OK n\n", and the
+// stream is the agent's (vsock.go). While the guest boots, and once after a
+// restore, that fails or the stream ends at once: whoever dials tries until a
+// whole exchange has succeeded. A snapshot ends open streams, of the machine
+// that goes on as well; the agent's listener survives in both.
+//
+// # Disks
+//
+// Firecracker knows raw images only, and does not show a disk's ID to the
+// guest. So a command line's hearth.base=ID and the like are rewritten to the
+// names that the disks will have (vda, vdb, …). A clone gets a sparse copy of
+// each writable disk, or shared blocks where the file system can.
+//
+// # Network
+//
+// The thread that starts Firecracker first moves to a network namespace of its
+// own, in which there is a tap for Firecracker, a second one whose file we
+// hold, and a bridge between them, which does in the kernel what the guest
+// leaves to its network card: checksums and segmentation. Nothing in there has
+// an address, and nothing leads out but our file, whose frames go over
+// Spec.Net (tap.go). This takes CAP_NET_ADMIN and CAP_SYS_ADMIN; without them a
+// machine with a network is refused.
+//
+// # KVM or not
+//
+// As with QEMU: that /dev/kvm opens says little. The verdict is a probe's, which
+// boots a kernel until it looks for a root and finds none (kvm.go).
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/vm"
+)
+
+// Config says how a [Driver] works. The zero value is usable.
+type Config struct {
+	// Binary is Firecracker's path, or a name to look for in PATH. If empty:
+	// $HEARTH_FIRECRACKER, then "firecracker" in PATH, then what `make firecracker`
+	// left in CacheDir.
+	Binary string
+
+	// CacheDir is where the verdict on KVM is kept, and below which a fetched
+	// Firecracker is looked for; "" is neither.
+	CacheDir string
+
+	// Kernel is a kernel for [Driver.Probe] to boot; "" lets it find out less.
+	Kernel string
+
+	// ProbeTimeout bounds the boot that decides whether KVM works; 15 s if 0.
+	ProbeTimeout time.Duration
+
+	// Log hears what was decided and why; nil discards.
+	Log *slog.Logger
+}
+
+// FetchedVersion is the one that `make firecracker` puts into the cache.
+const FetchedVersion = "1.12.1"
+
+// Driver starts Firecracker machines. It implements [vm.Driver],
+// [vm.Restorer], [vm.Verifier] and [vm.Fingerprinter].
+type Driver struct {
+	cfg Config
+	log *slog.Logger
+
+	mu       sync.Mutex
+	binary   string // absolute, once found
+	version  version
+	verdicts map[string]Verdict
+	probing  sync.Mutex
+}
+
+var (
+	_ vm.Driver        = (*Driver)(nil)
+	_ vm.Restorer      = (*Driver)(nil)
+	_ vm.Verifier      = (*Driver)(nil)
+	_ vm.Fingerprinter = (*Driver)(nil)
+)
+
+// New returns a driver. It looks at nothing yet: see [Driver.Probe].
+func New(cfg Config) *Driver {
+	if cfg.ProbeTimeout == 0 {
+		cfg.ProbeTimeout = 15 * time.Second
+	}
+	d := &Driver{cfg: cfg, log: cfg.Log, verdicts: map[string]Verdict{}}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	return d
+}
+
+// Name is "firecracker".
+func (d *Driver) Name() string { return "firecracker" }
+
+// Probe finds Firecracker, checks its version, and boots something under KVM.
+// With Config.Kernel that is this kernel, and the answer is final; without, a
+// program of fifty bytes, which tells at once whether there is any use in
+// trying. Start asks again, with its own kernel.
+func (d *Driver) Probe(ctx context.Context) error {
+	if _, _, err := d.find(ctx); err != nil {
+		return err
+	}
+	v, err := d.Verdict(ctx, d.cfg.Kernel)
+	if err != nil {
+		return err
+	}
+	return v.err()
+}
+
+// Version returns Firecracker's version, as "1.12.1".
+func (d *Driver) Version(ctx context.Context) (string, error) {
+	_, v, err := d.find(ctx)
+	if err != nil {
+		return "", err
+	}
+	return v.String(), nil
+}
+
+// ErrNotInstalled says that there is no Firecracker on this host.
+var ErrNotInstalled = errors.New("firecracker is not installed: put a release of https://github.com/firecracker-microvm/firecracker/releases " +
+	"into PATH, name it in HEARTH_FIRECRACKER, or run `make firecracker`")
+
+// lookPath returns the path of the binary.
+func (d *Driver) lookPath() (string, error) {
+	name, from := d.cfg.Binary, "the configuration"
+	if name == "" {
+		name, from = os.Getenv("HEARTH_FIRECRACKER"), "HEARTH_FIRECRACKER"
+	}
+	if name != "" {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			return "", fmt.Errorf("firecracker %q, which %s names: %w", name, from, err)
+		}
+		return filepath.Abs(path)
+	}
+	if path, err := exec.LookPath("firecracker"); err == nil {
+		return filepath.Abs(path)
+	}
+	if d.cfg.CacheDir != "" {
+		path := filepath.Join(d.cfg.CacheDir, "firecracker", FetchedVersion, "firecracker")
+		if path, err := exec.LookPath(path); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	return "", ErrNotInstalled
+}
+
+func (d *Driver) find(ctx context.Context) (binary string, v version, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.binary != "" {
+		return d.binary, d.version, nil
+	}
+	path, err := d.lookPath()
+	if err != nil {
+		return "", version{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		return "", version{}, fmt.Errorf("%s --version: %w: %s", path, err, vm.LastLines(string(out), 3))
+	}
+	if v, err = parseVersion(string(out)); err != nil {
+		return "", version{}, fmt.Errorf("%s --version: %w", path, err)
+	}
+	if v.before(1, 12) {
+		// Network overrides at a restore are what older ones lack.
+		return "", version{}, fmt.Errorf("%s is Firecracker %s: at least 1.12 is needed; see https://github.com/firecracker-microvm/firecracker/releases", path, v)
+	}
+	d.binary, d.version = path, v
+	return path, v, nil
+}
+
+// version is Firecracker's.
+type version struct{ major, minor, patch int }
+
+var versionText = regexp.MustCompile(`\bv?(\d{1,4})\.(\d{1,4})\.(\d{1,4})`)
+
+// parseVersion finds the version in "Firecracker v1.12.1" or "1.17.0-dev".
+func parseVersion(s string) (version, error) {
+	m := versionText.FindStringSubmatch(s)
+	if m == nil {
+		return version{}, fmt.Errorf("no version in %q", vm.LastLines(s, 1))
+	}
+	var v version
+	v.major, _ = strconv.Atoi(m[1])
+	v.minor, _ = strconv.Atoi(m[2])
+	v.patch, _ = strconv.Atoi(m[3])
+	return v, nil
+}
+
+func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v.major, v.minor, v.patch) }
+
+func (v version) before(major, minor int) bool {
+	return v.major < major || v.major == major && v.minor < minor
+}
+
+// Fingerprint implements [vm.Fingerprinter].
+func (d *Driver) Fingerprint(ctx context.Context, _ vm.Spec) (string, error) {
+	_, v, err := d.find(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fingerprint(v), nil
+}
+
+// layoutVersion changes whenever the devices of a machine do.
+const layoutVersion = "1"
+
+// fingerprint names what a snapshot is bound to: the state's format belongs to
+// Firecracker, what is in it to the processor and to the host's KVM.
+func fingerprint(v version) string {
+	return strings.Join([]string{"firecracker-" + v.String(), cpuModel(), "linux-" + hostKernel(), "layout" + layoutVersion}, "-")
+}
+
+func cpuModel() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for l := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
+			return strings.Join(strings.Fields(v), "_")
+		}
+	}
+	return "unknown"
+}
+
+func hostKernel() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return strings.TrimSpace(string(b))
+}
+
+// ready checks spec and completes it.
+func (d *Driver) ready(ctx context.Context, spec *vm.Spec) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if err := spec.Check(); err != nil {
+		return err
+	}
+	if spec.CPUs > 32 {
+		return fmt.Errorf("machine %s: %d CPUs: Firecracker gives a machine 32 at most", spec.ID, spec.CPUs)
+	}
+	if spec.MAC == "" {
+		spec.MAC = vm.DefaultMAC
+	}
+	var err error
+	if spec.Dir, err = filepath.Abs(spec.Dir); err != nil {
+		return err
+	}
+	if fi, err := os.Stat(spec.Dir); err != nil {
+		return fmt.Errorf("machine %s: its directory: %w", spec.ID, err)
+	} else if !fi.IsDir() {
+		return fmt.Errorf("machine %s: %s is not a directory", spec.ID, spec.Dir)
+	}
+	for i := range spec.Disks {
+		disk := &spec.Disks[i]
+		if disk.Format == "qcow2" {
+			return fmt.Errorf("machine %s: disk %s: Firecracker takes raw images only, not qcow2", spec.ID, disk.ID)
+		}
+		if _, err := os.Stat(disk.Path); err != nil {
+			return fmt.Errorf("machine %s: disk %s: %w", spec.ID, disk.ID, err)
+		}
+	}
+	return nil
+}
+
+// Start implements [vm.Driver].
+func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
+	if err := d.ready(ctx, &spec); err != nil {
+		return nil, err
+	}
+	if _, _, err := d.find(ctx); err != nil {
+		return nil, err
+	}
+	v, err := d.Verdict(ctx, spec.Kernel)
+	if err == nil {
+		err = v.err()
+	}
+	if err != nil {
+		return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: err}
+	}
+	m, err := d.boot(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// boot starts a machine without asking whether KVM works.
+func (d *Driver) boot(ctx context.Context, spec vm.Spec) (*machine, error) {
+	for _, f := range []*string{&spec.Kernel, &spec.Initrd} {
+		if *f == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*f)
+		if err == nil {
+			_, err = os.Stat(abs)
+		}
+		if err != nil {
+			return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: err}
+		}
+		*f = abs
+	}
+	for _, disk := range spec.Disks {
+		if err := linkDisk(spec.Dir, disk); err != nil {
+			return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: err}
+		}
+	}
+	return d.launch(ctx, spec, "start", (*machine).configure)
+}
+
+// diskName is what a disk is called in a machine's directory.
+func diskName(id string) string { return "disk-" + id }
+
+// linkDisk makes a disk reachable by a name that is the same in every machine.
+func linkDisk(dir string, disk vm.Disk) error {
+	path, err := filepath.Abs(disk.Path)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, diskName(disk.ID))
+	if path == name {
+		return nil
+	}
+	if err := os.Symlink(path, name); err != nil {
+		return fmt.Errorf("disk %s: %w", disk.ID, err)
+	}
+	return nil
+}
+
+// guestCID is every guest's address on its vsock; the host's is 2.
+const guestCID = 3
+
+// configure tells a fresh Firecracker what to be, and starts it.
+func (m *machine) configure(ctx context.Context) error {
+	type request struct {
+		path string
+		body any
+	}
+	s := &m.spec
+	requests := []request{
+		{"/machine-config", apiMachineConfig{VCPUCount: s.CPUs, MemSizeMiB: s.MemoryMiB}},
+		{"/boot-source", apiBootSource{KernelImagePath: s.Kernel, InitrdPath: s.Initrd, BootArgs: bootArgs(s.Cmdline, s.Disks)}},
+	}
+	for i, disk := range s.Disks {
+		// Not the disk's own ID: Firecracker's may hold no hyphen.
+		id := "disk" + strconv.Itoa(i)
+		requests = append(requests, request{"/drives/" + id, apiDrive{
+			DriveID: id, PathOnHost: diskName(disk.ID), IsReadOnly: disk.ReadOnly,
+			// What a job writes need not survive the host. The asynchronous engine is
+			// a preview.
+			CacheType: "Unsafe", IOEngine: "Sync",
+		}})
+	}
+	if s.Net != "" {
+		requests = append(requests, request{"/network-interfaces/" + ifaceID, apiNetworkInterface{IfaceID: ifaceID, HostDevName: tapName, GuestMAC: s.MAC}})
+	}
+	requests = append(requests,
+		request{"/vsock", apiVsock{GuestCID: guestCID, UDSPath: vsockName}},
+		request{"/entropy", apiEntropy{}},
+		request{"/actions", apiAction{ActionType: "InstanceStart"}},
+	)
+	for _, r := range requests {
+		if err := m.api.call(ctx, "PUT", r.path, r.body, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ifaceID names the network device to Firecracker.
+const ifaceID = "eth0"
+
+// bootArgs completes the guest kernel's command line with what Firecracker's
+// devices need, replacing Firecracker's own default, which forbids modules. What
+// the caller has set stays.
+func bootArgs(given string, disks []vm.Disk) string {
+	words := strings.Fields(given)
+	for i, w := range words {
+		key, id, _ := strings.Cut(w, "=")
+		switch key {
+		case "hearth.base", "hearth.tools", "hearth.scratch":
+			for n, disk := range disks {
+				if disk.ID == id {
+					words[i] = key + "=" + deviceName(n)
+				}
+			}
+		}
+	}
+	for _, w := range []string{
+		"console=ttyS0",
+		"reboot=k", // a reset by the keyboard controller is how a machine ends
+		"panic=-1",
+		"pci=off", // there is none to look for
+		// The keyboard controller can nothing but reset.
+		"i8042.noaux", "i8042.nomux", "i8042.dumbkbd",
+	} {
+		key, _, valued := strings.Cut(w, "=")
+		if valued {
+			key += "="
+		}
+		has := false
+		for _, g := range words {
+			has = has || g == w || valued && strings.HasPrefix(g, key)
+		}
+		if !has {
+			words = append(words, w)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// deviceName is what Linux calls the virtio disk number n.
+func deviceName(n int) string {
+	s := ""
+	for n++; n > 0; n = (n - 1) / 26 {
+		s = string(rune('a'+(n-1)%26)) + s
+	}
+	return "vd" + s
+}
+
+// makeFIFO makes a named pipe and opens it so that neither side ever waits for
+// the other to open its end.
+func makeFIFO(path string) (*os.File, error) {
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+}
