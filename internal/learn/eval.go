@@ -43,7 +43,7 @@ type DurationScores struct {
 	N         int     `json:"n"`
 	MedianAPE float64 `json:"median_ape"` // of the expected duration: median of |error| / actual
 	Within2x  float64 `json:"within_2x"`
-	P90Cover  float64 `json:"p90_cover"` // share of rows at or below the foretold 90 % quantile
+	P90Cover  float64 `json:"p90_cover,omitempty"` // share of rows at or below the foretold 90 % quantile
 }
 
 // EvalOptions change [Eval].

@@ -74,9 +74,13 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	now := l.opt.Now()
 	where := place(&x)
 
+	recent, err := l.store.Signatures(ctx, 200)
+	if err != nil {
+		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
+	}
 	var flaky float64
 	l.mu.Lock()
-	err := l.learn(ctx, func(tx *store.Learning) (int64, error) {
+	err = l.learn(ctx, func(tx *store.Learning) (int64, error) {
 		// The tree may know a looser template for this line.
 		sig.ID, sig.Text = l.templates.Match(sig.Text, kind+string(sig.Class))
 		flaky = l.flakes.Predict(sig.Class, tokens)
@@ -85,6 +89,11 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 		node := graph.ID(graph.Signature, sig.ID)
 		l.graph.Touch(node, sig.Text, true, ms)
 		l.graph.Link(graph.ID(graph.Step, where), graph.FailedWith, node, true, ms)
+		for _, other := range recent {
+			if other.ID != sig.ID && ParseSketch(other.Sketch).Like(sig.Sketch) >= sameAs {
+				l.graph.Link(node, graph.SameAs, graph.ID(graph.Signature, other.ID), true, ms)
+			}
+		}
 		l.graph.Link(graph.ID(graph.Commit, f.Commit), graph.FailedWith, node, true, ms)
 		return tx.Cursor, nil
 	})
@@ -113,6 +122,10 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	e.Advice = l.Retry(ctx, f, e).Reason
 	return e, nil
 }
+
+// sameAs is how much of their words the blocks of two signatures share when they
+// are taken for one trouble.
+const sameAs = .6
 
 // flakeProbability is how likely a failure of this signature is to pass when
 // nothing changes: what its class and its nearest neighbours let expect, then

@@ -86,10 +86,12 @@ type runState struct {
 	used    int64
 	started time.Time
 	jobs    map[string]*jobState
+	failed  []string // graph ids of jobs
 }
 
 type jobState struct {
 	started  time.Time
+	image    string
 	commands []string // as they ran
 	steps    map[int]stepState
 }
@@ -456,7 +458,7 @@ func (s *runState) job(key string) *jobState {
 // take learns from one record.
 func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 	switch rec.Type {
-	case ci.RunStarted, ci.RunFinished, ci.JobStarted, ci.JobFinished, ci.StepStarted, ci.StepFinished:
+	case ci.RunStarted, ci.RunFinished, ci.JobStarted, ci.JobFinished, ci.StepStarted, ci.StepFinished, ci.MachineRec:
 	default:
 		return nil
 	}
@@ -472,18 +474,23 @@ func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 		s.started = rec.Time
 	case ci.JobStarted:
 		j := s.job(rec.JobKey)
-		*j = jobState{started: rec.Time, steps: map[int]stepState{}}
+		*j = jobState{started: rec.Time, image: j.image, steps: map[int]stepState{}}
 	case ci.StepStarted:
 		s.job(rec.JobKey).steps[rec.Step] = stepState{rec.Name, rec.Command, rec.Time}
 	case ci.StepFinished:
 		return l.stepFinished(tx, s, rec)
+	case ci.MachineRec:
+		if rec.Machine != nil && rec.JobKey != "" && rec.Machine.Image != "" {
+			s.job(rec.JobKey).image = rec.Machine.Image
+		}
 	case ci.JobFinished:
 		x := execution(&s.run, unitJob, rec.JobKey, "", rec.Time)
-		_, err := l.outcome(tx, target{rec.Run, rec.JobKey, 0}, x, rec, rec.Conclusion, s.job(rec.JobKey).started)
-		if err == nil {
-			l.touch(graph.ID(graph.Job, x.Repo+" "+x.Workflow+" "+rec.JobKey), rec.Conclusion, rec)
+		j := s.job(rec.JobKey)
+		_, err := l.outcome(tx, target{rec.Run, rec.JobKey, 0}, x, rec, rec.Conclusion, j.started)
+		if err != nil {
+			return err
 		}
-		return err
+		l.jobFinished(s, j, x, rec)
 	case ci.RunFinished:
 		x := execution(&s.run, unitRun, "", "", rec.Time)
 		_, err := l.outcome(tx, target{run: rec.Run}, x, rec, rec.Conclusion, s.started)
@@ -495,6 +502,33 @@ func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 		return err
 	}
 	return nil
+}
+
+// maxCoFailed bounds the pairs of jobs that failed in one run.
+const maxCoFailed = 8
+
+func (l *Learner) jobFinished(s *runState, j *jobState, x Execution, rec ci.Record) {
+	failed, counts := verdict(rec.Conclusion, rec.Infrastructure)
+	if !counts {
+		return
+	}
+	ms := rec.Time.UnixMilli()
+	id := graph.ID(graph.Job, x.Repo+" "+x.Workflow+" "+rec.JobKey)
+	l.graph.Touch(id, rec.Name, failed, ms)
+	l.graph.Link(id, graph.PartOf, graph.ID(graph.Workflow, x.Repo+" "+x.Workflow), failed, ms)
+	if j.image != "" {
+		l.graph.Link(id, graph.RanOn, graph.ID(graph.Image, j.image), failed, ms)
+	}
+	if !failed {
+		return
+	}
+	for _, other := range s.failed {
+		l.graph.Link(id, graph.CoFailed, other, true, ms)
+		l.graph.Link(other, graph.CoFailed, id, true, ms)
+	}
+	if len(s.failed) < maxCoFailed {
+		s.failed = append(s.failed, id)
+	}
 }
 
 func (l *Learner) touch(id string, c ci.Conclusion, rec ci.Record) {
