@@ -1,0 +1,295 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+func planned(t *testing.T, src string) *plan.Run {
+	t.Helper()
+	w, ds := workflow.Parse("ci.yml", []byte(src), workflow.Options{})
+	if workflow.Errors(ds) {
+		t.Fatal(ds)
+	}
+	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"}, GitHub: GitHubContext(Facts{Run: ci.Run{ID: ci.NewID(), Repository: "octo/hello", Ref: "refs/heads/main"}})})
+	if workflow.Errors(ds) {
+		t.Fatal(ds)
+	}
+	return run
+}
+
+// machine is an executor that does what a test says a job does.
+type machine struct {
+	mu      sync.Mutex
+	ran     []string
+	current int
+	most    int
+	do      func(ctx context.Context, job *plan.Job, needs expr.Value) Outcome
+}
+
+func (m *machine) Execute(ctx context.Context, _ *plan.Run, job *plan.Job, needs expr.Value) Outcome {
+	m.mu.Lock()
+	m.ran = append(m.ran, job.Key)
+	m.current++
+	m.most = max(m.most, m.current)
+	m.mu.Unlock()
+	defer func() { m.mu.Lock(); m.current--; m.mu.Unlock() }()
+	if m.do == nil {
+		return Outcome{Conclusion: ci.Success}
+	}
+	return m.do(ctx, job, needs)
+}
+
+// tape keeps the records.
+type tape struct {
+	mu sync.Mutex
+	r  []ci.Record
+}
+
+func (t *tape) Emit(r ci.Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.r = append(t.r, r)
+}
+
+func (t *tape) ends() string {
+	var out []string
+	for _, r := range t.r {
+		if r.Type == ci.JobFinished {
+			out = append(out, r.JobKey+"="+string(r.Conclusion))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func (t *tape) once(test *testing.T) {
+	test.Helper()
+	seen := map[string]int{}
+	for _, r := range t.r {
+		if r.Type == ci.JobFinished || r.Type == ci.RunFinished {
+			seen[r.JobKey]++
+		}
+	}
+	for k, n := range seen {
+		if n != 1 {
+			test.Errorf("%q ended %d times", k, n)
+		}
+	}
+	if seen[""] != 1 {
+		test.Error("the run did not end")
+	}
+}
+
+const diamond = `
+on: push
+jobs:
+  a: {runs-on: ubuntu-latest, outputs: {v: x}, steps: [{run: echo}]}
+  b: {needs: a, runs-on: ubuntu-latest, steps: [{run: echo}]}
+  c: {needs: a, runs-on: ubuntu-latest, steps: [{run: echo}]}
+  d: {needs: [b, c], runs-on: ubuntu-latest, steps: [{run: echo}]}
+  always: {needs: d, if: always(), runs-on: ubuntu-latest, steps: [{run: echo}]}
+`
+
+func drive(t *testing.T, c *Conductor, ctx context.Context, soft <-chan string) (ci.Conclusion, *tape, error) {
+	t.Helper()
+	out := &tape{}
+	c.Sink, c.ID = out, "r"
+	before := runtime.NumGoroutine()
+	got, err := c.Drive(ctx, soft)
+	synctest.Wait()
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines are left", n-before)
+	}
+	out.once(t)
+	return got, out, err
+}
+
+func TestDriveInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{do: func(_ context.Context, job *plan.Job, needs expr.Value) Outcome {
+			time.Sleep(time.Second)
+			if job.ID == "b" && needs.Get("a").Get("outputs").Get("v").ToString() != "42" {
+				return Outcome{Conclusion: ci.Failure, Reason: "b did not see a's output"}
+			}
+			if job.ID == "a" {
+				return Outcome{Conclusion: ci.Success, Outputs: map[string]string{"v": "42"}}
+			}
+			return Outcome{Conclusion: ci.Success}
+		}}
+		start := time.Now()
+		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m}, context.Background(), nil)
+		if got != ci.Success || err != nil || m.most != 2 {
+			t.Errorf("%s %v, %d at once: %s", got, err, m.most, out.ends())
+		}
+		if d := time.Since(start); d != 4*time.Second {
+			t.Errorf("it took %v of the bubble's time; b and c should run side by side", d)
+		}
+	})
+}
+
+func TestDriveFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{do: func(_ context.Context, job *plan.Job, _ expr.Value) Outcome {
+			switch job.ID {
+			case "b":
+				return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: "no machine"}
+			case "c":
+				return Outcome{} // an executor that forgets to conclude
+			}
+			return Outcome{Conclusion: ci.Success}
+		}}
+		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m}, context.Background(), nil)
+		if got != ci.Failure || err != nil || out.ends() != "a=success always=success b=failure c=failure d=skipped" {
+			t.Errorf("%s %v: %s", got, err, out.ends())
+		}
+		for _, r := range out.r {
+			if r.Type == ci.JobFinished && (r.JobKey == "b" || r.JobKey == "c") && !r.Infrastructure {
+				t.Errorf("%s reads as the user's own failure: %+v", r.JobKey, r)
+			}
+		}
+	})
+}
+
+func untilCancelled(ctx context.Context, job *plan.Job, _ expr.Value) Outcome {
+	if job.ID == "a" || job.ID == "always" {
+		return Outcome{Conclusion: ci.Success}
+	}
+	<-ctx.Done()
+	return Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
+}
+
+func TestDriveInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		time.AfterFunc(time.Minute, func() { cancel(errors.New("Ctrl-C")) })
+		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: &machine{do: untilCancelled}}, ctx, nil)
+		if got != ci.Cancelled || err != nil || !strings.Contains(out.ends(), "b=cancelled") || strings.Contains(out.ends(), "always=success") {
+			t.Errorf("%s %v: %s", got, err, out.ends())
+		}
+	})
+}
+
+func TestDriveCancelledSoftly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		soft := make(chan string, 1)
+		time.AfterFunc(time.Minute, func() { soft <- "somebody pressed cancel" })
+		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: &machine{do: untilCancelled}}, context.Background(), soft)
+		if got != ci.Cancelled || err != nil || !strings.Contains(out.ends(), "always=success") || !strings.Contains(out.ends(), "c=cancelled") {
+			t.Errorf("%s %v: %s", got, err, out.ends())
+		}
+	})
+}
+
+func TestDriveTakesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{}
+		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m,
+			Before: []Finished{{"a", ci.Success, map[string]string{"v": "1"}}, {"b", ci.Success, nil}}}, context.Background(), nil)
+		if got != ci.Success || err != nil || slices.Contains(m.ran, "a") || slices.Contains(m.ran, "b") || len(m.ran) != 3 {
+			t.Errorf("%s %v, ran %v: %s", got, err, m.ran, out.ends())
+		}
+	})
+}
+
+func TestDriveMatrix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{do: func(ctx context.Context, job *plan.Job, _ expr.Value) Outcome {
+			time.Sleep(time.Second)
+			if job.ID == "make" {
+				return Outcome{Conclusion: ci.Success, Outputs: map[string]string{"m": "[1,2,3,4]"}}
+			}
+			return Outcome{Conclusion: ci.Success}
+		}}
+		expanded := 0
+		run := planned(t, `
+on: push
+jobs:
+  make: {runs-on: ubuntu-latest, outputs: {m: x}, steps: [{run: echo}]}
+  use:
+    needs: make
+    runs-on: ubuntu-latest
+    strategy: {max-parallel: 2, matrix: {n: "${{ fromJSON(needs.make.outputs.m) }}"}}
+    steps: [{run: echo}]
+`)
+		got, out, err := drive(t, &Conductor{Run: run, Executor: m, Expanded: func(*plan.Run) error { expanded++; return nil }}, context.Background(), nil)
+		if got != ci.Success || err != nil || expanded != 1 || m.most != 2 || len(m.ran) != 5 {
+			t.Errorf("%s %v, %d at once, ran %v: %s", got, err, m.most, m.ran, out.ends())
+		}
+	})
+}
+
+func TestGroups(t *testing.T) {
+	const one = "on: push\nconcurrency: {group: deploy%s}\njobs:\n  a: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n"
+	for _, c := range []struct {
+		options string
+		want    []ci.Conclusion
+	}{
+		{"", []ci.Conclusion{ci.Success, ci.Cancelled, ci.Success}},
+		{", cancel-in-progress: true", []ci.Conclusion{ci.Cancelled, ci.Cancelled, ci.Success}},
+		{", queue: max", []ci.Conclusion{ci.Success, ci.Success, ci.Success}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			groups := NewGroups()
+			m := &machine{do: func(ctx context.Context, _ *plan.Job, _ expr.Value) Outcome {
+				select {
+				case <-time.After(time.Minute):
+					return Outcome{Conclusion: ci.Success}
+				case <-ctx.Done():
+					return Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
+				}
+			}}
+			var wg sync.WaitGroup
+			got := make([]ci.Conclusion, 3)
+			for i := range got {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i) * time.Second)
+					con := &Conductor{Run: planned(t, fmt.Sprintf(one, c.options)), ID: "r", Sink: &tape{}, Executor: m, Groups: groups}
+					got[i], _ = con.Drive(context.Background(), nil)
+				})
+			}
+			wg.Wait()
+			if !slices.Equal(got, c.want) || m.most != 1 {
+				t.Errorf("%q: %v, want %v; %d at once", c.options, got, c.want, m.most)
+			}
+			if len(groups.m) != 0 {
+				t.Errorf("%d groups are still held", len(groups.m))
+			}
+		})
+	}
+}
+
+func TestReusableWorkflowHoldsItsGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := workflow.Parse("ci.yml", []byte("on: push\njobs:\n  call: {uses: ./.github/workflows/inner.yml, concurrency: g}\n"), workflow.Options{})
+		ds := workflow.Link(w, func(string, *workflow.Workflow) (string, []byte, error) {
+			return "inner.yml", []byte("on: workflow_call\nconcurrency: inner\njobs:\n  x: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n  y: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n"), nil
+		}, workflow.Options{})
+		run, more := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push"}})
+		if workflow.Errors(append(ds, more...)) {
+			t.Fatal(ds, more)
+		}
+		groups := NewGroups()
+		m := &machine{do: func(context.Context, *plan.Job, expr.Value) Outcome {
+			time.Sleep(time.Second)
+			return Outcome{Conclusion: ci.Success}
+		}}
+		got, out, err := drive(t, &Conductor{Run: run, Executor: m, Groups: groups}, context.Background(), nil)
+		if got != ci.Success || err != nil || m.most != 2 || len(groups.m) != 0 {
+			t.Errorf("%s %v, %d at once, %d groups held: %s", got, err, m.most, len(groups.m), out.ends())
+		}
+	})
+}
