@@ -1,6 +1,60 @@
 package main
 
-import "github.com/hearth-ci/hearth/internal/action"
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
 
-// resolver brings actions and workflows of other repositories.
-func (a *app) resolver(o runOptions) (*action.Resolver, error) { return nil, nil }
+	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// resolver brings actions and workflows of other repositories: from the
+// directories that the user names, from the cache, from the server.
+func (a *app) resolver(o runOptions, dirs config.Dirs, token string) (*action.Resolver, error) {
+	overrides := map[string]string{}
+	for _, kv := range o.local {
+		name, dir, ok := strings.Cut(kv, "=")
+		if !ok || strings.Count(name, "/") < 1 {
+			return nil, usage("--local-repository %s: want owner/repo@ref=DIR", kv)
+		}
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, usage("--local-repository %s: %v", kv, err)
+		}
+		if info, err := os.Stat(abs); err != nil || !info.IsDir() {
+			return nil, usage("--local-repository %s: there is no directory %s", name, dir)
+		}
+		overrides[name] = abs
+	}
+	return action.NewResolver(action.Config{Dir: filepath.Join(dirs.Cache, "actions"), Overrides: overrides, Offline: o.offline, Token: token, Log: a.log()}), nil
+}
+
+// load reads a reusable workflow: of this repository from the working tree, of
+// others through the resolver.
+func (a *app) load(ctx context.Context, p *project, resolver *action.Resolver) workflow.Load {
+	return func(uses string, _ *workflow.Workflow) (string, []byte, error) {
+		ref, err := action.ParseRef(uses)
+		if err != nil {
+			return "", nil, err
+		}
+		switch ref.Kind {
+		case action.Local, action.Own:
+			root, err := os.OpenRoot(p.root)
+			if err != nil {
+				return "", nil, err
+			}
+			defer root.Close()
+			b, err := root.ReadFile(filepath.FromSlash(ref.Path))
+			return ref.Path, b, err
+		}
+		tree, err := resolver.Resolve(ctx, ref)
+		if err != nil {
+			return "", nil, err
+		}
+		b, err := tree.ReadFile(ctx, ref.Path, action.MaxFile)
+		return uses, b, err
+	}
+}

@@ -188,7 +188,11 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	if _, known := workflow.LookupEvent(o.event); !known {
 		return a.nothing(o, nil, "%q is no event of GitHub's%s", o.event, didYouMean(o.event))
 	}
-	resolver, err := a.resolver(o)
+	dirs, err := a.dirs()
+	if err != nil {
+		return err
+	}
+	resolver, err := a.resolver(o, dirs, set.secrets["GITHUB_TOKEN"])
 	if err != nil {
 		return err
 	}
@@ -391,22 +395,6 @@ func stringsValue(m map[string]string) expr.Value {
 		out.Set(k, expr.String(m[k]))
 	}
 	return expr.Object(out)
-}
-
-// load reads a reusable workflow: of this repository from the working tree, of
-// others through the resolver.
-func (a *app) load(ctx context.Context, p *project, resolver *action.Resolver) workflow.Load {
-	root, err := os.OpenRoot(p.root)
-	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
-		if err != nil {
-			return "", nil, err
-		}
-		if name, ok := strings.CutPrefix(uses, "./"); ok {
-			b, err := root.ReadFile(filepath.FromSlash(name))
-			return name, b, err
-		}
-		return "", nil, errors.New("not yet")
-	}
 }
 
 func readWorkflows(p *project, where string) ([]*candidate, error) {
