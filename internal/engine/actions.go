@@ -2,21 +2,578 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
+
+// maxDepth is how deep composite actions may nest, as on GitHub.
+const maxDepth = 10
 
 // post is what an action left to be done at the end of the job.
 type post struct {
-	x    *exec
-	name string
-	runs func() (bool, error)
-	do   func(ctx context.Context, x *exec) outcome
+	x    *exec // the step that it belongs to
+	main string
+	node int
+	cond *expr.Expr
+}
+
+// unpacked are the trees that are in the guest already.
+type unpacked struct {
+	mu   sync.Mutex
+	tree map[string]*fetched
+}
+
+type fetched struct {
+	once sync.Once
+	tree *action.Tree
+	dir  string
+	err  error
+}
+
+// needsResults are the actions that are nothing without an artifact and cache service.
+func needsResults(ref action.Ref) bool {
+	if ref.Kind != action.Remote || !strings.EqualFold(ref.Owner, "actions") {
+		return false
+	}
+	switch strings.ToLower(ref.Repo) {
+	case "cache", "upload-artifact", "download-artifact", "upload-pages-artifact":
+		return true
+	}
+	return false
 }
 
 func (x *exec) executeAction() outcome {
-	x.error("actions are not there yet")
-	return outcome{c: ci.Failure}
+	r, uses := x.r, x.def.Uses
+	fail := func(err error) outcome {
+		x.error(err.Error())
+		return outcome{c: ci.Failure, reason: err.Error()}
+	}
+	ref, err := action.ParseRef(uses)
+	if err != nil {
+		return fail(err)
+	}
+	with, err := evalVars(x.def.With, r.evalEnvOf(x.sc, x.env, x))
+	if err != nil {
+		return fail(err)
+	}
+	switch {
+	case ref.Is("actions/checkout"):
+		return x.checkout(ref, with)
+	case ref.Kind == action.Docker:
+		return fail(errors.New(noContainers("uses: " + uses)))
+	case needsResults(ref) && r.job.Results.URL == "":
+		return fail(fmt.Errorf("%s needs the artifact and cache service, which this run does not have", uses))
+	}
+	a, dir, out := x.load(ref)
+	if out != nil {
+		return *out
+	}
+	x.use = &use{action: a, dir: dir}
+	inputs, err := x.inputs(a, with)
+	if err != nil {
+		return fail(err)
+	}
+	x.actionHeader(uses, with)
+	switch {
+	case a.Using == "composite":
+		return x.composite(a, inputs)
+	case a.Node() > 0:
+		return x.javascript(a, dir, inputs)
+	}
+	return fail(errors.New(noContainers("the Docker action " + uses)))
 }
 
-func (r *run) runPosts(sc *scope) {}
+func noContainers(what string) string {
+	return what + " needs a container runtime, which the machines here do not have"
+}
+
+// load finds the action's file and brings its directory into the guest.
+func (x *exec) load(ref action.Ref) (*action.Action, string, *outcome) {
+	r := x.r
+	fail := func(format string, args ...any) (*action.Action, string, *outcome) {
+		msg := fmt.Sprintf(format, args...)
+		x.error(msg)
+		return nil, "", &outcome{c: ci.Failure, reason: msg}
+	}
+	var dir, file string
+	var src []byte
+	switch ref.Kind {
+	case action.Local:
+		dir = path.Join(r.layout.Workspace, ref.Path)
+		for _, n := range action.Names() {
+			b, err := r.job.Guest.ReadFile(x.ctx, path.Join(dir, n), action.MaxFile)
+			if err == nil {
+				file, src = path.Join(ref.Path, n), b
+				break
+			}
+			if _, ok := errors.AsType[*guest.Error](err); !ok {
+				out := x.guestFault("read the action", err)
+				return nil, "", &out
+			}
+		}
+		if file == "" {
+			return fail("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' under '%s'. Did you forget to run actions/checkout before running your local action?", dir)
+		}
+	default:
+		if ref.Kind == action.Own {
+			// The repository that the file with this step is from.
+			if x.sc.use != nil && x.sc.use.action.Repository != "" {
+				owner, repo, _ := strings.Cut(x.sc.use.action.Repository, "/")
+				ref = action.Ref{Owner: owner, Repo: repo, Path: ref.Path, Ref: x.sc.use.action.Ref}
+			} else {
+				return x.loadOwn(ref)
+			}
+		}
+		f := r.bring(x.ctx, ref)
+		if f.err != nil {
+			if ie, ok := errors.AsType[*action.InputError](f.err); ok {
+				return fail("%s", ie.Msg)
+			}
+			if _, ok := errors.AsType[*guest.Error](f.err); ok || x.ctx.Err() != nil {
+				out := x.guestFault("unpack "+ref.String(), f.err)
+				return nil, "", &out
+			}
+			out := x.guestFault("bring "+ref.String(), f.err)
+			return nil, "", &out
+		}
+		if f.tree.Note != "" {
+			r.system(x, f.tree.Note)
+		}
+		dir = path.Join(f.dir, ref.Path)
+		var err error
+		if file, src, err = f.tree.Load(x.ctx, ref.Path); err != nil {
+			return fail("%s", err)
+		}
+		file = ref.Repository() + "/" + file
+	}
+	a, diags := action.Parse(file, src)
+	if workflow.Errors(diags) {
+		var all []string
+		for _, d := range diags {
+			if d.Severity == workflow.Error {
+				all = append(all, d.String())
+			}
+		}
+		return fail("%s", strings.Join(all, "\n"))
+	}
+	a.Repository, a.Ref, a.Path = ref.Repository(), ref.Ref, ref.Path
+	return a, dir, nil
+}
+
+// loadOwn is load for an action of the run's own repository at its own commit,
+// whatever is in the workspace.
+func (x *exec) loadOwn(ref action.Ref) (*action.Action, string, *outcome) {
+	r := x.r
+	if r.job.Source == nil {
+		msg := "uses: " + x.def.Uses + " needs the run's repository, which this run does not have"
+		x.error(msg)
+		return nil, "", &outcome{c: ci.Failure, reason: msg}
+	}
+	dir := path.Join(r.layout.Actions, "_own")
+	r.own.Do(func() {
+		_, r.ownErr = r.stream(x.ctx, dir, func(w io.Writer) (string, error) {
+			return r.job.Source.Checkout(x.ctx, action.CheckoutRequest{Depth: 1}, w)
+		})
+	})
+	if r.ownErr != nil {
+		out := x.guestFault("bring the run's own repository", r.ownErr)
+		return nil, "", &out
+	}
+	for _, n := range action.Names() {
+		b, err := r.job.Guest.ReadFile(x.ctx, path.Join(dir, ref.Path, n), action.MaxFile)
+		if err != nil {
+			continue
+		}
+		a, diags := action.Parse(path.Join(ref.Path, n), b)
+		if workflow.Errors(diags) {
+			x.error(diags[0].String())
+			return nil, "", &outcome{c: ci.Failure, reason: diags[0].String()}
+		}
+		return a, path.Join(dir, ref.Path), nil
+	}
+	msg := fmt.Sprintf("Can't find 'action.yml' or 'action.yaml' for '%s' in the repository", x.def.Uses)
+	x.error(msg)
+	return nil, "", &outcome{c: ci.Failure, reason: msg}
+}
+
+// bring resolves a remote action and unpacks its repository in the guest, once.
+func (r *run) bring(ctx context.Context, ref action.Ref) *fetched {
+	key := strings.ToLower(ref.Repository()) + "@" + ref.Ref
+	r.trees.mu.Lock()
+	if r.trees.tree == nil {
+		r.trees.tree = map[string]*fetched{}
+	}
+	f := r.trees.tree[key]
+	if f == nil {
+		f = &fetched{}
+		r.trees.tree[key] = f
+	}
+	r.trees.mu.Unlock()
+	f.once.Do(func() {
+		f.tree, f.err = r.job.Actions.Resolve(ctx, ref)
+		if f.err != nil {
+			return
+		}
+		f.dir = path.Join(r.layout.Actions, ref.Owner, ref.Repo, strings.ReplaceAll(ref.Ref, "/", "_"))
+		_, f.err = r.stream(ctx, f.dir, func(w io.Writer) (string, error) { return "", f.tree.Tar(ctx, w) })
+	})
+	return f
+}
+
+// stream unpacks in the guest what fn writes.
+func (r *run) stream(ctx context.Context, dir string, fn func(w io.Writer) (string, error)) (string, error) {
+	pr, pw := io.Pipe()
+	type result struct {
+		s   string
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		s, err := fn(pw)
+		pw.CloseWithError(err)
+		done <- result{s, err}
+	}()
+	err := r.job.Guest.TarIn(ctx, dir, pr, "")
+	pr.CloseWithError(errors.New("the guest takes no more"))
+	res := <-done
+	// What fn says is the reason, unless it only noticed the guest's.
+	if res.err != nil && (err == nil || errors.Is(err, res.err) || isInput(res.err)) {
+		return res.s, res.err
+	}
+	return res.s, err
+}
+
+func isInput(err error) bool {
+	_, ok := errors.AsType[*action.InputError](err)
+	return ok
+}
+
+// inputs are the action's inputs: those given, and the defaults of the others.
+func (x *exec) inputs(a *action.Action, with vars) (vars, error) {
+	var out vars
+	env := x.r.evalEnvOf(x.sc, x.env, x)
+	for _, in := range a.Inputs {
+		value, given := "", false
+		for _, k := range with.keys {
+			if strings.EqualFold(k, in.Name) {
+				value, given = with.m[k], true
+			}
+		}
+		if given && in.Deprecation != "" {
+			x.say("warning", fmt.Sprintf("Input '%s' has been deprecated with message: %s", in.Name, in.Deprecation))
+		}
+		if !given && in.Default != nil {
+			var err error
+			if value, err = in.Default.EvalString(env); err != nil {
+				return out, fmt.Errorf("the default of input '%s': %w", in.Name, err)
+			}
+		}
+		out.set(in.Name, value)
+	}
+	var unexpected []string
+	for _, k := range with.keys {
+		if a.Input(k) == nil {
+			unexpected = append(unexpected, "'"+k+"'")
+			out.set(k, with.m[k])
+		}
+	}
+	if len(unexpected) > 0 {
+		var valid []string
+		for _, in := range a.Inputs {
+			valid = append(valid, "'"+in.Name+"'")
+		}
+		x.say("warning", fmt.Sprintf("Unexpected input(s) %s, valid inputs are [%s]", strings.Join(unexpected, ", "), strings.Join(valid, ", ")))
+	}
+	return out, nil
+}
+
+func (x *exec) actionHeader(uses string, with vars) {
+	var body []string
+	if len(with.keys) > 0 {
+		body = append(body, "with:")
+		for _, k := range with.keys {
+			body = append(body, "  "+k+": "+with.m[k])
+		}
+	}
+	x.header("Run "+uses, body...)
+}
+
+// composite runs the steps of a composite action.
+func (x *exec) composite(a *action.Action, inputs vars) outcome {
+	r := x.r
+	depth := 1
+	for sc := x.sc; sc.parent != nil; sc = sc.parent {
+		depth++
+	}
+	if depth > maxDepth {
+		msg := fmt.Sprintf("Composite actions are nested more than %d deep", maxDepth)
+		x.error(msg)
+		return outcome{c: ci.Failure, reason: msg}
+	}
+	in := expr.NewMap()
+	for _, k := range inputs.keys {
+		in.Set(k, expr.String(inputs.m[k]))
+	}
+	outer := x.sc.outer.clone()
+	outer.add(x.env)
+	sc := x.sc.child(x.use, expr.Object(in), outer)
+	// Steps inside say for themselves whether they go on when the job is
+	// cancelled; what is left is to ask the conditions of those after them.
+	x.mu.Lock()
+	x.inner = true
+	x.mu.Unlock()
+	cancelled := false
+	out := outcome{c: ci.Success}
+	for _, s := range a.Steps {
+		if r.lost() != nil || r.hard.Err() != nil || context.Cause(x.ctx) != nil {
+			break
+		}
+		n := r.newExec(sc, s, x.number, s.ID)
+		n.record, n.parent = x.record, x
+		n.name = stepName(s, r.evalEnvOf(sc, vars{}, n))
+		runs, _, err := n.decide()
+		var res outcome
+		switch {
+		case err != nil:
+			n.begin()
+			n.error(err.Error())
+			res = outcome{c: ci.Failure, reason: err.Error()}
+		case !runs:
+			res = outcome{c: ci.Skipped}
+		default:
+			res = n.run(x.ctx)
+			n.commit()
+		}
+		conclusion := res.c
+		if (res.c == ci.Failure || res.c == ci.TimedOut) && n.continues() && r.lost() == nil {
+			conclusion = ci.Success
+		}
+		sc.steps.set(s.ID, n.outputs, res.c, conclusion)
+		switch conclusion {
+		case ci.Failure, ci.TimedOut:
+			sc.fail()
+			if out.c == ci.Success {
+				out = outcome{c: ci.Failure, exit: res.exit, exited: res.exited, reason: res.reason}
+			}
+		case ci.Cancelled:
+			cancelled = true
+		}
+	}
+	env := r.evalEnvOf(sc, vars{}, nil)
+	for _, o := range a.Outputs {
+		v, err := o.Value.EvalString(env)
+		if err != nil {
+			x.error(err.Error())
+			out.c = ci.Failure
+			continue
+		}
+		x.setOutput(o.Name, v)
+	}
+	if out.c == ci.Success && (cancelled || r.why() != nil && sc.status() == ci.Cancelled && !x.survives()) {
+		out = outcome{c: ci.Cancelled, reason: "The operation was canceled."}
+	}
+	return out
+}
+
+// inputVars are the INPUT_ variables of an action's process.
+func inputVars(inputs vars) vars {
+	var out vars
+	for _, k := range inputs.keys {
+		out.set("INPUT_"+strings.ToUpper(strings.ReplaceAll(k, " ", "_")), inputs.m[k])
+	}
+	return out
+}
+
+// javascript runs the main program of a JavaScript action, and remembers its post
+// program.
+func (x *exec) javascript(a *action.Action, dir string, inputs vars) outcome {
+	switch a.Using {
+	case "node12", "node16":
+		x.say("warning", fmt.Sprintf("%s runs on Node.js %s, which is gone: it runs on Node.js 20 here, as on GitHub.", x.def.Uses, strings.TrimPrefix(a.Using, "node")))
+	}
+	x.given = inputVars(inputs)
+	if a.Post != "" {
+		x.r.mu.Lock()
+		x.r.posts = append(x.r.posts, &post{x: x, main: path.Join(dir, a.Post), node: a.Node(), cond: a.PostIf})
+		x.r.mu.Unlock()
+	}
+	return x.node(a.Node(), path.Join(dir, a.Main))
+}
+
+// node runs a program of an action.
+func (x *exec) node(version int, main string) outcome {
+	r := x.r
+	if err := x.put(ci.NewID(), "", ""); err != nil {
+		return x.guestFault("prepare the action", err)
+	}
+	extra := x.given.clone()
+	for k, v := range x.state {
+		extra.set("STATE_"+k, v)
+	}
+	if res := r.job.Results; res.URL != "" {
+		extra.set("ACTIONS_RESULTS_URL", res.URL)
+		extra.set("ACTIONS_RUNTIME_TOKEN", res.Token)
+		extra.set("ACTIONS_RUNTIME_URL", res.URL)
+		extra.set("ACTIONS_CACHE_URL", res.URL)
+		extra.set("ACTIONS_CACHE_SERVICE_V2", "true")
+	}
+	bin := path.Join(r.layout.Tools, fmt.Sprintf("node%d", version), "bin", "node")
+	return x.exec([]string{bin, main}, r.layout.Workspace, extra)
+}
+
+// pre runs the pre programs of the job's remote actions, before its first step.
+func (r *run) runPres(top *scope, steps []*workflow.Step) {
+	for _, s := range steps {
+		if len(s.Parallel) > 0 {
+			r.runPres(top, s.Parallel)
+			continue
+		}
+		ref, err := action.ParseRef(s.Uses)
+		if s.Uses == "" || err != nil || ref.Kind != action.Remote || ref.Is("actions/checkout") || needsResults(ref) && r.job.Results.URL == "" {
+			continue
+		}
+		tree, err := r.job.Actions.Resolve(r.hard, ref)
+		if err != nil {
+			continue // the step itself will say
+		}
+		file, src, err := tree.Load(r.hard, ref.Path)
+		if err != nil {
+			continue
+		}
+		a, diags := action.Parse(file, src)
+		if workflow.Errors(diags) || a.Node() == 0 || a.Pre == "" {
+			continue
+		}
+		r.runPre(top, s, ref, a)
+	}
+}
+
+func (r *run) runPre(top *scope, s *workflow.Step, ref action.Ref, a *action.Action) {
+	x := r.newExec(top, s, r.nextNumber(), "__pre_"+s.ID)
+	x.name = "Pre " + stepName(s, r.evalEnv(top, vars{}))
+	r.extra(x, a.PreIf, func() outcome {
+		env, err := evalVars(s.Env, r.evalEnvOf(top, vars{}, x))
+		var with vars
+		if err == nil {
+			x.env = env
+			with, err = evalVars(s.With, r.evalEnvOf(top, x.env, x))
+		}
+		if err != nil {
+			x.error(err.Error())
+			return outcome{c: ci.Failure, reason: err.Error()}
+		}
+		f := r.bring(x.ctx, ref)
+		if f.err != nil {
+			return x.guestFault("bring "+ref.String(), f.err)
+		}
+		dir := path.Join(f.dir, ref.Path)
+		a.Repository, a.Ref, a.Path = ref.Repository(), ref.Ref, ref.Path
+		x.use = &use{action: a, dir: dir}
+		inputs, err := x.inputs(a, with)
+		if err != nil {
+			x.error(err.Error())
+			return outcome{c: ci.Failure, reason: err.Error()}
+		}
+		x.given = inputVars(inputs)
+		out := x.node(a.Node(), path.Join(dir, a.Pre))
+		// Main and post see what pre has saved.
+		r.mu.Lock()
+		r.preState[s] = x.state
+		r.mu.Unlock()
+		return out
+	})
+}
+
+func (r *run) nextNumber() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.numbers++
+	return r.numbers
+}
+
+// runPosts runs what actions left to be done, the last one first.
+func (r *run) runPosts(top *scope) {
+	r.mu.Lock()
+	posts := slices.Clone(r.posts)
+	r.mu.Unlock()
+	slices.Reverse(posts)
+	for _, p := range posts {
+		if r.lost() != nil {
+			return
+		}
+		m := p.x
+		// Its scope has the environment of now, and the step's own.
+		x := r.newExec(m.sc, m.def, r.nextNumber(), "__post_"+m.id)
+		x.name, x.env, x.use, x.state, x.given = "Post "+m.name, m.env, m.use, m.state, m.given
+		r.extra(x, p.cond, func() outcome {
+			x.header("Post " + m.def.Uses)
+			return x.node(p.node, p.main)
+		})
+	}
+}
+
+// extra runs a step that is not written in the workflow. Its condition is
+// always() if there is none, and asks for the status of the job.
+func (r *run) extra(x *exec, cond *expr.Expr, do func() outcome) {
+	began := time.Now()
+	res := StepResult{Number: x.number, ID: x.id, Name: r.clean(x.name), Attempts: 1}
+	top := x.sc
+	for top.parent != nil {
+		top = top.parent
+	}
+	holds := func() (bool, error) {
+		if cond == nil {
+			return true, nil
+		}
+		env := r.evalEnvOf(x.sc, x.env, x)
+		env.Functions = r.evalEnvOf(top, vars{}, x).Functions
+		v, err := cond.Eval(env)
+		return v.Truthy(), err
+	}
+	x.survives = func() bool { ok, err := holds(); return ok && err == nil }
+	x.do = do
+	ok, err := holds()
+	switch {
+	case err != nil:
+		x.begin()
+		x.error(err.Error())
+		res.Outcome = ci.Failure
+	case !ok:
+		return
+	default:
+		r.emit(x, ci.Record{Type: ci.StepStarted, Name: x.name, Command: x.def.Uses})
+		if r.job.OnStep != nil {
+			r.job.OnStep(fmt.Sprintf("%d %s", x.number, r.clean(x.name)))
+		}
+		out := x.run(r.hard)
+		x.commit()
+		res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, out.reason
+		res.Infrastructure = r.lost() != nil && out.c != ci.Success
+	}
+	res.Conclusion, res.Duration = res.Outcome, time.Since(began)
+	if (res.Outcome == ci.Failure || res.Outcome == ci.TimedOut) && x.continues() && !res.Infrastructure {
+		res.Conclusion = ci.Success
+	}
+	if res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut {
+		r.fail()
+	}
+	r.emit(x, ci.Record{
+		Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
+		Infrastructure: res.Infrastructure, DurationMS: ci.Ptr(res.Duration.Milliseconds()), ExitCode: ci.Ptr(res.ExitCode),
+	})
+	r.mu.Lock()
+	r.steps = append(r.steps, res)
+	r.mu.Unlock()
+}

@@ -32,11 +32,15 @@ func (r *run) hashFiles(ctx context.Context, args []expr.Value) (expr.Value, err
 	ctx, cancel := context.WithTimeout(ctx, hashTimeout)
 	defer cancel()
 	tree, err := r.listWorkspace(ctx)
-	if err != nil {
-		return expr.Null(), fmt.Errorf("hashFiles(%s): %w", strings.Join(patterns, ", "), err)
+	sum := ""
+	if err == nil {
+		sum, err = expr.HashFilesAt(tree, r.layout.Workspace, patterns)
 	}
-	sum, err := expr.HashFilesAt(tree, r.layout.Workspace, patterns)
 	if err != nil {
+		// An expression that fails is the author's; a machine that is gone is not.
+		if _, answered := errors.AsType[*guest.Error](err); !answered && errors.Is(err, guest.ErrLost) {
+			r.lose(fmt.Errorf("hashFiles: %w", err))
+		}
 		return expr.Null(), fmt.Errorf("hashFiles(%s): %w", strings.Join(patterns, ", "), err)
 	}
 	return expr.String(sum), nil

@@ -41,7 +41,10 @@ type run struct {
 	hardStop context.CancelCauseFunc
 	slots    chan struct{} // one for each background step that runs
 
-	wg sync.WaitGroup // background steps
+	wg     sync.WaitGroup // background steps
+	trees  unpacked
+	own    sync.Once // unpacks the run's own repository, for $/
+	ownErr error
 
 	mu         sync.Mutex
 	status     ci.Conclusion // success, failure or cancelled, as job.status
@@ -49,6 +52,7 @@ type run struct {
 	infra      error         // the first thing that we could not do
 	active     map[*exec]bool
 	posts      []*post
+	preState   map[*workflow.Step]map[string]string // what pre programs saved
 	background []*background
 	steps      []StepResult
 	summary    map[int]string
@@ -94,7 +98,7 @@ func newRun(job Job) (*run, error) {
 	}
 	r := &run{
 		job: job, def: job.Plan.Definition, layout: job.Layout, logger: job.Log, mask: job.Mask,
-		status: ci.Success, active: map[*exec]bool{}, summary: map[int]string{},
+		status: ci.Success, active: map[*exec]bool{}, preState: map[*workflow.Step]map[string]string{}, summary: map[int]string{},
 		slots: make(chan struct{}, maxBackground),
 	}
 	if r.logger == nil {
@@ -229,7 +233,10 @@ func (r *run) cancel(why error) {
 	}
 	r.mu.Unlock()
 	for _, x := range running {
-		if !x.survives() {
+		x.mu.Lock()
+		inner := x.inner
+		x.mu.Unlock()
+		if !inner && !x.survives() {
 			x.stop(why)
 		}
 	}

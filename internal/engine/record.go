@@ -20,7 +20,7 @@ func (r *run) emit(x *exec, rec ci.Record) {
 	rec.Job = r.job.Plan.ID
 	rec.JobKey = r.job.Plan.Key
 	if x != nil {
-		rec.Step, rec.StepID = x.number, x.id
+		rec.Step, rec.StepID = x.number, x.record
 	}
 	for _, s := range []*string{&rec.Name, &rec.Command, &rec.Reason, &rec.Text, &rec.Title, &rec.Message, &rec.File} {
 		*s = r.clean(*s)
@@ -52,7 +52,7 @@ func (r *run) log(x *exec, stream, text string) {
 	}
 	rec := ci.Record{Type: ci.LogLine, Stream: stream, Text: text, Run: r.job.RunID, Job: r.job.Plan.ID, JobKey: r.job.Plan.Key}
 	if x != nil {
-		rec.Step, rec.StepID = x.number, x.id
+		rec.Step, rec.StepID = x.number, x.record
 	}
 	r.job.Emit.Emit(rec)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -23,12 +24,18 @@ type exec struct {
 	def    *workflow.Step
 	number int
 	id     string
+	record string // the id in records: inside an action, that of the action's step
 	name   string
-	env    vars // its own env block
-	use    *use // the action it is, or nil
+	env    vars           // its own env block
+	use    *use           // the action it is, or nil
+	given  vars           // INPUT_ variables of the action
+	parent *exec          // the composite action it is in, or nil
+	do     func() outcome // what to do, if it is not what def says
 
-	ctx  context.Context
-	stop context.CancelCauseFunc
+	ctx   context.Context
+	stop  context.CancelCauseFunc
+	mu    sync.Mutex
+	inner bool // a composite action: the steps inside are cancelled, not it
 	// survives re-evaluates the condition, when the job is cancelled.
 	survives func() bool
 
@@ -59,6 +66,9 @@ func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
 	r.mu.Lock()
 	r.numbers = countSteps(steps)
 	r.mu.Unlock()
+	if r.broken == "" {
+		r.runPres(sc, steps)
+	}
 	n := 1
 	for _, s := range steps {
 		r.dispatch(sc, s, n)
@@ -101,7 +111,13 @@ func (r *run) settle(sc *scope, s *workflow.Step, x *exec, res StepResult) {
 }
 
 func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *exec {
-	return &exec{r: r, sc: sc, def: s, number: number, id: id, state: map[string]string{}, ctx: r.hard}
+	x := &exec{r: r, sc: sc, def: s, number: number, id: id, record: id, state: map[string]string{}, ctx: r.hard}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, v := range r.preState[s] {
+		x.state[k] = v
+	}
+	return x
 }
 
 // step runs one step of the job, from its condition to its finished record.
@@ -364,6 +380,9 @@ func (x *exec) timeoutText() string {
 }
 
 func (x *exec) execute() outcome {
+	if x.do != nil {
+		return x.do()
+	}
 	if x.def.Uses != "" {
 		return x.executeAction()
 	}

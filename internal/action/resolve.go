@@ -1,0 +1,346 @@
+package action
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config says where remote actions come from.
+type Config struct {
+	// Dir holds the mirrors: bare repositories, one a repository. It is made if
+	// need be, and may be shared by processes.
+	Dir string
+	// Overrides stand in for remote repositories: "owner/repo@ref" or
+	// "owner/repo" (any ref) → a directory of this host.
+	Overrides map[string]string
+	// Offline uses what the mirrors hold and asks nobody.
+	Offline bool
+	// Token is used when a repository cannot be had without one.
+	Token string
+	// Server is where repositories are; "" is https://github.com.
+	Server string
+	// Fresh is how long a branch or tag that was fetched is not asked for again;
+	// 0 is five minutes. A full commit id never changes.
+	Fresh time.Duration
+	// MaxBytes bounds the mirrors together; the least recently used go first. 0 is 4 GiB.
+	MaxBytes int64
+	Log      *slog.Logger // nil discards
+}
+
+// Resolver brings remote actions. It is safe for concurrent use.
+type Resolver struct {
+	cfg  Config
+	mu   sync.Mutex
+	busy map[string]*sync.Mutex // by mirror
+}
+
+// NewResolver returns a resolver.
+func NewResolver(cfg Config) *Resolver {
+	cfg.Server = strings.TrimSuffix(cmp.Or(cfg.Server, "https://github.com"), "/")
+	cfg.Fresh = cmp.Or(cfg.Fresh, 5*time.Minute)
+	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 4<<30)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Resolver{cfg: cfg, busy: map[string]*sync.Mutex{}}
+}
+
+// Tree is the content of a repository at one commit, or a directory that stands
+// in for it.
+type Tree struct {
+	Repository string // owner/repo
+	Ref        string // as asked for
+	SHA        string // "" for a directory
+	// Note is something to tell: an old copy was used, a directory stands in.
+	Note string
+	dir  string // a bare repository, or the directory
+}
+
+// Resolve finds the tree of a remote action. That there is no such repository or
+// ref, or that nobody can be asked, is an *InputError in words for the author.
+func (r *Resolver) Resolve(ctx context.Context, ref Ref) (*Tree, error) {
+	if r == nil {
+		return nil, inputError("remote actions are switched off")
+	}
+	name := ref.Repository()
+	for key, dir := range r.cfg.Overrides {
+		repo, at, hasRef := strings.Cut(key, "@")
+		if !strings.EqualFold(repo, name) || hasRef && at != ref.Ref {
+			continue
+		}
+		if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+			return nil, inputError("--local-repository %s=%s: there is no such directory", key, dir)
+		}
+		return &Tree{Repository: name, Ref: ref.Ref, dir: dir, Note: fmt.Sprintf("%s@%s is taken from %s", name, ref.Ref, dir)}, nil
+	}
+	return r.mirror(ctx, ref.Owner, ref.Repo, ref.Ref, 1)
+}
+
+var fullSHA = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
+
+// mirror makes sure that the mirror has a ref; depth 0 is its whole history.
+func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth int) (*Tree, error) {
+	name := owner + "/" + repo
+	dir := filepath.Join(r.cfg.Dir, strings.ToLower(owner), strings.ToLower(repo)+".git")
+	unlock, err := r.lock(dir)
+	if err != nil {
+		return nil, fmt.Errorf("mirror of %s: %w", name, err)
+	}
+	defer unlock()
+	g := git{dir: dir}
+	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
+		if r.cfg.Offline {
+			return nil, inputError("Unable to resolve action `%s@%s`: it was never fetched, and this is offline mode. Give --local-repository %s@%s=DIR, or run once with the network.", name, ref, name, ref)
+		}
+		if _, err := (git{}).run(ctx, "init", "--quiet", "--bare", "--template=", dir); err != nil {
+			return nil, fmt.Errorf("mirror of %s: %w", name, err)
+		}
+	}
+	// Encoded, since of the refs a and a/b git can keep only one.
+	kept := "refs/hearth/r-" + base64.RawURLEncoding.EncodeToString([]byte(cmp.Or(ref, "HEAD")))
+	t := &Tree{Repository: name, Ref: ref, dir: dir}
+	have, stamp := r.kept(ctx, g, kept, depth)
+	immutable := fullSHA.MatchString(ref)
+	if have != "" && (r.cfg.Offline || immutable || time.Since(stamp) < r.cfg.Fresh) {
+		t.SHA = have
+		r.touch(dir)
+		return t, nil
+	}
+	if r.cfg.Offline {
+		return nil, inputError("Unable to resolve action `%s@%s`: that version was never fetched, and this is offline mode", name, ref)
+	}
+	err = r.fetch(ctx, g, name, ref, kept, depth)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if _, gone := errors.AsType[*InputError](err); !gone && have != "" {
+			t.SHA, t.Note = have, fmt.Sprintf("%s could not be asked for news of %s (%v): the copy of %s is used", r.cfg.Server, ref, err, stamp.Format(time.DateTime))
+			return t, nil
+		}
+		if _, ok := errors.AsType[*InputError](err); ok {
+			return nil, err
+		}
+		return nil, inputError("Unable to resolve action `%s@%s`: %v", name, ref, err)
+	}
+	if t.SHA, err = g.run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}"); err != nil {
+		return nil, inputError("Unable to resolve action `%s@%s`: it is no commit", name, ref)
+	}
+	r.touch(dir)
+	r.trim(dir)
+	return t, nil
+}
+
+// kept is the commit that the mirror has for a ref, and when it was fetched.
+func (r *Resolver) kept(ctx context.Context, g git, kept string, depth int) (string, time.Time) {
+	sha, err := g.run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}")
+	if err != nil {
+		return "", time.Time{}
+	}
+	fi, err := os.Stat(g.stamp(kept, depth))
+	if err != nil {
+		return "", time.Time{}
+	}
+	return sha, fi.ModTime()
+}
+
+func (g git) stamp(kept string, depth int) string {
+	return filepath.Join(g.dir, "hearth-"+base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%s %d", kept, depth)))
+}
+
+// fetch gets one ref, without a token first.
+func (r *Resolver) fetch(ctx context.Context, g git, name, ref, kept string, depth int) error {
+	url := r.cfg.Server + "/" + name
+	args := []string{"fetch", "--quiet", "--no-tags", "--force"}
+	if depth > 0 {
+		args = append(args, fmt.Sprintf("--depth=%d", depth))
+	} else if _, err := os.Stat(filepath.Join(g.dir, "shallow")); err == nil {
+		args = append(args, "--unshallow")
+	}
+	args = append(args, "--", url, cmp.Or(ref, "HEAD")+":"+kept)
+	_, err := g.run(ctx, args...)
+	if err != nil && r.cfg.Token != "" && denied(err) {
+		auth := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + r.cfg.Token))
+		with := git{dir: g.dir, config: []string{"http." + r.cfg.Server + "/.extraHeader=Authorization: Basic " + auth}}
+		_, err = with.run(ctx, args...)
+	}
+	switch {
+	case err == nil:
+		return os.WriteFile(g.stamp(kept, depth), nil, 0o644)
+	case missingRef(err):
+		return inputError("Unable to resolve action `%s@%s`, unable to find version `%s`", name, ref, ref)
+	case denied(err):
+		return inputError("Unable to resolve action. Repository not found: %s", name)
+	}
+	return err
+}
+
+func said(err error, words ...string) bool {
+	g, ok := errors.AsType[*gitError](err)
+	return ok && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(g.stderr, w) })
+}
+
+// denied reports whether a repository is not there, or not for us: GitHub does not say which.
+func denied(err error) bool {
+	return said(err, "Repository not found", "could not read Username", "Authentication failed", "terminal prompts disabled", "error: 401", "error: 403", "error: 404", "' not found", "does not appear to be a git repository", "does not exist")
+}
+
+func missingRef(err error) bool {
+	return said(err, "couldn't find remote ref", "not our ref", "no such remote ref")
+}
+
+// lock keeps other users of a mirror out, in this process and in others.
+func (r *Resolver) lock(dir string) (unlock func(), err error) {
+	r.mu.Lock()
+	m := r.busy[dir]
+	if m == nil {
+		m = &sync.Mutex{}
+		r.busy[dir] = m
+	}
+	r.mu.Unlock()
+	m.Lock()
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		m.Unlock()
+		return nil, err
+	}
+	f, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err == nil {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			f.Close()
+		}
+	}
+	if err != nil {
+		m.Unlock()
+		return nil, err
+	}
+	return func() { f.Close(); m.Unlock() }, nil
+}
+
+func (r *Resolver) touch(dir string) {
+	now := time.Now()
+	os.Chtimes(dir, now, now)
+}
+
+// trim removes the mirrors that were used the longest ago, while all together
+// are too large. That of dir, which is locked and in use, stays.
+func (r *Resolver) trim(dir string) {
+	dirs, _ := filepath.Glob(filepath.Join(r.cfg.Dir, "*", "*.git"))
+	type mirror struct {
+		dir  string
+		used time.Time
+		size int64
+	}
+	var all []mirror
+	var total int64
+	for _, d := range dirs {
+		fi, err := os.Stat(d)
+		if err != nil {
+			continue
+		}
+		m := mirror{dir: d, used: fi.ModTime()}
+		filepath.WalkDir(d, func(_ string, e os.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() {
+				if fi, err := e.Info(); err == nil {
+					m.size += fi.Size()
+				}
+			}
+			return nil
+		})
+		total += m.size
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(a, b mirror) int { return a.used.Compare(b.used) })
+	for _, m := range all {
+		// What was used within the hour may be in use now.
+		if total <= r.cfg.MaxBytes || m.dir == dir || time.Since(m.used) < time.Hour {
+			continue
+		}
+		// Moved first: nobody sees half a mirror.
+		gone := fmt.Sprintf("%s.gone-%d", m.dir, os.Getpid())
+		if os.Rename(m.dir, gone) == nil {
+			os.RemoveAll(gone)
+			total -= m.size
+			r.cfg.Log.Info("removed the mirror of an action that was not used for long", "mirror", m.dir, "bytes", m.size)
+		}
+	}
+}
+
+// ReadFile returns a file of the tree; name is relative to its root. The error
+// is os.ErrNotExist if there is none.
+func (t *Tree) ReadFile(ctx context.Context, name string, max int64) ([]byte, error) {
+	if t.SHA == "" {
+		root, err := os.OpenRoot(t.dir)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		f, err := root.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+			return nil, os.ErrNotExist
+		}
+		b, err := io.ReadAll(io.LimitReader(f, max+1))
+		if err == nil && int64(len(b)) > max {
+			err = fmt.Errorf("%s is larger than %d bytes", name, max)
+		}
+		return b, err
+	}
+	g := git{dir: t.dir}
+	kind, err := g.run(ctx, "cat-file", "-t", t.SHA+":"+name)
+	if err != nil || kind != "blob" {
+		return nil, os.ErrNotExist
+	}
+	var b limitedBuffer
+	b.max = max
+	if err := g.stream(ctx, &b, "cat-file", "blob", t.SHA+":"+name); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// Tar writes the whole tree as a tar archive.
+func (t *Tree) Tar(ctx context.Context, w io.Writer) error {
+	if t.SHA == "" {
+		return tarDir(ctx, t.dir, w, func(name string) bool { return name == ".git" })
+	}
+	return git{dir: t.dir}.stream(ctx, w, "archive", "--format=tar", t.SHA)
+}
+
+// Load reads the file that describes the action at dir (within the tree). That
+// there is none is an *InputError; what is wrong with it are diagnostics.
+func (t *Tree) Load(ctx context.Context, dir string) (file string, src []byte, err error) {
+	for _, n := range Names() {
+		src, err := t.ReadFile(ctx, path.Join(dir, n), MaxFile)
+		if err == nil {
+			return path.Join(dir, n), src, nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", nil, fmt.Errorf("read %s of %s: %w", path.Join(dir, n), t.Repository, err)
+		}
+	}
+	where := t.Repository
+	if dir != "" {
+		where += "/" + dir
+	}
+	if _, err := t.ReadFile(ctx, path.Join(dir, "Dockerfile"), MaxFile); err == nil {
+		return "", nil, inputError("%s@%s is a Docker action (it has only a Dockerfile): it needs a container runtime, which the machines here do not have", where, t.Ref)
+	}
+	return "", nil, inputError("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' for action '%s@%s'.", where, t.Ref)
+}

@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/guest"
+)
+
+// checkout is actions/checkout, served by the runner: the run's own repository
+// from the Source, another one through its mirror. The guest needs no network
+// and no token for it.
+func (x *exec) checkout(ref action.Ref, with vars) outcome {
+	r := x.r
+	x.actionHeader(x.def.Uses, with)
+	fail := func(format string, args ...any) outcome {
+		msg := fmt.Sprintf(format, args...)
+		x.error(msg)
+		return outcome{c: ci.Failure, reason: msg}
+	}
+	get := func(name string) string {
+		for _, k := range with.keys {
+			if strings.EqualFold(k, name) {
+				return strings.TrimSpace(with.m[k])
+			}
+		}
+		return ""
+	}
+	if problem := refusedCheckout(get); problem != "" {
+		return fail("%s", problem)
+	}
+	for _, k := range with.keys {
+		switch strings.ToLower(k) {
+		case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout":
+		case "persist-credentials", "token", "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
+			if get(k) != "" && (!strings.EqualFold(k, "persist-credentials") || strings.EqualFold(get(k), "true")) {
+				r.system(x, fmt.Sprintf("Note: %s is not used: the runner brings the repository itself, and leaves no credentials in the machine.", k))
+			}
+		case "sparse-checkout", "sparse-checkout-cone-mode", "filter":
+			if get(k) != "" {
+				r.system(x, fmt.Sprintf("Note: %s is not used: the whole tree is checked out.", k))
+			}
+		default:
+			x.say("warning", fmt.Sprintf("Unexpected input(s) '%s'", k))
+		}
+	}
+	depth := 1
+	if v := get("fetch-depth"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 {
+			n = 0 // as the action does
+		}
+		depth = n
+	}
+	dir := path.Join(r.layout.Workspace, get("path"))
+	if dir != r.layout.Workspace && !strings.HasPrefix(dir, r.layout.Workspace+"/") {
+		return fail("Repository path '%s' is not under '%s'", dir, r.layout.Workspace)
+	}
+	own := r.job.Run.GitHub.Get("repository").ToString()
+	repository := get("repository")
+	isOwn := repository == "" || strings.EqualFold(repository, own)
+	req := action.CheckoutRequest{Ref: get("ref"), Depth: depth, Tags: strings.EqualFold(get("fetch-tags"), "true")}
+	var from func(w io.Writer) (string, error)
+	switch {
+	case isOwn && r.job.Source == nil:
+		return fail("%s: this run has no repository to check out", x.def.Uses)
+	case isOwn:
+		from = func(w io.Writer) (string, error) { return r.job.Source.Checkout(x.ctx, req, w) }
+	default:
+		other, err := action.ParseRef(repository + "@HEAD")
+		if err != nil || other.Kind != action.Remote || other.Path != "" {
+			return fail("Invalid repository '%s'. Expected format {owner}/{repo}.", repository)
+		}
+		from = func(w io.Writer) (string, error) {
+			return r.job.Actions.Checkout(x.ctx, other.Owner, other.Repo, req, w)
+		}
+	}
+	if !strings.EqualFold(get("clean"), "false") {
+		if err := x.empty(dir); err != nil {
+			return x.guestFault("empty "+dir, err)
+		}
+	}
+	sha, err := r.stream(x.ctx, dir, from)
+	if err != nil {
+		if ie, ok := errors.AsType[*action.InputError](err); ok {
+			return fail("%s", ie.Msg)
+		}
+		return x.guestFault("check out the repository", err)
+	}
+	name := repository
+	if isOwn {
+		name = own
+	}
+	r.system(x, fmt.Sprintf("Checked out %s at %s into %s", name, sha, dir))
+	x.setOutput("commit", sha)
+	switch {
+	case req.Ref != "":
+		x.setOutput("ref", req.Ref)
+	case isOwn:
+		x.setOutput("ref", r.job.Run.GitHub.Get("ref").ToString())
+	}
+	return outcome{c: ci.Success}
+}
+
+// refusedCheckout names what of actions/checkout there is not. get returns an
+// input's value, "" where it is not known yet.
+func refusedCheckout(get func(string) string) string {
+	switch v := strings.ToLower(get("submodules")); v {
+	case "", "false":
+	default:
+		return "actions/checkout: submodules are not supported yet. Leave `submodules` out and fetch them in a step of your own."
+	}
+	if strings.EqualFold(get("lfs"), "true") {
+		return "actions/checkout: lfs is not supported yet. Leave `lfs` out and run `git lfs pull` in a step of your own."
+	}
+	return ""
+}
+
+// empty removes what is in a directory of the guest, but not the directory: it
+// may be somebody's working directory.
+func (x *exec) empty(dir string) error {
+	g := x.r.job.Guest
+	if err := g.MkdirAll(x.ctx, dir, 0o755, ""); err != nil {
+		return err
+	}
+	exit, err := g.Exec(x.ctx, guest.Cmd{
+		Argv: []string{"/bin/sh", "-c", "find . -mindepth 1 -maxdepth 1 -exec rm -rf -- {} +"}, Dir: dir, User: "root",
+	})
+	if err == nil && !exit.OK() && context.Cause(x.ctx) == nil {
+		// Something is mounted there, or will not go: unpacking over it is what is left.
+		x.say("warning", fmt.Sprintf("%s could not be emptied (%v)", dir, exit))
+	}
+	return err
+}
