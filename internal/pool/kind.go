@@ -69,20 +69,27 @@ type instance struct {
 
 // spec is a machine of this kind without what is each machine's own.
 func (k *kind) spec(id, dir string) vm.Spec {
+	s := Spec(k.img, k.cpus, k.memory)
+	s.ID, s.Dir, s.Net = id, dir, filepath.Join(dir, netName)
+	s.DeleteBy = time.Now().Add(warmLife)
+	return s
+}
+
+// Spec is how the pool boots an image: everything but ID, Dir, Net and the
+// machine's own disk, which is called "scratch" and comes last where the image
+// has a root file system.
+func Spec(img *image.Image, cpus, memoryMiB int) vm.Spec {
 	s := vm.Spec{
-		ID: id, Dir: dir, Kernel: k.img.Kernel, Initrd: k.img.Initrd,
-		CPUs: k.cpus, MemoryMiB: k.memory,
-		Net: filepath.Join(dir, netName), MAC: vm.DefaultMAC,
-		DeleteBy: time.Now().Add(warmLife),
+		Kernel: img.Kernel, Initrd: img.Initrd, CPUs: cpus, MemoryMiB: memoryMiB, MAC: vm.DefaultMAC,
 		Cmdline: fmt.Sprintf("quiet loglevel=4 hearth.host=hearth hearth.net=%s/%d,%s,%s",
 			network.Guest, network.Subnet.Bits(), network.Gateway, network.DNS),
 	}
-	if k.img.Base != "" {
+	if img.Base != "" {
 		s.Cmdline += " hearth.base=base hearth.scratch=scratch"
-		s.Disks = append(s.Disks, vm.Disk{ID: "base", Path: k.img.Base, ReadOnly: true})
-		if k.img.Tools != "" {
+		s.Disks = append(s.Disks, vm.Disk{ID: "base", Path: img.Base, ReadOnly: true})
+		if img.Tools != "" {
 			s.Cmdline += " hearth.tools=tools"
-			s.Disks = append(s.Disks, vm.Disk{ID: "tools", Path: k.img.Tools, ReadOnly: true})
+			s.Disks = append(s.Disks, vm.Disk{ID: "tools", Path: img.Tools, ReadOnly: true})
 		}
 	}
 	return s
