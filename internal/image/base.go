@@ -123,7 +123,9 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 		suite,
 	}
 	progress := newDebProgress(step, 2*len(packages))
-	if _, err := (tool{argv: namespaced(makeBase, args...), line: progress.line}).run(ctx); err != nil {
+	mmdebstrap := namespaced(makeBase, args...)
+	mmdebstrap.line = progress.line
+	if _, err := mmdebstrap.run(ctx); err != nil {
 		return nil, err
 	}
 	return progress.version, nil
@@ -134,7 +136,7 @@ func checkUserNamespaces(ctx context.Context) error {
 	if _, err := lookTool("newuidmap"); err != nil {
 		return err
 	}
-	if _, err := (tool{argv: namespaced("true")}).run(ctx); err != nil {
+	if _, err := namespaced("true").run(ctx); err != nil {
 		return fmt.Errorf("building without root needs user namespaces: %w: check that `sysctl kernel.unprivileged_userns_clone` is 1 and that /etc/subuid and /etc/subgid have a range of 65536 for you (`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`), or build as root", err)
 	}
 	return nil

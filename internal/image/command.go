@@ -74,6 +74,9 @@ type tool struct {
 	dir  string
 	env  []string          // added to the environment
 	line func(line string) // called for each line of output, if set
+	// leash gives the program a standard input that ends when this process
+	// does, however it ends; see namespaced.
+	leash bool
 }
 
 // run runs the program and returns its standard output. Its errors end with
@@ -92,6 +95,15 @@ func (t tool) run(ctx context.Context) (stdout []byte, err error) {
 	out := &tail{max: 1 << 20, line: t.line}
 	errs := &tail{max: 16 << 10, line: t.line}
 	cmd.Stdout, cmd.Stderr = out, errs
+	if t.leash {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		defer w.Close()
+		defer r.Close()
+		cmd.Stdin = r
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second // then SIGKILL, and stop reading its pipes
@@ -149,18 +161,23 @@ func lastLines(data []byte, n int) string {
 	return strings.Join(lines, "\n")
 }
 
-// namespaced wraps a shell script so that it runs with mounts and processes of
+// namespaced returns a run of a shell script that has mounts and processes of
 // its own, as root of a user namespace when we are not root. Whatever it
 // mounts is gone when it ends, however it ends: nothing can be left that a
-// later clean-up would descend into (the host's /dev, say), and killing the
-// one process kills all of them.
-func namespaced(script string, args ...string) []string {
+// later clean-up would descend into (the host's /dev, say).
+//
+// The shell is the first process of its namespace, so that everything in it
+// dies with it. It holds the end of a pipe from us and kills everything when
+// that closes: the kernel's signal at the death of a parent would do, but is
+// lost when unshare changes its user.
+func namespaced(script string, args ...string) tool {
+	const leash = `exec 3<&0 </dev/null; { cat <&3 >/dev/null; kill -KILL -1; } & exec 3<&-;`
 	argv := []string{"unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"}
 	if os.Geteuid() != 0 {
 		argv = append(argv, "--user", "--map-root-user", "--map-auto")
 	}
-	argv = append(argv, "--", "sh", "-eu", "-c", script, "hearth-image")
-	return append(argv, args...)
+	argv = append(argv, "--", "sh", "-eu", "-c", leash+script, "hearth-image")
+	return tool{argv: append(argv, args...), leash: true}
 }
 
 // removeTree removes a directory, also one whose files belong to the subordinate
@@ -170,7 +187,7 @@ func removeTree(ctx context.Context, dir string) error {
 	if err == nil || os.Geteuid() == 0 {
 		return err
 	}
-	if _, nsErr := (tool{argv: namespaced(`rm -rf -- "$1"`, dir)}).run(ctx); nsErr != nil {
+	if _, nsErr := namespaced(`rm -rf -- "$1"`, dir).run(ctx); nsErr != nil {
 		return fmt.Errorf("%w (and in a user namespace: %w)", err, nsErr)
 	}
 	return nil

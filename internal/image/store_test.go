@@ -1,11 +1,13 @@
 package image
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -191,6 +193,90 @@ func TestSweep(t *testing.T) {
 	if got := names(t, filepath.Join(s.dir, "tmp")); len(got) != 0 {
 		t.Fatalf("tmp holds %v", got)
 	}
+}
+
+// TestKilledBuilder kills a builder with SIGKILL in the middle of its work:
+// what it had started dies with it, and the next one cleans up.
+func TestKilledBuilder(t *testing.T) {
+	if dir := os.Getenv("HEARTH_TEST_BUILDER"); dir != "" {
+		s, err := openStore(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.lock(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.create(t.Context(), "base", "in", func(ctx context.Context, dir string) (map[string]string, error) {
+			script := namespaced(`mount -t tmpfs none "$1"; echo up >&2; (trap "" TERM HUP; sleep 1000) & sleep 1000`, dir)
+			script.line = func(line string) { os.Stdout.WriteString("line " + line + "\n") }
+			_, err := script.run(ctx)
+			return nil, err
+		})
+		t.Fatal(err)
+	}
+	if _, err := (namespaced("true")).run(t.Context()); err != nil {
+		t.Skipf("SKIPPED, NOT TESTED: no namespaces here: %v", err)
+	}
+	s := newTestStore(t)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledBuilder$", "-test.v")
+	cmd.Env = append(os.Environ(), "HEARTH_TEST_BUILDER="+s.dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	up := false
+	for sc := bufio.NewScanner(out); !up && sc.Scan(); {
+		up = sc.Text() == "line up"
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	if !up {
+		t.Fatal("the builder did not get to work")
+	}
+	if got := names(t, filepath.Join(s.dir, "tmp")); len(got) != 1 {
+		t.Fatalf("tmp holds %v", got)
+	}
+	// Its processes have the directory in their command line.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left := withArgument(t, s.dir)
+		if len(left) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still running: %v", left)
+		}
+	}
+	unlock, err := s.lock(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := s.sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, filepath.Join(s.dir, "tmp")); len(got) != 0 {
+		t.Fatalf("tmp holds %v", got)
+	}
+}
+
+// withArgument lists the processes whose command line mentions s.
+func withArgument(t *testing.T, s string) (found []string) {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range list {
+		if line, err := os.ReadFile(path); err == nil && strings.Contains(string(line), s) {
+			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return found
 }
 
 func TestLockExcludes(t *testing.T) {
