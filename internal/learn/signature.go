@@ -276,6 +276,20 @@ func lineHash(masked string) uint64 { return hash(fnvOffset, strings.TrimSpace(m
 // before them that hit a literal of a rule.
 const maxLines = 4000
 
+// The output is a guest's and may be made to take time. maxWidth is how many
+// bytes of a line are looked at; maxCandidates how many lines rules are tried on.
+const (
+	maxWidth      = 600
+	maxCandidates = 1000
+)
+
+func clipBytes(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}
+
 // Extract finds what a failed step's output says about why it failed. lines is
 // the output in order; greens may be nil; kind is the step's kind (see
 // graph.StepKind).
@@ -296,10 +310,19 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 	matched := map[int]bool{}
 	count := map[uint64]int{}
 	var cands []candidate
-	for i, raw := range lines {
+	// From the end, so that what the bound on candidates leaves out is old.
+	for i := len(lines) - 1; i >= 0; i-- {
+		raw := lines[i]
+		if len(raw) > 4*maxWidth { // a progress display, for one
+			raw = strings.TrimRight(raw, "\r\n")
+			raw = clipBytes(raw[strings.LastIndexByte(raw, '\r')+1:], 4*maxWidth)
+		}
 		l := Clean(raw)
+		if len(l) > maxWidth {
+			l = clipBytes(l, maxWidth)
+		}
 		cleaned[i] = l
-		if l == "" || len(l) > 4000 {
+		if l == "" || len(cands) == maxCandidates {
 			continue
 		}
 		clear(matched)
@@ -343,6 +366,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		}
 		cands = append(cands, c)
 	}
+	slices.Reverse(cands)
 	for i := range cands {
 		c := &cands[i]
 		c.masked = Mask(c.text)
