@@ -1,0 +1,375 @@
+// Package api is the HTTP API by which programs get machines and run code in
+// them: the bridge that agents and scripts talk to. docs/api.md is its manual.
+//
+//	GET    /health
+//	GET    /api/vms                      POST /api/vms
+//	GET    /api/vms/{id}                 DELETE /api/vms/{id}
+//	GET    /api/vms/{id}/snapshots       POST /api/vms/{id}/snapshots
+//	POST   /api/vms/{id}/rollback
+//	POST   /api/llm/execute
+//	GET    /api/sessions                 GET /api/stats
+//
+// # Who may
+//
+// Everything but /health wants a bearer token: a JWT signed with HS256, for this
+// API, that expires (token.go). A token is for everything or for one machine;
+// whoever makes a machine gets one of the second kind with it, so that an agent
+// need not hold more than its own machine's.
+//
+// # A machine's life
+//
+// A machine is one session: created, executing, completed or failed, released.
+// It is released when it is deleted, when its time is over, and when it dies; a
+// goroutine a machine waits for the last two. Close releases the rest. How long
+// a machine may live is bounded, so that nothing stays because somebody forgot.
+//
+// # Answers
+//
+// Errors are JSON: {"error": what happened, "code": a word for programs, "hint":
+// what to do}. A command that fails is not an error but an answer with its exit
+// code; an error says that we could not run it, or do not know how it ended.
+// What a command printed is bounded and says so where it was cut. All of it is
+// the guest's word.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/pool"
+)
+
+// Config says what a Server serves. Zero fields take the default named.
+type Config struct {
+	// Machines is where VMs come from: FromPool(p).
+	Machines Machines
+	// Secret signs and checks tokens. Without one everything but /health is
+	// refused; New refuses a short one.
+	Secret []byte
+	// TTL is the life of a VM whose request does not say; 1 h. MaxTTL bounds what
+	// a request may say; 6 h.
+	TTL, MaxTTL time.Duration
+	// Timeout is how long code may run where a request does not say; 5 min. A
+	// request may say anything up to MaxTTL.
+	Timeout time.Duration
+	// MaxBody is the largest request, bytes; 1 MiB.
+	MaxBody int64
+	// MaxOutput is how many bytes of each output stream an answer holds; 1 MiB.
+	MaxOutput int
+	// MaxVMs is how many VMs may exist at once by way of the API, and how many
+	// one execution may address; 64. What the host really has is the pool's to
+	// say.
+	MaxVMs int
+	// Version is shown by /health.
+	Version string
+	// Log hears of machines made and released; nil discards.
+	Log *slog.Logger
+}
+
+// Machines is what the API needs of a pool.
+type Machines interface {
+	Claim(context.Context, pool.Request) (VM, error)
+	Sessions() []pool.Session
+	Stats() pool.Stats
+}
+
+// VM is what the API needs of a lease. *pool.Lease is one.
+type VM interface {
+	ID() string
+	Client() *guest.Client
+	Session() pool.Session
+	Begin()
+	End(ctx context.Context, ok bool, reason string)
+	Snapshot(context.Context) (*pool.Checkpoint, error)
+	Rollback(context.Context, *pool.Checkpoint) error
+	Lost() <-chan struct{}
+	Err() error
+	Release(context.Context) error
+}
+
+// FromPool makes a pool's leases the API's machines.
+func FromPool(p *pool.Pool) Machines { return poolMachines{p} }
+
+type poolMachines struct{ *pool.Pool }
+
+func (p poolMachines) Claim(ctx context.Context, r pool.Request) (VM, error) {
+	l, err := p.Pool.Claim(ctx, r)
+	if err != nil {
+		return nil, err // not l: a nil *Lease would be a VM that is not nil
+	}
+	return l, nil
+}
+
+// Server answers. Make it with New; end it with Close, after the HTTP server.
+type Server struct {
+	cfg   Config
+	log   *slog.Logger
+	start time.Time
+	cors  *http.CrossOriginProtection
+
+	wg sync.WaitGroup // a goroutine a machine
+
+	mu       sync.Mutex
+	closed   bool
+	vms      map[string]*machine
+	reserved int      // machines that are being made
+	gone     []ending // released, newest last; bounded
+	executed int
+	failed   int // executions with an exit code that is not 0
+	broken   int // executions that ended in an error
+}
+
+// New returns a server. It makes nothing until it is asked.
+func New(cfg Config) *Server {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&cfg.MaxTTL, 6*time.Hour)
+	def(&cfg.TTL, time.Hour)
+	def(&cfg.Timeout, 5*time.Minute)
+	cfg.TTL = min(cfg.TTL, cfg.MaxTTL)
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 1 << 20
+	}
+	if cfg.MaxOutput == 0 {
+		cfg.MaxOutput = 1 << 20
+	}
+	if cfg.MaxVMs == 0 {
+		cfg.MaxVMs = 64
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, start: time.Now(), cors: http.NewCrossOriginProtection(), vms: map[string]*machine{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+// Register adds the API's routes to mux.
+func (s *Server) Register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /health", s.health)
+	routes := []struct {
+		pattern string
+		handle  func(http.ResponseWriter, *http.Request, grant) error
+	}{
+		{"GET /api/vms", s.list},
+		{"POST /api/vms", s.create},
+		{"GET /api/vms/{id}", s.get},
+		{"DELETE /api/vms/{id}", s.remove},
+		{"GET /api/vms/{id}/snapshots", s.snapshots},
+		{"POST /api/vms/{id}/snapshots", s.snapshot},
+		{"POST /api/vms/{id}/rollback", s.rollback},
+		{"POST /api/llm/execute", s.execute},
+		{"GET /api/sessions", s.sessions},
+		{"GET /api/stats", s.stats},
+	}
+	methods := map[string][]string{} // by path, for what is asked for in the wrong way
+	for _, r := range routes {
+		mux.Handle(r.pattern, s.guard(r.handle))
+		method, path, _ := strings.Cut(r.pattern, " ")
+		methods[path] = append(methods[path], method)
+	}
+	for path, may := range methods {
+		slices.Sort(may)
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Allow", strings.Join(may, ", "))
+			s.fail(w, r, problem(http.StatusMethodNotAllowed, "method_not_allowed", "use "+strings.Join(may, " or "), "%s is not a method of %s", r.Method, path))
+		})
+	}
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, problem(http.StatusNotFound, "no_such_route", "docs/api.md lists what there is", "there is no %s", r.URL.Path))
+	})
+}
+
+// guard lets a request through to handle if its token is good.
+func (s *Server) guard(handle func(http.ResponseWriter, *http.Request, grant) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.cors.Check(r); err != nil {
+			s.fail(w, r, problem(http.StatusForbidden, "cross_origin", "call the API from a program, not from another site's page", "cross-origin request refused"))
+			return
+		}
+		g, err := s.authorize(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
+		if err := handle(w, r, g); err != nil {
+			s.fail(w, r, err)
+		}
+	})
+}
+
+// Close refuses new machines, releases those there are, and waits for them.
+func (s *Server) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	all := make([]*machine, 0, len(s.vms))
+	for _, m := range s.vms {
+		all = append(all, m)
+	}
+	s.mu.Unlock()
+	for _, m := range all {
+		m.end("the server ended")
+	}
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("api: machines are still being released: %w", context.Cause(ctx))
+	}
+}
+
+// Error is an answer that says what went wrong, why, and what to do.
+type Error struct {
+	Message string `json:"error"`
+	Code    string `json:"code"`
+	Hint    string `json:"hint,omitempty"`
+
+	status int
+	retry  time.Duration
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func problem(status int, code, hint, format string, args ...any) *Error {
+	return &Error{Message: fmt.Sprintf(format, args...), Code: code, Hint: hint, status: status}
+}
+
+// later is a problem that time may mend.
+func (e *Error) later(d time.Duration) *Error { e.retry = d; return e }
+
+// explain turns any error into an answer.
+func explain(err error) *Error {
+	var e *Error
+	var tooLong *http.MaxBytesError
+	var theirs *guest.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &tooLong):
+		return problem(http.StatusRequestEntityTooLarge, "body_too_large", "put large input into a file of the VM, or send less", "the request has more than %d bytes", tooLong.Limit)
+	case errors.Is(err, pool.ErrTooLarge):
+		return problem(http.StatusUnprocessableEntity, "too_large", "ask for fewer CPUs or less memory", "%v", err)
+	case errors.Is(err, pool.ErrBusy):
+		return problem(http.StatusServiceUnavailable, "busy", "delete VMs that are not needed, or try again later", "this machine holds no more VMs: %v", err).later(5 * time.Second)
+	case errors.Is(err, pool.ErrClosed):
+		return problem(http.StatusServiceUnavailable, "closing", "try again when the server is back", "the server is ending").later(10 * time.Second)
+	case errors.As(err, &theirs):
+		return problem(http.StatusBadGateway, "vm_error", "look at the VM: is its disk full?", "in the VM: %v", err)
+	case errors.Is(err, guest.ErrLost):
+		return problem(http.StatusBadGateway, "vm_lost", "the VM is gone or not answering; make a new one", "%v", err)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return problem(http.StatusServiceUnavailable, "cancelled", "try again", "the request ended before its answer: %v", err).later(time.Second)
+	}
+	return problem(http.StatusInternalServerError, "internal", "the server's log says more; `hearth doctor` says whether this machine can run VMs", "%v", err)
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := explain(err)
+	if e.status >= 500 {
+		s.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "code", e.Code, "err", err)
+	}
+	if e.retry > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(e.retry/time.Second)))
+	}
+	if e.status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="hearth"`)
+	}
+	reply(w, e.status, e)
+}
+
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.Encode(v) // a client that is gone hears nothing
+}
+
+// read decodes a request's body. A field that does not exist is an error: a
+// misspelt vm_id would otherwise run the code somewhere else. An empty body is
+// an empty object if that may be.
+func read(r *http.Request, into any, empty bool) error {
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(into)
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLong):
+		return err
+	case err == io.EOF && empty:
+		return nil
+	case err == io.EOF:
+		return problem(http.StatusBadRequest, "bad_request", "send a JSON object", "the request has no body")
+	case err != nil:
+		return problem(http.StatusBadRequest, "bad_request", "docs/api.md lists the fields", "the request's body: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return problem(http.StatusBadRequest, "bad_request", "send one JSON object and nothing after it", "the request's body goes on after its end")
+	}
+	return nil
+}
+
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	st := s.cfg.Machines.Stats()
+	s.mu.Lock()
+	status, code, vms := "ok", http.StatusOK, len(s.vms)
+	if s.closed {
+		status, code = "closing", http.StatusServiceUnavailable
+	}
+	s.mu.Unlock()
+	reply(w, code, map[string]any{"status": status, "version": s.cfg.Version, "uptime_seconds": int(time.Since(s.start).Seconds()), "vms": vms, "machines": st.Leased, "warm": st.Warm})
+}
+
+func (s *Server) sessions(w http.ResponseWriter, r *http.Request, g grant) error {
+	if err := g.everything(); err != nil {
+		return err
+	}
+	all := s.cfg.Machines.Sessions()
+	out := make([]session, len(all))
+	for i, x := range all {
+		out[i] = describe(x)
+	}
+	reply(w, http.StatusOK, map[string]any{"sessions": out})
+	return nil
+}
+
+func (s *Server) stats(w http.ResponseWriter, r *http.Request, g grant) error {
+	if err := g.everything(); err != nil {
+		return err
+	}
+	p := s.cfg.Machines.Stats()
+	states := map[pool.State]int{pool.Created: 0, pool.Executing: 0, pool.Completed: 0, pool.Failed: 0, pool.Released: 0}
+	for _, x := range s.cfg.Machines.Sessions() {
+		states[x.State]++
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reply(w, http.StatusOK, map[string]any{
+		"sessions": states, "vms": len(s.vms),
+		"executions": map[string]int{"total": s.executed, "nonzero": s.failed, "errors": s.broken},
+		"machines": map[string]any{
+			"leased": p.Leased, "waiting": p.Waiting, "warm": p.Warm, "made_ahead": p.Made,
+			"claims": p.Claims, "warm_hits": p.WarmHits, "completed": p.Completed, "failed": p.Failed, "lost": p.Lost,
+			"cpus_used": p.Used.CPUs, "cpus": p.Means.CPUs, "memory_mib_used": p.Used.MemoryMiB, "memory_mib": p.Means.MemoryMiB,
+		},
+	})
+	return nil
+}

@@ -1,0 +1,325 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+)
+
+// maxCode is the largest program a request may carry, in bytes, so far as
+// Config.MaxBody lets it come.
+const maxCode = 8 << 20
+
+// language is how code of one language is run: from a file of its own, since an
+// argument has at most 128 KiB and standard input belongs to the code.
+type language struct {
+	names  []string
+	argv   []string
+	suffix string
+}
+
+func languages() []language {
+	return []language{
+		{[]string{"bash"}, []string{"bash"}, ".sh"},
+		{[]string{"sh", "shell"}, []string{"sh"}, ".sh"},
+		{[]string{"python", "python3"}, []string{"python3"}, ".py"},
+		{[]string{"javascript", "node", "js"}, []string{"node"}, ".js"},
+	}
+}
+
+// toolPath is where commands are looked up: the tools disk has Node.
+const toolPath = "PATH=/opt/hearth/bin:/opt/hearth/node24/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// execution is a request to run code.
+type execution struct {
+	Agent      string            `json:"agent_id"`
+	Language   string            `json:"language"`
+	Code       string            `json:"code"`
+	VM         string            `json:"vm_id"`
+	VMs        []string          `json:"vm_ids"` // the same on several
+	Count      int               `json:"count"`  // the same on several new ones
+	Timeout    float64           `json:"timeout_seconds"`
+	WorkingDir string            `json:"working_dir"`
+	Env        map[string]string `json:"env"`
+	order                        // of the new VMs; name, cpus, memory_mib, network
+}
+
+// Execution is how one run of the code ended.
+type Execution struct {
+	ID         string    `json:"execution_id"`
+	VM         string    `json:"vm_id"`
+	ExitCode   int       `json:"exit_code"`
+	Stdout     string    `json:"stdout"`
+	Stderr     string    `json:"stderr"`
+	DurationMS int64     `json:"duration_ms"`
+	Started    time.Time `json:"started_at"`
+	Completed  time.Time `json:"completed_at"`
+	Signal     string    `json:"signal,omitempty"`    // that ended it
+	TimedOut   bool      `json:"timed_out,omitempty"` // after timeout_seconds
+	Truncated  bool      `json:"truncated,omitempty"` // the output is not all there
+}
+
+// outcome is one of several: an Execution or an Error.
+type outcome struct {
+	*Execution
+	VM     string `json:"vm_id,omitempty"` // hides that of Execution
+	Failed *Error `json:"failure,omitempty"`
+}
+
+func (s *Server) execute(w http.ResponseWriter, r *http.Request, g grant) error {
+	var e execution
+	if err := read(r, &e, false); err != nil {
+		return err
+	}
+	lang, timeout, err := s.check(&e)
+	if err != nil {
+		return err
+	}
+	unhurried(w)
+	ctx := r.Context()
+	if e.VM == "" {
+		if err := g.everything(); err != nil && len(e.VMs) == 0 {
+			return err // it would take a new machine
+		}
+	}
+	switch {
+	case len(e.VMs) > 0 || e.Count > 0:
+		all, err := s.several(ctx, g, &e, timeout)
+		if err != nil {
+			return err
+		}
+		results := make([]outcome, len(all))
+		var wg sync.WaitGroup
+		for i, m := range all {
+			wg.Go(func() {
+				results[i].VM = m.vm.ID()
+				x, err := s.run(ctx, m, &e, lang, timeout)
+				if err != nil {
+					results[i].Failed = explain(err)
+					return
+				}
+				results[i].Execution = x
+			})
+		}
+		wg.Wait()
+		if e.Count > 0 {
+			s.throwAway(all)
+		}
+		reply(w, http.StatusOK, map[string]any{"results": results})
+		return nil
+	case e.VM != "":
+		m, err := s.find(g, e.VM)
+		if err != nil {
+			return err
+		}
+		x, err := s.run(ctx, m, &e, lang, timeout)
+		if err != nil {
+			return err
+		}
+		reply(w, http.StatusOK, x)
+		return nil
+	}
+	fresh, err := s.fresh(ctx, &e, 1, timeout)
+	if err != nil {
+		return err
+	}
+	x, err := s.run(ctx, fresh[0], &e, lang, timeout)
+	s.throwAway(fresh)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, x)
+	return nil
+}
+
+// check says what is wrong with a request before any machine is touched.
+func (s *Server) check(e *execution) (language, time.Duration, error) {
+	bad := func(hint, format string, args ...any) (language, time.Duration, error) {
+		return language{}, 0, problem(http.StatusBadRequest, "bad_request", hint, format, args...)
+	}
+	var lang language
+	var known []string
+	for _, l := range languages() {
+		if slices.Contains(l.names, strings.ToLower(e.Language)) {
+			lang = l
+		}
+		known = append(known, l.names...)
+	}
+	ways := 0
+	for _, given := range []bool{e.VM != "", len(e.VMs) > 0, e.Count != 0} {
+		if given {
+			ways++
+		}
+	}
+	most := s.cfg.MaxTTL
+	switch {
+	case e.Language == "":
+		return bad("want one of "+strings.Join(known, ", "), "language is missing")
+	case lang.argv == nil:
+		return bad("want one of "+strings.Join(known, ", "), "language %q is not known", e.Language)
+	case e.Code == "":
+		return bad("put the program into code", "code is empty")
+	case len(e.Code) > maxCode:
+		return bad("put it into a file of the VM", "code has %d bytes, more than %d", len(e.Code), maxCode)
+	case ways > 1:
+		return bad("give vm_id, vm_ids or count; none of them makes a fresh VM and throws it away", "more than one of vm_id, vm_ids and count is given")
+	case e.Timeout < 0 || e.Timeout > most.Seconds():
+		return bad(fmt.Sprintf("want 0 (for %.0f) to %.0f", s.cfg.Timeout.Seconds(), most.Seconds()), "timeout_seconds is %v", e.Timeout)
+	case e.WorkingDir != "" && (!strings.HasPrefix(e.WorkingDir, "/") || strings.ContainsRune(e.WorkingDir, 0)):
+		return bad("give an absolute path inside the VM, or leave it out for /home/runner", "working_dir %q is not an absolute path", e.WorkingDir)
+	case e.Count < 0 || e.Count > s.cfg.MaxVMs || len(e.VMs) > s.cfg.MaxVMs:
+		return bad(fmt.Sprintf("want at most %d", s.cfg.MaxVMs), "too many VMs at once: %d", max(e.Count, len(e.VMs)))
+	case (e.VM != "" || len(e.VMs) > 0) && e.order != (order{}):
+		return bad("leave them out, or leave vm_id out", "name, cpus, memory_mib, network and ttl_seconds are for a new VM")
+	}
+	for k, v := range e.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
+			return bad("names without '=', no NUL bytes", "env has an unusable entry %q", k)
+		}
+	}
+	for i, id := range e.VMs {
+		if slices.Contains(e.VMs[:i], id) {
+			return bad("name each VM once", "vm_ids names %q twice", id)
+		}
+	}
+	timeout := s.cfg.Timeout
+	if e.Timeout > 0 {
+		timeout = time.Duration(e.Timeout * float64(time.Second))
+	}
+	return lang, timeout, nil
+}
+
+// several finds the machines that are asked for, or makes them: all or none.
+func (s *Server) several(ctx context.Context, g grant, e *execution, timeout time.Duration) ([]*machine, error) {
+	if e.Count > 0 {
+		return s.fresh(ctx, e, e.Count, timeout)
+	}
+	var all []*machine
+	for _, id := range e.VMs {
+		m, err := s.find(g, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// fresh makes n machines that live as long as the code may run.
+func (s *Server) fresh(ctx context.Context, e *execution, n int, timeout time.Duration) ([]*machine, error) {
+	o := e.order
+	if o.TTLSeconds == 0 {
+		o.TTLSeconds = min(timeout+time.Minute, s.cfg.MaxTTL).Seconds()
+	}
+	req, err := s.request(o)
+	if err != nil {
+		return nil, err
+	}
+	all, errs := make([]*machine, n), make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { all[i], errs[i] = s.make(ctx, o.Name, req) })
+	}
+	wg.Wait()
+	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })
+	if i < 0 {
+		return all, nil
+	}
+	made := slices.DeleteFunc(all, func(m *machine) bool { return m == nil })
+	s.throwAway(made)
+	x := explain(errs[i])
+	if n > 1 {
+		x.Message = fmt.Sprintf("%d of %d VMs could be made, so none was kept: %s", len(made), n, x.Message)
+	}
+	return nil, x
+}
+
+// throwAway releases machines that were made for one execution. Nobody waits for
+// it longer than it takes, not even a client that is gone.
+func (s *Server) throwAway(all []*machine) {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
+	defer cancel()
+	for _, m := range all {
+		m.end("its execution has ended")
+	}
+	for _, m := range all {
+		m.release(ctx, "")
+	}
+}
+
+// run runs the code in one machine.
+func (s *Server) run(ctx context.Context, m *machine, e *execution, lang language, timeout time.Duration) (x *Execution, err error) {
+	if err := m.enter(false); err != nil {
+		return nil, err
+	}
+	var code *int
+	defer func() {
+		m.leave(false, code)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.executed++
+		switch {
+		case err != nil:
+			s.broken++
+		case x.ExitCode != 0:
+			s.failed++
+		}
+	}()
+	m.vm.Begin()
+	client := m.vm.Client()
+	id := "e" + strings.ToLower(rand.Text()[:16])
+	file := "/tmp/hearth-" + id + lang.suffix
+	if err := client.WriteFile(ctx, file, []byte(e.Code), 0o600, ""); err != nil {
+		return nil, m.lost(fmt.Errorf("putting the code into the VM %s: %w", m.vm.ID(), err))
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		client.Remove(ctx, file)
+	}()
+	stdout, stderr := newClip(s.cfg.MaxOutput), newClip(s.cfg.MaxOutput)
+	env := []string{toolPath, "LANG=C.UTF-8"}
+	for k, v := range e.Env {
+		env = append(env, k+"="+v)
+	}
+	x = &Execution{ID: id, VM: m.vm.ID(), Started: time.Now().UTC()}
+	end, err := client.Exec(ctx, guest.Cmd{Argv: append(slices.Clone(lang.argv), file), Env: env, Dir: e.WorkingDir, Stdout: stdout, Stderr: stderr, Timeout: timeout})
+	if err != nil {
+		if guest.StartFailed(err) {
+			return nil, problem(http.StatusUnprocessableEntity, "cannot_start", "is there such a working_dir in the VM?", "%s could not be started in the VM %s: %v", lang.argv[0], m.vm.ID(), err)
+		}
+		return nil, m.lost(fmt.Errorf("execution in the VM %s: %w", m.vm.ID(), err))
+	}
+	if end.Cancelled {
+		return nil, fmt.Errorf("execution in the VM %s: %w", m.vm.ID(), context.Cause(ctx))
+	}
+	x.Completed = time.Now().UTC()
+	x.DurationMS = x.Completed.Sub(x.Started).Milliseconds()
+	x.ExitCode, x.Signal, x.TimedOut = end.Code, end.Signal, end.TimedOut
+	x.Stdout, x.Stderr = stdout.String(), stderr.String()
+	x.Truncated = stdout.cut() || stderr.cut()
+	code = &end.Code
+	s.log.Debug("executed", "vm", x.VM, "execution", x.ID, "agent", e.Agent, "language", lang.names[0], "exit", x.ExitCode, "took", end.Duration)
+	return x, nil
+}
+
+// lost adds why the machine is gone, where that is why.
+func (m *machine) lost(err error) error {
+	select {
+	case <-m.ended:
+		return problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released meanwhile: %s", m.vm.ID(), m.reason)
+	default:
+	}
+	if why := m.vm.Err(); why != nil && errors.Is(err, guest.ErrLost) {
+		return problem(http.StatusBadGateway, "vm_lost", "make another one: POST /api/vms", "%v", errors.Join(err, why))
+	}
+	return err
+}

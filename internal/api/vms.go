@@ -1,0 +1,460 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/pool"
+)
+
+const (
+	maxSnapshots = 16 // of one machine
+	maxGone      = 500
+	releaseLimit = time.Minute
+)
+
+// machine is a VM that was made over the API.
+type machine struct {
+	server *Server
+	vm     VM
+	name   string
+	policy network.Policy
+
+	ended   chan struct{} // closed by end
+	endOnce sync.Once
+	reason  string        // why, once ended is closed
+	done    chan struct{} // closed when it is released
+	err     error         // of the release, once done is closed
+
+	mu        sync.Mutex
+	running   int  // executions
+	exclusive bool // a snapshot or a rollback is under way
+	last      *int // exit code of the last execution
+	shots     []*shot
+}
+
+// ending is what is remembered of a machine that is no more.
+type ending struct {
+	id, reason string
+	at         time.Time
+}
+
+type shot struct {
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	VM         string    `json:"vm_id"`
+	Created    time.Time `json:"created_at"`
+	DurationMS int64     `json:"duration_ms"`
+
+	point *pool.Checkpoint
+}
+
+// session is a machine as the API shows it.
+type session struct {
+	ID        string     `json:"id"`
+	Name      string     `json:"name,omitempty"`
+	Status    pool.State `json:"status"`
+	Outcome   pool.State `json:"outcome,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+	Driver    string     `json:"driver"`
+	Image     string     `json:"image"`
+	CPUs      int        `json:"cpus"`
+	MemoryMiB int        `json:"memory_mib"`
+	Network   string     `json:"network,omitempty"`
+	Labels    []string   `json:"labels,omitempty"`
+	Running   int        `json:"running"` // executions under way
+	Snapshots int        `json:"snapshots"`
+	ReadyMS   float64    `json:"ready_ms"` // from the claim to the first command
+	Created   time.Time  `json:"created_at"`
+	Started   time.Time  `json:"started_at,omitzero"`
+	Ended     time.Time  `json:"ended_at,omitzero"`
+	Released  time.Time  `json:"released_at,omitzero"`
+	DeleteBy  time.Time  `json:"delete_by"`
+}
+
+func describe(x pool.Session) session {
+	return session{ID: x.ID, Status: x.State, Outcome: x.Outcome, Reason: x.Reason, Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB,
+		Labels: x.Labels, ReadyMS: float64(x.Ready.Microseconds()) / 1000, Created: x.Leased, Started: x.Started, Ended: x.Ended, Released: x.Released, DeleteBy: x.DeleteBy}
+}
+
+func (m *machine) describe() session {
+	d := describe(m.vm.Session())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d.Name, d.Network, d.Running, d.Snapshots = m.name, m.policy.String(), m.running, len(m.shots)
+	return d
+}
+
+// order is what machine is wanted.
+type order struct {
+	Name       string  `json:"name"`
+	CPUs       int     `json:"cpus"`
+	MemoryMiB  int     `json:"memory_mib"`
+	Network    string  `json:"network"` // default, none, allow:HOST,HOST…
+	TTLSeconds float64 `json:"ttl_seconds"`
+}
+
+// request checks an order and says what to claim.
+func (s *Server) request(o order) (pool.Request, error) {
+	bad := func(hint, format string, args ...any) (pool.Request, error) {
+		return pool.Request{}, problem(http.StatusBadRequest, "bad_request", hint, format, args...)
+	}
+	policy, err := network.ParsePolicy(o.Network)
+	if err != nil {
+		return bad(`want "default", "none" or "allow:HOST,HOST"`, "network: %v", err)
+	}
+	if o.CPUs < 0 || o.MemoryMiB < 0 || o.MemoryMiB > 0 && o.MemoryMiB < 128 {
+		return bad("leave them out for the default, or ask for 1 CPU and 128 MiB or more", "a VM of %d CPUs and %d MiB makes no sense", o.CPUs, o.MemoryMiB)
+	}
+	if len(o.Name) > 100 || strings.ContainsFunc(o.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return bad("at most 100 characters, none of them a control character", "the name is unusable")
+	}
+	ttl := s.cfg.TTL
+	if o.TTLSeconds != 0 {
+		if o.TTLSeconds < 1 || o.TTLSeconds > s.cfg.MaxTTL.Seconds() {
+			return bad(fmt.Sprintf("want 1 to %.0f", s.cfg.MaxTTL.Seconds()), "ttl_seconds is %v", o.TTLSeconds)
+		}
+		ttl = time.Duration(o.TTLSeconds * float64(time.Second))
+	}
+	return pool.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Network: network.Config{Policy: policy}, Labels: []string{"api"}, Deadline: time.Now().Add(ttl), NoWait: true}, nil
+}
+
+// make claims a machine and watches over it until it is released.
+func (s *Server) make(ctx context.Context, name string, r pool.Request) (*machine, error) {
+	s.mu.Lock()
+	switch {
+	case s.closed:
+		s.mu.Unlock()
+		return nil, pool.ErrClosed
+	case len(s.vms)+s.reserved >= s.cfg.MaxVMs:
+		n := len(s.vms)
+		s.mu.Unlock()
+		return nil, problem(http.StatusTooManyRequests, "too_many_vms", "delete some: GET /api/vms lists them", "there are %d VMs, and no more may be made over the API", n).later(30 * time.Second)
+	}
+	s.reserved++
+	s.wg.Add(1) // before Close can wait
+	s.mu.Unlock()
+	vm, err := s.cfg.Machines.Claim(ctx, r)
+	s.mu.Lock()
+	s.reserved--
+	if err != nil {
+		s.mu.Unlock()
+		s.wg.Done()
+		return nil, err
+	}
+	m := &machine{server: s, vm: vm, name: name, policy: r.Network.Policy, ended: make(chan struct{}), done: make(chan struct{})}
+	s.vms[vm.ID()] = m
+	closed := s.closed
+	s.mu.Unlock()
+	go m.watch()
+	if closed {
+		m.end("the server ended")
+		return nil, pool.ErrClosed
+	}
+	s.log.Info("VM made", "vm", vm.ID(), "name", name, "delete_by", r.Deadline)
+	return m, nil
+}
+
+// watch releases the machine when it was ended, has died, or its time is over.
+func (m *machine) watch() {
+	s := m.server
+	defer s.wg.Done()
+	select {
+	case <-m.ended:
+	case <-m.vm.Lost():
+		reason := "it was lost"
+		if err := m.vm.Err(); err != nil {
+			reason = err.Error()
+		}
+		m.end(reason)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
+	defer cancel()
+	if m.vm.Err() == nil {
+		ok, why := true, ""
+		m.mu.Lock()
+		if m.last != nil && *m.last != 0 {
+			ok, why = false, fmt.Sprintf("its last command ended with exit code %d", *m.last)
+		}
+		m.mu.Unlock()
+		m.vm.End(ctx, ok, why)
+	}
+	m.err = m.vm.Release(ctx)
+	if m.err != nil {
+		s.log.Error("VM not released", "vm", m.vm.ID(), "err", m.err)
+	}
+	s.mu.Lock()
+	delete(s.vms, m.vm.ID())
+	s.gone = append(s.gone, ending{m.vm.ID(), m.reason, time.Now()})
+	if len(s.gone) > maxGone {
+		s.gone = slices.Delete(s.gone, 0, len(s.gone)-maxGone)
+	}
+	s.mu.Unlock()
+	s.log.Info("VM released", "vm", m.vm.ID(), "reason", m.reason)
+	close(m.done)
+}
+
+// end has the machine released. The first reason counts.
+func (m *machine) end(reason string) {
+	m.endOnce.Do(func() {
+		m.reason = reason
+		close(m.ended)
+	})
+}
+
+// release ends the machine and waits for it.
+func (m *machine) release(ctx context.Context, reason string) error {
+	m.end(reason)
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// find returns a machine that a token allows.
+func (s *Server) find(g grant, id string) (*machine, error) {
+	if err := g.machine(id); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.vms[id]; ok {
+		select {
+		case <-m.ended:
+			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s is being released: %s", id, m.reason)
+		default:
+			return m, nil
+		}
+	}
+	for _, e := range s.gone {
+		if e.id == id {
+			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released at %s: %s", id, e.at.UTC().Format(time.RFC3339), e.reason)
+		}
+	}
+	return nil, problem(http.StatusNotFound, "no_such_vm", "GET /api/vms lists the VMs there are", "there is no VM %q", id)
+}
+
+// enter begins an execution, or an exclusive use that suffers none beside it.
+func (m *machine) enter(exclusive bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.exclusive {
+		return problem(http.StatusConflict, "vm_busy", "try again in a moment", "a snapshot or rollback of the VM %s is under way", m.vm.ID()).later(time.Second)
+	}
+	if exclusive && m.running > 0 {
+		return problem(http.StatusConflict, "vm_busy", "wait for what is running: a snapshot is taken between two commands", "the VM %s is executing", m.vm.ID()).later(time.Second)
+	}
+	if exclusive {
+		m.exclusive = true
+	} else {
+		m.running++
+	}
+	return nil
+}
+
+func (m *machine) leave(exclusive bool, code *int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if exclusive {
+		m.exclusive = false
+		return
+	}
+	m.running--
+	if code != nil {
+		m.last = code
+	}
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request, g grant) error {
+	s.mu.Lock()
+	var all []*machine
+	for id, m := range s.vms {
+		if g.vm == "" || g.vm == id {
+			all = append(all, m)
+		}
+	}
+	s.mu.Unlock()
+	out := make([]session, len(all))
+	for i, m := range all {
+		out[i] = m.describe()
+	}
+	slices.SortFunc(out, func(a, b session) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	reply(w, http.StatusOK, map[string]any{"vms": out})
+	return nil
+}
+
+func (s *Server) create(w http.ResponseWriter, r *http.Request, g grant) error {
+	if err := g.everything(); err != nil {
+		return err
+	}
+	var o order
+	if err := read(r, &o, true); err != nil {
+		return err
+	}
+	unhurried(w)
+	req, err := s.request(o)
+	if err != nil {
+		return err
+	}
+	m, err := s.make(r.Context(), o.Name, req)
+	if err != nil {
+		return err
+	}
+	d := m.describe()
+	token, err := Token(s.cfg.Secret, g.who, d.ID, max(time.Until(d.DeleteBy), time.Second))
+	if err != nil {
+		return errors.Join(err, m.release(r.Context(), "its token could not be made"))
+	}
+	w.Header().Set("Location", "/api/vms/"+d.ID)
+	reply(w, http.StatusCreated, struct {
+		session
+		Token   string    `json:"token"` // good for this machine alone
+		Expires time.Time `json:"token_expires_at"`
+	}{d, token, d.DeleteBy})
+	return nil
+}
+
+func (s *Server) get(w http.ResponseWriter, r *http.Request, g grant) error {
+	m, err := s.find(g, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, m.describe())
+	return nil
+}
+
+func (s *Server) remove(w http.ResponseWriter, r *http.Request, g grant) error {
+	m, err := s.find(g, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	unhurried(w)
+	if err := m.release(r.Context(), "it was deleted"); err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, map[string]any{"id": m.vm.ID(), "status": pool.Released})
+	return nil
+}
+
+func (s *Server) snapshots(w http.ResponseWriter, r *http.Request, g grant) error {
+	m, err := s.find(g, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	out := append([]*shot{}, m.shots...)
+	m.mu.Unlock()
+	reply(w, http.StatusOK, map[string]any{"snapshots": out})
+	return nil
+}
+
+func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, g grant) error {
+	var in struct {
+		Name string `json:"name"`
+	}
+	m, err := s.find(g, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if err := read(r, &in, true); err != nil {
+		return err
+	}
+	if len(in.Name) > 100 || strings.ContainsFunc(in.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return problem(http.StatusBadRequest, "bad_request", "at most 100 characters, none of them a control character", "the snapshot's name is unusable")
+	}
+	unhurried(w)
+	if err := m.enter(true); err != nil {
+		return err
+	}
+	defer m.leave(true, nil)
+	m.mu.Lock()
+	taken := in.Name != "" && m.shot(in.Name) != nil
+	n := len(m.shots)
+	m.mu.Unlock()
+	switch {
+	case taken:
+		return problem(http.StatusConflict, "name_taken", "choose another name", "the VM has a snapshot %q already", in.Name)
+	case n >= maxSnapshots:
+		return problem(http.StatusTooManyRequests, "too_many_snapshots", "make a new VM", "the VM has %d snapshots, and may have no more", n)
+	}
+	x := &shot{ID: "s" + strings.ToLower(rand.Text()[:12]), Name: in.Name, VM: m.vm.ID(), Created: time.Now().UTC()}
+	if x.Name == "" {
+		x.Name = x.ID
+	}
+	if x.point, err = m.vm.Snapshot(r.Context()); err != nil {
+		return err
+	}
+	x.DurationMS = time.Since(x.Created).Milliseconds()
+	m.mu.Lock()
+	m.shots = append(m.shots, x)
+	m.mu.Unlock()
+	reply(w, http.StatusCreated, x)
+	return nil
+}
+
+// shot finds a snapshot by its id or name. m.mu must be held.
+func (m *machine) shot(ref string) *shot {
+	for _, x := range m.shots {
+		if x.ID == ref || x.Name == ref {
+			return x
+		}
+	}
+	return nil
+}
+
+func (s *Server) rollback(w http.ResponseWriter, r *http.Request, g grant) error {
+	var in struct {
+		Snapshot string `json:"snapshot_id"` // or its name
+	}
+	m, err := s.find(g, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if err := read(r, &in, false); err != nil {
+		return err
+	}
+	unhurried(w)
+	if err := m.enter(true); err != nil {
+		return err
+	}
+	defer m.leave(true, nil)
+	m.mu.Lock()
+	x := m.shot(in.Snapshot)
+	m.mu.Unlock()
+	if x == nil {
+		return problem(http.StatusNotFound, "no_such_snapshot", "GET /api/vms/"+m.vm.ID()+"/snapshots lists them", "the VM has no snapshot %q", in.Snapshot)
+	}
+	began := time.Now()
+	// Once begun it is finished: half a rollback is a lost machine.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), releaseLimit)
+	defer cancel()
+	if err := m.vm.Rollback(ctx, x.point); err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, map[string]any{"vm_id": m.vm.ID(), "snapshot_id": x.ID, "name": x.Name, "duration_ms": time.Since(began).Milliseconds()})
+	return nil
+}
+
+// unhurried lifts the server's timeouts off a request that may take long, once
+// its body is read. That for reading has to go as well: it would cancel the
+// request's context while its answer is being made.
+func unhurried(w http.ResponseWriter) {
+	c := http.NewResponseController(w)
+	c.SetReadDeadline(time.Time{})
+	c.SetWriteDeadline(time.Time{})
+}
