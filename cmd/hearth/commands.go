@@ -9,6 +9,8 @@ func (a *app) commands() []*cobra.Command {
 		a.runsCommand(),
 		a.showCommand(),
 		a.logsCommand(),
+		a.learnCommand(),
+		a.graphCommand(),
 		a.lintCommand(),
 		a.newCommand(),
 		a.versionCommand(),

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/graph"
+	"github.com/hearth-ci/hearth/internal/learn"
+)
+
+// The commands that ask what is remembered.
+
+func (a *app) learnCommand() *cobra.Command {
+	c := &cobra.Command{Use: "learn", Short: "How good the predictions are: of one's own history, and of a file of outcomes"}
+	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand())
+	return c
+}
+
+// learner opens the memory of the record.
+func (a *app) learner(ctx context.Context, fn func(*learn.Learner) error) error {
+	s, _, err := a.store(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	l, err := learn.Open(ctx, s, learn.Options{Log: a.log()})
+	if err != nil {
+		return err
+	}
+	return fn(l)
+}
+
+func (a *app) learnReportCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "report", Short: "Compare what was predicted here with what happened", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.learner(c.Context(), func(l *learn.Learner) error {
+				r, err := l.Report(c.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return json.NewEncoder(a.out).Encode(r)
+				}
+				if r.Steps.N == 0 {
+					_, err := fmt.Fprintln(a.out, "nothing to compare yet: no prediction has met its outcome")
+					return err
+				}
+				w := a.scores("predictions of")
+				w.row("steps", r.Steps)
+				w.row("jobs", r.Jobs)
+				w.row("runs", r.Runs)
+				if err := w.end(); err != nil {
+					return err
+				}
+				return a.durations(r.Duration)
+			})
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+func (a *app) learnEvalCommand() *cobra.Command {
+	var asJSON bool
+	var predictions string
+	c := &cobra.Command{
+		Use:   "eval FILE.csv[.gz]",
+		Short: "Replay a file of finished executions: predict each at its start, learn at its end",
+		Long: `Replay a file of finished executions, one a row, and measure the predictions.
+Columns: started_at, ended_at (unix s), repo, workflow, job, step, branch, commit,
+attempt, failed (0/1), duration_s; sorted by start. Each row is predicted from the
+rows that had ended before it started. "-" reads standard input.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			var in io.Reader = a.in
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return usage("%v", err)
+				}
+				defer f.Close()
+				in = f
+			}
+			var opt learn.EvalOptions
+			if predictions != "" {
+				f, err := os.Create(predictions)
+				if err != nil {
+					return usage("--predictions: %v", err)
+				}
+				b := bufio.NewWriter(f)
+				opt.Predictions = b
+				defer func() { err = errors.Join(err, b.Flush(), f.Close()) }()
+			}
+			r, err := learn.Eval(c.Context(), in, opt)
+			if err != nil {
+				return usage("%s: %v", args[0], err)
+			}
+			if asJSON {
+				return json.NewEncoder(a.out).Encode(r)
+			}
+			fmt.Fprintf(a.out, "%d rows\n", r.Rows)
+			w := a.scores("predictor")
+			w.row("hearth", r.Model)
+			w.row("hierarchical decayed Beta", r.Hierarchical)
+			w.row("last outcome", r.LastOutcome)
+			w.row("base rate", r.BaseRate)
+			if err := w.end(); err != nil {
+				return err
+			}
+			return a.durations(r.Duration)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&predictions, "predictions", "", "write row,p_fail of every row to this file")
+	return c
+}
+
+type scoreTable struct{ w *tabwriter.Writer }
+
+func (a *app) scores(what string) scoreTable {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "%s\tn\tfailed\tAUC\tlog-loss\tBrier\tECE\t\n", what)
+	return scoreTable{w}
+}
+
+func (t scoreTable) row(name string, s learn.Scores) {
+	fmt.Fprintf(t.w, "%s\t%d\t%d\t%.3f\t%.4f\t%.4f\t%.4f\t\n", name, s.N, s.Failed, s.AUC, s.LogLoss, s.Brier, s.ECE)
+}
+
+func (t scoreTable) end() error { return t.w.Flush() }
+
+func (a *app) durations(d *learn.DurationScores) error {
+	if d == nil || d.N == 0 {
+		return nil
+	}
+	line := fmt.Sprintf("durations (%d): half are within %.0f %% of what was expected, %.0f %% within a factor of two", d.N, d.MedianAPE*100, d.Within2x*100)
+	if d.P90Cover > 0 {
+		line += fmt.Sprintf("; the 90 %% bound held for %.0f %%", d.P90Cover*100)
+	}
+	_, err := fmt.Fprintln(a.out, line)
+	return err
+}
+
+func (a *app) graphCommand() *cobra.Command {
+	c := &cobra.Command{Use: "graph", Short: "Ask the knowledge graph: related commands, what comes next"}
+	sub := func(use, short string, ask func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error), args cobra.PositionalArgs) *cobra.Command {
+		var asJSON bool
+		var n int
+		s := &cobra.Command{Use: use, Short: short, Args: args, RunE: func(c *cobra.Command, args []string) error {
+			return a.learner(c.Context(), func(l *learn.Learner) error {
+				found, err := ask(c.Context(), l, args, n)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					if found == nil {
+						found = []graph.Match{}
+					}
+					return json.NewEncoder(a.out).Encode(found)
+				}
+				if len(found) == 0 {
+					_, err := fmt.Fprintf(a.err, "nothing is known about %q yet: a command has to have met others at least three times\n", strings.Join(args, " "))
+					return err
+				}
+				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "SCORE\tSEEN\tFAILED\tCOMMAND")
+				for _, m := range found {
+					fmt.Fprintf(w, "%.2f\t%.0f\t%.0f\t%s\n", m.Score, m.Count, m.Failed, board.Cut(board.Clean(strings.ReplaceAll(m.Name, "\n", " ⏎ ")), 100))
+				}
+				return w.Flush()
+			})
+		}}
+		s.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+		s.Flags().IntVarP(&n, "limit", "n", 10, "how many")
+		return s
+	}
+	c.AddCommand(
+		sub(`related "COMMAND"`, "Commands that run together with this one more often than chance has it", func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error) {
+			return l.Related(ctx, strings.Join(args, " "), n)
+		}, cobra.MinimumNArgs(1)),
+		sub(`next "COMMAND"…`, "What usually comes after these commands", func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error) {
+			return l.Next(ctx, n, args...)
+		}, cobra.MinimumNArgs(1)),
+		sub(`similar SIGNATURE`, "Failures that are like this one", func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error) {
+			return l.Similar(ctx, args[0], n)
+		}, cobra.ExactArgs(1)),
+	)
+	return c
+}
