@@ -169,6 +169,7 @@ func (p *Process) wait() (Exit, error) {
 		writeErr error
 		done     = p.ctx.Done()
 		limit    <-chan time.Time
+		stopped  bool
 	)
 	if p.cmd.Timeout > 0 {
 		t := time.NewTimer(p.cmd.Timeout + p.cmd.Grace + lingerMax + hostSlack)
@@ -176,7 +177,10 @@ func (p *Process) wait() (Exit, error) {
 		limit = t.C
 	}
 	stop := func() {
-		done = nil
+		if stopped {
+			return
+		}
+		stopped, done = true, nil
 		p.stop(p.cmd.StopSignal)
 		t := time.NewTimer(p.cmd.Grace + lingerMax + hostSlack)
 		limit = t.C // a timer nobody refers to is collected
@@ -218,9 +222,7 @@ func (p *Process) wait() (Exit, error) {
 		})
 		if err != nil {
 			writeErr = fmt.Errorf("guest: exec: writing its output: %w", err)
-			if done != nil || limit == nil {
-				stop()
-			}
+			stop()
 		}
 		p.c.grant(p.s, b.cost)
 	}

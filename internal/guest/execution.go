@@ -67,6 +67,10 @@ func newExecution(v *serving, spec execSpec) *execution {
 // run starts the command and becomes the pump of its output.
 func (e *execution) run() {
 	first, err := e.begin()
+	if errors.Is(err, errCancelled) { // before it had begun
+		e.v.result(Exit{Code: 128 + int(syscall.SIGTERM), Signal: "SIGTERM", Cancelled: true}.encode())
+		return
+	}
 	if err != nil {
 		e.v.fail(err, true)
 		return
@@ -192,7 +196,9 @@ func startError(path, dir string, err error) error {
 
 // pump copies a pipe until its end, or until the command has ended and only others hold it.
 func (e *execution) pump(p *pump) {
-	buf := make([]byte, headerSize+MaxPayload)
+	room := e.v.sess.server.buffers.Get().(*[headerSize + MaxPayload]byte)
+	defer e.v.sess.server.buffers.Put(room)
+	buf := room[:]
 	for {
 		e.mu.Lock()
 		exited, left := e.exited, p.left

@@ -269,9 +269,11 @@ func TestExecOutput(t *testing.T) {
 	})
 	t.Run("writer fails", func(t *testing.T) {
 		full := errors.New("disk full")
-		_, err := c.Exec(t.Context(), Cmd{Argv: []string{"yes"}, Stdout: writerFunc(func([]byte) (int, error) { return 0, full })})
-		if !errors.Is(err, full) || errors.Is(err, ErrLost) {
-			t.Error(err)
+		for _, timeout := range []time.Duration{0, time.Minute} {
+			_, err := c.Exec(context.Background(), Cmd{Argv: []string{"yes"}, Timeout: timeout, Stdout: writerFunc(func([]byte) (int, error) { return 0, full })})
+			if !errors.Is(err, full) || errors.Is(err, ErrLost) {
+				t.Error(err)
+			}
 		}
 	})
 }

@@ -49,7 +49,7 @@ type Server struct {
 	procs   *processes
 	users   userTable
 	drains  drains
-	started time.Time
+	buffers sync.Pool // of *[headerSize + MaxPayload]byte
 }
 
 // NewServer returns a server; Close ends it.
@@ -57,7 +57,9 @@ func NewServer(opts Options) *Server {
 	if opts.Logf == nil {
 		opts.Logf = func(string, ...any) {}
 	}
-	return &Server{opts: opts, procs: newProcesses(opts.ReapAll), started: time.Now()}
+	s := &Server{opts: opts, procs: newProcesses(opts.ReapAll)}
+	s.buffers.New = func() any { return new([headerSize + MaxPayload]byte) }
+	return s
 }
 
 // Close stops emptying the pipes of what commands left running. The connections

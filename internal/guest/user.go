@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // identity is who a command runs as.
@@ -31,32 +30,35 @@ type userTable struct {
 	mu     sync.Mutex
 	passwd table
 	group  table
+	known  map[[2]string]identity // what lookup found in the tables as they are
 }
 
 type table struct {
-	mtime time.Time
+	mtime syscall.Timespec
 	size  int64
-	lines []string
+	inode uint64
+	lines []string // nil: there is no such file
 }
 
-func (t *table) load(path string) []string {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil
+// refresh reads the file again if it has changed, and says whether it has.
+func (t *table) refresh(path string) bool {
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) != nil {
+		changed := t.lines != nil
+		*t = table{}
+		return changed
 	}
-	if t.lines != nil && st.ModTime().Equal(t.mtime) && st.Size() == t.size {
-		return t.lines
+	if t.lines != nil && st.Mtim == t.mtime && st.Size == t.size && st.Ino == t.inode {
+		return false
 	}
+	*t = table{mtime: st.Mtim, size: st.Size, inode: st.Ino, lines: []string{}}
 	const most = 1 << 20
-	if st.Size() > most {
-		return nil
+	if st.Size <= most {
+		if b, err := os.ReadFile(path); err == nil {
+			t.lines = strings.Split(string(b), "\n")
+		}
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil
-	}
-	t.mtime, t.size, t.lines = st.ModTime(), st.Size(), strings.Split(string(b), "\n")
-	return t.lines
+	return true
 }
 
 // lookup finds a user by name, or by "uid:gid" or "uid". "" is runner, if it
@@ -64,6 +66,22 @@ func (t *table) load(path string) []string {
 func (u *userTable) lookup(name, runner string) (identity, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	passwd, group := u.passwd.refresh("/etc/passwd"), u.group.refresh("/etc/group")
+	if passwd || group || u.known == nil {
+		u.known = map[[2]string]identity{}
+	}
+	key := [2]string{name, runner}
+	if id, ok := u.known[key]; ok {
+		return id, nil
+	}
+	id, err := u.search(name, runner)
+	if err == nil && len(u.known) < 100 {
+		u.known[key] = id
+	}
+	return id, err
+}
+
+func (u *userTable) search(name, runner string) (identity, error) {
 	if name == "" {
 		if runner != "" {
 			if id, ok := u.find(runner, -1); ok {
@@ -100,7 +118,7 @@ func (u *userTable) lookup(name, runner string) (identity, error) {
 
 // find looks a user up by name, or by uid if the name is empty.
 func (u *userTable) find(name string, uid int) (identity, bool) {
-	for _, l := range u.passwd.load("/etc/passwd") {
+	for _, l := range u.passwd.lines {
 		f := strings.Split(l, ":")
 		if len(f) < 7 || name != "" && f[0] != name {
 			continue
@@ -122,7 +140,7 @@ func (u *userTable) find(name string, uid int) (identity, bool) {
 			return i, true
 		}
 		i.groups = []uint32{uint32(gid)}
-		for _, l := range u.group.load("/etc/group") {
+		for _, l := range u.group.lines {
 			g := strings.Split(l, ":")
 			if len(g) < 4 || !contains(g[3], i.name) {
 				continue

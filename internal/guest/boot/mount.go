@@ -81,7 +81,7 @@ const (
 func (m *machine) buildRoot() error {
 	base := m.args["hearth.base"]
 	if base == "" {
-		return os.MkdirAll("/tmp", 0o1777)
+		return makeTmp()
 	}
 	dev, err := findDisk(base, 10*time.Second)
 	if err != nil {
@@ -159,8 +159,8 @@ func (m *machine) switchRoot() error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	if err := os.MkdirAll("/tmp", 0o1777); err == nil {
-		os.Chmod("/tmp", 0o1777)
+	if err := makeTmp(); err != nil {
+		return err
 	}
 	for _, name := range []string{"init", "lib", "etc"} {
 		if err := old.RemoveAll(name); err != nil {
@@ -168,6 +168,14 @@ func (m *machine) switchRoot() error {
 		}
 	}
 	return nil
+}
+
+// makeTmp makes the directory where anyone may write but not remove what is another's.
+func makeTmp() error {
+	if err := os.MkdirAll("/tmp", 0o777); err != nil {
+		return err
+	}
+	return os.Chmod("/tmp", 0o777|os.ModeSticky)
 }
 
 // findDisk returns the device of the disk with a name or a serial number, and
