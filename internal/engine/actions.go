@@ -23,7 +23,7 @@ const maxDepth = 10
 
 // post is what an action left to be done at the end of the job.
 type post struct {
-	x    *exec // the step that it belongs to
+	x    *execution // the step that it belongs to
 	main string
 	node int
 	cond *expr.Expr
@@ -54,7 +54,7 @@ func needsResults(ref action.Ref) bool {
 	return false
 }
 
-func (x *exec) executeAction() outcome {
+func (x *execution) executeAction() outcome {
 	r, uses := x.r, x.def.Uses
 	fail := func(err error) outcome {
 		x.error(err.Error())
@@ -100,7 +100,7 @@ func noContainers(what string) string {
 }
 
 // load finds the action's file and brings its directory into the guest.
-func (x *exec) load(ref action.Ref) (*action.Action, string, *outcome) {
+func (x *execution) load(ref action.Ref) (*action.Action, string, *outcome) {
 	r := x.r
 	fail := func(format string, args ...any) (*action.Action, string, *outcome) {
 		msg := fmt.Sprintf(format, args...)
@@ -174,7 +174,7 @@ func (x *exec) load(ref action.Ref) (*action.Action, string, *outcome) {
 
 // loadOwn is load for an action of the run's own repository at its own commit,
 // whatever is in the workspace.
-func (x *exec) loadOwn(ref action.Ref) (*action.Action, string, *outcome) {
+func (x *execution) loadOwn(ref action.Ref) (*action.Action, string, *outcome) {
 	r := x.r
 	if r.job.Source == nil {
 		msg := "uses: " + x.def.Uses + " needs the run's repository, which this run does not have"
@@ -261,7 +261,7 @@ func isInput(err error) bool {
 }
 
 // inputs are the action's inputs: those given, and the defaults of the others.
-func (x *exec) inputs(a *action.Action, with vars) (vars, error) {
+func (x *execution) inputs(a *action.Action, with vars) (vars, error) {
 	var out vars
 	env := x.r.evalEnvOf(x.sc, x.env, x)
 	for _, in := range a.Inputs {
@@ -299,7 +299,7 @@ func (x *exec) inputs(a *action.Action, with vars) (vars, error) {
 	return out, nil
 }
 
-func (x *exec) actionHeader(uses string, with vars) {
+func (x *execution) actionHeader(uses string, with vars) {
 	var body []string
 	if len(with.keys) > 0 {
 		body = append(body, "with:")
@@ -311,7 +311,7 @@ func (x *exec) actionHeader(uses string, with vars) {
 }
 
 // composite runs the steps of a composite action.
-func (x *exec) composite(a *action.Action, inputs vars) outcome {
+func (x *execution) composite(a *action.Action, inputs vars) outcome {
 	r := x.r
 	depth := 1
 	for sc := x.sc; sc.parent != nil; sc = sc.parent {
@@ -398,7 +398,7 @@ func inputVars(inputs vars) vars {
 
 // javascript runs the main program of a JavaScript action, and remembers its post
 // program.
-func (x *exec) javascript(a *action.Action, dir string, inputs vars) outcome {
+func (x *execution) javascript(a *action.Action, dir string, inputs vars) outcome {
 	switch a.Using {
 	case "node12", "node16":
 		x.say("warning", fmt.Sprintf("%s runs on Node.js %s, which is gone: it runs on Node.js 20 here, as on GitHub.", x.def.Uses, strings.TrimPrefix(a.Using, "node")))
@@ -413,7 +413,7 @@ func (x *exec) javascript(a *action.Action, dir string, inputs vars) outcome {
 }
 
 // node runs a program of an action.
-func (x *exec) node(version int, main string) outcome {
+func (x *execution) node(version int, main string) outcome {
 	r := x.r
 	if err := x.put(ci.NewID(), "", ""); err != nil {
 		return x.guestFault("prepare the action", err)
@@ -526,7 +526,7 @@ func (r *run) runPosts(top *scope) {
 
 // extra runs a step that is not written in the workflow. Its condition is
 // always() if there is none, and asks for the status of the job.
-func (r *run) extra(x *exec, cond *expr.Expr, do func() outcome) {
+func (r *run) extra(x *execution, cond *expr.Expr, do func() outcome) {
 	began := time.Now()
 	res := StepResult{Number: x.number, ID: x.id, Name: r.clean(x.name), Attempts: 1}
 	top := x.sc

@@ -24,7 +24,7 @@ type background struct {
 
 	// Set when done is closed.
 	res StepResult
-	x   *exec
+	x   *execution
 
 	joined   bool // its results are known to other steps
 	unwanted bool // a cancel step named it

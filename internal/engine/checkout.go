@@ -17,7 +17,7 @@ import (
 // checkout is actions/checkout, served by the runner: the run's own repository
 // from the Source, another one through its mirror. The guest needs no network
 // and no token for it.
-func (x *exec) checkout(ref action.Ref, with vars) outcome {
+func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	r := x.r
 	x.actionHeader(x.def.Uses, with)
 	fail := func(format string, args ...any) outcome {
@@ -125,7 +125,7 @@ func refusedCheckout(get func(string) string) string {
 
 // empty removes what is in a directory of the guest, but not the directory: it
 // may be somebody's working directory.
-func (x *exec) empty(dir string) error {
+func (x *execution) empty(dir string) error {
 	g := x.r.job.Guest
 	if err := g.MkdirAll(x.ctx, dir, 0o755, ""); err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 var commandFiles = [...]string{"env", "output", "path", "state", "summary"}
 
 // put makes the step's command files, empty, and its script, in one exchange.
-func (x *exec) put(id, script, content string) error {
+func (x *execution) put(id, script, content string) error {
 	r := x.r
 	x.dir = path.Join(r.layout.Temp, "_runner_file_commands", id)
 	var b bytes.Buffer
@@ -44,7 +44,7 @@ const maxLeft = 3*command.MaxFile + 2*command.MaxSummary
 // collect reads the step's command files and keeps what they say. It does so also
 // after a failure and after a cancellation, so it is not under the step's own
 // context.
-func (x *exec) collect() error {
+func (x *execution) collect() error {
 	r := x.r
 	var left bounded
 	left.max = maxLeft
@@ -68,7 +68,7 @@ func (x *exec) collect() error {
 }
 
 // takeFiles acts on the files in GitHub's order.
-func (x *exec) takeFiles(files map[string]string) {
+func (x *execution) takeFiles(files map[string]string) {
 	refuse := func(which string, err error) {
 		x.error(fmt.Sprintf("Unable to process file command '%s' successfully.", which))
 		x.error(err.Error())
@@ -157,16 +157,16 @@ func untar(b []byte) (map[string]string, error) {
 	}
 }
 
-func (x *exec) setOutput(name, value string) { x.outputs.set(name, value) }
+func (x *execution) setOutput(name, value string) { x.outputs.set(name, value) }
 
 // What a step sets for others holds once it has ended, so that an attempt that is
 // not the last leaves nothing.
-func (x *exec) setEnv(name, value string) { x.newEnv.set(name, value) }
+func (x *execution) setEnv(name, value string) { x.newEnv.set(name, value) }
 
-func (x *exec) addPath(p string) { x.newPaths = append(x.newPaths, p) }
+func (x *execution) addPath(p string) { x.newPaths = append(x.newPaths, p) }
 
 // commit hands on what the step set.
-func (x *exec) commit() {
+func (x *execution) commit() {
 	for _, k := range x.newEnv.keys {
 		x.sc.env.set(k, x.newEnv.m[k])
 	}
@@ -177,7 +177,7 @@ func (x *exec) commit() {
 }
 
 // setMatchers carries out add-matcher and remove-matcher.
-func (x *exec) setMatchers(e command.Effect) {
+func (x *execution) setMatchers(e command.Effect) {
 	r := x.r
 	if e.Name != "" {
 		r.matchers.Remove(e.Name)

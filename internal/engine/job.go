@@ -50,7 +50,7 @@ type run struct {
 	status     ci.Conclusion // success, failure or cancelled, as job.status
 	cancelled  error         // why
 	infra      error         // the first thing that we could not do
-	active     map[*exec]bool
+	active     map[*execution]bool
 	posts      []*post
 	preState   map[*workflow.Step]map[string]string // what pre programs saved
 	background []*background
@@ -98,7 +98,7 @@ func newRun(job Job) (*run, error) {
 	}
 	r := &run{
 		job: job, def: job.Plan.Definition, layout: job.Layout, logger: job.Log, mask: job.Mask,
-		status: ci.Success, active: map[*exec]bool{}, preState: map[*workflow.Step]map[string]string{}, summary: map[int]string{},
+		status: ci.Success, active: map[*execution]bool{}, preState: map[*workflow.Step]map[string]string{}, summary: map[int]string{},
 		slots: make(chan struct{}, maxBackground),
 	}
 	if r.logger == nil {
@@ -227,7 +227,7 @@ func (r *run) cancel(why error) {
 	r.mu.Lock()
 	r.cancelled = why
 	r.status = ci.Cancelled
-	var running []*exec
+	var running []*execution
 	for x := range r.active {
 		running = append(running, x)
 	}
@@ -348,6 +348,11 @@ func (r *run) prepare(top *scope) error {
 			return nil
 		}
 		top.env.vars.add(v)
+	}
+	if why := r.refused(r.evalEnv(top, vars{})); why != "" {
+		r.annotateJob("error", why)
+		r.fail()
+		r.cancelSteps(why)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ const (
 // stream reads one output stream of a step: bytes in, effects and records out.
 // It implements io.Writer; a slow sink makes Write slow, and with it the step.
 type stream struct {
-	x    *exec
+	x    *execution
 	name string // stdout, stderr
 	text printer
 	mask *mask.Writer
@@ -33,7 +33,7 @@ type stream struct {
 	last string // what the last line that ended with \r looked like
 }
 
-func newStream(x *exec, name string) *stream {
+func newStream(x *execution, name string) *stream {
 	s := &stream{x: x, name: name}
 	s.text = printer{x: x, stream: name}
 	s.mask = mask.NewWriter(&s.text, x.r.mask)
@@ -149,7 +149,7 @@ func (s *stream) print(text string) {
 
 // printer makes records of masked text.
 type printer struct {
-	x      *exec
+	x      *execution
 	stream string
 	buf    []byte
 	shown  int // bytes of the line that were shown
@@ -221,13 +221,13 @@ func (p *printer) endLine() {
 
 // line takes one whole line of output and does what follows from it. Output of
 // both streams arrives in one goroutine.
-func (x *exec) line(s *stream, line string) {
+func (x *execution) line(s *stream, line string) {
 	for _, e := range x.commands.Line(line) {
 		x.effect(s, e, line)
 	}
 }
 
-func (x *exec) effect(s *stream, e command.Effect, line string) {
+func (x *execution) effect(s *stream, e command.Effect, line string) {
 	r := x.r
 	switch e.Kind {
 	case command.Print:

@@ -15,7 +15,7 @@ const maxField = 64 << 10
 // emit sends a record of a step, or of the job if x is nil. Every text in it is
 // masked here, so that nothing can be forgotten; text that comes from a stream
 // was masked before, which masking again does not change.
-func (r *run) emit(x *exec, rec ci.Record) {
+func (r *run) emit(x *execution, rec ci.Record) {
 	rec.Run = r.job.RunID
 	rec.Job = r.job.Plan.ID
 	rec.JobKey = r.job.Plan.Key
@@ -46,7 +46,7 @@ func (r *run) clean(s string) string {
 }
 
 // log sends one line of text that was masked already.
-func (r *run) log(x *exec, stream, text string) {
+func (r *run) log(x *execution, stream, text string) {
 	if !utf8.ValidString(text) {
 		text = strings.ToValidUTF8(text, "\ufffd")
 	}
@@ -58,7 +58,7 @@ func (r *run) log(x *exec, stream, text string) {
 }
 
 // system sends lines that are the runner's own.
-func (r *run) system(x *exec, text string) {
+func (r *run) system(x *execution, text string) {
 	for line := range strings.SplitSeq(r.mask.String(text), "\n") {
 		if len(line) > maxField {
 			line = line[:maxField] + "…"
@@ -67,7 +67,7 @@ func (r *run) system(x *exec, text string) {
 	}
 }
 
-func (r *run) annotate(x *exec, a command.Annotation) {
+func (r *run) annotate(x *execution, a command.Annotation) {
 	// Files are named from the workspace on.
 	file := a.File
 	if path.IsAbs(file) {

@@ -174,7 +174,7 @@ func (r *run) evalEnv(sc *scope, env vars) *expr.Env {
 	return r.evalEnvOf(sc, env, nil)
 }
 
-func (r *run) evalEnvOf(sc *scope, env vars, x *exec) *expr.Env {
+func (r *run) evalEnvOf(sc *scope, env vars, x *execution) *expr.Env {
 	c := expr.NewMap()
 	c.Set("github", expr.Object(r.githubOf(sc, x)))
 	vars_, _ := sc.env.snapshot()
@@ -249,7 +249,7 @@ func parentDir(p string) string {
 }
 
 // githubOf is the github context as a step of sc sees it.
-func (r *run) githubOf(sc *scope, x *exec) *expr.Map {
+func (r *run) githubOf(sc *scope, x *execution) *expr.Map {
 	m := expr.NewMap()
 	if r.github != nil {
 		for k, v := range r.github.All() {
@@ -284,7 +284,7 @@ func (r *run) githubOf(sc *scope, x *exec) *expr.Map {
 }
 
 // runtimeVars are the variables that only the runner sets.
-func (r *run) runtimeVars(sc *scope, x *exec) vars {
+func (r *run) runtimeVars(sc *scope, x *execution) vars {
 	var v vars
 	gh := r.githubOf(sc, x)
 	for _, k := range []string{
@@ -319,7 +319,7 @@ func (r *run) runtimeVars(sc *scope, x *exec) vars {
 
 // environ is the environment of a process that x starts; extra is what only an
 // action sees.
-func (x *exec) environ(extra vars) []string {
+func (x *execution) environ(extra vars) []string {
 	r := x.r
 	v, paths := x.sc.env.snapshot()
 	v.add(x.sc.outer)

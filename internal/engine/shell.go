@@ -111,7 +111,7 @@ func (s shell) script(body string) string {
 }
 
 // shell is the one that a step names, or the job's or workflow's default.
-func (x *exec) shell(env *expr.Env) (shell, error) {
+func (x *execution) shell(env *expr.Env) (shell, error) {
 	v, err := x.defaulted(x.def.Shell, func(d *workflow.Defaults) *workflow.Value { return d.Shell }, env)
 	if err != nil {
 		return shell{}, err
@@ -142,7 +142,7 @@ func builtinOnly(name string) shell {
 
 // defaulted evaluates a key of a run step; where the step has none, the job's and
 // the workflow's defaults hold, but not inside an action.
-func (x *exec) defaulted(own *workflow.Value, of func(*workflow.Defaults) *workflow.Value, env *expr.Env) (string, error) {
+func (x *execution) defaulted(own *workflow.Value, of func(*workflow.Defaults) *workflow.Value, env *expr.Env) (string, error) {
 	if own != nil {
 		return own.EvalString(env)
 	}
@@ -160,7 +160,7 @@ func (x *exec) defaulted(own *workflow.Value, of func(*workflow.Defaults) *workf
 	return "", nil
 }
 
-func (x *exec) workingDirectory(env *expr.Env) (string, error) {
+func (x *execution) workingDirectory(env *expr.Env) (string, error) {
 	dir, err := x.defaulted(x.def.WorkingDirectory, func(d *workflow.Defaults) *workflow.Value { return d.WorkingDirectory }, env)
 	if err != nil {
 		return "", err

@@ -16,9 +16,9 @@ import (
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
-// exec is one step while it runs: of the job, or of a composite action, or the
+// execution is one step while it runs: of the job, or of a composite action, or the
 // post step of an action.
-type exec struct {
+type execution struct {
 	r      *run
 	sc     *scope
 	def    *workflow.Step
@@ -29,7 +29,7 @@ type exec struct {
 	env    vars           // its own env block
 	use    *use           // the action it is, or nil
 	given  vars           // INPUT_ variables of the action
-	parent *exec          // the composite action it is in, or nil
+	parent *execution     // the composite action it is in, or nil
 	do     func() outcome // what to do, if it is not what def says
 
 	ctx   context.Context
@@ -103,15 +103,15 @@ func (r *run) dispatch(sc *scope, s *workflow.Step, number int) {
 }
 
 // settle makes a step's result known to those after it.
-func (r *run) settle(sc *scope, s *workflow.Step, x *exec, res StepResult) {
+func (r *run) settle(sc *scope, s *workflow.Step, x *execution, res StepResult) {
 	sc.steps.set(s.ID, x.outputs, res.Outcome, res.Conclusion)
 	if res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut {
 		sc.fail()
 	}
 }
 
-func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *exec {
-	x := &exec{r: r, sc: sc, def: s, number: number, id: id, record: id, state: map[string]string{}, ctx: r.hard}
+func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *execution {
+	x := &execution{r: r, sc: sc, def: s, number: number, id: id, record: id, state: map[string]string{}, ctx: r.hard}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, v := range r.preState[s] {
@@ -121,18 +121,18 @@ func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *exec 
 }
 
 // step runs one step of the job, from its condition to its finished record.
-func (r *run) step(ctx context.Context, sc *scope, s *workflow.Step, number int) (StepResult, *exec) {
+func (r *run) step(ctx context.Context, sc *scope, s *workflow.Step, number int) (StepResult, *execution) {
 	return r.stepAs(ctx, sc, s, number, func() {})
 }
 
 // stepAs is step for a step in the background: decided is called once its
 // condition is known.
-func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number int, decided func()) (StepResult, *exec) {
+func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number int, decided func()) (StepResult, *execution) {
 	defer decided()
 	x := r.newExec(sc, s, number, s.ID)
 	began := time.Now()
 	res := StepResult{Number: number, ID: s.ID, Attempts: 1}
-	finish := func() (StepResult, *exec) {
+	finish := func() (StepResult, *execution) {
 		res.Name, res.Duration = r.clean(x.name), time.Since(began)
 		rec := ci.Record{
 			Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
@@ -155,7 +155,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 	}
 
 	x.name = stepName(s, r.evalEnvOf(sc, vars{}, x))
-	skip := func(why string) (StepResult, *exec) {
+	skip := func(why string) (StepResult, *execution) {
 		res.Outcome, res.Conclusion, res.Reason = ci.Skipped, ci.Skipped, why
 		return finish()
 	}
@@ -243,7 +243,7 @@ func wait(ctx context.Context, r *run, d time.Duration) bool {
 
 // decide evaluates the step's env, and then its condition, as GitHub does: a
 // condition may look at the env.
-func (x *exec) decide() (runs bool, whyNot string, err error) {
+func (x *execution) decide() (runs bool, whyNot string, err error) {
 	r, s := x.r, x.def
 	env, err := evalVars(s.Env, r.evalEnvOf(x.sc, vars{}, x))
 	if err != nil {
@@ -277,7 +277,7 @@ func (x *exec) decide() (runs bool, whyNot string, err error) {
 }
 
 // continues evaluates continue-on-error.
-func (x *exec) continues() bool {
+func (x *execution) continues() bool {
 	if x.def.ContinueOnError == nil {
 		return false
 	}
@@ -290,7 +290,7 @@ func (x *exec) continues() bool {
 }
 
 // begin makes what one attempt needs anew.
-func (x *exec) begin() {
+func (x *execution) begin() {
 	unsecure := func(name string) bool {
 		env, _ := x.sc.env.snapshot()
 		env.add(x.sc.outer)
@@ -309,9 +309,9 @@ func (x *exec) begin() {
 }
 
 // error prints and annotates what is wrong with the step.
-func (x *exec) error(message string) { x.say("error", message) }
+func (x *execution) error(message string) { x.say("error", message) }
 
-func (x *exec) say(level, message string) {
+func (x *execution) say(level, message string) {
 	x.r.system(x, "##["+level+"]"+message)
 	if x.commands == nil {
 		x.begin()
@@ -322,7 +322,7 @@ func (x *exec) say(level, message string) {
 }
 
 // run executes the step once, within its timeout.
-func (x *exec) run(ctx context.Context) outcome {
+func (x *execution) run(ctx context.Context) outcome {
 	r, s := x.r, x.def
 	var stop context.CancelCauseFunc
 	merged, release := mergeContext(r.hard, ctx)
@@ -371,7 +371,7 @@ func (x *exec) run(ctx context.Context) outcome {
 	return out
 }
 
-func (x *exec) timeoutText() string {
+func (x *execution) timeoutText() string {
 	v, err := x.def.TimeoutMinutes.Eval(x.r.evalEnvOf(x.sc, x.env, x))
 	if err != nil {
 		return "its timeout"
@@ -379,7 +379,7 @@ func (x *exec) timeoutText() string {
 	return v.ToString() + " minutes"
 }
 
-func (x *exec) execute() outcome {
+func (x *execution) execute() outcome {
 	if x.do != nil {
 		return x.do()
 	}
@@ -390,7 +390,7 @@ func (x *exec) execute() outcome {
 }
 
 // script runs a run step.
-func (x *exec) script() outcome {
+func (x *execution) script() outcome {
 	r, s := x.r, x.def
 	env := r.evalEnvOf(x.sc, x.env, x)
 	fail := func(err error) outcome {
@@ -419,7 +419,7 @@ func (x *exec) script() outcome {
 }
 
 // header prints what is going to be run, as a group, as GitHub does.
-func (x *exec) header(title string, body ...string) {
+func (x *execution) header(title string, body ...string) {
 	r := x.r
 	r.emit(x, ci.Record{Type: ci.Group, Stream: "start", Text: title})
 	for _, b := range body {
@@ -440,7 +440,7 @@ func (x *exec) header(title string, body ...string) {
 }
 
 // exec runs a process, reads its output, and then its command files.
-func (x *exec) exec(argv []string, dir string, extra vars) outcome {
+func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 	r := x.r
 	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{
 		Argv: argv, Env: x.environ(extra), Dir: dir,
@@ -474,7 +474,7 @@ func (x *exec) exec(argv []string, dir string, extra vars) outcome {
 // guestFault turns an error of the guest into the outcome of the step: what the
 // agent could not do (a full disk, a file that the job removed) is the step's
 // failure; anything else means that the machine is lost.
-func (x *exec) guestFault(doing string, err error) outcome {
+func (x *execution) guestFault(doing string, err error) outcome {
 	if _, ok := errors.AsType[*guest.Error](err); ok {
 		msg := fmt.Sprintf("Could not %s: %s", doing, guestText(err))
 		x.error(msg)
