@@ -50,6 +50,7 @@ const makeBase = `
 root=$1 out=$2 sources=$3
 shift 3
 mmdebstrap "$@" "$root" "$sources"
+echo 'I: packing the file system' >&2
 mkfs.erofs -zlz4 --quiet "$out" "$root"
 rm -rf -- "$root"
 `
@@ -156,6 +157,7 @@ func newDebProgress(step part, expected int) *debProgress {
 }
 
 var (
+	aptNeeds     = regexp.MustCompile(`^Need to get (\S+ \S+) of archives`)
 	aptCount     = regexp.MustCompile(`^\d+ upgraded, (\d+) newly installed`)
 	dpkgUnpacks  = regexp.MustCompile(`^Unpacking (\S+) \(([^)]+)\)`)
 	dpkgSetsUp   = regexp.MustCompile(`^Setting up (\S+) \(([^)]+)\)`)
@@ -173,6 +175,10 @@ func (d *debProgress) line(line string) {
 	fraction := func() float64 {
 		n := float64(d.expected)
 		return 0.1 + 0.35*min(float64(d.unpacked)/n, 1) + 0.45*min(float64(d.setUp)/n, 1)
+	}
+	if m := aptNeeds.FindStringSubmatch(line); m != nil {
+		d.step.detail(fraction(), "downloading "+m[1])
+		return
 	}
 	if m := dpkgUnpacks.FindStringSubmatch(line); m != nil {
 		d.unpacked++

@@ -239,6 +239,9 @@ func (s *store) collect(age time.Duration) (freed int64, err error) {
 			return freed, err
 		}
 	}
+	if err := s.collectDebs(wanted, remove); err != nil {
+		return freed, err
+	}
 	templates, err := os.ReadDir(filepath.Join(s.dir, "templates"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return freed, err
@@ -254,6 +257,38 @@ func (s *store) collect(age time.Duration) (freed int64, err error) {
 		}
 	}
 	return freed, nil
+}
+
+// collectDebs removes the kernel packages that no kept kernel layer came from.
+func (s *store) collectDebs(wanted map[string]bool, remove func(string, int64) error) error {
+	keep := map[string]bool{}
+	for name := range wanted {
+		if !strings.HasPrefix(name, "kernel-") {
+			continue
+		}
+		var l Layer
+		data, err := os.ReadFile(filepath.Join(s.dir, "layers", name, manifestName))
+		if err != nil || json.Unmarshal(data, &l) != nil {
+			continue
+		}
+		keep[l.Info["package"]+".deb"] = true
+	}
+	debs, err := os.ReadDir(filepath.Join(s.dir, "debs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, e := range debs {
+		path := filepath.Join(s.dir, "debs", e.Name())
+		if keep[e.Name()] {
+			continue
+		}
+		if err := remove(path, treeSize(path)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // treeSize returns the bytes a directory's files occupy.

@@ -77,6 +77,19 @@ func TestLoadOrder(t *testing.T) {
 	}
 }
 
+func FuzzModinfo(f *testing.F) {
+	f.Add(testELF(f, []string{"depends=a,b", "softdep=pre: c post: d"}))
+	f.Add([]byte("\x7fELF\x02\x01\x01"))
+	f.Fuzz(func(t *testing.T, ko []byte) {
+		depends, soft, err := modinfo(ko)
+		for _, name := range append(depends, soft...) {
+			if err != nil || name == "" || strings.ContainsAny(name, ", \x00") {
+				t.Fatalf("%q, %v", name, err)
+			}
+		}
+	})
+}
+
 // testBzImage wraps a payload in the header fields that matter.
 func testBzImage(payload []byte) []byte {
 	const setup = 3

@@ -505,6 +505,13 @@ func TestGC(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	stale := filepath.Join(s.dir, "debs", "linux-image-old.deb")
+	if err := os.MkdirAll(filepath.Dir(stale), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(stale, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	release, err := unusedImg.Hold()
 	if err != nil {
 		t.Fatal(err)
@@ -529,6 +536,9 @@ func TestGC(t *testing.T) {
 	}
 	if got := names(t, filepath.Join(s.dir, "layers")); len(got) != 4 {
 		t.Errorf("layers: %v", got)
+	}
+	if _, err := os.Stat(stale); err == nil {
+		t.Error("a kernel package that belongs to no image is kept")
 	}
 	if got := names(t, filepath.Join(s.dir, "templates")); len(got) != 1 {
 		t.Errorf("templates: %v", got)
