@@ -404,7 +404,7 @@ jobs:
 		"ci.yml:17:15 uses: docker://alpine needs a container runtime",
 		"ci.yml:18:15 o/docker@v1: this Docker action needs a container runtime",
 		"ci.yml:19:15 o/nested@v1: o/docker@v1: this Docker action",
-		"Composite actions are nested more than 10 deep",
+		"ci.yml:19:15 o/nested@v1: o/nested@v1 uses itself",
 		"ci.yml:20:15 actions/upload-artifact@v4 needs the artifact and cache service",
 		"ci.yml:22:16 The shell 'pwsh' is not in this machine's image",
 		"ci.yml:24:16 The shell 'cmd' is only on Windows",

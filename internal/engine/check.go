@@ -247,6 +247,8 @@ type place struct {
 	file string
 	pos  workflow.Pos
 	via  string // the action around, "" for a workflow
+	// chain are the remote actions around, outermost first.
+	chain []string
 	// of is the repository that the file is from; zero is the run's own.
 	of action.Ref
 }
@@ -285,13 +287,16 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 	case ref.Kind == action.Docker:
 		c.at(p, "unsupported", "", "%s", noContainers("uses: "+s.Uses))
 	case ref.Is("actions/checkout"):
-		problem := refusedCheckout(func(name string) string {
+		input, problem := refusedCheckout(func(name string) string {
 			if v := s.With.Get(name); v.IsLiteral() {
 				return v.Text()
 			}
 			return ""
 		})
 		if problem != "" {
+			if p.via == "" {
+				p.pos = s.With.Get(input).Pos
+			}
 			c.at(p, "unsupported", "", "%s", problem)
 		}
 	case needsResults(ref) && !c.opt.Results:
@@ -311,6 +316,16 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 
 func (c *checker) remote(p place, ref action.Ref, depth int) {
 	const hint = "Check the name and the version. Without the network: --local-repository owner/repo@ref=DIR."
+	if slices.Contains(p.chain, ref.String()) {
+		c.at(p, "action", "", "%s uses itself: composite actions may be nested at most %d deep", ref, maxDepth)
+		return
+	}
+	// An action that is reached on several ways is looked at once.
+	if visit := fmt.Sprint(p.file, p.pos, ref); c.seen[visit] {
+		return
+	} else {
+		c.seen[visit] = true
+	}
 	tree, err := c.tree(ref)
 	if err != nil {
 		c.at(p, "action", hint, "%s", err)
@@ -330,7 +345,7 @@ func (c *checker) remote(p place, ref action.Ref, depth int) {
 	if workflow.Errors(diags) {
 		return
 	}
-	c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), of: ref}, a, depth)
+	c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), of: ref, chain: append(slices.Clip(p.chain), ref.String())}, a, depth)
 }
 
 func via(outer string, ref action.Ref) string {
@@ -361,7 +376,7 @@ func (c *checker) local(p place, ref action.Ref, depth int) {
 			}
 		}
 		if !workflow.Errors(diags) {
-			c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref)}, a, depth)
+			c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), chain: p.chain}, a, depth)
 		}
 		return
 	}

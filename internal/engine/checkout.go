@@ -33,7 +33,7 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		}
 		return ""
 	}
-	if problem := refusedCheckout(get); problem != "" {
+	if _, problem := refusedCheckout(get); problem != "" {
 		return fail("%s", problem)
 	}
 	for _, k := range with.keys {
@@ -109,18 +109,18 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	return outcome{c: ci.Success}
 }
 
-// refusedCheckout names what of actions/checkout there is not. get returns an
-// input's value, "" where it is not known yet.
-func refusedCheckout(get func(string) string) string {
+// refusedCheckout names an input of actions/checkout that there is not, and what
+// to do. get returns an input's value, "" where it is not known yet.
+func refusedCheckout(get func(string) string) (input, problem string) {
 	switch v := strings.ToLower(get("submodules")); v {
 	case "", "false":
 	default:
-		return "actions/checkout: submodules are not supported yet. Leave `submodules` out and fetch them in a step of your own."
+		return "submodules", "actions/checkout: submodules are not supported yet. Leave `submodules` out and fetch them in a step of your own."
 	}
 	if strings.EqualFold(get("lfs"), "true") {
-		return "actions/checkout: lfs is not supported yet. Leave `lfs` out and run `git lfs pull` in a step of your own."
+		return "lfs", "actions/checkout: lfs is not supported yet. Leave `lfs` out and run `git lfs pull` in a step of your own."
 	}
-	return ""
+	return "", ""
 }
 
 // empty removes what is in a directory of the guest, but not the directory: it
