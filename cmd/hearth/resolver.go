@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,12 +44,7 @@ func (a *app) load(ctx context.Context, p *project, resolver *action.Resolver) w
 		}
 		switch ref.Kind {
 		case action.Local, action.Own:
-			root, err := os.OpenRoot(p.root)
-			if err != nil {
-				return "", nil, err
-			}
-			defer root.Close()
-			b, err := root.ReadFile(filepath.FromSlash(ref.Path))
+			b, err := p.readFile(ctx, ref.Path, action.MaxFile)
 			return ref.Path, b, err
 		}
 		tree, err := resolver.Resolve(ctx, ref)
@@ -57,4 +54,23 @@ func (a *app) load(ctx context.Context, p *project, resolver *action.Resolver) w
 		b, err := tree.ReadFile(ctx, ref.Path, action.MaxFile)
 		return uses, b, err
 	}
+}
+
+// readFile reads a file of the repository; name is relative to its root.
+func (p *project) readFile(_ context.Context, name string, max int64) ([]byte, error) {
+	root, err := os.OpenRoot(p.root)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.Open(filepath.FromSlash(name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err == nil && int64(len(b)) > max {
+		err = fmt.Errorf("%s is larger than %d bytes", name, max)
+	}
+	return b, err
 }

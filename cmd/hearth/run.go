@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
@@ -356,7 +357,8 @@ func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSetting
 	}
 	c.plan = run
 	c.run.Name, c.run.Workflow = run.Name, run.Workflow
-	//CHECK ds = append(ds, engine.Check(run, engine.CheckOptions{Actions: resolver, Source: true, Repository: p.repository})...)
+	ds = append(ds, engine.Check(ctx, run, engine.CheckOptions{Actions: resolver, Files: p.readFile, Shells: []string{"bash", "sh", "python"},
+		Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }})...)
 	for _, j := range run.Jobs {
 		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
 			continue
@@ -365,6 +367,9 @@ func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSetting
 			pos := j.Definition.Pos
 			if j.Definition.RunsOn != nil {
 				pos = j.Definition.RunsOn.Pos
+			}
+			if slices.ContainsFunc(ds, func(d workflow.Diagnostic) bool { return d.File == j.Workflow.File && d.Pos == pos }) {
+				continue // it has been said
 			}
 			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: "-P LABEL=" + image.DefaultName + " runs it on the default image"})
 		}
@@ -510,7 +515,7 @@ func (a *app) settings(p *project, o runOptions) (runSettings, error) {
 		if !ok || label == "" || img == "" {
 			return s, usage("-P %s: want label=image", kv)
 		}
-		s.platforms[label] = img
+		s.platforms[strings.ToLower(label)] = img
 	}
 	return s, nil
 }

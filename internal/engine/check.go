@@ -24,6 +24,9 @@ type CheckOptions struct {
 	Files func(ctx context.Context, name string, max int64) ([]byte, error)
 	// Results says that there is an artifact and cache service.
 	Results bool
+	// Mapped says that the user has named an image for a label, whatever system it
+	// asks for; nil: none.
+	Mapped func(label string) bool
 	// Shells are the shells that the image has, of bash, sh, python, pwsh; nil
 	// is not known.
 	Shells []string
@@ -89,7 +92,7 @@ func foreign(label string) string {
 
 func (c *checker) labels(j *plan.Job) {
 	for _, l := range j.Labels {
-		if sys := foreign(l); sys != "" {
+		if sys := foreign(l); sys != "" && (c.opt.Mapped == nil || !c.opt.Mapped(l)) {
 			pos := j.Definition.Pos
 			if j.Definition.RunsOn != nil {
 				pos = j.Definition.RunsOn.Pos

@@ -25,7 +25,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/action"
@@ -85,123 +84,30 @@ func IsRepository(ctx context.Context, dir string) bool {
 
 // Checkout writes the working tree, or another commit of the repository.
 func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (sha string, err error) {
+	own := req.Ref == "" || req.Ref == d.Branch || req.Ref == "refs/heads/"+d.Branch
+	if IsRepository(ctx, d.Root) {
+		out, err := Git(ctx, d.Root, "rev-parse", "--verify", "HEAD^{commit}")
+		if err != nil {
+			return "", fmt.Errorf("checkout: %w", err)
+		}
+		r := action.Repository{Dir: d.Root, Name: d.Repository, Server: d.Server, SHA: strings.TrimSpace(out), WorkTree: true}
+		if d.Branch != "" {
+			r.Ref = "refs/heads/" + d.Branch
+		}
+		if own {
+			req.Ref = ""
+		}
+		return r.Checkout(ctx, req, w)
+	}
+	if !own {
+		return "", &action.InputError{Msg: fmt.Sprintf("%s is no git repository with a commit: there is no ref %q", d.Root, req.Ref)}
+	}
 	temp, err := os.MkdirTemp("", "hearth-checkout-")
 	if err != nil {
 		return "", fmt.Errorf("checkout: %w", err)
 	}
 	defer os.RemoveAll(temp)
-	if !IsRepository(ctx, d.Root) {
-		if req.Ref != "" && req.Ref != d.Branch && req.Ref != "refs/heads/"+d.Branch {
-			return "", &action.InputError{Msg: fmt.Sprintf("%s is no git repository with a commit: there is no ref %q", d.Root, req.Ref)}
-		}
-		return d.bare(ctx, temp, w)
-	}
-	want := "HEAD"
-	tree := req.Ref == "" || req.Ref == d.Branch && d.Branch != "" || req.Ref == "refs/heads/"+d.Branch
-	if !tree {
-		if want, err = d.resolve(ctx, req.Ref); err != nil {
-			return "", err
-		}
-	}
-	out, err := Git(ctx, d.Root, "rev-parse", "--verify", want+"^{commit}")
-	if err != nil {
-		return "", fmt.Errorf("checkout: %w", err)
-	}
-	sha = strings.TrimSpace(out)
-	if head, err := Git(ctx, d.Root, "rev-parse", "HEAD"); err == nil && strings.TrimSpace(head) == sha && req.Ref != "" && len(req.Ref) == 40 {
-		tree = true // the run's own commit, by its name
-	}
-	if err := d.history(ctx, temp, sha, req); err != nil {
-		return "", fmt.Errorf("checkout: %w", err)
-	}
-	t := tar.NewWriter(w)
-	if tree {
-		if err := d.files(ctx, t); err != nil {
-			return "", fmt.Errorf("checkout: %w", err)
-		}
-	} else {
-		if _, err := Git(ctx, temp, "checkout", "-q", "-f", "--no-recurse-submodules", sha); err != nil {
-			return "", fmt.Errorf("checkout: %w", err)
-		}
-		if err := addTree(t, temp, ".git"); err != nil {
-			return "", fmt.Errorf("checkout: %w", err)
-		}
-		if d.onBranch(req.Ref) {
-			_, _ = Git(ctx, temp, "checkout", "-q", "-B", strings.TrimPrefix(req.Ref, "refs/heads/"))
-		}
-	}
-	if err := addTree(t, temp, ""); err != nil {
-		return "", fmt.Errorf("checkout: %w", err)
-	}
-	return sha, t.Close()
-}
-
-func (d *Dir) onBranch(ref string) bool {
-	return ref != "" && !strings.HasPrefix(ref, "refs/tags/") && strings.Trim(ref, "0123456789abcdef") != ""
-}
-
-// resolve finds a ref as actions/checkout takes it: a full ref, a branch, a tag
-// or a commit.
-func (d *Dir) resolve(ctx context.Context, ref string) (string, error) {
-	if strings.HasPrefix(ref, "-") || strings.ContainsAny(ref, " ~^:?*[\\\x00") || strings.Contains(ref, "..") {
-		return "", &action.InputError{Msg: fmt.Sprintf("%q is no ref", ref)}
-	}
-	for _, candidate := range []string{ref, "refs/heads/" + ref, "refs/tags/" + ref, "refs/remotes/origin/" + strings.TrimPrefix(ref, "refs/heads/")} {
-		if out, err := Git(ctx, d.Root, "rev-parse", "--verify", "-q", candidate+"^{commit}"); err == nil {
-			return strings.TrimSpace(out), nil
-		}
-	}
-	return "", &action.InputError{Msg: fmt.Sprintf("a branch, tag or commit %q could not be found in %s", ref, d.Root)}
-}
-
-// history makes temp/.git, with the commit and as much before it as asked for.
-func (d *Dir) history(ctx context.Context, temp, sha string, req action.CheckoutRequest) error {
-	if _, err := Git(ctx, temp, "init", "-q", "--initial-branch=hearth-none"); err != nil {
-		return err
-	}
-	// A commit can only be fetched by a ref that points to it.
-	args := []string{"fetch", "-q", "--no-write-fetch-head", "--update-shallow", "--upload-pack=git -c uploadpack.allowAnySHA1InWant=true upload-pack"}
-	if req.Depth > 0 {
-		args = append(args, "--depth="+strconv.Itoa(req.Depth))
-	}
-	if !req.Tags {
-		args = append(args, "--no-tags")
-	}
-	args = append(args, "file://"+d.Root, sha)
-	if req.Tags {
-		args = append(args, "refs/tags/*:refs/tags/*")
-	}
-	if req.Depth == 0 {
-		args = append(args, "refs/heads/*:refs/remotes/origin/*")
-	}
-	if _, err := Git(ctx, temp, args...); err != nil {
-		return err
-	}
-	branch := d.Branch
-	if d.onBranch(req.Ref) {
-		branch = strings.TrimPrefix(req.Ref, "refs/heads/")
-	} else if req.Ref != "" {
-		branch = ""
-	}
-	if branch == "" {
-		if err := os.WriteFile(filepath.Join(temp, ".git", "HEAD"), []byte(sha+"\n"), 0o644); err != nil {
-			return err
-		}
-	} else {
-		if _, err := Git(ctx, temp, "update-ref", "refs/heads/"+branch, sha); err != nil {
-			return err
-		}
-		if _, err := Git(ctx, temp, "symbolic-ref", "HEAD", "refs/heads/"+branch); err != nil {
-			return err
-		}
-		if _, err := Git(ctx, temp, "update-ref", "refs/remotes/origin/"+branch, sha); err != nil {
-			return err
-		}
-	}
-	if _, err := Git(ctx, temp, "read-tree", sha); err != nil {
-		return err
-	}
-	return d.finish(ctx, temp)
+	return d.bare(ctx, temp, w)
 }
 
 // finish gives the new repository its remote and takes the samples out.
