@@ -102,6 +102,9 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	if err := os.WriteFile(sources, []byte(strings.Join(b.sources(ctx), "\n")+"\n"), 0o644); err != nil {
 		return nil, err
 	}
+	if err := b.checkPackages(ctx, work); err != nil {
+		return nil, err
+	}
 	packages := slices.Concat(basePackages[:], b.opt.Packages)
 	args := []string{
 		filepath.Join(work, "root"), filepath.Join(dir, baseName), sources,
@@ -130,6 +133,32 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 		return nil, err
 	}
 	return progress.version, nil
+}
+
+// checkPackages finds out about packages that do not exist in seconds, which
+// mmdebstrap says only when it is half done.
+func (b *builder) checkPackages(ctx context.Context, dir string) error {
+	if len(b.opt.Packages) == 0 {
+		return nil
+	}
+	b.step("base").detail(0, "looking for "+strings.Join(b.opt.Packages, ", "))
+	apt, err := b.newApt(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(apt.dir)
+	known, err := apt.run(ctx, "", "apt-cache", "pkgnames")
+	if err != nil {
+		return err
+	}
+	all := strings.Fields(string(known))
+	slices.Sort(all)
+	for _, p := range b.opt.Packages {
+		if _, ok := slices.BinarySearch(all, p); !ok {
+			return fmt.Errorf("Debian %s has no package %s", suite, p)
+		}
+	}
+	return nil
 }
 
 // checkUserNamespaces says why an unprivileged build would fail before it does.

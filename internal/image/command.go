@@ -92,7 +92,7 @@ func (t tool) run(ctx context.Context) (stdout []byte, err error) {
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "LANGUAGE=", "DEBIAN_FRONTEND=noninteractive",
 		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.Env = append(cmd.Env, t.env...)
-	out := &tail{max: 1 << 20, line: t.line}
+	out := &tail{max: 8 << 20, line: t.line}
 	errs := &tail{max: 16 << 10, line: t.line}
 	cmd.Stdout, cmd.Stderr = out, errs
 	if t.leash {
@@ -113,7 +113,7 @@ func (t tool) run(ctx context.Context) (stdout []byte, err error) {
 		return nil, fmt.Errorf("%s: %w", t.argv[0], context.Cause(ctx))
 	}
 	if err != nil {
-		said := lastLines(append(out.data, errs.data...), 12)
+		said := complaint(append(out.data, errs.data...))
 		err = fmt.Errorf("%s: %w: %s", t.argv[0], err, said)
 		if strings.Contains(said, "No space left on device") {
 			err = fmt.Errorf("%w: %w", err, syscall.ENOSPC)
@@ -151,6 +151,22 @@ func (t *tail) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// complaint is what a program that failed had to say: the lines that apt,
+// dpkg and mmdebstrap mark as errors if there are any near the end, else the
+// last ones.
+func complaint(output []byte) string {
+	var marked []string
+	for line := range strings.Lines(lastLines(output, 60)) {
+		if strings.HasPrefix(line, "E: ") || strings.HasPrefix(line, "dpkg: error") || strings.Contains(line, "No space left on device") {
+			marked = append(marked, strings.TrimSpace(line))
+		}
+	}
+	if len(marked) > 0 {
+		return strings.Join(marked[max(0, len(marked)-12):], "\n")
+	}
+	return lastLines(output, 12)
 }
 
 func lastLines(data []byte, n int) string {

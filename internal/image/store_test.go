@@ -402,6 +402,10 @@ func TestToolErrors(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "one\ntwo") || !strings.Contains(err.Error(), "exit status 3") {
 		t.Fatalf("%v", err)
 	}
+	_, err = tool{argv: []string{"sh", "-c", "echo noise; echo 'E: Unable to locate package x'; echo more noise; exit 100"}}.run(t.Context())
+	if err == nil || !strings.HasSuffix(err.Error(), ": E: Unable to locate package x") {
+		t.Fatalf("%v", err)
+	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("stopped by the user")
 	_, err = tool{argv: []string{"sh", "-c", "echo up; sleep 100"}, line: func(string) { cancel(why) }}.run(ctx)
