@@ -83,6 +83,10 @@ func (b *Board) Apply(r ci.Record) {
 		j.Status, j.Needs = ci.Queued, r.Needs
 	case ci.JobStarted:
 		j := b.JobOf(r)
+		if !j.Started.IsZero() {
+			// Another attempt, in another machine: what the one before did is over.
+			j.Steps, j.Explanation = nil, nil
+		}
 		j.Status, j.Started = ci.InProgress, r.Time
 	case ci.JobFinished:
 		j := b.JobOf(r)
@@ -122,7 +126,7 @@ func (b *Board) Apply(r ci.Record) {
 		if r.Machine != nil && (r.Machine.Action == "created" || r.Machine.Action == "restored") {
 			b.JobOf(r).Machine = fmt.Sprintf("%s, %s in %s", r.Machine.Driver, r.Machine.Action, Short(time.Duration(r.Machine.TookMS)*time.Millisecond))
 		}
-	case ci.AnnotationRec:
+	case ci.AnnotationRec, ci.DiagnosticRec:
 		if len(b.Notes) < 1000 {
 			b.Notes = append(b.Notes, r)
 		}

@@ -299,3 +299,15 @@ func (s *Store) Unfinished(ctx context.Context) ([]ci.Run, error) {
 	}
 	return out, nil
 }
+
+// NumberRun takes the next number of a repository's workflow file, for a run
+// whose plan has to know it before the run is stored.
+func (s *Store) NumberRun(ctx context.Context, repository, file string) (int64, error) {
+	var n int64
+	err := s.tx(ctx, "number run", func(tx *sql.Tx) error {
+		var err error
+		n, err = take(ctx, tx, "run:"+repository+":"+file, 1)
+		return err
+	})
+	return n, err
+}

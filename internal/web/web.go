@@ -48,6 +48,14 @@ type Line struct {
 	End    int64
 }
 
+// Event is a delivery and what came of it.
+type Event struct {
+	ci.Event
+	State  string // pending, taken, done, failed, noted
+	Detail string
+	Tries  int
+}
+
 // Source is where the pages' facts come from.
 type Source interface {
 	Runs(ctx context.Context, limit int) ([]ci.Run, error)
@@ -56,6 +64,8 @@ type Source interface {
 	Records(ctx context.Context, runID string, after int64, limit int) ([]ci.Record, error)
 	// Log returns at most limit lines of a job's log from an offset.
 	Log(ctx context.Context, runID, jobKey string, offset int64, limit int) ([]Line, error)
+	// Events returns the newest deliveries, without payloads.
+	Events(ctx context.Context, limit int) ([]Event, error)
 	// Watch receives after the run has changed.
 	Watch(runID string) (changed <-chan struct{}, stop func())
 }

@@ -76,7 +76,8 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 		before[f.Key] = f
 	}
 	for _, j := range c.Run.Jobs {
-		if _, done := before[j.Key]; !done {
+		// A placeholder waits for nothing: its cells will be told of.
+		if _, done := before[j.Key]; !done && !j.Deferred {
 			c.queued(j)
 		}
 	}

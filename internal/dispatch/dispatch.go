@@ -1,0 +1,349 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/queue"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/worker"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// Config is what a [Dispatcher] works with.
+type Config struct {
+	Store *store.Store
+	Queue *queue.Queue
+	// Forge is the App; with nil, events wait for a server that has one.
+	Forge *github.App
+	// AppID tells our own check runs from others'.
+	AppID int64
+	// Server and API are the forge's addresses as workflows see them; "" is
+	// GitHub's.
+	Server, API string
+	// URL is how people reach this server; "" leaves details links out.
+	URL string
+
+	Pool *pool.Pool
+	// Image chooses what a job's machine boots from; nil is the pool's own.
+	Image func(labels []string) (*image.Image, error)
+	// Labels are what this server's workers answer to.
+	Labels []string
+	// Machines is how many jobs run at once; 0 is 1.
+	Machines        int
+	CPUs, MemoryMiB int
+	Network         network.Policy
+
+	Secrets map[string]string // of all workflows but those of forks' pull requests
+	Vars    map[string]string
+	Actions *action.Resolver
+	Learn   *learn.Learner // nil and off: nothing is learned
+	// Check finds what of a planned run cannot be run here; nil finds nothing.
+	Check func(run *plan.Run, repository string) []workflow.Diagnostic
+	// Run runs one attempt at a job; nil is the Runner's own Execute.
+	Run func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome
+
+	// Grace is how long jobs may go on when the server is to stop.
+	Grace time.Duration
+	// Hold is how long an event is held while it is handled, and the most that
+	// handling it may take; 0 is 90 s.
+	Hold time.Duration
+	// Poll is how often events are looked for without being woken; 0 is 5 s.
+	Poll time.Duration
+	// Retry is the first wait after GitHub did not answer, doubled with each try
+	// up to ten minutes; 0 is 5 s.
+	Retry time.Duration
+	// GiveUp is how old an event may be to be tried again; 0 is a day.
+	GiveUp time.Duration
+	Log    *slog.Logger // nil discards
+}
+
+// Dispatcher is the server's engine room.
+type Dispatcher struct {
+	cfg    Config
+	log    *slog.Logger
+	desk   *worker.Desk
+	groups *worker.Groups
+	wake   chan struct{}
+
+	mu       sync.Mutex
+	flights  map[string]*flight       // events that are being handled, by id
+	lanes    map[string]chan struct{} // by repository: closed when its last event so far is done
+	runs     map[string]*conducted    // by id
+	stopping bool
+
+	conductors sync.WaitGroup
+	reporters  sync.WaitGroup
+	report     context.Context // of the reporters
+	endReports context.CancelCauseFunc
+}
+
+// flight is an event in this process's hands.
+type flight struct{ tries int }
+
+// maxEvents bounds how many events are handled at once.
+const maxEvents = 8
+
+// New makes a dispatcher; nothing runs before Serve.
+func New(cfg Config) (*Dispatcher, error) {
+	if cfg.Store == nil || cfg.Queue == nil {
+		return nil, errors.New("dispatch: no store or no queue given")
+	}
+	if cfg.Run == nil {
+		if cfg.Pool == nil {
+			return nil, errors.New("dispatch: no pool given")
+		}
+		cfg.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+			return r.Execute(ctx, run, job, needs)
+		}
+	}
+	or := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	or(&cfg.Hold, 90*time.Second)
+	or(&cfg.Poll, 5*time.Second)
+	or(&cfg.Retry, 5*time.Second)
+	or(&cfg.GiveUp, 24*time.Hour)
+	cfg.Machines = max(cfg.Machines, 1)
+	if cfg.Server == "" {
+		cfg.Server = "https://github.com"
+	}
+	if cfg.API == "" {
+		cfg.API = "https://api.github.com"
+	}
+	cfg.URL = strings.TrimRight(cfg.URL, "/")
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: worker.NewGroups(), wake: make(chan struct{}, 1),
+		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}}
+	d.desk = &worker.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
+		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
+			j, err := cfg.Store.Job(ctx, id)
+			return j.Conclusion, j.Status == ci.Completed, err
+		},
+		Attempt: func(ctx context.Context, id string) (string, int, error) {
+			state, attempt, _, _, err := cfg.Store.QueueState(ctx, id)
+			return state, attempt, err
+		},
+	}
+	return d, nil
+}
+
+// Wake makes the dispatcher look for events now. It never blocks.
+func (d *Dispatcher) Wake() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Serve takes up what an earlier process left, then takes events and runs jobs
+// until ctx ends. Then it takes nothing new, lets jobs go on for Grace, leaves
+// in the queue what has not ended by then, and returns when nothing runs any
+// more. The error is of the start.
+func (d *Dispatcher) Serve(ctx context.Context) error {
+	keep := context.WithoutCancel(ctx)
+	d.report, d.endReports = context.WithCancelCause(keep)
+	defer d.endReports(nil)
+	if err := d.resume(keep); err != nil {
+		d.stop()
+		return err
+	}
+	var wg sync.WaitGroup
+	if d.cfg.Learn.Mode() != learn.Off {
+		wg.Go(func() {
+			if err := d.cfg.Learn.Follow(ctx); err != nil {
+				d.log.Error("learning ended", "error", err)
+			}
+		})
+	}
+	wg.Go(func() { d.events(ctx) })
+	wg.Go(func() {
+		if err := d.desk.Work(ctx, "serve-"+ci.NewID(), d.cfg.Labels, d.cfg.Machines); err != nil {
+			d.log.Error("workers ended", "error", err)
+		}
+	})
+	wg.Wait()
+	d.stop()
+	return nil
+}
+
+// stop ends conductors without a word about their runs, and waits.
+func (d *Dispatcher) stop() {
+	d.mu.Lock()
+	d.stopping = true
+	for _, c := range d.runs {
+		c.shut()
+	}
+	d.mu.Unlock()
+	d.conductors.Wait()
+	// What is known by now may still reach GitHub; the rest is sent by the next
+	// process.
+	t := time.AfterFunc(5*time.Second, func() { d.endReports(worker.ErrStopping) })
+	defer t.Stop()
+	d.reporters.Wait()
+}
+
+// events is the loop that takes events.
+func (d *Dispatcher) events(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if d.cfg.Forge == nil {
+		return
+	}
+	slots := make(chan struct{}, maxEvents)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		e, ok, err := d.cfg.Store.TakeEvent(ctx, time.Now(), d.cfg.Hold)
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("taking an event", "error", err)
+		}
+		if err != nil || !ok {
+			<-slots
+			t := time.NewTimer(d.cfg.Poll)
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return
+			case <-d.wake:
+			case <-t.C:
+			}
+			t.Stop()
+			continue
+		}
+		before, mine, fresh := d.enter(e)
+		if !fresh {
+			<-slots // its handler lives; taking it has prolonged the hold
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			defer d.leave(e, mine)
+			if before != nil {
+				select {
+				case <-before:
+				case <-ctx.Done():
+				}
+			}
+			d.handle(ctx, e)
+		})
+	}
+}
+
+// enter queues an event behind the one of its repository before it: the order of
+// pushes is the order of runs.
+func (d *Dispatcher) enter(e store.StoredEvent) (before, mine chan struct{}, fresh bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.flights[e.ID]; f != nil {
+		f.tries = e.Tries
+		return nil, nil, false
+	}
+	d.flights[e.ID] = &flight{tries: e.Tries}
+	before, mine = d.lanes[e.Repository], make(chan struct{})
+	d.lanes[e.Repository] = mine
+	return before, mine, true
+}
+
+func (d *Dispatcher) leave(e store.StoredEvent, mine chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.flights, e.ID)
+	if d.lanes[e.Repository] == mine {
+		delete(d.lanes, e.Repository)
+	}
+	close(mine)
+}
+
+func (d *Dispatcher) tries(id string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.flights[id].tries
+}
+
+// handle brings one event to its end, or back.
+func (d *Dispatcher) handle(ctx context.Context, e store.StoredEvent) {
+	keep := context.WithoutCancel(ctx)
+	bounded, cancel := context.WithTimeout(ctx, d.cfg.Hold*4/5)
+	began := time.Now()
+	detail, err := d.start(bounded, e)
+	cancel()
+	tries := d.tries(e.ID)
+	if err == nil {
+		d.log.Info("event handled", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "took", time.Since(began), "detail", detail)
+		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, store.EventDone, detail); err != nil {
+			d.log.Error("event", "delivery", e.Delivery, "error", err)
+		}
+		return
+	}
+	again, wait := d.again(ctx, e, err)
+	if !again {
+		d.log.Error("event failed", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "error", err)
+		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, store.EventFailed, err.Error()); err != nil {
+			d.log.Error("event", "delivery", e.Delivery, "error", err)
+		}
+		return
+	}
+	d.log.Warn("event put back", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "wait", wait, "error", err)
+	text := fmt.Sprintf("waiting %v to try again: %v", wait.Round(time.Second), err)
+	if err := d.cfg.Store.ReleaseEvent(keep, e.ID, tries, time.Now().Add(wait), text); err != nil {
+		d.log.Error("event", "delivery", e.Delivery, "error", err)
+	}
+	time.AfterFunc(wait+10*time.Millisecond, d.Wake)
+}
+
+// again decides whether an event is worth another try, and when.
+func (d *Dispatcher) again(ctx context.Context, e store.StoredEvent, err error) (bool, time.Duration) {
+	if ctx.Err() != nil {
+		return true, 0 // the server stops
+	}
+	var gh *github.Error
+	temporary, after := false, time.Duration(0)
+	switch {
+	case errors.As(err, &gh):
+		temporary, after = gh.Temporary, gh.RetryAfter
+	case errors.Is(err, context.DeadlineExceeded):
+		temporary = true
+	default:
+		var refused *refusal
+		temporary = !errors.As(err, &refused) // of our own: the disk may be full, say
+	}
+	if !temporary || time.Since(e.Received) > d.cfg.GiveUp {
+		return false, 0
+	}
+	wait := d.cfg.Retry << min(max(e.Tries-1, 0), 20)
+	if wait <= 0 || wait > 10*time.Minute {
+		wait = 10 * time.Minute
+	}
+	wait += rand.N(wait/4 + 1)
+	return true, max(wait, after)
+}
+
+// refusal is a reason why an event can never be handled.
+type refusal struct{ text string }
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...)} }

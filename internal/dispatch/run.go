@@ -1,0 +1,273 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/source"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/worker"
+)
+
+// conducted is a run in this process's hands.
+type conducted struct {
+	gate   *gate
+	cancel context.CancelCauseFunc
+}
+
+// shut ends the conductor without recording anything: the run stays as it is for
+// the next process.
+func (c *conducted) shut() {
+	c.gate.closed.Store(true)
+	c.cancel(worker.ErrStopping)
+}
+
+// gate lets records through until it is closed.
+type gate struct {
+	worker.Records
+	closed atomic.Bool
+}
+
+func (g *gate) Emit(r ci.Record) {
+	if !g.closed.Load() {
+		g.Records.Emit(r)
+	}
+}
+
+func (g *gate) ForAttempt(key string, attempt int) ci.Sink {
+	sink := g.Records.ForAttempt(key, attempt)
+	return ci.SinkFunc(func(r ci.Record) {
+		if !g.closed.Load() {
+			sink.Emit(r)
+		}
+	})
+}
+
+// headOf is the commit that a run's checks belong to.
+func headOf(p *plan.Run) string {
+	if p.Event == "pull_request" {
+		if sha := dig(p.GitHub, "event", "pull_request", "head", "sha").AsString(); validSHA(sha) {
+			return sha
+		}
+	}
+	return p.SHA
+}
+
+func dig(v expr.Value, path ...string) expr.Value {
+	for _, k := range path {
+		m := v.AsMap()
+		if m == nil {
+			return expr.Null()
+		}
+		v, _ = m.Get(k)
+	}
+	return v
+}
+
+// conduct drives a run to its end in a goroutine of its own. before is what ended
+// in an earlier process; nil is a run that has just been made.
+func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopping {
+		return // the next process will find it
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	c := &conducted{gate: &gate{}, cancel: cancel}
+	d.runs[run.ID] = c
+	d.conductors.Go(func() {
+		defer func() {
+			d.mu.Lock()
+			delete(d.runs, run.ID)
+			d.mu.Unlock()
+			cancel(nil)
+		}()
+		if err := d.drive(ctx, c, run, planned, repo, before); err != nil {
+			d.log.Error("run", "run", run.ID, "repository", run.Repository, "error", err)
+		}
+	})
+}
+
+func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob) error {
+	keep := context.WithoutCancel(ctx)
+	r := d.reporter(run, headOf(planned), repo)
+	r.plan = planned
+	defer r.close()
+	if before != nil {
+		if err := r.recall(keep, before); err != nil {
+			return err
+		}
+	}
+	rec, err := d.cfg.Store.Recorder(keep, run.ID, r)
+	if err != nil {
+		return err
+	}
+	// Every check is noted before anything can happen to its job.
+	if err := r.expect(keep, planned); err != nil {
+		return errors.Join(err, rec.Close())
+	}
+	d.reporters.Go(func() { r.work(d.report) })
+	c.gate.Records = rec
+	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: c.gate, Groups: d.groups,
+		Expanded: func(p *plan.Run) error {
+			b, err := json.Marshal(p)
+			if err != nil || c.gate.closed.Load() {
+				return err
+			}
+			return d.cfg.Store.SetPlan(keep, run.ID, b)
+		},
+	}
+	known := worker.Known(planned)
+	if before == nil {
+		c.gate.Emit(ci.Record{Type: ci.RunPlanned, Run: run.ID, Workflow: run.Workflow, File: run.File, Name: run.Name, Event: run.Event, SHA: run.SHA, Ref: run.Ref, Jobs: len(planned.Jobs)})
+		host, _ := os.Hostname()
+		forecast, err := d.cfg.Learn.Before(keep, learn.RunInfo{ID: run.ID, Repository: run.Repository, Workflow: run.File, Branch: run.Ref, Commit: run.SHA, Attempt: run.Attempt, Host: host, Jobs: known})
+		if err != nil {
+			d.log.Error("no prediction", "run", run.ID, "error", err) // learning is never in the way
+		}
+		for _, p := range forecast.Records(known) {
+			p.Run = run.ID
+			c.gate.Emit(p)
+		}
+		con.Order = worker.ByRisk(forecast)
+	}
+	for _, j := range before {
+		if j.Status == ci.Completed {
+			con.Before = append(con.Before, worker.Finished{Key: j.Key, Conclusion: j.Conclusion, Outputs: j.Outputs})
+		}
+	}
+	ids := &jobIDs{store: d.cfg.Store, run: run.ID}
+	secrets := d.cfg.Secrets
+	if planned.ReadOnly {
+		secrets = nil
+	}
+	con.Executor = &worker.Handed{Desk: d.desk, RunID: run.ID, Records: c.gate, ID: ids.find,
+		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+			if err := d.fits(job.Labels); err != nil {
+				return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+			}
+			return d.cfg.Run(ctx, d.runner(run, sink, secrets, repo), p, job, needs)
+		},
+	}
+	_, err = con.Drive(ctx, nil)
+	if c.gate.closed.Load() {
+		err = nil
+	}
+	return errors.Join(err, rec.Close())
+}
+
+// runner is what runs one attempt at a job of a run.
+func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, secrets map[string]string, repo *github.Repo) *worker.Runner {
+	branch := ""
+	if refs := "refs/heads/"; len(run.Ref) > len(refs) && run.Ref[:len(refs)] == refs {
+		branch = run.Ref[len(refs):]
+	}
+	return &worker.Runner{
+		Pool: d.cfg.Pool, Image: d.cfg.Image, RunID: run.ID, Repository: run.Repository, File: run.File, Ref: run.Ref, SHA: run.SHA, Attempt: run.Attempt,
+		Sink: sink, Secrets: secrets, Network: d.cfg.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions,
+		CPUs: d.cfg.CPUs, MemoryMiB: d.cfg.MemoryMiB, Log: d.log,
+		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },
+		Source: &source.Archive{SHA: run.SHA, Branch: branch, Repository: run.Repository, Server: d.cfg.Server,
+			Open: func(ctx context.Context, sha string) (io.ReadCloser, error) { return repo.Tarball(ctx, sha) }},
+	}
+}
+
+// jobIDs finds the rows of a run's jobs; cells of a matrix get theirs on the way.
+type jobIDs struct {
+	store *store.Store
+	run   string
+	mu    sync.Mutex
+	known map[string]string
+}
+
+func (j *jobIDs) find(ctx context.Context, key string) (string, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if id := j.known[key]; id != "" {
+		return id, nil
+	}
+	jobs, err := j.store.Jobs(ctx, j.run)
+	if err != nil {
+		return "", err
+	}
+	j.known = map[string]string{}
+	for _, job := range jobs {
+		j.known[job.Key] = job.ID
+	}
+	if id := j.known[key]; id != "" {
+		return id, nil
+	}
+	return "", fmt.Errorf("run %s has no job %q", j.run, key)
+}
+
+// resume takes up what an earlier process left: runs that have not completed,
+// and checks that GitHub has not been told the end of.
+func (d *Dispatcher) resume(ctx context.Context) error {
+	runs, err := d.cfg.Store.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	taken := map[string]bool{}
+	for _, run := range runs {
+		if run.EventID == "" {
+			continue // of a `hearth run` on the same database
+		}
+		if taken[run.ID], err = d.takeUp(ctx, run); err != nil {
+			return err
+		}
+	}
+	return d.settle(ctx, taken)
+}
+
+// takeUp goes on with a run, or ends it if it cannot be gone on with.
+func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run) (conducted bool, err error) {
+	text, err := d.cfg.Store.Plan(ctx, run.ID)
+	if err != nil {
+		return false, err
+	}
+	jobs, err := d.cfg.Store.Jobs(ctx, run.ID)
+	if err != nil {
+		return false, err
+	}
+	var planned plan.Run
+	if err = json.Unmarshal(text, &planned); err == nil {
+		var repo *github.Repo
+		installation := int64(dig(planned.GitHub, "event", "installation", "id").ToNumber())
+		if repo, err = d.repo(ctx, run.Repository, max(installation, 0)); err == nil {
+			d.log.Info("run taken up again", "run", run.ID, "repository", run.Repository, "workflow", run.Workflow)
+			if jobs == nil {
+				jobs = []store.StoredJob{}
+			}
+			d.conduct(run, &planned, repo, jobs)
+			return true, nil
+		}
+		if isTemporary(err) {
+			return false, fmt.Errorf("taking up run %s: %w", run.ID, err)
+		}
+	}
+	d.log.Error("a run cannot be taken up again", "run", run.ID, "error", err)
+	rec, rerr := d.cfg.Store.Recorder(ctx, run.ID)
+	if rerr != nil {
+		return false, rerr
+	}
+	reason := "the server stopped while it ran, and it could not be taken up again"
+	for _, j := range jobs {
+		if j.Status != ci.Completed {
+			rec.ForAttempt(j.Key, j.Attempt).Emit(ci.Record{Type: ci.JobFinished, Run: run.ID, Job: j.Job.Job, JobKey: j.Key, Name: j.Name,
+				Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: ci.Ptr(int64(0))})
+		}
+	}
+	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: ci.Ptr(int64(0))})
+	return false, rec.Close()
+}

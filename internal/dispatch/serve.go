@@ -1,0 +1,80 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/web"
+)
+
+// Deliveries stores what the webhook takes in.
+type Deliveries struct{ Store *store.Store }
+
+// Record stores an event once for its delivery.
+func (s Deliveries) Record(ctx context.Context, e ci.Event, ignored bool) (string, bool, error) {
+	state := store.EventPending
+	if ignored {
+		state = store.EventNoted
+	}
+	return s.Store.AddEvent(ctx, e, state)
+}
+
+// Pages is what the web pages show: a store as a [web.Source].
+type Pages struct{ Store *store.Store }
+
+// Runs lists the newest runs.
+func (p Pages) Runs(ctx context.Context, limit int) ([]ci.Run, error) {
+	return p.Store.Runs(ctx, store.RunFilter{Limit: limit})
+}
+
+// Run reads one run.
+func (p Pages) Run(ctx context.Context, id string) (ci.Run, error) {
+	r, err := p.Store.Run(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		err = web.ErrNotFound
+	}
+	return r, err
+}
+
+// Records reads a run's records without log lines.
+func (p Pages) Records(ctx context.Context, runID string, after int64, limit int) ([]ci.Record, error) {
+	stored, err := p.Store.RunRecords(ctx, runID, after, limit)
+	out := make([]ci.Record, len(stored))
+	for i, r := range stored {
+		out[i] = r.Record
+	}
+	return out, err
+}
+
+// Log reads on in a job's log.
+func (p Pages) Log(ctx context.Context, runID, jobKey string, offset int64, limit int) ([]web.Line, error) {
+	var out []web.Line
+	for l, err := range p.Store.Log(ctx, store.LogQuery{Run: runID, Job: jobKey, Offset: offset}) {
+		if errors.Is(err, store.ErrNotFound) {
+			return out, nil // no such job yet
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, web.Line{Record: l.Record, End: l.End})
+		if len(out) == limit {
+			break
+		}
+	}
+	return out, nil
+}
+
+// Watch receives after the run has changed.
+func (p Pages) Watch(runID string) (<-chan struct{}, func()) { return p.Store.Watch(runID) }
+
+// Events lists the newest deliveries.
+func (p Pages) Events(ctx context.Context, limit int) ([]web.Event, error) {
+	stored, err := p.Store.Events(ctx, limit)
+	out := make([]web.Event, len(stored))
+	for i, e := range stored {
+		out[i] = web.Event{Event: e.Event, State: string(e.State), Detail: e.Detail, Tries: e.Tries}
+	}
+	return out, err
+}

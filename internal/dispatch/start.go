@@ -1,0 +1,491 @@
+package dispatch
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/worker"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// status is the HTTP status in an error of GitHub's, or 0.
+func status(err error) int {
+	var e *github.Error
+	if errors.As(err, &e) {
+		return e.Status
+	}
+	return 0
+}
+
+// repo finds the repository through the installation that a payload names, or
+// that GitHub knows.
+func (d *Dispatcher) repo(ctx context.Context, full string, installation int64) (*github.Repo, error) {
+	owner, name, ok := strings.Cut(full, "/")
+	if !ok {
+		return nil, refuse("the payload names no repository: %q", full)
+	}
+	if d.cfg.Forge == nil {
+		return nil, errors.New("this server has no GitHub App")
+	}
+	if installation == 0 {
+		var err error
+		if installation, err = d.cfg.Forge.Installation(ctx, owner, name); err != nil {
+			return nil, err
+		}
+	}
+	repo, err := d.cfg.Forge.Repo(installation, owner, name)
+	if err != nil {
+		return nil, refuse("%v", err)
+	}
+	return repo, nil
+}
+
+// start turns an event into runs. detail says what came of it. What an earlier
+// try has made already is left alone.
+func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail string, err error) {
+	p, whole, err := decode(e)
+	if err != nil {
+		return "", err
+	}
+	if own := d.own(p); own && p.Action != "rerequested" {
+		return "about this server's own checks", nil
+	} else if own {
+		return d.rerun(ctx, e, p)
+	}
+	repo, err := d.repo(ctx, e.Repository, p.Installation.ID)
+	if err != nil {
+		return "", err
+	}
+	occasions, reason, err := d.occasions(ctx, repo, e.Name, p, whole)
+	if err != nil {
+		return "", err
+	}
+	var said []string
+	if reason != "" {
+		said = append(said, reason)
+	}
+	for _, o := range occasions {
+		lines, err := d.occur(ctx, e, p, repo, o)
+		if err != nil {
+			return "", err
+		}
+		said = append(said, lines...)
+	}
+	return strings.Join(said, "; "), nil
+}
+
+// own reports whether an event is about checks that we made: it must not start
+// workflows, or checks would make checks.
+func (d *Dispatcher) own(p payload) bool {
+	return d.cfg.AppID != 0 && (p.CheckRun != nil && p.CheckRun.App.ID == d.cfg.AppID || p.CheckRun == nil && p.CheckSuite != nil && p.CheckSuite.App.ID == d.cfg.AppID)
+}
+
+// occur runs the workflows that one occasion starts.
+func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, repo *github.Repo, o occasion) ([]string, error) {
+	files, err := repo.Workflows(ctx, o.SHA)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return []string{fmt.Sprintf("%s: there are no workflows at %s", o.Event, short(o.SHA))}, nil
+	}
+	before, err := d.cfg.Store.Runs(ctx, store.RunFilter{EventID: e.ID, Event: o.Event, Limit: 1000})
+	if err != nil {
+		return nil, err
+	}
+	made := map[string]bool{}
+	for _, r := range before {
+		made[r.File] = true
+	}
+	var said []string
+	started := 0
+	for _, f := range files {
+		if o.Only != "" && f.Path != o.Only {
+			continue
+		}
+		if made[f.Path] {
+			started++
+			continue
+		}
+		w, diags := workflow.Parse(f.Path, f.Content, workflow.Options{})
+		if workflow.Errors(diags) {
+			// Whether it would run for this event cannot be known. A push or a
+			// change of a pull request is when its author looks.
+			if o.Event == "push" && strings.HasPrefix(o.Ref, "refs/heads/") || o.Event == "pull_request" && o.Fork || o.Only != "" {
+				if err := d.invalid(ctx, e, p, repo, o, f.Path, f.Path, diags, 0, 0); err != nil {
+					return nil, err
+				}
+				started++
+			}
+			said = append(said, fmt.Sprintf("%s: it is invalid: %s", f.Path, first(diags)))
+			continue
+		}
+		if o.Changed != nil && filtersPaths(w, o.Event) {
+			if o.ChangedFiles, o.FilesKnown, err = o.Changed(ctx); err != nil {
+				return nil, err
+			}
+			o.Changed = nil // once is enough for all files
+		}
+		decision := w.Decide(&o.Happening)
+		if !decision.Run {
+			said = append(said, fmt.Sprintf("%s: %s", f.Path, decision.Reason))
+			continue
+		}
+		run, err := d.plan(ctx, e, p, repo, o, w, 0, 0)
+		if err != nil {
+			return nil, err
+		}
+		started++
+		said = append(said, fmt.Sprintf("%s: run %s", f.Path, run.ID))
+	}
+	head := fmt.Sprintf("%s: no workflow runs", o.Event)
+	if started == 1 {
+		head = o.Event + ": 1 run"
+	} else if started > 1 {
+		head = fmt.Sprintf("%s: %d runs", o.Event, started)
+	}
+	if o.Note != "" && started > 0 {
+		head += " " + o.Note
+	}
+	if o.Only != "" && len(said)+started == 0 {
+		head += fmt.Sprintf(": there is no %s at %s", o.Only, short(o.SHA))
+	}
+	return append([]string{head}, said...), nil
+}
+
+func first(ds []workflow.Diagnostic) string {
+	for _, d := range ds {
+		if workflow.Errors([]workflow.Diagnostic{d}) {
+			return d.String()
+		}
+	}
+	return ""
+}
+
+func filtersPaths(w *workflow.Workflow, event string) bool {
+	t := w.Trigger(event)
+	return t != nil && len(t.Paths)+len(t.PathsIgnore) > 0
+}
+
+// newRun fills in what a run is before it is planned.
+func (d *Dispatcher) newRun(ctx context.Context, e store.StoredEvent, p payload, o occasion, file, name string, number int64, attempt int) (ci.Run, error) {
+	run := ci.Run{ID: ci.NewID(), EventID: e.ID, Event: o.Event, Repository: e.Repository, Workflow: cmp.Or(name, file), File: file, Name: cmp.Or(name, file),
+		Ref: o.Ref, SHA: o.SHA, Actor: p.Sender.Login, Number: number, Attempt: max(attempt, 1), Created: time.Now()}
+	if number != 0 {
+		return run, nil
+	}
+	var err error
+	run.Number, err = d.cfg.Store.NumberRun(ctx, e.Repository, file)
+	return run, err
+}
+
+// plan makes a run of a workflow and starts it. What its author has to mend
+// becomes a completed run and a failed check.
+func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, number int64, attempt int) (ci.Run, error) {
+	run, err := d.newRun(ctx, e, p, o, w.File, w.Name, number, attempt)
+	if err != nil {
+		return run, err
+	}
+	planned, ds, err := d.build(ctx, p, repo, o, w, &run)
+	if err != nil {
+		return run, err
+	}
+	if workflow.Errors(ds) || planned == nil {
+		return run, d.invalid(ctx, e, p, repo, o, w.File, w.Name, ds, run.Number, run.Attempt)
+	}
+	text, err := json.Marshal(planned)
+	if err != nil {
+		return run, err
+	}
+	var jobs []ci.Job
+	for _, j := range planned.Jobs {
+		if !j.Deferred {
+			jobs = append(jobs, ci.Job{Key: j.Key, Job: j.ID, Name: j.Name, Labels: j.Labels, Status: ci.Queued})
+		}
+	}
+	// From here on the run exists, whatever becomes of ctx.
+	run, _, err = d.cfg.Store.CreateRun(context.WithoutCancel(ctx), run, jobs, text)
+	if err != nil {
+		return run, err
+	}
+	d.conduct(run, planned, repo, nil)
+	return run, nil
+}
+
+// build links, plans and checks.
+func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
+	var trouble error
+	opt := workflow.Options{DefaultPermissions: "read"}
+	ds := workflow.Link(w, d.load(ctx, p, repo, o.SHA, &trouble), opt)
+	if trouble != nil {
+		return nil, nil, trouble
+	}
+	if workflow.Errors(ds) {
+		return nil, ds, nil
+	}
+	content, inputs := o.Payload, expr.Value{}
+	if o.Event == "workflow_dispatch" {
+		given := map[string]string{}
+		for k, v := range p.Inputs {
+			if v != nil {
+				given[k] = fmt.Sprint(v)
+			}
+		}
+		t := w.Trigger("workflow_dispatch")
+		typed, texts, errs := workflow.DispatchInputs(t, given)
+		for _, err := range errs {
+			ds = append(ds, workflow.Diagnostic{File: w.File, Pos: t.Pos, Message: err.Error()})
+		}
+		if len(errs) > 0 {
+			return nil, ds, nil
+		}
+		inputs = typed
+		if m := content.AsMap(); m != nil {
+			m = m.Clone()
+			m.Set("inputs", texts)
+			content = expr.Object(m)
+		}
+	}
+	planned, more := plan.Build(plan.Request{
+		Workflow: w, Event: &o.Happening, Inputs: inputs, Vars: object(d.cfg.Vars), DefaultPermissions: "read", ReadOnly: o.Fork,
+		GitHub: worker.GitHubContext(worker.Facts{Run: *run, Payload: content, BaseRef: o.BaseRef, HeadRef: o.HeadRef, Server: d.cfg.Server, API: d.cfg.API, Actor: p.Sender.Login}),
+	})
+	ds = append(ds, more...)
+	if workflow.Errors(ds) || planned == nil {
+		return nil, ds, nil
+	}
+	run.Name, run.Workflow = planned.Name, planned.Workflow
+	for _, j := range planned.Jobs {
+		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
+			continue
+		}
+		if err := d.fits(j.Labels); err != nil {
+			pos := j.Definition.Pos
+			if j.Definition.RunsOn != nil {
+				pos = j.Definition.RunsOn.Pos
+			}
+			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", ")})
+		}
+	}
+	if d.cfg.Check != nil {
+		ds = append(ds, d.cfg.Check(planned, run.Repository)...)
+	}
+	return planned, once(ds), nil
+}
+
+// fits says why no worker here can take a job with these labels. A job that
+// nobody can ever take must not wait in silence.
+func (d *Dispatcher) fits(labels []string) error {
+	for _, l := range labels {
+		if !slices.ContainsFunc(d.cfg.Labels, func(have string) bool { return strings.EqualFold(have, l) }) {
+			if _, err := image.ForLabels([]string{l}, nil); err != nil {
+				return err
+			}
+			return fmt.Errorf("runs-on label %q: no runner of this server has it", l)
+		}
+	}
+	return nil
+}
+
+// once drops what the cells of a matrix say alike.
+func once(ds []workflow.Diagnostic) []workflow.Diagnostic {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(ds, func(d workflow.Diagnostic) bool {
+		was := seen[d.String()]
+		seen[d.String()] = true
+		return was
+	})
+}
+
+func object(m map[string]string) expr.Value {
+	out := expr.NewMap()
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out.Set(k, expr.String(m[k]))
+	}
+	return expr.Object(out)
+}
+
+// load reads called workflows: of the run's repository at its commit, of others
+// at the ref they name, as far as the App's installation may read them. trouble
+// gets what is nobody's fault: then what Link says does not count.
+func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha string, trouble *error) workflow.Load {
+	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
+		where, ref, path, name := repo, sha, uses, uses
+		local := strings.HasPrefix(uses, "./")
+		if local {
+			uses, name = strings.TrimPrefix(uses, "./"), strings.TrimPrefix(uses, "./")
+			path = uses
+			if at := strings.LastIndexByte(from.File, '@'); at > 0 {
+				// Said in a file of another repository: it means that one.
+				parts := strings.SplitN(from.File[:at], "/", 3)
+				if len(parts) == 3 {
+					uses, local = parts[0]+"/"+parts[1]+"/"+path+from.File[at:], false
+					name = uses
+				}
+			}
+		}
+		if !local {
+			at := strings.LastIndexByte(uses, '@')
+			parts := strings.SplitN(uses[:max(at, 0)], "/", 3)
+			if len(parts) != 3 {
+				return "", nil, fmt.Errorf("%q is no workflow: want owner/repository/.github/workflows/file.yml@ref", uses)
+			}
+			var err error
+			if where, err = d.repo(ctx, parts[0]+"/"+parts[1], p.Installation.ID); err != nil {
+				if status(err) == 0 || isTemporary(err) {
+					*trouble = cmp.Or(*trouble, err)
+				}
+				return "", nil, err
+			}
+			path, ref = parts[2], uses[at+1:]
+		}
+		b, err := where.File(ctx, path, ref)
+		switch {
+		case err == nil:
+			return name, b, nil
+		case status(err) == 404:
+			return "", nil, fmt.Errorf("workflow was not found: %s at %s: %w", path, ref, os.ErrNotExist)
+		case isTemporary(err) || ctx.Err() != nil:
+			*trouble = cmp.Or(*trouble, err)
+		}
+		return "", nil, err
+	}
+}
+
+func isTemporary(err error) bool {
+	var e *github.Error
+	return errors.As(err, &e) && e.Temporary || errors.Is(err, context.DeadlineExceeded)
+}
+
+// invalid records a workflow that cannot run as a run that has failed, and
+// reports it as a failed check with the errors where they are.
+func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload, repo *github.Repo, o occasion, file, name string, ds []workflow.Diagnostic, number int64, attempt int) error {
+	run, err := d.newRun(ctx, e, p, o, file, name, number, attempt)
+	if err != nil {
+		return err
+	}
+	keep := context.WithoutCancel(ctx)
+	head := o.SHA
+	if p.PullRequest != nil && o.Event == "pull_request" {
+		head = p.PullRequest.Head.SHA
+	}
+	// The check is noted before the run is there: after a crash between the two
+	// there is a check too much, never one too few.
+	r := d.reporter(run, head, repo)
+	r.whole = true
+	if err := r.note(run.ID, 0); err != nil {
+		return err
+	}
+	if run, _, err = d.cfg.Store.CreateRun(keep, run, nil, nil); err != nil {
+		return err
+	}
+	rec, err := d.cfg.Store.Recorder(keep, run.ID, r)
+	if err != nil {
+		return err
+	}
+	rec.Emit(ci.Record{Type: ci.RunPlanned, Run: run.ID, Workflow: run.Workflow, File: run.File, Name: run.Name, Event: run.Event, SHA: run.SHA, Ref: run.Ref})
+	for _, x := range ds {
+		rec.Emit(ci.Record{Type: ci.DiagnosticRec, Run: run.ID, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()})
+	}
+	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: ci.Ptr(int64(0))})
+	err = rec.Close()
+	r.close()
+	d.reporters.Go(func() { r.work(d.report) })
+	return err
+}
+
+// rerun runs once more what a re-requested check belongs to: the whole workflow,
+// at the same commits, as a further attempt.
+func (d *Dispatcher) rerun(ctx context.Context, e store.StoredEvent, p payload) (string, error) {
+	if p.CheckRun == nil || !ci.ValidID(p.CheckRun.ExternalID) {
+		return "re-run one check by itself: GitHub names no workflow here", nil
+	}
+	id := p.CheckRun.ExternalID
+	var run ci.Run
+	job, err := d.cfg.Store.Job(ctx, id)
+	if err == nil {
+		id = job.RunID
+	}
+	if run, err = d.cfg.Store.Run(ctx, id); err != nil {
+		return "", refuse("the check that is to run again is not on record: %v", err)
+	}
+	if again, err := d.cfg.Store.Runs(ctx, store.RunFilter{EventID: e.ID, Limit: 1}); err != nil || len(again) > 0 {
+		return "made already", err
+	}
+	source, err := d.origin(ctx, run)
+	if err != nil {
+		return "", refuse("the event of run %s is not on record: %v", run.ID, err)
+	}
+	// The event of the new run is the one of the old; that it is this delivery
+	// that asked for it is what keeps it from being made twice.
+	was, whole, err := decode(source)
+	if err != nil {
+		return "", err
+	}
+	was.Installation, was.Sender = p.Installation, p.Sender
+	repo, err := d.repo(ctx, run.Repository, was.Installation.ID)
+	if err != nil {
+		return "", err
+	}
+	occasions, _, err := d.occasions(ctx, repo, source.Name, was, whole)
+	if err != nil {
+		return "", err
+	}
+	for _, o := range occasions {
+		if o.Event != run.Event {
+			continue
+		}
+		o.SHA, o.Ref = run.SHA, run.Ref
+		text, err := repo.File(ctx, run.File, o.SHA)
+		if err != nil {
+			return "", err
+		}
+		source.ID = e.ID
+		w, diags := workflow.Parse(run.File, text, workflow.Options{})
+		if workflow.Errors(diags) {
+			return "it is still invalid", d.invalid(ctx, source, was, repo, o, run.File, run.Workflow, diags, run.Number, run.Attempt+1)
+		}
+		again, err := d.plan(ctx, source, was, repo, o, w, run.Number, run.Attempt+1)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("attempt %d of %s: run %s", again.Attempt, run.File, again.ID), nil
+	}
+	return "", refuse("run %s cannot be repeated: its event was %s", run.ID, run.Event)
+}
+
+// origin finds the event that a run is about, behind the requests to repeat it.
+func (d *Dispatcher) origin(ctx context.Context, run ci.Run) (store.StoredEvent, error) {
+	for range 100 {
+		e, err := d.cfg.Store.Event(ctx, run.EventID)
+		if err != nil || e.Name != "check_run" || run.Event == "check_run" {
+			return e, err
+		}
+		p, _, err := decode(e)
+		if err != nil || p.CheckRun == nil {
+			return e, errors.Join(err, errors.New("it names no check"))
+		}
+		id := p.CheckRun.ExternalID
+		if job, err := d.cfg.Store.Job(ctx, id); err == nil {
+			id = job.RunID
+		}
+		if run, err = d.cfg.Store.Run(ctx, id); err != nil {
+			return e, err
+		}
+	}
+	return store.StoredEvent{}, errors.New("it was repeated too often")
+}
