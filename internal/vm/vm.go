@@ -153,7 +153,8 @@ type Machine interface {
 type Snapshotter interface {
 	// Snapshot writes the machine into dir, which must exist and be empty. A
 	// machine started with Spec.Template has ended afterwards (Close it); any
-	// other goes on running, also where Snapshot failed.
+	// other goes on running, also where Snapshot failed. The stream to its agent
+	// may have ended then, and with it what ran over it: dial again.
 	Snapshot(ctx context.Context, dir string) error
 }
 

@@ -144,13 +144,6 @@ type apiVersion struct {
 	FirecrackerVersion string `json:"firecracker_version"`
 }
 
-type apiLogger struct {
-	LogPath       string `json:"log_path"`
-	Level         string `json:"level"`
-	ShowLevel     bool   `json:"show_level"`
-	ShowLogOrigin bool   `json:"show_log_origin"`
-}
-
 type apiMachineConfig struct {
 	VCPUCount       int  `json:"vcpu_count"`
 	MemSizeMiB      int  `json:"mem_size_mib"`

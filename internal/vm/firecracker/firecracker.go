@@ -5,13 +5,15 @@
 // # Order of calls
 //
 // One Firecracker process is one machine; it is told what to be over HTTP on a
-// unix socket (api.go). Booting: logger → machine-config → boot-source → drives
-// → network-interfaces → vsock → entropy → InstanceStart. Restoring: logger →
+// unix socket (api.go). Booting: machine-config → boot-source → drives →
+// network-interfaces → vsock → entropy → InstanceStart. Restoring:
 // snapshot/load → resume. Versions below 1.12 are refused; what newer ones
 // added is sent only to those that say they know it. Whatever Firecracker
 // refuses comes back as a [*Fault] with its own words, and every error about a
-// machine carries the end of its log and console. Metrics stay off: nobody
-// reads them, and so nothing has to bound them.
+// machine carries the end of its log and console. The log is set up by the
+// command line, which is earlier than the API could, and goes through a pipe
+// that keeps only its end. Metrics stay off: nobody reads them, and so nothing
+// has to bound them.
 //
 // # Processes and files
 //
@@ -152,6 +154,12 @@ func (d *Driver) Version(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return v.String(), nil
+}
+
+// Binary returns Firecracker's path.
+func (d *Driver) Binary(ctx context.Context) (string, error) {
+	b, _, err := d.find(ctx)
+	return b, err
 }
 
 // ErrNotInstalled says that there is no Firecracker on this host.

@@ -222,7 +222,8 @@ func (d *Driver) probe(ctx context.Context, kernel string) (Verdict, error) {
 			if ctx.Err() != nil {
 				return Verdict{}, context.Cause(ctx)
 			}
-			return verdict(false, "%s exists, but a guest did not boot within %v", kvmDevice, limit)
+			return verdict(false, "%s exists, but a guest did not boot within %v; the last it said: %s", kvmDevice, limit,
+				strings.ReplaceAll(vm.LastLines(m.console.Tail(), 2), "\n", "; "))
 		}
 	}
 }
@@ -245,7 +246,7 @@ func oneLine(err error) string {
 // lookout watches a console for a word.
 type lookout struct {
 	want  string
-	first chan struct{} // closed at the first character of the guest's
+	first chan struct{} // closed at the first character
 	found chan struct{} // closed when the word has been seen
 
 	mu   sync.Mutex
@@ -258,7 +259,7 @@ func (l *lookout) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf = append(l.buf, p...)
-	if !l.some && l.guestSpoke() {
+	if !l.some && len(p) > 0 {
 		l.some = true
 		close(l.first)
 	}
@@ -270,17 +271,6 @@ func (l *lookout) Write(p []byte) (int, error) {
 		l.buf = append(l.buf[:0], l.buf[n:]...)
 	}
 	return len(p), nil
-}
-
-// guestSpoke reports whether there is a line that is not Firecracker's own: it
-// logs to its standard output until it has been told where else to.
-func (l *lookout) guestSpoke() bool {
-	for line := range strings.Lines(string(l.buf)) {
-		if line = strings.TrimSpace(line); line != "" && !strings.Contains(line, ":main]") && !strings.Contains(line, "Running Firecracker") {
-			return true
-		}
-	}
-	return false
 }
 
 // probeWord is what the probe's program prints.

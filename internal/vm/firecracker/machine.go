@@ -100,7 +100,9 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare fu
 		return fail(err)
 	}
 	m.api = newClient(filepath.Join(spec.Dir, apiName))
-	m.cmd = exec.Command(binary, "--id", "hearth-"+strings.ReplaceAll(spec.ID, "_", "-"), "--api-sock", apiName)
+	m.cmd = exec.Command(binary, "--id", "hearth-"+strings.ReplaceAll(spec.ID, "_", "-"), "--api-sock", apiName,
+		// From its first line on, so that its standard output is the guest's alone.
+		"--log-path", logName, "--level", "Warning")
 	m.cmd.Dir = spec.Dir
 	m.cmd.Stdout = &m.console
 	m.cmd.Stderr = &m.log
@@ -142,9 +144,6 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare fu
 	}
 	if m.version.before(1, 12) {
 		return nil, fmt.Errorf("it says that it is Firecracker %s: at least 1.12 is needed", m.version)
-	}
-	if err := m.api.call(ctx, "PUT", "/logger", apiLogger{LogPath: logName, Level: "Info", ShowLevel: true}, nil); err != nil {
-		return nil, err
 	}
 	if err := prepare(m, ctx); err != nil {
 		return nil, err

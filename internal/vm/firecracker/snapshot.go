@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -34,6 +35,14 @@ type manifest struct {
 	MAC         string          `json:"mac,omitempty"`
 	Disks       []disk          `json:"disks,omitempty"`
 	Files       map[string]file `json:"files"`
+	Sum         uint32          `json:"crc32c"` // of all of the above
+}
+
+// sum returns what Sum should be.
+func (s manifest) sum() (uint32, error) {
+	s.Sum = 0
+	b, err := json.Marshal(s)
+	return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)), err
 }
 
 // disk is one disk of a snapshot. File is its copy in the snapshot's directory,
@@ -100,6 +109,15 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 		return nil
 	}
 	err = m.save(ctx, dir, &out)
+	// The guest hears with the snapshot that its streams are over; this end of
+	// them would only notice when it next says something.
+	m.mu.Lock()
+	conn := m.conn
+	m.conn = nil
+	m.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
 	switch {
 	case err != nil && m.spec.Template:
 		// It was to end here, but one that has failed may be asked what is wrong.
@@ -166,6 +184,9 @@ func (s *manifest) write(ctx context.Context, dir string) error {
 		}
 		s.Files[e.Name()] = f
 	}
+	if s.Sum, err = s.sum(); err != nil {
+		return err
+	}
 	b, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return err
@@ -192,6 +213,9 @@ func (d *Driver) readManifest(ctx context.Context, dir string) (*manifest, error
 	var s manifest
 	if err := json.Unmarshal(b, &s); err != nil {
 		return bad("%s: %w", manifestName, err)
+	}
+	if sum, err := s.sum(); err != nil || sum != s.Sum {
+		return bad("%s is damaged (its checksum differs)", manifestName)
 	}
 	_, v, err := d.find(ctx)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -54,6 +55,21 @@ func run(args []string) error {
 			return err
 		}
 		fmt.Println(strings.TrimRight(string(b), "\x00"))
+	case "http": // ADDRESS: the body of its front page
+		c, err := net.DialTimeout("tcp", args[1], 20*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+			return err
+		}
+		b, err := io.ReadAll(c)
+		if err != nil {
+			return err
+		}
+		_, body, _ := strings.Cut(string(b), "\r\n\r\n")
+		fmt.Println(body)
 	case "random":
 		b := make([]byte, 16)
 		rand.Read(b)

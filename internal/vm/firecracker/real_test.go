@@ -1,0 +1,261 @@
+package firecracker_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/image/imagetest"
+	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/firecracker/nested"
+	"github.com/hearth-ci/hearth/internal/vm/vmtest"
+)
+
+// kitVariable names a directory with what TestFirecracker needs (kernel, initrd)
+// where the test runs inside a nested machine, which cannot build it.
+const kitVariable = "HEARTH_FIRECRACKER_KIT"
+
+// cacheDir is where Hearth keeps what it has fetched.
+func cacheDir(t *testing.T) string {
+	t.Helper()
+	if home := os.Getenv("HEARTH_HOME"); home != "" {
+		return filepath.Join(home, "cache")
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "hearth")
+}
+
+// TestFirecracker runs the suite that every driver passes on the real
+// Firecracker: here, where KVM works, and in a nested machine where not.
+func TestFirecracker(t *testing.T) {
+	if kit := os.Getenv(kitVariable); kit != "" {
+		d := firecracker.New(firecracker.Config{Kernel: filepath.Join(kit, "kernel"), ProbeTimeout: 2 * time.Minute})
+		began := time.Now()
+		if err := d.Probe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("probe: %v", time.Since(began).Round(time.Millisecond))
+		all(t, d, filepath.Join(kit, "kernel"), filepath.Join(kit, "initrd"))
+		return
+	}
+	d := firecracker.New(firecracker.Config{CacheDir: cacheDir(t)})
+	if _, err := d.Version(t.Context()); errors.Is(err, firecracker.ErrNotInstalled) {
+		t.Skipf("SKIPPED, NOT PASSED: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	img := imagetest.Boot(t, imagetest.Agent(t))
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	if err := img.Extend(t.Context(), initrd, image.Extra{Files: map[string]string{"/tool": vmtest.BuildTool(t)}}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := d.Verdict(t.Context(), img.Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(v)
+	if v.KVM {
+		all(t, d, img.Kernel, initrd)
+		return
+	}
+	binary, err := d.Binary(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside(t, nested.Config{Image: img, CacheDir: cacheDir(t), Files: map[string]string{
+		"/kit/test": testBinary(t), "/kit/kernel": img.Kernel, "/kit/initrd": initrd, "/usr/bin/firecracker": binary,
+	}}, "/kit/test", "-test.v", "-test.run=^TestFirecracker$/"+os.Getenv("HEARTH_FIRECRACKER_ONLY"), "-test.timeout=10m")
+}
+
+// testBinary builds this package's tests so that they need nothing around them.
+func testBinary(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "test")
+	cmd := exec.Command("go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the tests: %v\n%s", err, msg)
+	}
+	return out
+}
+
+// inside runs tests in a nested machine. What is skipped in there has not passed.
+func inside(t *testing.T, cfg nested.Config, argv ...string) {
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("SKIPPED, NOT PASSED: KVM does not work here, and qemu-system-x86_64, which would emulate it, is not installed: apt-get install qemu-system-x86")
+	}
+	m, err := nested.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Logf("nested machine: agent after %v", m.Boot.Round(10*time.Millisecond))
+	r, w := io.Pipe()
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for s := bufio.NewScanner(r); s.Scan(); {
+			line := s.Text()
+			t.Log("| " + line)
+			if strings.Contains(line, "--- SKIP") {
+				t.Error("a test was skipped in the nested machine")
+			}
+		}
+		io.Copy(io.Discard, r)
+	}()
+	began := time.Now()
+	x, err := m.Exec(t.Context(), guest.Cmd{Argv: argv, Env: []string{kitVariable + "=/kit", "PATH=/usr/bin:/bin", "HOME=/root"}, Dir: "/", User: "root", Stdout: w, Stderr: w})
+	w.Close()
+	<-read
+	if err != nil {
+		t.Fatalf("nested machine: %v", err)
+	}
+	if !x.OK() {
+		t.Errorf("nested tests: %v", x)
+	}
+	t.Logf("nested tests: %v", time.Since(began).Round(time.Second))
+}
+
+func all(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
+	t.Run("Figures", func(t *testing.T) { figures(t, d, kernel, initrd) })
+	t.Run("Suite", func(t *testing.T) { suite(t, d, kernel, initrd) })
+}
+
+// wired is a machine with a network and a connected agent.
+type wired struct {
+	vm.Machine
+	agent *guest.Client
+	took  time.Duration // from the call until the agent answered
+}
+
+// wire has start start a machine whose network has one service inside.
+func wire(t *testing.T, id string, start func(vm.Spec) (vm.Machine, error)) *wired {
+	t.Helper()
+	spec := vm.Spec{ID: id, Dir: filepath.Join(t.TempDir(), id), CPUs: 1, MemoryMiB: 128, Cmdline: "quiet"}
+	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	spec.Net = filepath.Join(spec.Dir, "net.sock")
+	l, err := vm.ListenUnix(spec.Net)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n, err := network.New(network.Config{Services: map[uint16]http.Handler{80: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "service for "+id)
+	})}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	began := time.Now()
+	m, err := start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cable sync.WaitGroup
+	cable.Go(func() { n.ServeFrames(conn) })
+	t.Cleanup(cable.Wait)
+	t.Cleanup(n.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := guest.Connect(ctx, m.Dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &wired{m, c, time.Since(began)}
+}
+
+func (w *wired) run(t *testing.T, argv ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	x, err := w.agent.Exec(t.Context(), guest.Cmd{Argv: argv, Stdout: &out, Stderr: &errs, User: "root", Dir: "/", Timeout: time.Minute})
+	if err != nil || !x.OK() {
+		t.Fatalf("%q: %v, %v: %s", argv, x, err, errs.String())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// figures boots a machine with a network, makes a template of it and two
+// clones, and says how long each took. The clones' networks are their own.
+func figures(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
+	service := func(w *wired) {
+		if got, want := w.run(t, "/tool", "http", network.Gateway.String()+":80"), "service for "+w.ID(); got != want {
+			t.Errorf("the machine got %q from its network, want %q", got, want)
+		}
+	}
+	first := wire(t, "first", func(s vm.Spec) (vm.Machine, error) {
+		s.Kernel, s.Initrd, s.Template = kernel, initrd, true
+		s.Cmdline += fmt.Sprintf(" hearth.net=%s/%d,%s,%s", network.Guest, network.Subnet.Bits(), network.Gateway, network.DNS)
+		return d.Start(t.Context(), s)
+	})
+	t.Logf("FIGURE cold boot, process to agent: %v", first.took.Round(time.Millisecond))
+	service(first)
+	dir := t.TempDir()
+	began := time.Now()
+	if err := first.Machine.(vm.Snapshotter).Snapshot(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("FIGURE snapshot of 128 MiB, checksums included: %v", time.Since(began).Round(time.Millisecond))
+	for i := range 2 {
+		clone := wire(t, fmt.Sprintf("clone%d", i), func(s vm.Spec) (vm.Machine, error) { return d.Restore(t.Context(), dir, s) })
+		began := time.Now()
+		if got := clone.run(t, "/tool", "echo", "hello"); got != "hello" {
+			t.Errorf("%q", got)
+		}
+		t.Logf("FIGURE restore, process to agent: %v; first command %v", clone.took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+		began = time.Now()
+		clone.run(t, "/tool", "echo", "hello")
+		t.Logf("FIGURE second command: %v", time.Since(began).Round(time.Millisecond))
+		service(clone)
+	}
+}
+
+// suite is what every driver passes.
+func suite(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.Run(t, vmtest.Suite{
+		Driver:     d,
+		Spec:       vm.Spec{Kernel: kernel, Initrd: initrd, Cmdline: "quiet", CPUs: 1, MemoryMiB: 128},
+		DiskImage:  disk,
+		Tool:       "/tool",
+		Disk:       func(vm.Machine) string { return "/dev/vda" },
+		Memory:     func(vm.Machine) string { return "/run/note" },
+		StreamsEnd: true,
+	})
+}
