@@ -91,6 +91,10 @@ func newRun(job Job) (*run, error) {
 			return nil, fmt.Errorf("engine: secret %s: %w", name, err)
 		}
 	}
+	// GitHub's switch for debug output, as a secret or a variable.
+	for _, v := range []string{job.Secrets["ACTIONS_STEP_DEBUG"], job.Run.Vars.Get("ACTIONS_STEP_DEBUG").ToString()} {
+		job.Runner.Debug = job.Runner.Debug || v == "true"
+	}
 	for _, token := range []string{job.Token, job.Results.Token} {
 		if err := job.Mask.Add(token); err != nil {
 			return nil, fmt.Errorf("engine: token: %w", err)

@@ -246,9 +246,11 @@ func (x *execution) effect(s *stream, e command.Effect, line string) {
 			}
 		}
 	case command.Group:
+		x.endGroup() // groups do not nest
+		x.grouped = true
 		r.emit(x, ci.Record{Type: ci.Group, Stream: "start", Text: oneLine(e.Value)})
 	case command.EndGroup:
-		r.emit(x, ci.Record{Type: ci.Group, Stream: "end"})
+		x.endGroup()
 	case command.Annotate:
 		r.annotate(x, e.Annotation)
 	case command.AddMask:
@@ -269,6 +271,14 @@ func (x *execution) effect(s *stream, e command.Effect, line string) {
 		x.setMatchers(e)
 	case command.Fail:
 		x.failed = true
+	}
+}
+
+// endGroup ends the group that the step's output is in, if it is in one.
+func (x *execution) endGroup() {
+	if x.grouped {
+		x.grouped = false
+		x.r.emit(x, ci.Record{Type: ci.Group, Stream: "end"})
 	}
 }
 

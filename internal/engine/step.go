@@ -48,6 +48,7 @@ type execution struct {
 	state    map[string]string
 	failed   bool // by a command
 	streams  [2]*stream
+	grouped  bool // the output is within a group
 }
 
 // outcome is how one execution ended.
@@ -302,6 +303,11 @@ func (x *execution) begin() {
 		UnsecureStopTokens: unsecure("ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS"),
 		Echo:               x.r.job.Runner.Debug,
 	})
+	x.listen()
+}
+
+// listen is ready for output.
+func (x *execution) listen() {
 	x.matcher = x.r.matchers.NewScanner()
 	x.outputs, x.failed = vars{}, false
 	x.newEnv, x.newPaths = vars{}, nil
@@ -449,6 +455,7 @@ func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 	})
 	x.streams[0].close()
 	x.streams[1].close()
+	x.endGroup()
 	switch {
 	case err != nil && guest.StartFailed(err):
 		msg := fmt.Sprintf("An error occurred trying to start process '%s' with working directory '%s'. %s", argv[0], dir, guestText(err))
