@@ -6,6 +6,8 @@ import "github.com/spf13/cobra"
 func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.runCommand(),
+		a.serveCommand(),
+		a.eventsCommand(),
 		a.runsCommand(),
 		a.showCommand(),
 		a.logsCommand(),

@@ -22,7 +22,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
-	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // Config is what a [Dispatcher] works with.
@@ -53,8 +52,8 @@ type Config struct {
 	Vars    map[string]string
 	Actions *action.Resolver
 	Learn   *learn.Learner // nil and off: nothing is learned
-	// Check finds what of a planned run cannot be run here; nil finds nothing.
-	Check func(run *plan.Run, repository string) []workflow.Diagnostic
+	// Shells are those that the image has; nil is not known.
+	Shells []string
 	// Run runs one attempt at a job; nil is the Runner's own Execute.
 	Run func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome
 

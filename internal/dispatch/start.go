@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
@@ -281,10 +282,23 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o 
 			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", ")})
 		}
 	}
-	if d.cfg.Check != nil {
-		ds = append(ds, d.cfg.Check(planned, run.Repository)...)
-	}
-	return planned, once(ds), nil
+	ds = append(ds, engine.Check(ctx, planned, engine.CheckOptions{
+		Actions: d.cfg.Actions, Shells: d.cfg.Shells,
+		Mapped: func(label string) bool { return d.fits([]string{label}) == nil },
+		Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
+			b, err := repo.File(ctx, name, o.SHA)
+			switch {
+			case status(err) == 404:
+				return nil, fmt.Errorf("%s: %w", name, os.ErrNotExist)
+			case err != nil && (isTemporary(err) || ctx.Err() != nil):
+				trouble = cmp.Or(trouble, err)
+			case int64(len(b)) > limit:
+				return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
+			}
+			return b, err
+		},
+	})...)
+	return planned, once(ds), trouble
 }
 
 // fits says why no worker here can take a job with these labels. A job that

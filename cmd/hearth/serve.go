@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/api"
+	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/dispatch"
+	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/queue"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/web"
+	"github.com/hearth-ci/hearth/internal/webhook"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+const (
+	// serveGrace is how long jobs may go on after the first signal.
+	serveGrace = 30 * time.Second
+	// readTime is how long a client may take to send a request: 25 MB at 3 Mbit/s.
+	readTime = 70 * time.Second
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var file, listen string
+	c := &cobra.Command{
+		Use: "serve", Short: "Take GitHub's webhooks, run workflows, report checks", Args: cobra.NoArgs,
+		Long: `Take GitHub's webhooks (POST /webhooks/github), run what they start, every job in
+a microVM, and report a check run for each. The pages are at /, the HTTP API for
+machines below /api.
+
+Settings come from --config FILE (JSON) and HEARTH_* variables; the GitHub App's
+are app_id, app_key_file and HEARTH_WEBHOOK_SECRET. Without an App there are the
+pages and the API only. The pages ask nobody who they are: listen where only
+those can reach them who may see the logs, and let GitHub in to
+/webhooks/github alone.
+
+The first SIGTERM or Ctrl-C takes nothing new, lets jobs end for half a minute
+and leaves the others in the queue for the next start; the second ends it at once,
+which loses nothing either.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := config.Load(file, a.getenv)
+			if err != nil {
+				return usage("%v", err)
+			}
+			if listen != "" {
+				cfg.Listen = listen
+			}
+			if err := cfg.Validate(); err != nil {
+				return usage("%v", err)
+			}
+			return a.serve(c.Context(), cfg)
+		},
+	}
+	c.Flags().StringVar(&file, "config", a.getenv("HEARTH_CONFIG"), "settings, JSON")
+	c.Flags().StringVar(&listen, "listen", "", "host:port to listen on")
+	return c
+}
+
+// serverLabels are what the workers of a server answer to.
+func serverLabels(cfg config.Config) []string {
+	return append([]string{"self-hosted", "linux", "x64", "ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "debian-12", "debian-latest"}, cfg.Labels...)
+}
+
+func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
+	level := slog.LevelInfo
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+
+	secrets := map[string]string{}
+	if cfg.SecretsFile != "" {
+		if err := settings(cfg.SecretsFile, true, secrets); err != nil {
+			return err
+		}
+	}
+	var app *github.App
+	if cfg.AppID != 0 {
+		key, err := os.ReadFile(cfg.AppKeyFile)
+		if err != nil {
+			return usage("app_key_file: %v", err)
+		}
+		if app, err = github.New(github.Config{BaseURL: cfg.GitHubURL, AppID: cfg.AppID, Key: key}); err != nil {
+			return usage("%v", err)
+		}
+	}
+	// The address first: a second server must not get as far as the machines.
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return &exit{exitInfrastructure, err}
+	}
+	defer listener.Close()
+	if cfg.URL == "" {
+		cfg.URL = "http://" + listener.Addr().String()
+	}
+	s, dirs, err := a.store(ctx, cfg.Database)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	learner, err := learn.Open(ctx, s, learn.Options{Mode: learn.Mode(cfg.Learn), Log: log})
+	if err != nil {
+		return usage("learn: %v", err)
+	}
+	resolver, err := a.resolver(runOptions{}, dirs, "")
+	if err != nil {
+		return err
+	}
+	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, warm: cfg.Warm, max: cfg.Machines})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closePool(machines)) }()
+	atOnce := cfg.Machines
+	if atOnce == 0 {
+		means := machines.Stats().Means
+		atOnce = max(min(means.CPUs/cfg.CPUs, means.MemoryMiB/cfg.MemoryMiB), 1)
+	}
+	server := forgeServer(cfg.GitHubURL)
+	d, err := dispatch.New(dispatch.Config{
+		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
+		Pool: machines, Labels: serverLabels(cfg), Machines: atOnce, CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Secrets: secrets,
+		Actions: resolver, Shells: []string{"bash", "sh", "python"}, Learn: learner, Grace: serveGrace, Log: log,
+	})
+	if err != nil {
+		return &exit{exitInfrastructure, err}
+	}
+	vms := api.New(api.Config{Machines: api.FromPool(machines), Secret: []byte(cfg.JWTSecret), TTL: time.Duration(cfg.SessionTTL), Version: version, Log: log})
+
+	mux := http.NewServeMux()
+	mux.Handle("/webhooks/github", &webhook.Handler{
+		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Recorder: dispatch.Deliveries{Store: s}, Stored: d.Wake, Log: log,
+		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
+	})
+	web.New(dispatch.Pages{Store: s}, version, log).Register(mux)
+	vms.Register(mux)
+	// Pages follow runs as long as they like; requests may take only so long.
+	base, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer endRequests()
+	hs := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: readTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return base }, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	serving, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	ended := make(chan error, 1)
+	go func() {
+		err := hs.Serve(listener)
+		if !errors.Is(err, http.ErrServerClosed) {
+			stop(fmt.Errorf("serving HTTP: %w", err))
+		} else {
+			err = nil
+		}
+		ended <- err
+	}()
+	fmt.Fprintf(a.err, "hearth serves %s\n", cfg.URL)
+	if app == nil {
+		fmt.Fprintln(a.err, "no GitHub App is configured: deliveries are refused (app_id, app_key_file, HEARTH_WEBHOOK_SECRET)")
+	}
+	err = d.Serve(serving)
+	endRequests() // those who only watch
+	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if cerr := hs.Shutdown(down); cerr != nil {
+		hs.Close()
+	}
+	err = errors.Join(err, <-ended, vms.Close(down))
+	if err != nil {
+		return &exit{exitInfrastructure, err}
+	}
+	return nil
+}
+
+// forgeServer is the web address that belongs to an API's.
+func forgeServer(apiURL string) string {
+	apiURL = strings.TrimRight(apiURL, "/")
+	if apiURL == "https://api.github.com" {
+		return "https://github.com"
+	}
+	return strings.TrimSuffix(apiURL, "/api/v3")
+}
+
+func (a *app) eventsCommand() *cobra.Command {
+	var limit int
+	c := &cobra.Command{
+		Use: "events", Short: "List the deliveries that `hearth serve` took, and what came of each", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, _, err := a.store(c.Context(), "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			events, err := s.Events(c.Context(), limit)
+			if err != nil {
+				return err
+			}
+			if len(events) == 0 {
+				_, err := fmt.Fprintln(a.err, "no deliveries on record")
+				return err
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "EVENT\tWHEN\tREPOSITORY\tNAME\tSTATE\tWHAT CAME OF IT")
+			for _, e := range events {
+				name := e.Name
+				if e.Action != "" {
+					name += " " + e.Action
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, ago(e.Received), board.Clean(e.Repository), board.Clean(name), e.State, board.Clean(e.Detail))
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().IntVarP(&limit, "limit", "n", 20, "how many")
+	c.AddCommand(&cobra.Command{
+		Use: "replay EVENT", Short: "Handle a delivery again that has ended", Args: cobra.ExactArgs(1),
+		Long: "Handle a delivery again that has ended. Runs that it has made are not made again; a server that runs takes it within seconds.",
+		RunE: func(c *cobra.Command, args []string) error {
+			s, _, err := a.store(c.Context(), "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			if err := s.ReplayEvent(c.Context(), args[0]); err != nil {
+				if errors.Is(err, store.ErrNotFound) {
+					return usage("there is no event %s that has ended: hearth events lists them", args[0])
+				}
+				return err
+			}
+			return nil
+		},
+	})
+	return c
+}
