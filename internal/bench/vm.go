@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -63,6 +65,11 @@ func VM(ctx context.Context, o VMOptions) (*Report, error) {
 	}
 	defer os.RemoveAll(dir)
 	b := &vmBench{VMOptions: o, dir: dir, report: NewReport()}
+	stop, err := b.sink()
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -84,12 +91,37 @@ func VM(ctx context.Context, o VMOptions) (*Report, error) {
 type vmBench struct {
 	VMOptions
 	dir      string
+	net      string // the sink's socket
 	template string
 	report   *Report
 	n        int
 }
 
-// machine is one under measurement.
+// sink is a network at which all machines' cables end: they have the device,
+// and nobody answers.
+func (b *vmBench) sink() (stop func(), err error) {
+	b.net = filepath.Join(b.dir, "net.sock")
+	l, err := vm.ListenUnix(b.net)
+	if err != nil {
+		return nil, err
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { // until its machine has ended
+				defer c.Close()
+				io.Copy(io.Discard, c)
+			})
+		}
+	})
+	return func() { l.Close(); all.Wait() }, nil
+}
+
+// subject is one machine under measurement.
 type subject struct {
 	vm.Machine
 	client *guest.Client
@@ -124,7 +156,7 @@ func (b *vmBench) boot(ctx context.Context) (*subject, error) {
 		return nil, err
 	}
 	s := pool.Spec(b.Image, b.CPUs, b.MemoryMiB)
-	s.ID, s.Dir, s.Template = id, dir, true
+	s.ID, s.Dir, s.Net, s.Template = id, dir, b.net, true
 	if b.Image.Base != "" {
 		empty, err := image.Scratch(ctx, filepath.Join(b.CacheDir, "scratch"), 8<<30)
 		if err != nil {
@@ -204,7 +236,7 @@ func (b *vmBench) restore(ctx context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := b.Driver.(vm.Restorer).Restore(ctx, b.template, vm.Spec{ID: id, Dir: dir})
+	m, err := b.Driver.(vm.Restorer).Restore(ctx, b.template, vm.Spec{ID: id, Dir: dir, Net: b.net})
 	if err != nil {
 		return nil, err
 	}

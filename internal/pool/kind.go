@@ -210,7 +210,7 @@ func (k *kind) template(ctx context.Context) (string, error) {
 }
 
 // templateVersion changes whenever makeTemplate or spec do.
-const templateVersion = "1"
+const templateVersion = "2"
 
 // hold keeps the image from being collected while the pool lives.
 func (k *kind) hold() error {

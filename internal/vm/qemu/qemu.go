@@ -237,7 +237,7 @@ func (d *Driver) boot(ctx context.Context, spec vm.Spec, a accel) (*machine, err
 	}
 	l := layout{ID: spec.ID, Accel: a, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Disks: spec.Disks, MAC: spec.MAC}
 	l.Shared = spec.Template
-	extra := []string{"-kernel", spec.Kernel, "-append", cmdline(spec.Cmdline, d.timeStampKHz())}
+	extra := []string{"-kernel", spec.Kernel, "-append", cmdline(spec.Cmdline, a, d.timeStampKHz())}
 	if spec.Initrd != "" {
 		extra = append(extra, "-initrd", spec.Initrd)
 	}
