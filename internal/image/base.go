@@ -50,7 +50,6 @@ const makeBase = `
 root=$1 out=$2 sources=$3
 shift 3
 mmdebstrap "$@" "$root" "$sources"
-echo 'I: packing the file system' >&2
 mkfs.erofs -zlz4 --quiet "$out" "$root"
 rm -rf -- "$root"
 `
@@ -217,7 +216,11 @@ func (d *debProgress) line(line string) {
 		d.version[strings.TrimSuffix(m[1], ":amd64")] = m[2]
 		d.step.detail(fraction(), "setting up "+m[1])
 	} else if m := mmdebstrapIs.FindStringSubmatch(line); m != nil {
-		d.step.detail(fraction(), m[1])
+		text := m[1]
+		if strings.HasPrefix(text, "success in ") {
+			text = "packing the file system"
+		}
+		d.step.detail(fraction(), text)
 	}
 }
 
