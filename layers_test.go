@@ -63,7 +63,7 @@ var layers = map[string]layer{
 	"dispatch":     {ours: []string{"ci", "board", "expr", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "webhook", "network", "image", "pool"}},
 	"worker":       {ours: []string{"ci", "expr", "image", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
 	"api":          {ours: []string{"guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
-	"hold":         {ours: []string{"guest", "network", "pool"}},
+	"hold":         {ours: []string{"guest", "pool", "vm"}},
 	"board":        {ours: []string{"ci"}},
 	"web":          {ours: []string{"ci", "board"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},

@@ -15,6 +15,7 @@ func (a *app) commands() []*cobra.Command {
 		a.graphCommand(),
 		a.lintCommand(),
 		a.newCommand(),
+		a.vmCommand(),
 		a.versionCommand(),
 	}
 }

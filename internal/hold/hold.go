@@ -1,0 +1,452 @@
+// Package hold keeps a machine between commands. `hearth vm create` leaves a
+// process behind, the holder, that owns one lease of a pool and answers on a Unix
+// socket, readable by its owner only; `hearth vm exec` and its siblings talk to it.
+//
+//	hearth vm exec ──HTTP over vms/ID.sock──▶ holder ──lease──▶ machine ──▶ agent
+//
+// The holder is all there is: no daemon, no registry. The sockets in the directory
+// are the list of machines. A socket that nobody answers on is what a killed
+// holder left; its machine has died with it, and List removes the socket.
+//
+// The holder ends when its machine is removed (DELETE /), when the machine dies or
+// its time is over, and on a signal; each time the machine is released first.
+//
+// # Protocol
+//
+// Both ends are the same program on the same machine, so it promises nothing to
+// others. Plain HTTP: GET / (Status), DELETE /, POST /snapshots, POST /rollback, GET
+// /stat, PUT /tar (an archive in), GET /tar (an archive out; how it ended is in a
+// trailer, since a cut archive would look like a short one), POST /exec.
+//
+// An exec turns its connection into frames both ways (stream.go). Input is sent
+// against credit, so the holder reads the connection at all times: signals overtake
+// input that nobody takes, and a client that is gone is noticed, and its command
+// ended. An exec without a final frame has no result.
+package hold
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/vm"
+)
+
+// VM is what is held. *pool.Lease is one.
+type VM interface {
+	ID() string
+	Client() *guest.Client
+	Session() pool.Session
+	Begin()
+	End(ctx context.Context, ok bool, reason string)
+	Snapshot(context.Context) (*pool.Checkpoint, error)
+	Rollback(context.Context, *pool.Checkpoint) error
+	Lost() <-chan struct{}
+	Err() error
+	Release(context.Context) error
+}
+
+// Status describes a held machine.
+type Status struct {
+	ID        string    `json:"id"`
+	State     string    `json:"state"` // a pool.State; "dead" if its holder is gone
+	Driver    string    `json:"driver,omitempty"`
+	Image     string    `json:"image,omitempty"`
+	CPUs      int       `json:"cpus,omitempty"`
+	MemoryMiB int       `json:"memory_mib,omitempty"`
+	Network   string    `json:"network,omitempty"`
+	Holder    int       `json:"holder,omitempty"` // process id
+	Running   int       `json:"running"`          // commands
+	Snapshots []string  `json:"snapshots,omitempty"`
+	Created   time.Time `json:"created,omitzero"`
+	DeleteBy  time.Time `json:"delete_by,omitzero"`
+}
+
+// Dead is the state of a machine whose holder is gone.
+const Dead = "dead"
+
+const (
+	suffix       = ".sock"
+	releaseLimit = time.Minute
+	maxSnapshots = 32
+)
+
+// Socket is where the holder of a machine answers.
+func Socket(dir, id string) string { return filepath.Join(dir, id+suffix) }
+
+// Server is the holder's side.
+type Server struct {
+	VM      VM
+	Network string // the policy, for Status
+	Log     *slog.Logger
+
+	mu       sync.Mutex
+	running  int
+	changing bool // a snapshot or a rollback is under way
+	shots    []shot
+	last     guest.Exit
+	remove   chan struct{}
+	released chan struct{}
+	err      error
+}
+
+type shot struct {
+	name  string
+	point *pool.Checkpoint
+}
+
+// Serve answers on Socket(dir, id) until the machine is removed, lost or out of
+// time, or ctx is done, and releases it. ready is called when the socket answers.
+// The error says what could not be released, or why the machine is lost.
+func (s *Server) Serve(ctx context.Context, dir string, ready func() error) error {
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	s.remove, s.released = make(chan struct{}, 1), make(chan struct{})
+	path := Socket(dir, s.VM.ID())
+	release := func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
+		defer cancel()
+		lost := s.VM.Err()
+		if lost == nil {
+			s.mu.Lock()
+			last := s.last
+			s.mu.Unlock()
+			s.VM.End(ctx, last.OK(), last.String())
+		}
+		return errors.Join(lost, s.VM.Release(ctx))
+	}
+	l, err := vm.ListenUnix(path)
+	if err != nil {
+		return errors.Join(fmt.Errorf("hold: %w", err), release())
+	}
+	defer os.Remove(path)
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return errors.Join(fmt.Errorf("hold: %w", err), release())
+	}
+	// Hijacked connections are not the HTTP server's any more; they end with this.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup // execs
+	h := &http.Server{Handler: s.routes(ctx, &work), BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)}
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(l) }()
+	if err = ready(); err == nil {
+		select {
+		case <-ctx.Done():
+		case <-s.remove:
+		case <-s.VM.Lost():
+		case err = <-served:
+			served <- err
+		}
+	}
+	os.Remove(path) // nobody new
+	err = errors.Join(err, release())
+	s.err = err
+	close(s.released)
+	cancel(errors.New("the VM was released"))
+	work.Wait()
+	stop, cancelStop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancelStop()
+	if h.Shutdown(stop) != nil {
+		h.Close()
+	}
+	<-served
+	return err
+}
+
+func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { answer(w, s.status(), nil) })
+	mux.HandleFunc("DELETE /{$}", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.remove <- struct{}{}:
+		default:
+		}
+		<-s.released
+		answer(w, struct{}{}, s.err)
+	})
+	mux.HandleFunc("GET /stat", func(w http.ResponseWriter, r *http.Request) {
+		st, err := s.VM.Client().Stat(r.Context(), r.FormValue("path"))
+		answer(w, st, err)
+	})
+	mux.HandleFunc("PUT /tar", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.enter(false); err != nil {
+			answer(w, nil, err)
+			return
+		}
+		defer s.leave(false)
+		q := r.URL.Query()
+		answer(w, struct{}{}, s.VM.Client().TarIn(r.Context(), q.Get("dir"), r.Body, q.Get("user")))
+	})
+	mux.HandleFunc("GET /tar", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.enter(false); err != nil {
+			answer(w, nil, err)
+			return
+		}
+		defer s.leave(false)
+		q := r.URL.Query()
+		w.Header().Set("Trailer", ended)
+		w.WriteHeader(http.StatusOK)
+		err := s.VM.Client().TarOut(r.Context(), q.Get("dir"), q["path"], w)
+		how, _ := json.Marshal(wrap(err))
+		w.Header().Set(ended, string(how))
+	})
+	mux.HandleFunc("POST /snapshots", s.snapshot)
+	mux.HandleFunc("POST /rollback", s.rollback)
+	mux.HandleFunc("POST /exec", func(w http.ResponseWriter, r *http.Request) {
+		work.Add(1)
+		defer work.Done()
+		s.exec(ctx, w, r)
+	})
+	return mux
+}
+
+func (s *Server) status() Status {
+	x := s.VM.Session()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{ID: s.VM.ID(), State: string(x.State), Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB, Network: s.Network,
+		Holder: os.Getpid(), Running: s.running, Created: x.Leased, DeleteBy: x.DeleteBy}
+	for _, p := range s.shots {
+		st.Snapshots = append(st.Snapshots, p.name)
+	}
+	return st
+}
+
+// enter begins a command, or what suffers no command beside it.
+func (s *Server) enter(alone bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.changing:
+		return &Fault{Kind: faultBusy, Text: "a snapshot or rollback of it is under way"}
+	case alone && s.running > 0:
+		return &Fault{Kind: faultBusy, Text: fmt.Sprintf("%d commands are running in it; a snapshot is taken between two", s.running)}
+	case alone:
+		s.changing = true
+	default:
+		s.running++
+	}
+	return nil
+}
+
+func (s *Server) leave(alone bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if alone {
+		s.changing = false
+	} else {
+		s.running--
+	}
+}
+
+func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
+	name := r.FormValue("name")
+	err := s.enter(true)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	defer s.leave(true)
+	s.mu.Lock()
+	n := len(s.shots)
+	if name == "" {
+		for i := n + 1; ; i++ {
+			if name = fmt.Sprintf("s%d", i); s.find(name) == nil {
+				break
+			}
+		}
+	}
+	taken := s.find(name) != nil
+	s.mu.Unlock()
+	switch {
+	case taken:
+		err = &Fault{Kind: faultUsage, Text: fmt.Sprintf("it has a snapshot %q already", name)}
+	case n >= maxSnapshots:
+		err = &Fault{Kind: faultUsage, Text: fmt.Sprintf("it has %d snapshots and may have no more", n)}
+	default:
+		var c *pool.Checkpoint
+		if c, err = s.VM.Snapshot(r.Context()); err == nil {
+			s.mu.Lock()
+			s.shots = append(s.shots, shot{name, c})
+			s.mu.Unlock()
+		}
+	}
+	answer(w, name, err)
+}
+
+// find looks a snapshot up; s.mu must be held.
+func (s *Server) find(name string) *pool.Checkpoint {
+	for _, p := range s.shots {
+		if p.name == name {
+			return p.point
+		}
+	}
+	return nil
+}
+
+func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
+	name := r.FormValue("name")
+	if err := s.enter(true); err != nil {
+		answer(w, nil, err)
+		return
+	}
+	defer s.leave(true)
+	s.mu.Lock()
+	point := s.find(name)
+	var names []string
+	for _, p := range s.shots {
+		names = append(names, p.name)
+	}
+	s.mu.Unlock()
+	if point == nil {
+		have := "it has none: hearth vm snapshot makes one"
+		if len(names) > 0 {
+			have = "it has " + strings.Join(names, ", ")
+		}
+		answer(w, nil, &Fault{Kind: faultUsage, Text: fmt.Sprintf("no snapshot %q: %s", name, have)})
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), releaseLimit)
+	defer cancel()
+	answer(w, struct{}{}, s.VM.Rollback(ctx, point))
+}
+
+// exec runs a command; its connection becomes the command's streams.
+func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+	var req request
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, guest.MaxRequest)).Decode(&req); err != nil {
+		answer(w, nil, &Fault{Kind: faultUsage, Text: err.Error()})
+		return
+	}
+	io.Copy(io.Discard, r.Body)
+	if err := s.enter(false); err != nil {
+		answer(w, nil, err)
+		return
+	}
+	defer s.leave(false)
+	s.VM.Begin()
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	defer conn.Close()
+	fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
+	if buf.Flush() != nil {
+		return
+	}
+	// Nothing is written to a client that does not read for longer than this; a
+	// command waits at its pipe as long as the client reads at all.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := &frames{w: conn}
+	cmd := guest.Cmd{Argv: req.Argv, Env: req.Env, Dir: req.Dir, User: req.User, Timeout: req.Timeout, TTY: req.TTY,
+		Stdout: out.writer(frameStdout), Stderr: out.writer(frameStderr)}
+	var in *input
+	if req.Stdin {
+		in = newInput(out)
+		cmd.Stdin = in
+	}
+	p, err := s.VM.Client().Start(ctx, cmd)
+	if err != nil {
+		out.result(guest.Exit{}, err)
+		return
+	}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		err := receive(buf.Reader, in, p)
+		if err != nil {
+			cancel(err) // the client is gone: so is its command
+		}
+		if in != nil {
+			in.close(err)
+		}
+	})
+	end, err := p.Wait()
+	s.mu.Lock()
+	s.last = end
+	s.mu.Unlock()
+	if err == nil && end.Cancelled {
+		err = context.Cause(ctx)
+	}
+	if in != nil {
+		in.close(net.ErrClosed)
+	}
+	out.result(end, err)
+	conn.SetReadDeadline(time.Now()) // wakes receive
+	reading.Wait()
+}
+
+// The kinds of Fault.
+const (
+	faultUsage = "usage" // what was asked for makes no sense
+	faultBusy  = "busy"
+	faultGuest = "guest" // the agent says no: there is no such file
+	faultStart = "start" // a command could not be started
+	faultOther = "other" // we could not do it
+)
+
+// Fault is an error that came over the socket.
+type Fault struct {
+	Kind string `json:"kind"`
+	Text string `json:"text"`
+	None bool   `json:"not_exist,omitempty"`
+}
+
+func (f *Fault) Error() string { return f.Text }
+
+// Is tells fs.ErrNotExist.
+func (f *Fault) Is(target error) bool { return f.None && target == os.ErrNotExist }
+
+// Usage says that what was asked for makes no sense, and Start that a command
+// could not be started.
+func (f *Fault) Usage() bool { return f.Kind == faultUsage || f.Kind == faultBusy }
+func (f *Fault) Start() bool { return f.Kind == faultStart }
+
+// wrap turns an error into what goes over the socket; nil stays nil.
+func wrap(err error) *Fault {
+	var f *Fault
+	var g *guest.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &f):
+		return f
+	case guest.StartFailed(err):
+		return &Fault{Kind: faultStart, Text: err.Error()}
+	case errors.As(err, &g):
+		return &Fault{Kind: faultGuest, Text: err.Error(), None: errors.Is(err, os.ErrNotExist)}
+	}
+	return &Fault{Kind: faultOther, Text: err.Error()}
+}
+
+const ended = "Hearth-Ended"
+
+type envelope struct {
+	Fault *Fault          `json:"fault,omitempty"`
+	Value json.RawMessage `json:"value,omitempty"`
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	e := envelope{Fault: wrap(err)}
+	if err == nil {
+		e.Value, _ = json.Marshal(v)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(e)
+}
