@@ -126,8 +126,7 @@ type output struct {
 func (a *app) output(o runOptions) output {
 	switch {
 	case o.json:
-		j := tui.NewJSON(a.out)
-		return output{j, j.Close}
+		return output{a.json(), a.json().Close}
 	case !o.plain && isTerminal(a.out) && a.getenv("TERM") != "dumb":
 		l := tui.NewLive(a.out)
 		return output{l, l.Close}
@@ -139,14 +138,10 @@ func (a *app) output(o runOptions) output {
 // diagnose reports diagnostics where the user looks: as records with --json, as
 // text on standard error without.
 func (a *app) diagnose(o runOptions, ds []workflow.Diagnostic) {
-	var j *tui.JSON
-	if o.json {
-		j = tui.NewJSON(a.out)
-	}
 	for _, d := range ds {
 		r := ci.Record{Type: ci.DiagnosticRec, File: d.File, Line: d.Pos.Line, Column: d.Pos.Col, Message: d.Message, Hint: d.Hint, Level: d.Severity.String()}
-		if j != nil {
-			j.Emit(r)
+		if o.json {
+			a.json().Emit(r)
 		} else {
 			fmt.Fprintln(a.err, tui.DiagnosticLine(r))
 		}
@@ -155,13 +150,8 @@ func (a *app) diagnose(o runOptions, ds []workflow.Diagnostic) {
 
 // nothing ends a run that never starts: said, with exit code 2.
 func (a *app) nothing(o runOptions, ds []workflow.Diagnostic, format string, args ...any) error {
-	msg := fmt.Sprintf(format, args...)
-	if o.json {
-		a.diagnose(o, append(ds, workflow.Diagnostic{Message: msg}))
-		return &exit{code: exitUsage}
-	}
 	a.diagnose(o, ds)
-	return usage("%s", msg)
+	return usage(format, args...)
 }
 
 func (a *app) run(ctx context.Context, o runOptions) error {
@@ -220,7 +210,12 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 		for _, c := range all {
 			switch word := "no "; {
 			case c.workflow == nil || workflow.Errors(c.diags):
-				fmt.Fprintf(a.out, "no   %s: it is invalid\n", c.file)
+				if !o.json {
+					fmt.Fprintf(a.out, "no   %s: it is invalid\n", c.file)
+				}
+			case o.json:
+				says := map[bool]string{true: "runs: ", false: "does not run: "}[c.decision.Run]
+				a.diagnose(o, []workflow.Diagnostic{{File: c.file, Pos: c.decision.Pos, Severity: workflow.Advice, Message: says + c.decision.Reason}})
 			default:
 				if c.decision.Run {
 					word = "yes"
@@ -260,10 +255,16 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 	if o.list {
 		var entries []show.Entry
 		for _, c := range all {
+			if o.json {
+				a.planned(c)
+				continue
+			}
 			entries = append(entries, show.Entry{File: c.file, Workflow: c.workflow, Triggered: c.decision.Run, Reason: c.decision.Reason, Run: c.plan, Diagnostics: c.diags})
 		}
-		if err := show.List(a.out, entries); err != nil {
-			return nil, err
+		if !o.json {
+			if err := show.List(a.out, entries); err != nil {
+				return nil, err
+			}
 		}
 		if workflow.Errors(problems) {
 			a.diagnose(o, problems)
@@ -309,6 +310,8 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 			return nil, a.nothing(o, nil, "%s has no job to run", c.file)
 		}
 		switch {
+		case o.json && (o.graph || o.dryRun):
+			a.planned(c)
 		case o.graph:
 			err = show.Graph(a.out, c.plan)
 		case o.dryRun:
@@ -325,6 +328,22 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 		a.diagnose(o, advice)
 	}
 	return chosen, nil
+}
+
+// planned tells of a run that was only asked about, in records.
+func (a *app) planned(c *candidate) {
+	if c.plan == nil {
+		return
+	}
+	a.json().Emit(ci.Record{Type: ci.RunPlanned, Run: c.run.ID, Workflow: c.run.Workflow, File: c.file, Name: c.run.Name, Event: c.run.Event, SHA: c.run.SHA, Ref: c.run.Ref,
+		Jobs: len(c.plan.Jobs), Reason: c.decision.Reason})
+	for _, j := range c.plan.Jobs {
+		r := ci.Record{Type: ci.JobQueued, Run: c.run.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Needs: j.Needs}
+		if j.Matrix.Kind() != expr.KindNull {
+			r.Matrix = j.Matrix
+		}
+		a.json().Emit(r)
+	}
 }
 
 // plan links, plans and checks one workflow.
@@ -603,7 +622,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
 				Pool: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
-				Sink: sink, Secrets: set.secrets, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
+				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
 				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),

@@ -35,13 +35,16 @@ type Runner struct {
 	Attempt    int
 
 	Sink    ci.Sink
-	Secrets map[string]string                                        // of the run; reusable workflows see what is handed to them
-	Env     map[string]string                                        // beneath the workflow's own
-	Token   func(ctx context.Context, job *plan.Job) (string, error) // github.token; nil is none
-	Source  engine.Source
-	Actions *action.Resolver
-	Network network.Policy
-	Learn   *learn.Learner // nil and off: nothing is learned or said
+	Secrets map[string]string // of the run; reusable workflows see what is handed to them
+	Env     map[string]string // beneath the workflow's own
+	// EnvironmentSecrets and EnvironmentVars are those of deployment
+	// environments, by their lower-case names; they come over the run's own.
+	EnvironmentSecrets, EnvironmentVars map[string]map[string]string
+	Token                               func(ctx context.Context, job *plan.Job) (string, error) // github.token; nil is none
+	Source                              engine.Source
+	Actions                             *action.Resolver
+	Network                             network.Policy
+	Learn                               *learn.Learner // nil and off: nothing is learned or said
 
 	CPUs, MemoryMiB int // 0 is the pool's default
 	// Linger is called with a failed job's machine before it is thrown away; nil
@@ -65,6 +68,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	if err != nil {
 		return Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 	}
+	run, secrets = r.environment(run, job, secrets)
 	var token string
 	if r.Token != nil {
 		if token, err = r.Token(ctx, job); err != nil {
@@ -115,6 +119,42 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		r.Linger(ctx, job, lease)
 	}
 	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: true}
+}
+
+// environment adds what a job's deployment environment has. The run given back
+// is a copy where it differs: other jobs keep theirs.
+func (r *Runner) environment(run *plan.Run, job *plan.Job, secrets map[string]string) (*plan.Run, map[string]string) {
+	if job.Environment == nil {
+		return run, secrets
+	}
+	name := strings.ToLower(job.Environment.Name)
+	if own := r.EnvironmentSecrets[name]; len(own) > 0 {
+		secrets = maps.Clone(secrets)
+		if secrets == nil {
+			secrets = map[string]string{}
+		}
+		for k := range secrets {
+			for o := range own {
+				if strings.EqualFold(k, o) {
+					delete(secrets, k)
+				}
+			}
+		}
+		maps.Copy(secrets, own)
+	}
+	if own := r.EnvironmentVars[name]; len(own) > 0 {
+		vars := expr.NewMap()
+		if m := run.Vars.AsMap(); m != nil {
+			vars = m.Clone()
+		}
+		for k, v := range own {
+			vars.Set(k, expr.String(v))
+		}
+		own := *run
+		own.Vars = expr.Object(vars)
+		run = &own
+	}
+	return run, secrets
 }
 
 func minutes(m float64) time.Duration {
