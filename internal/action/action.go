@@ -13,6 +13,8 @@
 // [Repository] gives the run's own repository to actions/checkout (source.go).
 package action
 
+//lint:file-ignore ST1005 these errors are worded as GitHub words them
+
 import (
 	"fmt"
 	"path"

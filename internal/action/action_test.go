@@ -334,6 +334,21 @@ func TestCheckout(t *testing.T) {
 	if _, err := src.Checkout(t.Context(), CheckoutRequest{Ref: "--output=x"}, io.Discard); !isInput(err) {
 		t.Errorf("an option for a ref: %v", err)
 	}
+	below := &Repository{Dir: filepath.Join(repo, "new"), SHA: head, Ref: "refs/heads/main", WorkTree: true}
+	if dir, _ := co(below, CheckoutRequest{Depth: 1}); read(dir, "main.js") != "changed\n" || read(dir, "new/file") != "new\n" {
+		t.Error("from a directory below the top")
+	}
+	tree := filepath.Join(t.TempDir(), "tree")
+	command(t, repo, "worktree", "add", "-q", "--detach", tree, first)
+	linked := &Repository{Dir: tree, SHA: first, WorkTree: true}
+	if dir, sha := co(linked, CheckoutRequest{Depth: 1}); sha != first || read(dir, "main.js") != "one\n" || read(dir, ".gitignore") != "-" {
+		t.Error("from a linked working tree")
+	}
+	empty := t.TempDir()
+	command(t, empty, "init", "-q")
+	if _, err := (&Repository{Dir: empty, Ref: "refs/heads/main"}).Checkout(t.Context(), CheckoutRequest{}, io.Discard); !isInput(err) || !strings.Contains(err.Error(), "no commit yet") {
+		t.Errorf("no commit: %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := src.Checkout(ctx, CheckoutRequest{}, io.Discard); !errors.Is(err, context.Canceled) {

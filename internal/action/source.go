@@ -48,6 +48,9 @@ func (r *Repository) Checkout(ctx context.Context, req CheckoutRequest, w io.Wri
 	if sha == "" {
 		var err error
 		if ref, sha, err = r.find(ctx, g, ref); err != nil {
+			if own {
+				return "", inputError("The repository in %s has no commit yet: there is nothing to check out", r.Dir)
+			}
 			return "", err
 		}
 	}
@@ -70,7 +73,7 @@ func (r *Repository) Checkout(ctx context.Context, req CheckoutRequest, w io.Wri
 
 // find is the full ref and the commit that a name means.
 func (r *Repository) find(ctx context.Context, g git, ref string) (full, sha string, err error) {
-	if !validRef(ref) && ref != "HEAD" {
+	if !validRef(ref) {
 		return "", "", inputError("'%s' is not the name of a branch, tag or commit", ref)
 	}
 	for _, try := range []string{"refs/heads/" + ref, "refs/tags/" + ref, "refs/remotes/origin/" + ref, ref} {
@@ -137,7 +140,8 @@ func (c clone) write(ctx context.Context, w io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	g := git{dir: tmp}
-	from, err := filepath.Abs(c.from)
+	// c.from may be a directory below the top, or a worktree of another.
+	from, err := git{dir: c.from}.run(ctx, "rev-parse", "--path-format=absolute", "--git-common-dir")
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,7 @@
 package command
 
+//lint:file-ignore ST1005 these errors are worded as GitHub words them
+
 import (
 	"fmt"
 	"strings"

@@ -128,9 +128,8 @@ func (e *jobEnv) snapshot() (vars, []string) {
 
 // stepTable is the steps context of a scope.
 type stepTable struct {
-	mu   sync.Mutex
-	m    *expr.Map // what was handed out; replaced, never changed
-	done map[string]bool
+	mu sync.Mutex
+	m  *expr.Map // what was handed out; replaced, never changed
 }
 
 // set records the result of a step. A hidden id (two underscores) is not seen by

@@ -108,9 +108,6 @@ func slow(patterns []string, text string) string {
 	for _, p := range patterns {
 		for i := 0; i+len(p) <= len(text); i++ {
 			if text[i:i+len(p)] == p {
-				for k := range p {
-					hide[i+k] = true
-				}
 				for k := range len(p) {
 					hide[i+k] = true
 				}
@@ -138,7 +135,7 @@ func TestChunksAgainstMeaning(t *testing.T) {
 		}
 		return string(b)
 	}
-	for range 3000 {
+	for range 300 {
 		var secrets []string
 		set := &Set{}
 		for range 1 + rnd.IntN(4) {
@@ -207,7 +204,7 @@ func TestBounds(t *testing.T) {
 func TestManyAdds(t *testing.T) {
 	s := &Set{}
 	w := NewWriter(io.Discard, s)
-	for i := range 3000 {
+	for i := range 1500 {
 		if err := s.Add(fmt.Sprintf("secret-number-%d", i)); err != nil {
 			t.Fatal(err)
 		}
