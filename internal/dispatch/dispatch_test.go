@@ -1,350 +1,15 @@
 package dispatch
 
 import (
-	"bytes"
-	"context"
-	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/engine"
-	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
-	"github.com/hearth-ci/hearth/internal/guest"
-	"github.com/hearth-ci/hearth/internal/learn"
-	"github.com/hearth-ci/hearth/internal/plan"
-	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
-	"github.com/hearth-ci/hearth/internal/web"
-	"github.com/hearth-ci/hearth/internal/webhook"
-	"github.com/hearth-ci/hearth/internal/worker"
-	"github.com/hearth-ci/hearth/internal/workflow"
 )
-
-const secret = "It's a Secret to Everybody"
-
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
-
-// site is a whole server with its GitHub, but for the machines: jobs run by the
-// real engine through the real guest protocol, in a directory of the test's.
-type site struct {
-	t      *testing.T
-	dir    string
-	gh     *githubtest.Server
-	store  *store.Store
-	http   *httptest.Server
-	d      *Dispatcher
-	cfg    Config
-	end    func()
-	mu     sync.Mutex
-	jobs   []seen
-	before func(job *plan.Job) // called before a job's engine runs
-}
-
-// seen is a job that was run, with what it was given.
-type seen struct {
-	key     string
-	secrets map[string]string
-	token   string
-}
-
-func newSite(t *testing.T, change func(*Config)) *site {
-	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), gh: githubtest.New()}
-	t.Cleanup(func() {
-		s.gh.Close()
-		for _, v := range s.gh.Violations() {
-			t.Errorf("GitHub would not have it: %s", v)
-		}
-	})
-	s.start(change)
-	return s
-}
-
-// start opens the store and serves; end, or the end of the test, ends it.
-func (s *site) start(change func(*Config)) {
-	t := s.t
-	t.Helper()
-	ctx := context.Background()
-	var err error
-	if s.store, err = store.Open(ctx, filepath.Join(s.dir, "hearth.db")); err != nil {
-		t.Fatal(err)
-	}
-	app, err := github.New(github.Config{BaseURL: s.gh.URL, AppID: s.gh.AppID, Key: s.gh.Key(), Sleep: func(context.Context, time.Duration) error { return nil }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	learner, err := learn.Open(ctx, s.store, learn.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(t.Output(), nil))
-	}
-	s.cfg = Config{
-		Store: s.store, Queue: queue.New(s.store, queue.Config{Lease: time.Second, Poll: 20 * time.Millisecond}), Forge: app, AppID: s.gh.AppID,
-		Labels: []string{"ubuntu-latest", "linux", "x64", "self-hosted"}, Machines: 4, Learn: learner,
-		Secrets: map[string]string{"DEPLOY_KEY": "hunter2-hunter2"}, Run: s.run, Retry: 20 * time.Millisecond, Poll: 50 * time.Millisecond, Log: log,
-	}
-	mux := http.NewServeMux()
-	s.http = httptest.NewServer(mux)
-	s.cfg.URL = s.http.URL
-	if change != nil {
-		change(&s.cfg)
-	}
-	if s.d, err = New(s.cfg); err != nil {
-		t.Fatal(err)
-	}
-	mux.Handle("/webhooks/github", &webhook.Handler{Secret: secret, MaxBody: 25 << 20, Recorder: Deliveries{s.store}, Log: log,
-		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 }, Stored: s.d.Wake})
-	web.New(Pages{s.store}, "test", log).Register(mux)
-	serving, stop := context.WithCancelCause(ctx)
-	done := make(chan error, 1)
-	go func() { done <- s.d.Serve(serving) }()
-	s.end = sync.OnceFunc(func() {
-		stop(worker.ErrStopping)
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		s.http.Close()
-		if err := s.store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(s.end)
-}
-
-// run stands in for a machine: the agent runs in this process.
-func (s *site) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
-	secrets, err := run.Secrets(job, r.Secrets)
-	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
-	}
-	token, err := r.Token(ctx, job)
-	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
-	}
-	s.mu.Lock()
-	s.jobs = append(s.jobs, seen{job.Key, secrets, token})
-	before := s.before
-	s.mu.Unlock()
-	if before != nil {
-		before(job)
-	}
-	host, agent := net.Pipe()
-	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		guest.Serve(serve, agent, guest.Options{})
-		agent.Close()
-	}()
-	defer func() { stop(); <-done; host.Close() }()
-	client, err := guest.New(ctx, host)
-	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
-	}
-	defer client.Close()
-	dir, err := os.MkdirTemp(s.dir, "machine-")
-	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
-	}
-	res, err := engine.Run(ctx, engine.Job{
-		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Guest: client, Source: r.Source, Emit: r.Sink,
-		Layout: engine.Layout{Workspace: filepath.Join(dir, "work"), Temp: filepath.Join(dir, "temp"), Actions: filepath.Join(dir, "actions"),
-			ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")},
-	})
-	return worker.Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: true}
-}
-
-// payload reads an example and puts changes into it: "a.b.c" → value.
-func payloadOf(t *testing.T, name string, changes map[string]any) []byte {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name+".json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v map[string]any
-	if err := json.Unmarshal(b, &v); err != nil {
-		t.Fatal(err)
-	}
-	for path, value := range changes {
-		parts := strings.Split(path, ".")
-		m := v
-		for _, p := range parts[:len(parts)-1] {
-			next, ok := m[p].(map[string]any)
-			if !ok {
-				next = map[string]any{}
-				m[p] = next
-			}
-			m = next
-		}
-		m[parts[len(parts)-1]] = value
-	}
-	b, err = json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// post sends a delivery and returns the answer.
-func (s *site) post(event, delivery string, body []byte, signature string) (int, map[string]string) {
-	s.t.Helper()
-	req, err := http.NewRequest(http.MethodPost, s.http.URL+"/webhooks/github", bytes.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-GitHub-Event", event)
-	req.Header.Set("X-GitHub-Delivery", delivery)
-	if signature == "" {
-		signature = "sha256=" + hex.EncodeToString(webhook.Sign(secret, body))
-	}
-	if signature != "-" {
-		req.Header.Set("X-Hub-Signature-256", signature)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var answer map[string]string
-	if err := json.Unmarshal(b, &answer); err != nil {
-		s.t.Fatalf("%s: %v", b, err)
-	}
-	return resp.StatusCode, answer
-}
-
-// deliver posts a right delivery and waits until the event has come to its end.
-func (s *site) deliver(event string, body []byte) store.StoredEvent {
-	s.t.Helper()
-	code, answer := s.post(event, ci.NewID(), body, "")
-	if code != http.StatusAccepted || answer["status"] != "accepted" {
-		s.t.Fatalf("%s: %d %v", event, code, answer)
-	}
-	var e store.StoredEvent
-	s.until("the event is handled", func() bool {
-		var err error
-		if e, err = s.store.Event(context.Background(), answer["id"]); err != nil {
-			s.t.Fatal(err)
-		}
-		return e.State == store.EventDone || e.State == store.EventFailed
-	})
-	return e
-}
-
-// until waits for a condition that follows from the store or from GitHub.
-func (s *site) until(what string, ok func() bool) {
-	s.t.Helper()
-	changed, stop := s.store.Watch("")
-	defer stop()
-	deadline := time.After(patience)
-	tick := time.NewTicker(50 * time.Millisecond) // events wake nobody
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-changed:
-		case <-s.gh.Changed():
-		case <-tick.C:
-		case <-deadline:
-			for _, c := range s.gh.Checks() {
-				s.t.Logf("check %s: %v: %s", c.Name, c.History, c.Output.Title)
-			}
-			events, _ := s.store.Events(context.Background(), 10)
-			for _, e := range events {
-				s.t.Logf("event %s %s: %s", e.Name, e.State, e.Detail)
-			}
-			s.t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
-}
-
-// ended waits until all of n checks have completed, and returns them by name.
-func (s *site) ended(n int) map[string]githubtest.Check {
-	s.t.Helper()
-	var all []githubtest.Check
-	s.until(fmt.Sprintf("%d checks are completed", n), func() bool {
-		all = s.gh.Checks()
-		return len(all) >= n && !slices.ContainsFunc(all, func(c githubtest.Check) bool { return c.Status != "completed" })
-	})
-	out := map[string]githubtest.Check{}
-	for _, c := range all {
-		out[c.Name] = c
-	}
-	if len(out) != n || len(all) != n {
-		s.t.Errorf("%d checks, want %d: %+v", len(all), n, all)
-	}
-	return out
-}
-
-func (s *site) runs() []ci.Run {
-	s.t.Helper()
-	runs, err := s.store.Runs(context.Background(), store.RunFilter{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return runs
-}
-
-// settled waits until no check is left to be ended.
-func (s *site) settled() {
-	s.t.Helper()
-	s.until("GitHub has acknowledged all ends", func() bool {
-		facts, err := s.store.Facts(context.Background(), checks)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		return len(facts) == 0
-	})
-}
-
-func (s *site) log(run ci.Run, job string) string {
-	s.t.Helper()
-	var b strings.Builder
-	for l, err := range s.store.Log(context.Background(), store.LogQuery{Run: run.ID, Job: job}) {
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		fmt.Fprintln(&b, l.Record.Text)
-	}
-	return b.String()
-}
-
-const (
-	hello   = "Codertocat/Hello-World"
-	pushed1 = "6113728f27ae82c7b1a177c8d03f9e96e0adf246" // push.json
-	head2   = "ec26c3e57ca3a959ca5aad62de7213c562f8c821" // pull_request.opened.json
-	base2   = "f95f852bd8fca8fcc58a9a2d6c842781e32a215e"
-)
-
-func (s *site) push(changes map[string]any) []byte {
-	all := map[string]any{"installation.id": s.gh.Installation}
-	for k, v := range changes {
-		all[k] = v
-	}
-	return payloadOf(s.t, "push", all)
-}
 
 const twoJobs = `name: CI
 on:
@@ -421,5 +86,207 @@ func TestPush(t *testing.T) {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("the page that the check links to has no %q", want)
 		}
+	}
+}
+
+const passes = `name: Small
+on: [push, pull_request, workflow_dispatch]
+jobs:
+  one:
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo "key=[${{ secrets.DEPLOY_KEY }}] ref=$GITHUB_REF sha=$GITHUB_SHA base=$GITHUB_BASE_REF"
+`
+
+// request is pull_request.opened with our installation and commits.
+func (s *site) request(changes map[string]any) []byte {
+	all := map[string]any{"installation.id": s.gh.Installation}
+	for k, v := range changes {
+		all[k] = v
+	}
+	s.gh.Commit(hello, head2, map[string]string{".github/workflows/ci.yml": passes})
+	s.gh.Commit(hello, base2, map[string]string{"README.md": "none here"})
+	s.gh.Describe(hello, head2, "Update the README")
+	s.gh.Pull(hello, 2, "README.md")
+	return payloadOf(s.t, "pull_request.opened", all)
+}
+
+func TestPullRequest(t *testing.T) {
+	s := newSite(t, nil)
+	e := s.deliver("pull_request", s.request(nil))
+	if !strings.Contains(e.Detail, "pull_request: 1 run at the head ec26c3e5: GitHub names no merge commit yet") || !strings.Contains(e.Detail, "pull_request_target: there are no workflows at f95f852b") {
+		t.Errorf("detail %q", e.Detail)
+	}
+	if c := s.ended(1)["Small / one"]; c.Conclusion != "success" || c.HeadSHA != head2 {
+		t.Errorf("%+v", c)
+	}
+	run := s.runs()[0]
+	if got := s.log(run, "one"); !strings.Contains(got, "key=[***] ref=refs/pull/2/merge sha="+head2+" base=master") {
+		t.Error(got)
+	}
+
+	// With a merge commit that merges this head, that is what is run; the check
+	// stays at the head. One that merges another head is stale.
+	merge, stale := githubtest.SHA("merge"), githubtest.SHA("stale")
+	for _, sha := range []string{merge, stale} {
+		s.gh.Commit(hello, sha, map[string]string{".github/workflows/ci.yml": passes})
+	}
+	s.gh.Describe(hello, merge, "Merge", base2, head2)
+	s.gh.Describe(hello, stale, "Merge", base2, githubtest.SHA("before"))
+	if e := s.deliver("pull_request", s.request(map[string]any{"pull_request.merge_commit_sha": merge})); !strings.Contains(e.Detail, "at the merge commit") {
+		t.Error(e.Detail)
+	}
+	if run := s.runs()[0]; run.SHA != merge {
+		t.Errorf("%+v", run)
+	}
+	if e := s.deliver("pull_request", s.request(map[string]any{"pull_request.merge_commit_sha": stale})); !strings.Contains(e.Detail, "is not of it") {
+		t.Error(e.Detail)
+	}
+	s.until("three checks at the head", func() bool {
+		n := 0
+		for _, c := range s.gh.Checks() {
+			if c.HeadSHA == head2 && c.Conclusion == "success" {
+				n++
+			}
+		}
+		return n == 3
+	})
+}
+
+func TestForkGetsNoSecrets(t *testing.T) {
+	s := newSite(t, nil)
+	e := s.deliver("pull_request", s.request(map[string]any{"pull_request.head.repo.full_name": "stranger/Hello-World"}))
+	if e.State != store.EventDone {
+		t.Fatal(e.Detail)
+	}
+	if c := s.ended(1)["Small / one"]; c.Conclusion != "success" {
+		t.Errorf("%+v", c)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) != 1 || len(s.jobs[0].secrets) != 0 {
+		t.Errorf("a fork's job saw %v", s.jobs)
+	}
+	for _, p := range s.gh.Tokens() {
+		for scope, access := range p {
+			if access != "read" {
+				t.Errorf("a fork's token may %s %s", access, scope)
+			}
+		}
+	}
+	if got := s.log(s.runs()[0], "one"); !strings.Contains(got, "key=[]") {
+		t.Error(got)
+	}
+}
+
+func TestByHand(t *testing.T) {
+	s := newSite(t, nil)
+	const repo = "octo-org/octo-repo"
+	sha := githubtest.SHA("main")
+	s.gh.Commit(repo, sha, map[string]string{
+		".github/workflows/hello-world-workflow.yml": "on:\n  workflow_dispatch:\n    inputs:\n      who: {type: string, required: true}\n      loud: {type: boolean}\njobs:\n  greet:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo \"hello ${{ inputs.who }} ${{ inputs.loud && 'LOUD' }}\"\n",
+		".github/workflows/other.yml":                "on: workflow_dispatch\njobs:\n  no:\n    runs-on: ubuntu-latest\n    steps: [{run: exit 1}]\n",
+	})
+	s.gh.Ref(repo, "refs/heads/main", sha)
+	given := map[string]any{"installation.id": s.gh.Installation, "inputs": map[string]any{"who": "world", "loud": true}}
+	s.deliver("workflow_dispatch", payloadOf(t, "workflow_dispatch", given))
+	if c := s.ended(1)[".github/workflows/hello-world-workflow.yml / greet"]; c.Conclusion != "success" || c.HeadSHA != sha {
+		t.Errorf("%+v", c)
+	}
+	if got := s.log(s.runs()[0], "greet"); !strings.Contains(got, "hello world LOUD") {
+		t.Error(got)
+	}
+	// Without the input that is required: said, at its place.
+	delete(given["inputs"].(map[string]any), "who")
+	s.deliver("workflow_dispatch", payloadOf(t, "workflow_dispatch", given))
+	c := s.ended(2)[".github/workflows/hello-world-workflow.yml"]
+	if c.Conclusion != "failure" || !strings.Contains(c.Output.Summary, "who") {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestNothingToDo(t *testing.T) {
+	s := newSite(t, nil)
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(twoJobs, "[master]", "[release]"), "main.go": ""})
+	s.gh.Changes(hello, pushed1, "main.go")
+	e := s.deliver("push", s.push(nil))
+	if e.State != store.EventDone || !strings.Contains(e.Detail, "push: no workflow runs; .github/workflows/ci.yml: ") || !strings.Contains(e.Detail, "master") {
+		t.Errorf("%s: %s", e.State, e.Detail)
+	}
+	s.gh.Commit(hello, pushed1, map[string]string{"main.go": ""})
+	if e := s.deliver("push", s.push(nil)); !strings.Contains(e.Detail, "there are no workflows at 6113728f") {
+		t.Error(e.Detail)
+	}
+	if e := s.deliver("push", payloadOf(t, "push_tag", map[string]any{"installation.id": s.gh.Installation})); e.Detail != "the push deletes refs/tags/simple-tag" {
+		t.Error(e.Detail)
+	}
+	if len(s.gh.Checks())+len(s.runs()) != 0 {
+		t.Errorf("checks %v, runs %v", s.gh.Checks(), s.runs())
+	}
+}
+
+func TestInvalidWorkflow(t *testing.T) {
+	s := newSite(t, nil)
+	s.gh.Commit(hello, pushed1, map[string]string{
+		".github/workflows/bad.yml":    "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - runn: echo\n",
+		".github/workflows/broken.yml": "on: push\njobs: [\n",
+		".github/workflows/mac.yml":    "on: push\njobs:\n  a:\n    runs-on: macos-latest\n    steps:\n      - run: echo\n",
+		".github/workflows/good.yml":   passes,
+	})
+	e := s.deliver("push", s.push(nil))
+	if e.State != store.EventDone || !strings.HasPrefix(e.Detail, "push: 4 runs; ") {
+		t.Errorf("%s: %s", e.State, e.Detail)
+	}
+	got := s.ended(4)
+	bad := got[".github/workflows/bad.yml"]
+	if bad.Conclusion != "failure" || len(bad.Annotations) == 0 || bad.Annotations[0]["path"] != ".github/workflows/bad.yml" || bad.Annotations[0]["start_line"] != 6.0 || bad.Annotations[0]["annotation_level"] != "failure" {
+		t.Errorf("%+v", bad)
+	}
+	if c := got[".github/workflows/broken.yml"]; c.Conclusion != "failure" || len(c.Annotations) == 0 {
+		t.Errorf("%+v", c)
+	}
+	if c := got[".github/workflows/mac.yml"]; c.Conclusion != "failure" || c.Annotations[0]["start_line"] != 4.0 {
+		t.Errorf("%+v", c)
+	}
+	if c := got["Small / one"]; c.Conclusion != "success" {
+		t.Errorf("the valid one: %+v", c)
+	}
+	s.settled()
+	resp, err := http.Get(bad.DetailsURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	page, _ := io.ReadAll(resp.Body)
+	if !strings.Contains(string(page), "bad.yml:6") || !strings.Contains(string(page), "runn") {
+		t.Errorf("the page does not say what is wrong:\n%s", page)
+	}
+}
+
+func TestAgain(t *testing.T) {
+	s := newSite(t, nil)
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": passes})
+	s.deliver("push", s.push(nil))
+	first := s.ended(1)["Small / one"]
+	ask := func(external string) store.StoredEvent {
+		return s.deliver("check_run", payloadOf(t, "check_run.rerequested", map[string]any{"installation.id": s.gh.Installation,
+			"repository.full_name": hello, "check_run.external_id": external, "check_run.app.id": s.gh.AppID}))
+	}
+	if e := ask(first.ExternalID); !strings.HasPrefix(e.Detail, "attempt 2 of .github/workflows/ci.yml") {
+		t.Fatal(e.Detail)
+	}
+	s.until("the second check", func() bool { all := s.gh.Checks(); return len(all) == 2 && all[1].Conclusion == "success" })
+	if runs := s.runs(); len(runs) != 2 || runs[0].Attempt+runs[1].Attempt != 3 || runs[0].Number != 1 || runs[1].Number != 1 {
+		t.Errorf("%+v", runs)
+	}
+	// Of the repetition as well, and not of what others made.
+	if e := ask(s.gh.Checks()[1].ExternalID); !strings.HasPrefix(e.Detail, "attempt 3 of") {
+		t.Error(e.Detail)
+	}
+	if e := ask(ci.NewID()); e.State != store.EventFailed {
+		t.Error(e.State, e.Detail)
+	}
+	if e := s.deliver("check_run", payloadOf(t, "check_run.rerequested", map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "action": "created", "check_run.app.id": s.gh.AppID})); e.Detail != "about this server's own checks" {
+		t.Error(e.Detail)
 	}
 }
