@@ -9,13 +9,17 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/tui"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // The exit codes of every command.
@@ -53,6 +57,7 @@ type app struct {
 	err     io.Writer
 	getenv  func(string) string
 	verbose bool
+	records *tui.JSON // of --json: see [app.json]
 }
 
 var errInterrupted = errors.New("interrupted")
@@ -78,14 +83,21 @@ func Main() int {
 func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	var e *exit
 	isExit := errors.As(err, &e)
 	if !isExit || e.err != nil {
-		fmt.Fprintln(a.err, "hearth:", err)
+		// With --json even a run that never starts says why in a record. The
+		// arguments are asked, since the flags may be what is wrong.
+		if c.Name() == "run" && c.Parent() == root && slices.Contains(args, "--json") {
+			a.json().Emit(ci.Record{Type: ci.DiagnosticRec, Level: workflow.Error.String(), Message: err.Error()})
+		}
+		if !isExit || e.code != exitUsage || a.records == nil {
+			fmt.Fprintln(a.err, "hearth:", err)
+		}
 	}
 	switch {
 	case isExit:
@@ -149,6 +161,14 @@ func wrapArgs(c *cobra.Command) {
 	}
 }
 
+// json is where records go with --json: one numbering for all of a command.
+func (a *app) json() *tui.JSON {
+	if a.records == nil {
+		a.records = tui.NewJSON(a.out)
+	}
+	return a.records
+}
+
 func (a *app) log() *slog.Logger {
 	level := slog.LevelWarn
 	if a.verbose {
@@ -184,6 +204,9 @@ func (a *app) store(ctx context.Context, database string) (*store.Store, config.
 	s, err := store.Open(ctx, database, store.WithLogs(d.Logs()))
 	if err != nil {
 		return nil, d, &exit{exitInfrastructure, err}
+	}
+	if err := concludeLost(ctx, s, d); err != nil {
+		a.log().Error("runs of dead processes are still under way on record", "error", err)
 	}
 	return s, d, nil
 }

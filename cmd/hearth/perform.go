@@ -10,6 +10,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -17,7 +18,7 @@ import (
 )
 
 // performOne records, predicts and drives one run, and says what was learned.
-func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *worker.Groups, runner func(ci.Sink) *worker.Runner, s *store.Store, learner *learn.Learner) (ci.Conclusion, error) {
+func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *worker.Groups, runner func(ci.Sink) *worker.Runner, s *store.Store, dirs config.Dirs, learner *learn.Learner) (ci.Conclusion, error) {
 	// What is written down has to be written even when the run is cancelled.
 	keep := context.WithoutCancel(ctx)
 	planned, err := json.Marshal(c.plan)
@@ -28,6 +29,11 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	for _, j := range c.plan.Jobs {
 		jobs = append(jobs, ci.Job{Key: j.Key, Job: j.ID, Name: j.Name, Labels: j.Labels, Status: ci.Queued})
 	}
+	release, err := holdRun(dirs, c.run.ID)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	c.run.Number = 0 // counted by the store
 	if c.run, jobs, err = s.CreateRun(keep, c.run, jobs, planned); err != nil {
 		return "", err

@@ -631,7 +631,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 					return images[name], err
 				},
 			}
-		}, s, learner)
+		}, s, dirs, learner)
 	}
 	return a.verdict(ctx, conclusions, errs)
 }

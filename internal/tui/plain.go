@@ -161,7 +161,7 @@ type JSON struct {
 	mu  sync.Mutex
 	w   *bufio.Writer
 	enc *json.Encoder
-	seq int64
+	seq map[string]int64 // the last number, by run
 	err error
 }
 
@@ -170,7 +170,7 @@ func NewJSON(w io.Writer) *JSON {
 	b := bufio.NewWriter(w)
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
-	return &JSON{w: b, enc: enc}
+	return &JSON{w: b, enc: enc, seq: map[string]int64{}}
 }
 
 // Emit writes r. It numbers and dates records that nobody has numbered yet.
@@ -179,9 +179,9 @@ func (j *JSON) Emit(r ci.Record) {
 	defer j.mu.Unlock()
 	r.V = ci.RecordVersion
 	if r.Seq == 0 {
-		r.Seq = j.seq + 1
+		r.Seq = j.seq[r.Run] + 1
 	}
-	j.seq = max(j.seq, r.Seq)
+	j.seq[r.Run] = max(j.seq[r.Run], r.Seq)
 	if r.Time.IsZero() {
 		r.Time = time.Now().UTC()
 	}
