@@ -134,7 +134,7 @@ func (d *Dir) bare(ctx context.Context, temp string, w io.Writer) (string, error
 		return "", err
 	}
 	list := strings.Join(names, "\x00")
-	if _, err := git(ctx, temp, []byte(list), "--work-tree="+d.Root, "--git-dir="+filepath.Join(temp, ".git"), "add", "-f", "--pathspec-from-file=-", "--pathspec-file-nul"); err != nil && len(names) > 0 {
+	if _, err := git(ctx, d.Root, []byte(list), "--work-tree="+d.Root, "--git-dir="+filepath.Join(temp, ".git"), "add", "-f", "--pathspec-from-file=-", "--pathspec-file-nul"); err != nil && len(names) > 0 {
 		return "", err
 	}
 	// A fixed author and date: the same tree is the same commit.

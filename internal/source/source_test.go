@@ -230,3 +230,14 @@ func TestHostileArchives(t *testing.T) {
 		t.Error("something got out")
 	}
 }
+
+// The temporary directory may lie inside the tree that is read.
+func TestTemporaryDirectoryInTheTree(t *testing.T) {
+	d := &Dir{Root: t.TempDir()}
+	write(t, d.Root+"/sub/f", "x")
+	os.Mkdir(d.Root+"/tmp", 0o755)
+	t.Setenv("TMPDIR", d.Root+"/tmp")
+	if dir, _ := checkout(t, d, action.CheckoutRequest{}); run(t, dir, "git", "ls-files") != "sub/f" {
+		t.Errorf("the tree has %q", run(t, dir, "git", "ls-files"))
+	}
+}
