@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -256,6 +257,11 @@ func (k *kind) unlock() { <-k.tmpl }
 
 func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 	i, err := k.boot(ctx, true)
+	if errors.Is(err, errNotReady) {
+		// A template is too dear to lose to one boot that hung.
+		k.pool.log.Warn("a machine did not come up and is booted again", "kind", k.key, "err", err)
+		i, err = k.boot(ctx, true)
+	}
 	if err != nil {
 		return err
 	}
@@ -282,10 +288,12 @@ func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 	return s.Snapshot(ctx, dir)
 }
 
+var errNotReady = errors.New("the machine was not ready")
+
 // assemble makes a machine's directory, has start start it, and connects its
 // cable and its agent. When it fails, nothing is left.
 func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx context.Context, id, dir string) (vm.Machine, error)) (_ *instance, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the machine was not ready within %v", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %v", errNotReady, limit))
 	defer cancel()
 	stop := context.AfterFunc(p.ctx, cancel)
 	defer stop()
@@ -369,6 +377,9 @@ func (i *instance) ended() error {
 // explain adds to an error of talking to the machine why that may be: its end,
 // or what it printed last.
 func (i *instance) explain(op string, err error) error {
+	if err == nil {
+		return nil
+	}
 	select {
 	case <-i.done:
 		if i.err != nil && !errors.Is(err, i.err) {
@@ -380,7 +391,12 @@ func (i *instance) explain(op string, err error) error {
 	return vm.Explain(i.machine, op, err)
 }
 
-// touch runs the first command and gives the machine an identity.
+// touches is how often the first command is run. An emulator translates code
+// when it first runs, and the second run of a program still takes paths that the
+// first did not.
+const touches = 3
+
+// touch gives the machine an identity and runs the first command.
 func (p *Pool) touch(ctx context.Context, i *instance) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreLimit)
 	defer cancel()
@@ -394,14 +410,20 @@ func (p *Pool) touch(ctx context.Context, i *instance) error {
 	if len(argv) == 0 {
 		return nil
 	}
-	exit, err := i.client.Exec(ctx, guest.Cmd{Argv: argv, User: "root", Dir: "/"})
-	switch {
-	case guest.StartFailed(err) && p.cfg.Touch == nil:
-		return nil // an image without a shell
-	case err != nil:
-		return i.explain("first command", err)
-	case !exit.OK():
-		return fmt.Errorf("machine %s: first command %q: %s", i.id, argv, exit)
+	for range touches {
+		// As at the claim.
+		if err := i.client.Resume(ctx, guest.Identity{Time: time.Now()}); err != nil {
+			return i.explain("resume", err)
+		}
+		exit, err := i.client.Exec(ctx, guest.Cmd{Argv: argv, User: "root", Dir: "/", Stdout: io.Discard})
+		switch {
+		case guest.StartFailed(err) && p.cfg.Touch == nil:
+			return nil // an image without a shell
+		case err != nil:
+			return i.explain("first command", err)
+		case !exit.OK():
+			return fmt.Errorf("machine %s: first command %q: %s", i.id, argv, exit)
+		}
 	}
 	return nil
 }
@@ -504,6 +526,11 @@ func (p *Pool) next() (make *kind, drop []*instance, wait time.Duration) {
 		})
 	}
 	now := time.Now()
+	// A clone takes a whole CPU for a moment: let the job that was just given a
+	// machine have its first one.
+	if d := p.lastClaim.Add(settle).Sub(now); d > 0 && p.cfg.Warm > 0 {
+		return nil, drop, d
+	}
 	for _, k := range p.kinds {
 		if !k.wanted || len(k.warm) >= p.cfg.Warm || p.used.MemoryMiB+p.warmMiB+k.memory > p.cfg.Means.MemoryMiB {
 			continue
@@ -520,6 +547,9 @@ func (p *Pool) next() (make *kind, drop []*instance, wait time.Duration) {
 	}
 	return make, drop, wait
 }
+
+// settle is how long the filler leaves the host to a new lease.
+const settle = 250 * time.Millisecond
 
 // fill makes one machine of kind k and puts it among those that are ready.
 func (p *Pool) fill(k *kind) {

@@ -131,6 +131,7 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 		}
 	}
 	k.wanted = p.cfg.Warm > 0
+	p.lastClaim = time.Now()
 	p.mu.Unlock()
 	for _, b := range bad {
 		b.closeSoon(ctx)
@@ -144,7 +145,7 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 		}
 	}
 	l := &Lease{pool: p, kind: k, request: r, inst: i, lost: make(chan struct{}), course: make(chan struct{}, 1)}
-	if err := l.begin(ctx, i); err != nil {
+	if err := l.begin(ctx, i, warm); err != nil {
 		if l.net != nil {
 			l.net.Close()
 		}
@@ -175,17 +176,33 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 }
 
 // begin gives the machine its network and its identity.
-func (l *Lease) begin(ctx context.Context, i *instance) error {
+func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
 	n, err := network.New(l.request.Network)
 	if err != nil {
 		return err
 	}
 	l.net = n
 	l.plug(i)
-	if err := vm.WriteRecord(i.dir, l.kind.driver.Name(), vm.Spec{ID: i.id, DeleteBy: l.request.Deadline}, pid(i.machine)); err != nil {
-		return err
+	// Beside the claim, which a busy disk must not hold up: until then the record
+	// says what a machine that waits has, which is enough to find it by.
+	l.cables.Go(func() {
+		if err := vm.WriteRecord(i.dir, l.kind.driver.Name(), vm.Spec{ID: i.id, DeleteBy: l.request.Deadline}, pid(i.machine)); err != nil {
+			l.pool.log.Warn("cannot write down until when a machine may live", "machine", i.id, "err", err)
+		}
+	})
+	if warm {
+		// It has had an identity of its own since it was made.
+		return l.resume(ctx, i, guest.Identity{Time: time.Now(), Hostname: l.request.Hostname})
 	}
-	return l.resume(ctx, i)
+	return l.resume(ctx, i, l.identity(i))
+}
+
+// identity is what a clone of this lease is from now on.
+func (l *Lease) identity(i *instance) guest.Identity {
+	if h := l.request.Hostname; h != "" {
+		return identity(h)
+	}
+	return identity("hearth-" + i.id)
 }
 
 func pid(m vm.Machine) int {
@@ -207,17 +224,10 @@ func (l *Lease) plug(i *instance) {
 	})
 }
 
-func (l *Lease) resume(ctx context.Context, i *instance) error {
+func (l *Lease) resume(ctx context.Context, i *instance, id guest.Identity) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreLimit)
 	defer cancel()
-	host := l.request.Hostname
-	if host == "" {
-		host = "hearth-" + i.id
-	}
-	if err := i.client.Resume(ctx, identity(host)); err != nil {
-		return i.explain("resume", err)
-	}
-	return nil
+	return i.explain("resume", i.client.Resume(ctx, id))
 }
 
 // watch hears of the machine's end.
@@ -422,7 +432,7 @@ func (l *Lease) Rollback(ctx context.Context, c *Checkpoint) error {
 	l.cables.Wait() // its cable is out; the next may go in
 	l.plug(i)
 	if err == nil {
-		err = l.resume(ctx, i)
+		err = l.resume(ctx, i, l.identity(i))
 	}
 	if err != nil {
 		return lose(err)

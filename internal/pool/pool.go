@@ -89,17 +89,17 @@ type Config struct {
 	Warm int // machines kept ready of each kind that has been asked for; 0 none
 
 	// Touch is run as root in each machine before it is handed out, so that a
-	// job's first command is not the first of all; nil is [DefaultTouch], empty
-	// is none.
+	// job's first command is not the first of all; nil is a small shell script,
+	// empty is none.
 	Touch []string
 
 	// Log hears about machines made, lost and found; nil discards.
 	Log *slog.Logger
 }
 
-// DefaultTouch brings in what the first step of nearly every job needs. In an
+// defaultTouch brings in what the first step of nearly every job needs. In an
 // image without a shell nothing is run.
-var defaultTouch = []string{"/bin/bash", "-c", "true"}
+var defaultTouch = []string{"/bin/bash", "-e", "-c", "/bin/echo ready; /bin/cat </dev/null"}
 
 // templateTouch is run once, in the template, so that programs are in its page
 // cache, which all clones share.
@@ -163,15 +163,16 @@ type Pool struct {
 	wg     sync.WaitGroup
 	wake   chan struct{} // for the filler; holds at most one
 
-	mu      sync.Mutex
-	closed  bool
-	kinds   map[string]*kind
-	waiting []*waiter
-	used    Means
-	leases  map[*Lease]struct{}
-	warmMiB int
-	past    []Session // released, newest last; bounded
-	stats   Stats
+	mu        sync.Mutex
+	closed    bool
+	kinds     map[string]*kind
+	waiting   []*waiter
+	used      Means
+	leases    map[*Lease]struct{}
+	warmMiB   int
+	lastClaim time.Time
+	past      []Session // released, newest last; bounded
+	stats     Stats
 }
 
 // waiter is a claim that waits for means.
