@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Every command in the documentation is run: `make` by make -n, `hearth` for
+// real, in a scratch repository. What needs more than that is named here with
+// the test that runs it, so that a command that is written into a document
+// without being run anywhere fails this test.
+var runElsewhere = map[string]string{
+	"hearth serve --config hearth.json": "serve_test.go",
+}
+
+// documents are the files whose sh blocks are commands.
+func documents(t *testing.T) []string {
+	t.Helper()
+	docs, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md", "examples/tally/README.md"} {
+		docs = append(docs, filepath.Join("..", "..", f))
+	}
+	return docs
+}
+
+var shBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+
+// documented lists the commands of the documents' sh blocks, without comments.
+func documented(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, f := range documents(t) {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range shBlock.FindAllStringSubmatch(string(b), -1) {
+			for line := range strings.Lines(strings.ReplaceAll(m[1], "\\\n", " ")) {
+				line, _, _ = strings.Cut(strings.TrimSpace(line), "  #")
+				if i := strings.Index(line, " # "); i >= 0 {
+					line = line[:i]
+				}
+				if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+					out[line] = f
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestDocumentedMakeTargets(t *testing.T) {
+	n := 0
+	for line := range documented(t) {
+		if !strings.HasPrefix(line, "make ") {
+			continue
+		}
+		n++
+		cmd := exec.Command("make", append([]string{"-n"}, strings.Fields(line)[1:]...)...)
+		cmd.Dir = filepath.Join("..", "..")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", line, err, out)
+		}
+	}
+	if n < 2 {
+		t.Errorf("only %d make commands found: is the README's form known here?", n)
+	}
+}
+
+func TestDocumentedCommands(t *testing.T) {
+	if why := missingForVM(); why != "" {
+		t.Skip(why)
+	}
+	var lines []string
+	for line, file := range documented(t) {
+		switch {
+		case strings.HasPrefix(line, "make "):
+		case runElsewhere[line] != "":
+			if _, err := os.Stat(runElsewhere[line]); err != nil {
+				t.Errorf("%s (%s) is said to be run by %s, which is not there", line, file, runElsewhere[line])
+			}
+		case strings.HasPrefix(line, "hearth "):
+			lines = append(lines, line)
+		case filepath.Base(file) == "api.md":
+			// run, block by block, by package api's test of that document
+		default:
+			t.Errorf("%s: nobody runs %q", file, line)
+		}
+	}
+	slices.Sort(lines)
+	if len(lines) < 10 {
+		t.Errorf("only %d hearth commands found: is the README's form known here?", len(lines))
+	}
+	// Runs first, so that there is something to read back.
+	slices.SortStableFunc(lines, func(a, b string) int {
+		rank := func(s string) int {
+			switch {
+			case strings.HasPrefix(s, "hearth run ") || s == "hearth run":
+				return 0
+			case strings.HasPrefix(s, "hearth vm create"):
+				return 2
+			}
+			return 1
+		}
+		return rank(a) - rank(b)
+	})
+	var script strings.Builder
+	for _, line := range lines {
+		fmt.Fprintf(&script, "exec %s\n", strings.ReplaceAll(line, `"`, `'`))
+	}
+	script.WriteString("exec hearth vm rm --all\n")
+	script.WriteString(`
+-- .github/workflows/ci.yml --
+on: [push, pull_request]
+jobs:
+  test:
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo tested
+`)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "docs.txtar"), []byte(script.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{Dir: dir, Setup: func(env *testscript.Env) error {
+		home, err := newHome()
+		if err != nil {
+			return err
+		}
+		env.Defer(func() {
+			for _, l := range leftovers(home) {
+				t.Errorf("left behind: %s", l)
+			}
+			os.RemoveAll(home)
+		})
+		env.Setenv("HEARTH_HOME", home)
+		env.Setenv("HEARTH_GUEST", os.Getenv("HEARTH_GUEST"))
+		return nil
+	}})
+}
