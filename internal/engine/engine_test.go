@@ -461,7 +461,10 @@ func TestJobTimeout(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	b := newBench(t, `
-      - run: trap 'echo got INT; exit 1' INT; echo ready; sleep 60 & wait
+      - run: |
+          sleep 60 & p=$!
+          trap 'kill $p; echo got INT; exit 1' INT
+          echo ready; wait
       - run: echo no
       - if: cancelled()
         run: echo cleaned
