@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -69,8 +70,11 @@ func (c *client) call(ctx context.Context, method, path string, body, out any) e
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
+		var u *url.Error
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
+		} else if errors.As(err, &u) {
+			err = u.Err // the rest is what we say
 		}
 		return fmt.Errorf("firecracker: %s %s: %w", method, path, err)
 	}

@@ -276,13 +276,9 @@ func (l *lookout) Write(p []byte) (int, error) {
 // probeWord is what the probe's program prints.
 const probeWord = "hearth: a guest runs"
 
-// probeProgram returns an x86-64 ELF executable that needs nothing under it: it
-// writes probeWord to the serial port and resets the machine.
+// probeProgram returns a program that writes probeWord to the serial port and
+// resets the machine.
 func probeProgram() []byte {
-	const (
-		base    = 0x1000000 // where kernels are
-		headers = 64 + 56
-	)
 	msg := []byte("\n" + probeWord + "\n")
 	code := []byte{
 		0x48, 0x8d, 0x35, 0, 0, 0, 0, // lea rsi, [rip + message]
@@ -296,10 +292,18 @@ func probeProgram() []byte {
 		0xf4,       // hlt
 		0xeb, 0xfd, // jmp to hlt
 	}
-	le := binary.LittleEndian
-	le.PutUint32(code[3:], uint32(len(code)-7))
-	size := uint64(len(code) + len(msg))
+	binary.LittleEndian.PutUint32(code[3:], uint32(len(code)-7))
+	return program(append(code, msg...))
+}
 
+// program returns an x86-64 ELF executable that needs nothing under it.
+func program(code []byte) []byte {
+	const (
+		base    = 0x1000000 // where kernels are
+		headers = 64 + 56
+	)
+	le := binary.LittleEndian
+	size := uint64(len(code))
 	h := make([]byte, headers)
 	copy(h, "\x7fELF\x02\x01\x01") // 64 bits, little endian
 	le.PutUint16(h[16:], 2)        // executable
@@ -319,5 +323,5 @@ func probeProgram() []byte {
 	le.PutUint64(p[32:], size)
 	le.PutUint64(p[40:], size)
 	le.PutUint64(p[48:], 0x1000)
-	return append(append(h, code...), msg...)
+	return append(h, code...)
 }

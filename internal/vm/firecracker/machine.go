@@ -60,6 +60,9 @@ var (
 	_ vm.Process     = (*machine)(nil)
 )
 
+// dying is how long a process may take to end after its connections have.
+const dying = 500 * time.Millisecond
+
 // launch starts a Firecracker, waits until its API answers, and has prepare
 // make a running machine of it. When it fails, nothing is left running.
 func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare func(*machine, context.Context) error) (_ *machine, err error) {
@@ -121,9 +124,18 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare fu
 		if err == nil {
 			return
 		}
+		// Where it died of itself, that is the reason, and known a moment after the
+		// connection broke.
+		if f := (*Fault)(nil); !errors.As(err, &f) && ctx.Err() == nil {
+			select {
+			case <-m.done:
+			case <-ctx.Done():
+			case <-time.After(dying):
+			}
+		}
 		m.end()
 		<-m.done
-		// The tail is complete only now, and so is what is known of the reason.
+		// The tail is complete only now.
 		e := &vm.Error{Machine: spec.ID, Op: op, Err: err}
 		if x := (*vm.Error)(nil); ctx.Err() == nil && errors.As(m.exitErr, &x) {
 			e.Err = x.Err
@@ -405,7 +417,7 @@ func (m *machine) explain(op string, err error) error {
 			if x := (*vm.Error)(nil); errors.As(m.exitErr, &x) {
 				err = x.Err
 			}
-		case <-time.After(100 * time.Millisecond): // its end comes a moment after its connections'
+		case <-time.After(dying):
 		}
 	}
 	return &vm.Error{Machine: m.spec.ID, Op: op, Err: err, Tail: m.tail()}

@@ -140,6 +140,7 @@ func inside(t *testing.T, cfg nested.Config, argv ...string) {
 
 func all(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
 	t.Run("Figures", func(t *testing.T) { figures(t, d, kernel, initrd) })
+	t.Run("Refusals", func(t *testing.T) { refusals(t, d) })
 	t.Run("Suite", func(t *testing.T) { suite(t, d, kernel, initrd) })
 }
 
@@ -241,6 +242,133 @@ func figures(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
 		t.Logf("FIGURE second command: %v", time.Since(began).Round(time.Millisecond))
 		service(clone)
 	}
+}
+
+// TestFirecrackerRefusals needs a KVM that runs fifty bytes, which is more hosts
+// than can boot a kernel; the others run it nested, in TestFirecracker.
+func TestFirecrackerRefusals(t *testing.T) {
+	if os.Getenv(kitVariable) != "" {
+		return
+	}
+	d := firecracker.New(firecracker.Config{CacheDir: cacheDir(t)})
+	switch err := d.Probe(t.Context()); {
+	case errors.Is(err, firecracker.ErrNotInstalled):
+		t.Skipf("SKIPPED, NOT PASSED: %v", err)
+	case errors.Is(err, firecracker.ErrNoKVM):
+		t.Skipf("SKIPPED here, done by TestFirecracker in a nested machine: %v", err)
+	case err != nil:
+		t.Fatal(err)
+	}
+	refusals(t, d)
+}
+
+// refusals is what the real Firecracker says to what cannot work, and what is
+// left of it when it or its owner dies. The guest is a program that sleeps.
+func refusals(t *testing.T, d *firecracker.Driver) {
+	home := t.TempDir()
+	kernel, text := filepath.Join(home, "kernel"), filepath.Join(home, "text")
+	if err := os.WriteFile(kernel, firecracker.SleepProgram(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(text, []byte("This is no kernel.\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spec := func(t *testing.T, id string) vm.Spec {
+		dir := filepath.Join(t.TempDir(), id)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return vm.Spec{ID: id, Dir: dir, Kernel: kernel, CPUs: 1, MemoryMiB: 64}
+	}
+	gone := func(t *testing.T, id string) {
+		t.Helper()
+		if left := firecracker.Processes(id); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	}
+	fault := func(t *testing.T, err error, path, words string) {
+		t.Helper()
+		var f *firecracker.Fault
+		if !errors.As(err, &f) || f.Path != path || !strings.Contains(f.Message, words) {
+			t.Errorf("%v; want a fault of %s that says %q", err, path, words)
+		}
+	}
+	t.Run("NoKernel", func(t *testing.T) {
+		s := spec(t, "nokernel")
+		s.Kernel = text
+		_, err := d.Boot(t.Context(), s)
+		fault(t, err, "/actions", "ernel")
+		gone(t, s.ID)
+	})
+	t.Run("Disk", func(t *testing.T) {
+		s := spec(t, "nodisk")
+		s.Disks = []vm.Disk{{ID: "dir", Path: home}}
+		_, err := d.Boot(t.Context(), s)
+		fault(t, err, "/drives/disk0", "Is a directory")
+		gone(t, s.ID)
+	})
+	// A machine, its snapshot, and what can be wrong with that.
+	s := spec(t, "sleeper")
+	m, err := d.Boot(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close(context.Background())
+	dir := t.TempDir()
+	if err := m.(vm.Snapshotter).Snapshot(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	restore := func(t *testing.T, dir string) error {
+		s := spec(t, "restored")
+		s.Kernel, s.CPUs, s.MemoryMiB = "", 0, 0
+		m, err := d.Restore(t.Context(), dir, s)
+		if err == nil {
+			m.Close(context.Background())
+		}
+		gone(t, s.ID)
+		return err
+	}
+	t.Run("Restore", func(t *testing.T) {
+		if err := restore(t, dir); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("State", func(t *testing.T) {
+		// As from a driver that has the sum of what it wrote, and wrote rubbish.
+		bad := t.TempDir()
+		if err := os.CopyFS(bad, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		firecracker.Rewrite(t, bad, "state", []byte("This is no state.\n"))
+		err := restore(t, bad)
+		fault(t, err, "/snapshot/load", "")
+		if !errors.Is(err, vm.ErrSnapshot) {
+			t.Errorf("it is no vm.ErrSnapshot: %v", err)
+		}
+	})
+	t.Run("Killed", func(t *testing.T) {
+		p, err := os.FindProcess(m.(vm.Process).Pid())
+		if err == nil {
+			err = p.Kill()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("Wait: %v", err)
+		}
+		if err := m.(vm.Snapshotter).Snapshot(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("Snapshot: %v", err)
+		}
+		gone(t, "sleeper")
+	})
+	t.Run("OwnerDies", func(t *testing.T) {
+		binary, err := d.Binary(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		firecracker.OwnerDies(t, binary, fmt.Sprintf("real-orphan-%d", os.Getpid()))
+	})
 }
 
 // suite is what every driver passes.
