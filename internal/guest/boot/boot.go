@@ -154,7 +154,7 @@ func (m *machine) setLimits() error {
 	const files = 1 << 16
 	errs = append(errs, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: files, Max: files}))
 	for _, s := range []struct{ name, value string }{
-		{"kernel/printk_devkmsg", "on"}, // else the kernel drops all but the first lines of a trace
+		{"kernel/printk_devkmsg", "on\n"}, // else the kernel drops all but the first lines of a trace
 		{"fs/inotify/max_user_watches", "524288"},
 		{"fs/inotify/max_user_instances", "1024"},
 		{"vm/max_map_count", "262144"},
