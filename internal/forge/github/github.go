@@ -26,6 +26,7 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -156,6 +157,7 @@ func classify(op string, err error) *Error {
 		// Its text may quote headers; only the status goes on.
 		e.Status = token.Response.StatusCode
 		e.Err = fmt.Errorf("no installation token: %d", e.Status)
+		e.limited(token.Response.Header)
 	default:
 		var u *url.Error
 		if errors.As(err, &u) {
@@ -167,6 +169,22 @@ func classify(op string, err error) *Error {
 		e.Temporary = true
 	}
 	return e
+}
+
+// limited takes a rate limit out of an answer's headers, where the client has
+// not: answers to requests for tokens do not pass through it.
+func (e *Error) limited(h http.Header) {
+	if e.Status != http.StatusForbidden && e.Status != http.StatusTooManyRequests {
+		return
+	}
+	if after, err := strconv.Atoi(h.Get("Retry-After")); err == nil {
+		e.Temporary, e.RetryAfter = true, max(time.Duration(after)*time.Second, time.Second)
+	} else if reset, err := strconv.ParseInt(h.Get("X-RateLimit-Reset"), 10, 64); err == nil && h.Get("X-RateLimit-Remaining") == "0" {
+		e.Temporary, e.RetryAfter = true, max(time.Until(time.Unix(reset, 0)), time.Second)
+	}
+	if e.Temporary {
+		e.Err = fmt.Errorf("%w: rate limit exceeded", e.Err)
+	}
 }
 
 func bounded(s string) string {
