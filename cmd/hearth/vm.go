@@ -123,7 +123,7 @@ func (a *app) vmError(err error) error {
 		return &exit{exitUsage, fmt.Errorf("%w\nhearth vm list shows the VMs there are", err)}
 	case errors.Is(err, hold.ErrGone):
 		return &exit{exitInfrastructure, fmt.Errorf("%w\nhearth vm create makes another one", err)}
-	case errors.As(err, &f) && f.Usage():
+	case errors.As(err, &f) && (f.Usage() || errors.Is(f, fs.ErrNotExist)):
 		return &exit{exitUsage, err}
 	case errors.Is(err, pool.ErrTooLarge):
 		return &exit{exitUsage, fmt.Errorf("%w\nask for fewer --cpus or less --memory", err)}
@@ -255,7 +255,7 @@ func (a *app) vmListCommand() *cobra.Command {
 				case "":
 					fmt.Fprintf(w, "%s\tdoes not answer\n", s.ID)
 				default:
-					state := s.State
+					state := "ready"
 					if s.Running > 0 {
 						state = fmt.Sprintf("running %d", s.Running)
 					}
@@ -589,7 +589,8 @@ func (a *app) copyOut(ctx context.Context, h *hold.Client, src, dst string) erro
 	if p == "/" {
 		return usage("the whole machine cannot be copied; name a directory")
 	}
-	if _, err := h.Stat(ctx, p); err != nil {
+	there, err := h.Stat(ctx, p)
+	if err != nil {
 		return a.vmError(err)
 	}
 	dir, name := filepath.Dir(dst), filepath.Base(dst)
@@ -607,6 +608,13 @@ func (a *app) copyOut(ctx context.Context, h *hold.Client, src, dst string) erro
 	} else if !st.IsDir() {
 		return usage("%s is not a directory", dir)
 	}
+	if there.Mode.Type() == fs.ModeSymlink {
+		// As cp does, a link that is named itself is followed; by the machine,
+		// whose word it is.
+		if p, err = a.followed(ctx, h, p); err != nil {
+			return err
+		}
+	}
 	r, w := io.Pipe()
 	got := make(chan error, 1)
 	go func() {
@@ -620,6 +628,33 @@ func (a *app) copyOut(ctx context.Context, h *hold.Client, src, dst string) erro
 		err = gerr
 	}
 	return a.copied(ctx, err)
+}
+
+// followed asks the machine where a link leads.
+func (a *app) followed(ctx context.Context, h *hold.Client, p string) (string, error) {
+	var out limited
+	end, err := h.Exec(ctx, guest.Cmd{Argv: []string{"readlink", "-e", "-z", "--", p}, Env: []string{toolsPath}, User: "root", Stdout: &out, Timeout: time.Minute}, nil)
+	switch to := strings.TrimSuffix(string(out), "\x00"); {
+	case err != nil:
+		return "", a.vmError(err)
+	case !end.OK():
+		return "", usage("%s in the machine is a link to nothing", p)
+	case !path.IsAbs(to) || path.Clean(to) != to || to == "/":
+		return "", &exit{exitInfrastructure, fmt.Errorf("the machine says that %s leads to %q", p, to)}
+	default:
+		return to, nil
+	}
+}
+
+// limited takes a line from a machine.
+type limited []byte
+
+func (l *limited) Write(p []byte) (int, error) {
+	if len(*l)+len(p) > 8<<10 {
+		return 0, errors.New("the machine's answer is too long")
+	}
+	*l = append(*l, p...)
+	return len(p), nil
 }
 
 func (a *app) copied(ctx context.Context, err error) error {

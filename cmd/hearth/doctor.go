@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/qemu"
+)
+
+// finding is one thing that the doctor looked at.
+type finding struct {
+	Name  string `json:"name"`
+	State string `json:"state"` // ok, note (works, could be better), fault (machines cannot run)
+	Text  string `json:"text"`
+	Fix   string `json:"fix,omitempty"` // a command, or a clause
+}
+
+const (
+	stateOK    = "ok"
+	stateNote  = "note"
+	stateFault = "fault"
+)
+
+// examination is what this machine can do, and why.
+type examination struct {
+	Usable   bool      `json:"usable"`
+	Driver   string    `json:"driver,omitempty"` // that `auto` takes
+	KVM      *bool     `json:"kvm,omitempty"`    // nil where there is no kernel yet to find out with
+	Findings []finding `json:"findings"`
+}
+
+func (e *examination) ok(name, format string, args ...any) {
+	e.Findings = append(e.Findings, finding{name, stateOK, fmt.Sprintf(format, args...), ""})
+}
+
+func (e *examination) note(name, fix, format string, args ...any) {
+	e.Findings = append(e.Findings, finding{name, stateNote, fmt.Sprintf(format, args...), fix})
+}
+
+func (e *examination) fault(name, fix, format string, args ...any) {
+	e.Usable = false
+	e.Findings = append(e.Findings, finding{name, stateFault, fmt.Sprintf(format, args...), fix})
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "doctor", Short: "Say what this machine can do, why, and how to mend what it cannot", Args: cobra.NoArgs,
+		Long: `Say what this machine can do and why, with the command that mends each fault.
+Whether KVM works is found out by booting a guest, once; the verdict is kept.
+
+Exit code: 0 machines can run here, 3 they cannot.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			e := a.examine(c.Context())
+			if c.Context().Err() != nil {
+				return &exit{exitCancelled, context.Cause(c.Context())}
+			}
+			if asJSON {
+				enc := json.NewEncoder(a.out)
+				enc.SetIndent("", "  ")
+				if err := enc.Encode(e); err != nil {
+					return err
+				}
+			} else {
+				a.showExamination(e)
+			}
+			if !e.Usable {
+				return &exit{code: exitInfrastructure}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+func (a *app) showExamination(e *examination) {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fixes := 0
+	for _, f := range e.Findings {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.State, f.Name, board.Clean(f.Text))
+		if f.Fix != "" {
+			fixes++
+			fmt.Fprintf(w, "\t\t→ %s\n", f.Fix)
+		}
+	}
+	w.Flush()
+	switch {
+	case !e.Usable:
+		fmt.Fprintln(a.out, "\nMachines cannot run here: mend what is marked fault.")
+	case fixes > 0:
+		fmt.Fprintf(a.out, "\nMachines run here, with %s; the notes say what could be better.\n", e.Driver)
+	default:
+		fmt.Fprintf(a.out, "\nMachines run here, with %s.\n", e.Driver)
+	}
+}
+
+// examine looks at everything; a thing that cannot be looked at is a finding too.
+func (a *app) examine(ctx context.Context) *examination {
+	e := &examination{Usable: true}
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		e.fault("system", "run Hearth on Linux on x86-64", "%s on %s: machines are made on Linux on x86-64", runtime.GOOS, runtime.GOARCH)
+	} else {
+		e.ok("system", "%s", systemName())
+	}
+	dirs, err := config.FindDirs(a.getenv)
+	if err == nil {
+		err = dirs.Make()
+	}
+	if err != nil {
+		e.fault("directories", "set HEARTH_HOME to a directory you can write to", "%v", err)
+		return e
+	}
+	kernel := a.examineImage(e, dirs)
+	a.examineQEMU(ctx, e, dirs, kernel)
+	a.examineFirecracker(ctx, e, dirs, kernel)
+	if d, err := a.driver(ctx, a.getenv("HEARTH_DRIVER"), dirs); err != nil {
+		e.fault("driver", "see the lines above", "none can be used: %v", err)
+	} else {
+		e.Driver = d.Name()
+		why := "it is what works here"
+		switch {
+		case a.getenv("HEARTH_DRIVER") != "" && a.getenv("HEARTH_DRIVER") != "auto":
+			why = "HEARTH_DRIVER says so"
+		case d.Name() == "qemu" && e.KVM != nil && !*e.KVM:
+			why = "it works without KVM, by emulating the processor; Firecracker does not"
+		}
+		e.ok("driver", "%s: %s", d.Name(), why)
+	}
+	a.examineTools(e)
+	examineNamespaces(e)
+	examineMemory(e)
+	examineDisk(e, dirs)
+	return e
+}
+
+func systemName() string {
+	name := "Linux"
+	if b, err := os.ReadFile("/etc/os-release"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+				name = strings.Trim(v, `"`)
+			}
+		}
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		name += ", kernel " + strings.TrimSpace(string(b))
+	}
+	return name
+}
+
+// examineImage returns the path of a kernel, if there is one.
+func (a *app) examineImage(e *examination, dirs config.Dirs) string {
+	agent := a.getenv("HEARTH_GUEST")
+	if agent == "" {
+		var err error
+		if agent, err = image.FindAgent(); err != nil {
+			e.fault("guest agent", "make build", "%v", err)
+		}
+	} else if _, err := os.Stat(agent); err != nil {
+		e.fault("guest agent", "make build, and unset HEARTH_GUEST", "HEARTH_GUEST: %v", err)
+	}
+	img, err := image.Open(dirs.Images(), image.DefaultName)
+	switch {
+	case errors.Is(err, image.ErrNotFound):
+		e.note("image", "hearth image build", "the default image is not built yet; the first run does it")
+		return ""
+	case err != nil:
+		e.note("image", "hearth image build", "%v; the next run mends it", err)
+		return ""
+	}
+	e.ok("image", "%s %.12s, built %s ago, %s in %s", img.Name, img.ID, board.Short(time.Since(img.Created)), megabytes(img.Size()), dirs.Images())
+	return img.Kernel
+}
+
+func (a *app) examineQEMU(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
+	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Log: a.log()})
+	if err := q.Probe(ctx); err != nil {
+		e.fault("qemu", "apt-get install qemu-system-x86", "%v", err)
+		return
+	}
+	v, _ := q.Version(ctx)
+	e.ok("qemu", "version %s", v)
+	if kernel == "" {
+		why := "undecided: that takes booting a kernel, which comes with the image"
+		if _, err := os.Stat("/dev/kvm"); err != nil {
+			why = "no: there is no /dev/kvm; machines run by emulation, 6 to 18 times slower where it is the processor that counts"
+		}
+		e.note("kvm", "hearth image build", "%s", why)
+		return
+	}
+	k, err := q.Verdict(ctx, kernel)
+	if err != nil {
+		e.note("kvm", "hearth doctor --verbose", "undecided: %v", err)
+		return
+	}
+	e.KVM = &k.KVM
+	when := "just now"
+	if k.Cached {
+		when = fmt.Sprintf("found out %s ago, in %s", board.Short(time.Since(k.Time)), board.Short(k.Took))
+	}
+	if k.KVM {
+		e.ok("kvm", "works: %s (%s)", k.Reason, when)
+		return
+	}
+	fix := "run Hearth on a machine with hardware virtualisation (vmx or svm in /proc/cpuinfo) and access to /dev/kvm"
+	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); errors.Is(err, os.ErrPermission) {
+		fix = "usermod -aG kvm $USER, and log in again"
+	} else if err == nil {
+		f.Close()
+	}
+	e.note("kvm", fix, "does not work: %s (%s); machines run by emulation, 6 to 18 times slower where it is the processor that counts", k.Reason, when)
+}
+
+func (a *app) examineFirecracker(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
+	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Log: a.log()})
+	bin, err := f.Binary(ctx)
+	if err != nil {
+		e.note("firecracker", "", "%v", err)
+		return
+	}
+	v, err := f.Version(ctx)
+	if err != nil {
+		e.note("firecracker", "", "%s: %v", bin, err)
+		return
+	}
+	if err := f.Probe(ctx); err != nil {
+		e.note("firecracker", "", "version %s in %s, which cannot be used: %v", v, bin, err)
+		return
+	}
+	e.ok("firecracker", "version %s in %s", v, bin)
+}
+
+func (a *app) examineTools(e *examination) {
+	var tools, packages []string
+	for _, m := range image.Missing() {
+		tools, packages = append(tools, m.Tool), append(packages, m.Package)
+	}
+	switch {
+	case len(tools) > 0:
+		text := "building an image needs " + strings.Join(tools, ", ")
+		fix := "apt-get install " + strings.Join(packages, " ")
+		if e.has("image") {
+			e.note("image tools", fix, "%s; the image that is there works", text)
+		} else {
+			e.fault("image tools", fix, "%s", text)
+		}
+	default:
+		e.ok("image tools", "mmdebstrap, erofs-utils, e2fsprogs and the rest are there")
+	}
+	if out, err := exec.Command("git", "--version").Output(); err != nil {
+		e.fault("git", "apt-get install git", "hearth run reads repositories with git, and there is none")
+	} else {
+		e.ok("git", "%s", strings.TrimPrefix(string(bytes.TrimSpace(out)), "git "))
+	}
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		e.note("qemu-utils", "apt-get install qemu-utils", "qemu-img is missing; Hearth does without, people looking into disks do not")
+	}
+}
+
+func (e *examination) has(name string) bool {
+	for _, f := range e.Findings {
+		if f.Name == name && f.State == stateOK {
+			return true
+		}
+	}
+	return false
+}
+
+// examineNamespaces looks at what a build without root needs.
+func examineNamespaces(e *examination) {
+	err := exec.Command("unshare", "--user", "--map-root-user", "true").Run()
+	switch {
+	case err == nil:
+		e.ok("user namespaces", "work")
+	case os.Geteuid() == 0:
+		e.ok("user namespaces", "do not work here (%v), and root does not need them", err)
+	case e.has("image"):
+		e.note("user namespaces", "sysctl -w kernel.unprivileged_userns_clone=1", "do not work (%v): images can be built by root only", err)
+	default:
+		e.fault("user namespaces", "sysctl -w kernel.unprivileged_userns_clone=1, or build as root: sudo hearth image build", "do not work (%v), and building an image without root needs them", err)
+	}
+}
+
+func examineMemory(e *examination) {
+	m := pool.HostMeans()
+	var si syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&si); err != nil {
+		e.note("memory", "", "%v", err)
+		return
+	}
+	total := uint64(si.Totalram) * uint64(si.Unit) >> 20
+	available := total
+	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if _, err := fmt.Sscanf(line, "MemAvailable: %d kB", &available); err == nil {
+				available >>= 10
+				break
+			}
+		}
+	}
+	text := fmt.Sprintf("%d MiB, %d of them free; %d CPUs; machines may have %d MiB and %d CPUs together: %d of the default size", total, available, runtime.NumCPU(),
+		m.MemoryMiB, m.CPUs, min(m.MemoryMiB/1024, m.CPUs/2))
+	switch {
+	case m.MemoryMiB < 1024:
+		e.fault("memory", "use --memory 512, or a bigger machine", "%s", text)
+	case available < 1024:
+		e.note("memory", "end what uses it", "%s", text)
+	default:
+		e.ok("memory", "%s", text)
+	}
+}
+
+// What the doctor wants to see free: a build takes about 2 GB, a machine's disk
+// grows with what a job writes.
+const (
+	buildSpace = 3 << 30
+	leastSpace = 1 << 30
+)
+
+func examineDisk(e *examination, dirs config.Dirs) {
+	for _, d := range []struct{ name, path string }{{"disk for images", dirs.Cache}, {"disk for records", dirs.State}, {"disk for machines", dirs.Run}} {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(d.path, &st); err != nil {
+			e.fault(d.name, "set HEARTH_HOME to a directory that works", "%s: %v", d.path, err)
+			continue
+		}
+		free := int64(st.Bavail) * st.Bsize
+		text := fmt.Sprintf("%.1f GB free in %s", float64(free)/1e9, d.path)
+		switch {
+		case free < leastSpace:
+			e.fault(d.name, "free some, or set HEARTH_HOME to a bigger disk; hearth image rm removes images", "%s", text)
+		case free < buildSpace:
+			e.note(d.name, "free some, or set HEARTH_HOME to a bigger disk", "%s: little for building an image, or for jobs that write much", text)
+		default:
+			e.ok(d.name, "%s", text)
+		}
+	}
+}

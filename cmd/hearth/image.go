@@ -1,0 +1,183 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/image"
+)
+
+func (a *app) imageCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "image", Short: "Images that machines boot from: build, list, remove",
+		Long: `An image is a kernel, an initramfs with the guest agent, a read-only root file
+system and a tools disk with Node. The default one is built when it is first
+needed. Images are kept by what they are made of: what has not changed is not
+built again.`,
+	}
+	c.AddCommand(a.imageBuildCommand(), a.imageListCommand(), a.imageRemoveCommand())
+	return c
+}
+
+// patterns of what goes into an image's manifest and apt's command line.
+const (
+	packagePattern   = `^[a-z0-9][a-z0-9.+-]+$`
+	imageNamePattern = `^[a-zA-Z0-9][a-zA-Z0-9._+-]{0,63}$`
+)
+
+func (a *app) imageBuildCommand() *cobra.Command {
+	var packages []string
+	var opt image.Options
+	c := &cobra.Command{
+		Use: "build", Short: "Build an image, or what of it is missing; print its id", Args: cobra.NoArgs,
+		Long: `Build the default image, or one with more Debian packages in it. Only what is not
+there yet is built; --refresh takes today's packages.
+
+  hearth image build
+  hearth image build --packages golang,postgresql --name ci
+  hearth run -P ubuntu-latest=ci`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			for _, list := range packages {
+				for p := range strings.SplitSeq(list, ",") {
+					if p = strings.TrimSpace(p); p == "" {
+						continue
+					}
+					if !regexp.MustCompile(packagePattern).MatchString(p) {
+						return usage("--packages: %q is not the name of a Debian package", p)
+					}
+					opt.Packages = append(opt.Packages, p)
+				}
+			}
+			if opt.Name != "" && !regexp.MustCompile(imageNamePattern).MatchString(opt.Name) {
+				return usage("--name %q: want letters, digits and ._+- (at most 64)", opt.Name)
+			}
+			if opt.Name == image.DefaultName && len(opt.Packages) > 0 {
+				return usage("--name %s is the default image's; choose another for one with more packages", opt.Name)
+			}
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			opt.Dir = dirs.Images()
+			img, err := a.buildImage(c.Context(), opt)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, img.ID)
+			if isTerminal(a.out) {
+				fmt.Fprintf(a.err, "image %s: %s, in %s\n", img.Name, megabytes(img.Size()), opt.Dir)
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringSliceVar(&packages, "packages", nil, "Debian packages wanted beyond the default ones")
+	f.StringVar(&opt.Name, "name", "", "what it is called in lists, and with --image and -P")
+	f.StringVar(&opt.Mirror, "mirror", "", "Debian mirror (default: this machine's)")
+	f.BoolVar(&opt.Refresh, "refresh", false, "build anew, with the packages of today")
+	return c
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%d MB", (n+500_000)/1_000_000) }
+
+func (a *app) imageListCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List the images there are", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			all, err := image.List(dirs.Images())
+			if err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			if asJSON {
+				return json.NewEncoder(a.out).Encode(struct {
+					Images []image.Info `json:"images"`
+				}{append([]image.Info{}, all...)})
+			}
+			if len(all) == 0 {
+				fmt.Fprintln(a.err, "there is no image: hearth image build makes the default one")
+				return nil
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "ID\tNAME\tSIZE\tBUILT\tUSED\tPACKAGES")
+			for _, i := range all {
+				name := board.Clean(i.Name)
+				if i.Default {
+					name += " *"
+				}
+				fmt.Fprintf(w, "%.12s\t%s\t%s\t%s ago\t%s ago\t%s\n", i.ID, name, megabytes(i.Size), board.Short(time.Since(i.Created)), board.Short(time.Since(i.Used)),
+					board.Clean(cmp.Or(strings.Join(i.Packages, ","), "-")))
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	return c
+}
+
+func (a *app) imageRemoveCommand() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use: "rm ID… | --all", Short: "Remove images, by id or name, with their snapshots", Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return usage("want ids, or --all\nsee: %s --help", c.CommandPath())
+			}
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			if all {
+				list, err := image.List(dirs.Images())
+				if err != nil {
+					return &exit{exitInfrastructure, err}
+				}
+				for _, i := range list {
+					args = append(args, i.ID)
+				}
+			}
+			var errs []error
+			code := exitUsage
+			var freed int64
+			for _, ref := range args {
+				n, err := image.Remove(c.Context(), dirs.Images(), ref)
+				switch {
+				case err == nil:
+					freed += n
+					fmt.Fprintln(a.out, ref)
+				case errors.Is(err, image.ErrNotFound) && !all:
+					errs = append(errs, err)
+				case errors.Is(err, image.ErrNotFound): // somebody else was faster
+				case errors.Is(err, os.ErrInvalid):
+					errs = append(errs, err)
+				default:
+					code = exitInfrastructure
+					errs = append(errs, err)
+				}
+			}
+			if freed > 0 {
+				fmt.Fprintf(a.err, "%s freed\n", megabytes(freed))
+			}
+			if len(errs) > 0 {
+				return &exit{code, errors.Join(errs...)}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "every image")
+	return c
+}
