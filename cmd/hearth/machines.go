@@ -12,6 +12,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/firecracker"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
@@ -35,8 +36,28 @@ func (a *app) driver(ctx context.Context, name string, dirs config.Dirs) (vm.Dri
 			return nil, &exit{exitInfrastructure, err}
 		}
 		return q, nil
+	case "firecracker":
+		f, err := a.firecracker(ctx, dirs, "")
+		if err != nil {
+			return nil, &exit{exitInfrastructure, err}
+		}
+		return f, nil
 	}
 	return nil, usage("--driver %q: want auto, qemu or firecracker", name)
+}
+
+// firecracker returns the driver if it can run machines with networks here.
+// Whether this kernel boots under KVM is found out once a host; without one,
+// something smaller is tried.
+func (a *app) firecracker(ctx context.Context, dirs config.Dirs, kernel string) (vm.Driver, error) {
+	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Log: a.log()})
+	if err := f.ProbeNetwork(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.Probe(ctx); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // image returns the default image, building what of it is missing, with its
@@ -90,6 +111,13 @@ func (a *app) machines(ctx context.Context, dirs config.Dirs, o machineOptions) 
 	img, err := a.image(ctx, dirs, o.image)
 	if err != nil {
 		return nil, err
+	}
+	if o.driver == "" || o.driver == "auto" {
+		if f, err := a.firecracker(ctx, dirs, img.Kernel); err == nil {
+			driver = f
+		} else {
+			a.log().Debug("machines run on QEMU", "why", err)
+		}
 	}
 	p, err := pool.New(pool.Config{Driver: driver, Image: img, RunDir: dirs.Run, CacheDir: dirs.Cache,
 		CPUs: o.cpus, MemoryMiB: o.memoryMiB, Warm: o.warm, Max: o.max, Log: a.log()})

@@ -2,11 +2,13 @@ package firecracker
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +41,24 @@ func enterNetwork() (*os.File, error) {
 		return nil, fmt.Errorf("the machine's network: %w", err)
 	}
 	return f, nil
+}
+
+// ProbeNetwork reports whether machines can have networks here: nil, or an error
+// that says what is missing.
+func (d *Driver) ProbeNetwork(ctx context.Context) error {
+	if _, _, err := d.find(ctx); err != nil {
+		return err
+	}
+	tried := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		f, err := enterNetwork()
+		if err == nil {
+			f.Close()
+		}
+		tried <- err
+	}()
+	return <-tried
 }
 
 func makeDevices() (_ *os.File, err error) {
