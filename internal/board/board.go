@@ -32,6 +32,7 @@ type Board struct {
 	Reason     string
 	Jobs       []*Job // in the order in which they became known
 	Notes      []ci.Record
+	Prediction *ci.Prediction // of the run
 	byKey      map[string]*Job
 }
 
@@ -49,6 +50,7 @@ type Job struct {
 	Explanation    *ci.Explanation
 	Machine        string // driver, and how it came to be: "qemu, restored in 80 ms"
 	Steps          []*Step
+	Expected       map[int]*ci.Prediction // of its steps, by number; also of those that have not started
 }
 
 // Step is one step on the board.
@@ -114,7 +116,17 @@ func (b *Board) Apply(r ci.Record) {
 		}
 	case ci.PredictionRec:
 		if r.JobKey == "" && r.Job == "" {
+			if r.Prediction != nil {
+				b.Prediction = r.Prediction
+			}
 			return
+		}
+		if r.Step > 0 && r.Prediction != nil {
+			j := b.JobOf(ci.Record{JobKey: r.JobKey, Job: r.Job})
+			if j.Expected == nil {
+				j.Expected = map[int]*ci.Prediction{}
+			}
+			j.Expected[r.Step] = r.Prediction
 		}
 		if r.Step == 0 && r.Prediction != nil {
 			b.JobOf(r).Prediction = r.Prediction

@@ -101,9 +101,13 @@ func New(source Source, version string, log *slog.Logger) *Server {
 			}
 			return board.Short(to.Sub(from))
 		},
+		"bar":   func(p *ci.Prediction, width float64) bar { return bar{p, width} },
+		"log":   func(lines []row, j *board.Job) []section { return sections(lines, j) },
+		"tone":  tone,
 		"scale": func(p, width float64) float64 { return min(max(p, 0), 1) * width },
 		"minus": func(a, b float64) float64 { return a - b },
 		"when":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"sha": func(s string) string {
 			if len(s) > 8 {
 				return s[:8]
@@ -120,6 +124,54 @@ func New(source Source, version string, log *slog.Logger) *Server {
 		},
 	}).ParseFS(templates, "templates/*.html"))
 	return &Server{source: source, log: log, pages: pages, streams: make(chan struct{}, maxStreams), version: version}
+}
+
+// bar is a prediction to be drawn.
+type bar struct {
+	*ci.Prediction
+	Width float64
+}
+
+// section is the lines of one step, with its name where that is known.
+type section struct {
+	Step  int
+	Name  string
+	Lines []row
+}
+
+func sections(lines []row, j *board.Job) []section {
+	var out []section
+	for _, l := range lines {
+		if n := len(out); n == 0 || out[n-1].Step != l.Step {
+			out = append(out, section{Step: l.Step, Name: stepName(j, l.Step)})
+		}
+		out[len(out)-1].Lines = append(out[len(out)-1].Lines, l)
+	}
+	return out
+}
+
+func stepName(j *board.Job, n int) string {
+	if j != nil {
+		for _, s := range j.Steps {
+			if s.Number == n {
+				return s.Name
+			}
+		}
+	}
+	return ""
+}
+
+// tone is the CSS class of an event's state.
+func tone(state string) string {
+	switch state {
+	case "done":
+		return "ok"
+	case "failed":
+		return "bad"
+	case "taken":
+		return "running"
+	}
+	return "waiting"
 }
 
 // class is the CSS class of a state. Nothing that did not succeed gets "ok".
@@ -147,6 +199,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	mux.Handle("GET /static/", http.StripPrefix("/static/", secure(http.FileServerFS(files))))
 	mux.Handle("GET /{$}", secure(http.HandlerFunc(s.runs)))
+	mux.Handle("GET /events", secure(http.HandlerFunc(s.deliveries)))
 	mux.Handle("GET /runs/{id}", secure(http.HandlerFunc(s.run)))
 	mux.Handle("GET /runs/{id}/events", secure(http.HandlerFunc(s.events)))
 	mux.Handle("GET /runs/{id}/log", secure(http.HandlerFunc(s.rawLog)))
@@ -189,12 +242,32 @@ func (s *Server) runs(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Version": s.version})
+	moving := false
+	for _, run := range runs {
+		moving = moving || run.Status != ci.Completed
+	}
+	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Refresh": moving, "Version": s.version})
+}
+
+// deliveries lists what GitHub delivered, and what came of it: where to look
+// when nothing ran.
+func (s *Server) deliveries(w http.ResponseWriter, r *http.Request) {
+	events, err := s.source.Events(r.Context(), 100)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	moving := false
+	for _, e := range events {
+		moving = moving || e.State == "pending" || e.State == "taken"
+	}
+	s.render(w, http.StatusOK, "events.html", map[string]any{"Title": "Events", "Events": events, "Refresh": moving, "Version": s.version})
 }
 
 // view is one run as a page shows it.
 type view struct {
 	Title, Version string
+	Refresh        bool
 	Run            ci.Run
 	Board          board.Board
 	Open           *board.Job // the job whose log is shown

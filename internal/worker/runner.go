@@ -191,6 +191,15 @@ type hooks struct {
 	lines map[int][]string
 }
 
+// Hooks returns what stands between the engine and the learner for one job, for
+// whoever runs the engine itself: the sink of its records, and its hooks.
+func (r *Runner) Hooks(run *plan.Run, job *plan.Job) interface {
+	ci.Sink
+	engine.Hooks
+} {
+	return &hooks{runner: r, run: run, job: job}
+}
+
 // tail is how many lines of a step's output are kept for its explanation.
 const tail = 2000
 

@@ -22,8 +22,9 @@
         step = l.Step;
         const h = document.createElement("h3");
         h.id = `step-${step}`;
-        h.textContent = `step ${step}`;
-        log.append(h);
+        const name = document.querySelector(`.steps a[href="#step-${step}"]`);
+        h.textContent = `${step} ${name ? name.textContent : ""}`;
+        if (step) log.append(h);
       }
       const div = document.createElement("div");
       div.className = `line ${l.Stream}${l.Group ? " group" : ""}`;
