@@ -57,7 +57,7 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	if err != nil {
 		a.log().Error("no prediction", "error", err) // learning is never in the way
 	}
-	for _, r := range forecast.Records(known) {
+	for _, r := range worker.Predictions(c.plan, forecast) {
 		r.Run = c.run.ID
 		rec.Emit(r)
 	}

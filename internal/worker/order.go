@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 )
@@ -25,4 +26,28 @@ func ByRisk(f learn.Forecast) func(a, b *plan.Job) int {
 		}
 		return cmp.Compare(rate(pb), rate(pa))
 	}
+}
+
+// Predictions are a forecast's records, with what the plan knows of their jobs
+// and steps.
+func Predictions(run *plan.Run, f learn.Forecast) []ci.Record {
+	out := f.Records(Known(run))
+	for i := range out {
+		r := &out[i]
+		j := run.Job(r.JobKey)
+		if j == nil {
+			continue
+		}
+		r.Job = j.ID
+		switch n := r.Step; {
+		case n == 0:
+			r.Name = j.Name
+		case n <= len(j.Definition.Steps):
+			r.StepID = j.Definition.Steps[n-1].ID
+		}
+		if j.Matrix.Kind() != expr.KindNull {
+			r.Matrix = j.Matrix
+		}
+	}
+	return out
 }
