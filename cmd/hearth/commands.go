@@ -16,6 +16,9 @@ func (a *app) commands() []*cobra.Command {
 		a.lintCommand(),
 		a.newCommand(),
 		a.vmCommand(),
+		a.imageCommand(),
+		a.doctorCommand(),
+		a.tokenCommand(),
 		a.versionCommand(),
 	}
 }
