@@ -347,7 +347,7 @@ func (b *Board) Summary() []string {
 			if s.Status == ci.Completed && (s.Outcome == ci.Failure || s.Outcome == ci.TimedOut || s.Conclusion == ci.Failure || s.Infrastructure) {
 				what := fmt.Sprintf("exit code %d", s.ExitCode)
 				if s.Reason != "" {
-					what = Clean(s.Reason)
+					what = strings.TrimSuffix(Clean(s.Reason), ".")
 				}
 				if s.Conclusion == ci.Success {
 					what += ", allowed by continue-on-error"
