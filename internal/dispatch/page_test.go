@@ -44,11 +44,7 @@ func TestPageInBrowser(t *testing.T) {
 	s := newSite(t, nil)
 	b := webtest.Open(t, 1280, 860)
 	marks := t.TempDir()
-	shot := func(name string) {
-		if dir := os.Getenv("HEARTH_SCREENSHOTS"); dir != "" {
-			b.Screenshot(filepath.Join(dir, name+".png"))
-		}
-	}
+	shot := func(name string) { screenshot(b, name) }
 	// A little of a past, so that there is something to expect.
 	for i := range 4 {
 		sha := githubtest.SHA(fmt.Sprint("past", i))
@@ -112,5 +108,12 @@ func TestPageInBrowser(t *testing.T) {
 	shot("events")
 	if errs := b.Errors(); len(errs) > 0 {
 		t.Errorf("the browser complains: %v", errs)
+	}
+}
+
+// screenshot keeps a picture for people, where the environment says so.
+func screenshot(b *webtest.Browser, name string) {
+	if dir := os.Getenv("HEARTH_SCREENSHOTS"); dir != "" {
+		b.Screenshot(filepath.Join(dir, name+".png"))
 	}
 }

@@ -137,8 +137,9 @@ func TestMain(m *testing.M) {
 // site is a server with its GitHub, for a test.
 type site struct {
 	*live
-	t  *testing.T
-	gh *githubtest.Server
+	t        *testing.T
+	gh       *githubtest.Server
+	patience time.Duration
 }
 
 func newSite(t *testing.T, change func(*Config)) *site {
@@ -150,7 +151,7 @@ func newSite(t *testing.T, change func(*Config)) *site {
 
 // newForge is a site without a server.
 func newForge(t *testing.T) *site {
-	s := &site{t: t, gh: githubtest.New()}
+	s := &site{t: t, gh: githubtest.New(), patience: patience}
 	t.Cleanup(func() {
 		s.gh.Close()
 		for _, v := range s.gh.Violations() {
@@ -313,7 +314,7 @@ func (s *site) until(what string, ok func() bool) {
 	s.t.Helper()
 	changed, stop := s.store.Watch("")
 	defer stop()
-	deadline := time.After(patience)
+	deadline := time.After(s.patience)
 	tick := time.NewTicker(50 * time.Millisecond) // events wake nobody
 	defer tick.Stop()
 	for !ok() {
@@ -329,7 +330,7 @@ func (s *site) until(what string, ok func() bool) {
 			for _, e := range events {
 				s.t.Logf("event %s %s: %s", e.Name, e.State, e.Detail)
 			}
-			s.t.Fatalf("waited %v in vain: %s", patience, what)
+			s.t.Fatalf("waited %v in vain: %s", s.patience, what)
 		}
 	}
 }

@@ -104,6 +104,7 @@ func New(source Source, version string, log *slog.Logger) *Server {
 		"bar":   func(p *ci.Prediction, width float64) bar { return bar{p, width} },
 		"log":   func(lines []row, j *board.Job) []section { return sections(lines, j) },
 		"tone":  tone,
+		"parts": parts,
 		"scale": func(p, width float64) float64 { return min(max(p, 0), 1) * width },
 		"minus": func(a, b float64) float64 { return a - b },
 		"when":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
@@ -164,14 +165,35 @@ func stepName(j *board.Job, n int) string {
 // tone is the CSS class of an event's state.
 func tone(state string) string {
 	switch state {
-	case "done":
-		return "ok"
 	case "failed":
 		return "bad"
 	case "taken":
 		return "running"
+	case "pending":
+		return "waiting"
 	}
-	return "waiting"
+	return "" // handled is not succeeded
+}
+
+// part is a piece of an event's detail; Run is set where it names one.
+type part struct{ Text, Run string }
+
+// parts finds the runs that a text names.
+func parts(s string) []part {
+	var out []part
+	for _, word := range strings.SplitAfter(board.Clean(s), " ") {
+		id := strings.TrimRight(word, "; ")
+		if !ci.ValidID(id) {
+			if n := len(out); n > 0 && out[n-1].Run == "" {
+				out[n-1].Text += word
+			} else {
+				out = append(out, part{Text: word})
+			}
+			continue
+		}
+		out = append(out, part{Text: id, Run: id}, part{Text: word[len(id):]})
+	}
+	return out
 }
 
 // class is the CSS class of a state. Nothing that did not succeed gets "ok".
@@ -380,6 +402,9 @@ func rowOf(n int, r ci.Record) row {
 	o := row{N: n, Step: r.Step, Stream: r.Stream, Text: board.Clean(r.Text)}
 	if r.Type == ci.Group {
 		o.Group = r.Stream
+	}
+	if r.Stream == "system" && strings.HasPrefix(o.Text, "##[error]") {
+		o.Stream, o.Text = "error", strings.TrimPrefix(o.Text, "##[error]")
 	}
 	return o
 }

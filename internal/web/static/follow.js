@@ -6,9 +6,10 @@
   const run = location.pathname.split("/")[2];
   if (log && log.dataset.done === "true") return;
   let job = log ? log.dataset.job : "";
-  let n = log ? log.querySelectorAll(".line").length : 0;
-  let step = 0;
-  if (log && log.lastElementChild) step = Number(log.lastElementChild.dataset.step || 0);
+  const lines = log ? log.querySelectorAll(".line") : [];
+  const last = lines[lines.length - 1];
+  let n = last ? Number(last.id.slice(1)) : 0;
+  let step = last ? Number(last.dataset.step) : 0;
   const query = new URLSearchParams({ job, offset: log ? log.dataset.offset : "0", line: String(n) });
   const source = new EventSource(`/runs/${run}/events?${query}`);
   source.addEventListener("board", (e) => {

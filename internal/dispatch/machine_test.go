@@ -1,0 +1,120 @@
+package dispatch
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/image/imagetest"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/vm/qemu"
+	"github.com/hearth-ci/hearth/internal/web/webtest"
+	"github.com/hearth-ci/hearth/internal/worker"
+)
+
+const inMachine = `name: Real
+on: push
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    outputs:
+      kernel: ${{ steps.k.outputs.kernel }}
+    steps:
+      - uses: actions/checkout@v4
+      - name: Look around
+        id: k
+        run: |
+          git log --oneline
+          cat main.go
+          whoami
+          echo "kernel=$(uname -s)" >> $GITHUB_OUTPUT
+          echo "the key is $KEY"
+        env:
+          KEY: ${{ secrets.DEPLOY_KEY }}
+  test:
+    needs: build
+    runs-on: ubuntu-latest
+    steps:
+      - run: test "${{ needs.build.outputs.kernel }}" = Linux && test ! -e main.go
+      - run: |
+          echo "main.go:1: no such luck"
+          exit 3
+`
+
+// A push, from the webhook to the checks, with a real machine for each job, and
+// the page of the run in a browser.
+func TestRealMachines(t *testing.T) {
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("SKIPPED, NOT TESTED: no QEMU: apt-get install qemu-system-x86")
+	}
+	img := imagetest.Build(t, imagetest.Agent(t))
+	cache := filepath.Join(filepath.Dir(imagetest.Dir(t)), "cache")
+	driver := qemu.New(qemu.Config{CacheDir: cache})
+	if err := driver.Probe(t.Context()); err != nil {
+		t.Skipf("SKIPPED, NOT TESTED: QEMU does not work here: %v", err)
+	}
+	machines, err := pool.New(pool.Config{Driver: driver, Image: img, RunDir: t.TempDir(), CacheDir: t.TempDir(), CPUs: 1, MemoryMiB: 768, Warm: 1, Max: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := machines.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	began := time.Now()
+	if err := machines.Prepare(t.Context(), pool.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("template ready in %v", time.Since(began))
+	s := newForge(t)
+	s.patience = 3 * time.Minute
+	s.start(s.forge(t.TempDir()), func(c *Config) {
+		c.Pool, c.CPUs, c.MemoryMiB = machines, 1, 768
+		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+			return r.Execute(ctx, run, job, needs)
+		}
+	})
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": inMachine, "main.go": "package main // of this commit\n"})
+	began = time.Now()
+	s.deliver("push", s.push(nil))
+	s.until("a check is in progress", func() bool {
+		for _, c := range s.gh.Checks() {
+			if c.Status == "in_progress" {
+				return true
+			}
+		}
+		return false
+	})
+	t.Logf("from the signature to a check in progress: %v", time.Since(began))
+	got := s.ended(2)
+	t.Logf("to the end of both jobs: %v", time.Since(began))
+	if c := got["Real / build"]; c.Conclusion != "success" || strings.Join(c.History, " ") != "queued in_progress completed:success" || !strings.Contains(c.Output.Summary, "Machine: qemu") {
+		t.Errorf("%+v", c)
+	}
+	if c := got["Real / test"]; c.Conclusion != "failure" || !strings.Contains(c.Output.Title, "step 2") || !strings.Contains(c.Output.Summary, "no such luck") || !strings.Contains(c.Output.Summary, "not seen before") {
+		t.Errorf("%+v", c)
+	}
+	log := s.log(s.runs()[0], "build")
+	for _, want := range []string{"package main // of this commit", "runner", "the key is ***"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("no %q in the log:\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "hunter2") {
+		t.Error("the secret is in the log")
+	}
+	b := webtest.Open(t, 1280, 860)
+	b.Visit(got["Real / test"].DetailsURL)
+	if text := b.Text(); !strings.Contains(text, "no such luck") || !strings.Contains(text, "qemu") {
+		t.Error(text)
+	}
+	screenshot(b, "machine")
+}
