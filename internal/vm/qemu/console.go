@@ -12,6 +12,7 @@ const (
 	maxConsole = 1 << 20 // bytes kept of what a guest prints on its console
 	maxTail    = 4 << 10 // bytes of its end kept in memory, for errors
 	tailLines  = 12      // lines of that in an error
+	maxLine    = 300     // bytes of one of them
 )
 
 // console keeps the beginning of what is written to it in a file, and the end
@@ -23,7 +24,8 @@ type console struct {
 	also  io.Writer // nil if none
 	total int64
 	tail  []byte
-	fatal bool // a line that says that the guest did not want to end has been seen
+	line  []byte // the one being written, its beginning
+	fatal string // the first line that says that the guest cannot go on
 }
 
 func (c *console) Write(p []byte) (int, error) {
@@ -47,10 +49,16 @@ func (c *console) Write(p []byte) (int, error) {
 		}
 	}
 	c.total += int64(n)
-	// A word cut in two by the end of a read is in the tail by then.
-	if !c.fatal {
-		seen := append(c.tail[max(0, len(c.tail)-32):len(c.tail):len(c.tail)], p...)
-		c.fatal = bytes.Contains(seen, []byte("Kernel panic")) || bytes.Contains(seen, []byte("FATAL"))
+	for rest := p; c.fatal == "" && len(rest) > 0; {
+		part, after, whole := bytes.Cut(rest, []byte{'\n'})
+		c.line = append(c.line, part[:min(len(part), maxLine-len(c.line))]...)
+		if bytes.Contains(c.line, []byte("Kernel panic")) || bytes.Contains(c.line, []byte("FATAL")) {
+			c.fatal = lastLines(string(c.line), 1)
+		}
+		if whole {
+			c.line = c.line[:0]
+		}
+		rest = after
 	}
 	if len(p) > maxTail {
 		p = p[len(p)-maxTail:]
@@ -68,8 +76,9 @@ func (c *console) written() int64 {
 	return c.total
 }
 
-// died reports whether the guest said that it could not go on.
-func (c *console) died() bool {
+// died returns the line in which the guest said that it could not go on, "" if
+// it did not.
+func (c *console) died() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.fatal
@@ -101,8 +110,8 @@ func lastLines(s string, n int) string {
 			}
 			return r
 		}, l))
-		if len(l) > 300 {
-			l = l[:300] + "…"
+		if len(l) > maxLine { // what went wrong is at the end of a line, what is meant at its beginning
+			l = strings.ToValidUTF8(l[:maxLine/3], "") + " … " + strings.ToValidUTF8(l[len(l)-maxLine/3*2:], "")
 		}
 		if l != "" {
 			out = append(out, l)

@@ -9,3 +9,8 @@ func Archive(name string, program []byte) []byte {
 	cpioEntry(&b, "TRAILER!!!", 0, nil)
 	return b.Bytes()
 }
+
+// ProbeInitrd and ProbeWord are what the probe boots and waits for.
+func ProbeInitrd() []byte { return probeInitrd() }
+
+const ProbeWord = probeWord

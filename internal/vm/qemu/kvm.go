@@ -53,12 +53,12 @@ func (d *Driver) Verdict(ctx context.Context, kernel string) (Verdict, error) {
 	}
 	// Whether the device can be opened changes with a group membership, and is
 	// cheap to ask: never cached.
-	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
+	f, err := os.OpenFile(d.device, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return Verdict{Reason: "there is no " + kvmDevice}, nil
+		return Verdict{Reason: "there is no " + d.device}, nil
 	case errors.Is(err, os.ErrPermission):
-		return Verdict{Reason: "no permission to open " + kvmDevice + ": run `sudo usermod -aG kvm $USER` and log in again"}, nil
+		return Verdict{Reason: "no permission to open " + d.device + ": run `sudo usermod -aG kvm $USER` and log in again"}, nil
 	case err != nil:
 		return Verdict{Reason: err.Error()}, nil
 	}
@@ -182,7 +182,7 @@ func (d *Driver) probeKVM(ctx context.Context, kernel string) (Verdict, error) {
 		if ctx.Err() != nil {
 			return Verdict{}, context.Cause(ctx)
 		}
-		return verdict(false, "%s exists, but QEMU cannot use it: %s", kvmDevice, oneLine(err)), nil
+		return verdict(false, "%s exists, but QEMU cannot use it: %s", d.device, oneLine(err)), nil
 	}
 	defer m.Close(context.WithoutCancel(ctx))
 	quiet := time.NewTimer(silence)
@@ -195,7 +195,7 @@ func (d *Driver) probeKVM(ctx context.Context, kernel string) (Verdict, error) {
 			select {
 			case <-seen.first:
 			default:
-				return verdict(false, "%s exists and opens, but a guest did not print a character in %v: this host has no working hardware virtualisation", kvmDevice, silence), nil
+				return verdict(false, "%s exists and opens, but a guest did not print a character in %v: this host has no working hardware virtualisation", d.device, silence), nil
 			}
 		case <-m.done:
 			select {
@@ -203,12 +203,12 @@ func (d *Driver) probeKVM(ctx context.Context, kernel string) (Verdict, error) {
 				continue
 			default:
 			}
-			return verdict(false, "%s exists, but a guest ended before it had booted: %s", kvmDevice, oneLine(m.exitErr)), nil
+			return verdict(false, "%s exists, but a guest ended before it had booted: %s", d.device, oneLine(m.exitErr)), nil
 		case <-probing.Done():
 			if ctx.Err() != nil {
 				return Verdict{}, context.Cause(ctx)
 			}
-			return verdict(false, "%s exists, but a guest did not boot within %v", kvmDevice, d.cfg.ProbeTimeout), nil
+			return verdict(false, "%s exists, but a guest did not boot within %v", d.device, d.cfg.ProbeTimeout), nil
 		}
 	}
 }

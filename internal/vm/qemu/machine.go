@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -165,6 +166,13 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 	}
 	defer func() {
 		if err != nil {
+			if ctx.Err() == nil {
+				// Its monitor goes a moment before QEMU, which knows why.
+				select {
+				case <-m.done:
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
 			m.end()
 			<-m.done
 			// The tail is complete only now.
@@ -227,8 +235,8 @@ func (m *machine) run(started chan<- error) {
 	switch {
 	case m.closing:
 	case err == nil && m.over == "guest-shutdown":
-	case err == nil && m.over == "guest-reset" && m.console.died():
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: errors.New("the guest could not go on"), Tail: m.tail()}
+	case err == nil && m.over == "guest-reset" && m.console.died() != "":
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("the guest could not go on: %s", m.console.died()), Tail: m.tail()}
 	case err == nil && m.over == "guest-reset": // which is how the agent powers off on every driver
 	case err == nil:
 		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended without being asked (%s)", orUnknown(m.over)), Tail: m.tail()}

@@ -76,8 +76,9 @@ type Config struct {
 // Driver starts QEMU machines. It implements [vm.Driver], [vm.Restorer],
 // [vm.Verifier] and [vm.Fingerprinter].
 type Driver struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	device string // kvmDevice, but for tests
 
 	mu       sync.Mutex
 	binary   string // absolute, once found
@@ -101,7 +102,7 @@ func New(cfg Config) *Driver {
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = 10 * time.Second
 	}
-	d := &Driver{cfg: cfg, log: cfg.Log, verdicts: map[string]Verdict{}}
+	d := &Driver{cfg: cfg, log: cfg.Log, device: kvmDevice, verdicts: map[string]Verdict{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}

@@ -1,10 +1,13 @@
 package qemu_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,4 +80,123 @@ func TestConformance(t *testing.T) {
 		Disk:      func(vm.Machine) string { return "/dev/vda" },
 		Memory:    func(vm.Machine) string { return "/run/note" },
 	})
+}
+
+// TestProbeProgram boots the guest that decides about KVM, under emulation.
+func TestProbeProgram(t *testing.T) {
+	kernel, _, _ := kit(t)
+	dir := t.TempDir()
+	initrd := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(initrd, qemu.ProbeInitrd(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := filepath.Join(dir, "m")
+	if err := os.Mkdir(run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	m, err := qemu.New(qemu.Config{Accel: "tcg"}).Start(t.Context(), vm.Spec{
+		ID: "probe", Kernel: kernel, Initrd: initrd, Cmdline: "quiet", CPUs: 1, MemoryMiB: 256, Dir: run, Console: &out,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close(context.Background())
+	if err := m.Wait(); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(out.String(), qemu.ProbeWord) {
+		t.Errorf("the guest printed %q", out.String())
+	}
+}
+
+// TestErrorsCarryTheTail starts what QEMU or the guest refuses.
+func TestErrorsCarryTheTail(t *testing.T) {
+	kernel, _, _ := kit(t)
+	d := qemu.New(qemu.Config{Accel: "tcg"})
+	start := func(change func(*vm.Spec)) (vm.Machine, error) {
+		dir := filepath.Join(t.TempDir(), "m")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s := vm.Spec{ID: "tail", Kernel: kernel, Cmdline: "quiet", CPUs: 1, MemoryMiB: 128, Dir: dir}
+		change(&s)
+		return d.Start(t.Context(), s)
+	}
+	notQcow := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(notQcow, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := start(func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "d", Path: notQcow, Format: "qcow2"}} }); err == nil || !strings.Contains(err.Error(), "not in qcow2 format") {
+		t.Errorf("a disk that QEMU refuses: %v", err)
+	}
+	// A kernel without anything to run panics, and that is no power-off.
+	m, err := start(func(*vm.Spec) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close(context.Background())
+	if err := m.Wait(); err == nil || !strings.Contains(err.Error(), "Kernel panic") {
+		t.Errorf("a kernel that panicked: %v", err)
+	}
+}
+
+// TestOwnerKilled kills a process that owns a machine in the way that leaves it
+// no time to do anything.
+func TestOwnerKilled(t *testing.T) {
+	if dir := os.Getenv("HEARTH_TEST_OWN"); dir != "" {
+		own(dir)
+		return
+	}
+	kernel, initrd, _ := kit(t)
+	dir := filepath.Join(t.TempDir(), "machines", "owned")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestOwnerKilled$")
+	cmd.Env = append(os.Environ(), "HEARTH_TEST_OWN="+dir, "HEARTH_TEST_KERNEL="+kernel, "HEARTH_TEST_INITRD="+initrd)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "ready\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	r, err := vm.ReadRecord(dir)
+	if err != nil || !r.VMM.Alive() || r.Owner.Pid != cmd.Process.Pid {
+		t.Fatalf("record: %+v, %v", r, err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	deadline := time.Now().Add(20 * time.Second)
+	for r.VMM.Alive() {
+		if time.Now().After(deadline) {
+			t.Fatalf("QEMU, process %d, has outlived its owner", r.VMM.Pid)
+		}
+		time.Sleep(time.Millisecond) // it is no child of ours: nothing tells
+	}
+	reaped, err := vm.Reap(t.Context(), filepath.Dir(dir), 0)
+	if err != nil || len(reaped) != 1 {
+		t.Errorf("Reap: %+v, %v", reaped, err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the machine's directory is left")
+	}
+}
+
+// own starts a machine and waits to be killed.
+func own(dir string) {
+	m, err := qemu.New(qemu.Config{Accel: "tcg"}).Start(context.Background(), vm.Spec{
+		ID: "owned", Kernel: os.Getenv("HEARTH_TEST_KERNEL"), Initrd: os.Getenv("HEARTH_TEST_INITRD"), CPUs: 1, MemoryMiB: 128, Dir: dir,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("ready")
+	m.Wait()
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // maxQMPLine bounds one message of QEMU's. The largest that we ask for are a few
@@ -76,6 +77,8 @@ type qmp struct {
 	conn    net.Conn
 	onEvent func(event) // called from serve, must not block
 
+	writing sync.Mutex // before mu
+
 	mu      sync.Mutex
 	next    uint64
 	pending map[uint64]chan message
@@ -135,19 +138,15 @@ func (q *qmp) call(ctx context.Context, commands ...command) (json.RawMessage, e
 		defer q.mu.Unlock()
 		return nil, q.err
 	}
-	var werr error
 	for i := range commands {
-		c := &commands[i]
 		q.next++
-		c.ID = q.next
+		commands[i].ID = q.next
 		replies[i] = make(chan message, 1)
-		q.pending[c.ID] = replies[i]
-		// Written under the lock, so that a file and its command stay together.
-		if werr = q.send(c); werr != nil {
-			break
-		}
+		q.pending[q.next] = replies[i]
 	}
 	q.mu.Unlock()
+	// Not under mu, which serve needs to take answers meanwhile.
+	werr := q.sendAll(commands)
 	defer func() {
 		q.mu.Lock()
 		for i := range commands {
@@ -185,6 +184,23 @@ func (q *qmp) call(ctx context.Context, commands ...command) (json.RawMessage, e
 	}
 	return last, first
 }
+
+func (q *qmp) sendAll(commands []command) error {
+	q.writing.Lock() // a file belongs to the command beside it
+	defer q.writing.Unlock()
+	// A QEMU that does not read its monitor at all is lost, and so is the rest of
+	// a command of which it has read half.
+	q.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+	for i := range commands {
+		if err := q.send(&commands[i]); err != nil {
+			q.conn.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+const writeLimit = 20 * time.Second
 
 func (q *qmp) send(c *command) error {
 	b, err := json.Marshal(c)

@@ -6,10 +6,11 @@ import "time"
 func rdtsc() uint64
 
 // tscKHz measures the frequency of the time stamp counter against the clock, in
-// about ten milliseconds. An emulated guest sees the host's counter; told its
+// less than a tenth of a second. An emulated guest sees the host's counter; told its
 // frequency (tsc_early_khz), its kernel need not find out by timing loops that
-// go wrong, and hang the boot, when the host is busy. The kernel refines the
-// figure later, so that a tenth of a per mille is good enough; 0 means that the
+// go wrong, and hang the boot, when the host is busy. The guest's
+// clock goes by the figure from then on: over 25 ms it is good to a few parts in
+// a million. 0 means that the
 // counter makes no sense here and the guest has to find out by itself.
 func tscKHz() int64 {
 	var best int64
@@ -18,7 +19,7 @@ func tscKHz() int64 {
 		t0 := time.Now()
 		c0 := rdtsc()
 		e0 := time.Since(t0)
-		time.Sleep(3 * time.Millisecond)
+		time.Sleep(25 * time.Millisecond)
 		t1 := time.Now()
 		c1 := rdtsc()
 		e1 := time.Since(t1)
