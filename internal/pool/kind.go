@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -64,8 +65,9 @@ type instance struct {
 	client  *guest.Client
 	cable   net.Conn // from the machine's network device; nil if it has none
 	made    time.Time
-	done    chan struct{} // closed when the machine has ended
-	err     error         // why, then
+	writing sync.WaitGroup // of its record
+	done    chan struct{}  // closed when the machine has ended
+	err     error          // why, then
 }
 
 // spec is a machine of this kind without what is each machine's own.
@@ -456,6 +458,7 @@ func (i *instance) usable() bool {
 }
 
 func (i *instance) close(ctx context.Context) error {
+	i.writing.Wait()
 	if i.client != nil {
 		i.client.Close()
 	}

@@ -185,7 +185,7 @@ func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
 	l.plug(i)
 	// Beside the claim, which a busy disk must not hold up: until then the record
 	// says what a machine that waits has, which is enough to find it by.
-	l.cables.Go(func() {
+	i.writing.Go(func() {
 		if err := vm.WriteRecord(i.dir, l.kind.driver.Name(), vm.Spec{ID: i.id, DeleteBy: l.request.Deadline}, pid(i.machine)); err != nil {
 			l.pool.log.Warn("cannot write down until when a machine may live", "machine", i.id, "err", err)
 		}
