@@ -32,8 +32,8 @@ type Config struct {
 	// Files are put into the machine, by their path in it.
 	Files map[string]string
 
-	// Disks are attached, each under its ID, after those of the image. Mounts says
-	// where to mount which of them, by ID: an ext4 or erofs file system.
+	// Disks are attached after those of the image, each under its ID: find them by
+	// /sys/block/*/serial.
 	Disks []vm.Disk
 
 	CPUs      int   // 2 if 0
