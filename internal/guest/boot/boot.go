@@ -63,6 +63,7 @@ type stage struct {
 var stages = []stage{
 	{"mount the kernel's file systems", true, (*machine).mountKernel},
 	{"read the command line", true, (*machine).readCommandLine},
+	{"check the timer", true, (*machine).checkTimer},
 	{"load modules", false, (*machine).loadModules},
 	{"set limits", false, (*machine).setLimits},
 	{"bring up the loopback interface", false, (*machine).loopback},

@@ -138,3 +138,10 @@ func TestReplaceFile(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// This host has a timer; a machine that has none is what the driver's tests boot with "noapictimer".
+func TestCheckTimer(t *testing.T) {
+	if err := new(machine).checkTimer(); err != nil {
+		t.Error(err)
+	}
+}
