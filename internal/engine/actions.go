@@ -340,6 +340,8 @@ func (x *execution) composite(a *action.Action, inputs vars) outcome {
 	out := outcome{c: ci.Success}
 	for _, s := range a.Steps {
 		if r.lost() != nil || r.hard.Err() != nil || context.Cause(x.ctx) != nil {
+			// Steps are left out: whatever those before came to, this is no success.
+			cancelled = true
 			break
 		}
 		n := r.newExec(sc, s, x.number, s.ID)
@@ -408,7 +410,10 @@ func (x *execution) javascript(a *action.Action, dir string, inputs vars) outcom
 	x.given = inputVars(inputs)
 	if a.Post != "" {
 		x.r.mu.Lock()
-		x.r.posts = append(x.r.posts, &post{x: x, main: path.Join(dir, a.Post), node: a.Node(), cond: a.PostIf})
+		// Another attempt at the step leaves no second one.
+		if !slices.ContainsFunc(x.r.posts, func(p *post) bool { return p.x == x }) {
+			x.r.posts = append(x.r.posts, &post{x: x, main: path.Join(dir, a.Post), node: a.Node(), cond: a.PostIf})
+		}
 		x.r.mu.Unlock()
 	}
 	return x.node(a.Node(), path.Join(dir, a.Main))
@@ -561,7 +566,7 @@ func (r *run) extra(x *execution, cond *expr.Expr, do func() outcome) {
 		}
 		out := x.run(r.hard)
 		x.commit()
-		res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, out.reason
+		res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, r.clean(out.reason)
 		res.Infrastructure = r.lost() != nil && out.c != ci.Success
 	}
 	res.Conclusion, res.Duration = res.Outcome, time.Since(began)

@@ -125,6 +125,29 @@ runs:
 	}
 }
 
+// A timeout that cuts the action short is no success, even if the step inside that
+// it met was allowed to fail.
+func TestCompositeTimeout(t *testing.T) {
+	b := newBench(t, `
+      - uses: o/r@v1
+        timeout-minutes: 0.01
+`)
+	b.overrides(map[string]string{"o/r": files(t, `
+-- action.yml --
+runs:
+  using: composite
+  steps:
+    - {run: exec sleep 60, shell: bash, continue-on-error: true}
+    - {run: echo never, shell: bash}
+`)})
+	res := b.run()
+	b.wantOutput("")
+	b.wantSteps(res, "1 Run o/r@v1 timed_out")
+	if res.Conclusion != ci.Failure {
+		t.Errorf("the job concluded %s: %s", res.Conclusion, b.log())
+	}
+}
+
 func TestCompositeCancel(t *testing.T) {
 	b := newBench(t, `
       - uses: o/r@v1

@@ -120,7 +120,7 @@ type StepInfo struct {
 	Number  int // from 1
 	ID      string
 	Name    string // as shown, masked
-	Command string // as written
+	Command string // as written, masked
 	Attempt int    // from 1
 }
 
@@ -133,7 +133,7 @@ type StepResult struct {
 	Conclusion     ci.Conclusion // after it
 	ExitCode       int
 	Duration       time.Duration
-	Reason         string
+	Reason         string // masked
 	Infrastructure bool
 	Attempts       int
 }

@@ -110,9 +110,7 @@ func (x *execution) takeFiles(files map[string]string) {
 	case len(s) > command.MaxSummary:
 		x.error(fmt.Sprintf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk. For more information see: https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary", command.MaxSummary>>10, len(s)>>10))
 	case s != "":
-		x.r.mu.Lock()
-		x.r.summary[x.number] += x.r.mask.String(strings.ToValidUTF8(s, "\ufffd"))
-		x.r.mu.Unlock()
+		x.summary = x.r.mask.String(strings.ToValidUTF8(s, "\ufffd"))
 	}
 }
 
@@ -175,7 +173,12 @@ func (x *execution) commit() {
 	for _, p := range x.newPaths {
 		x.sc.env.addPath(p)
 	}
-	x.newEnv, x.newPaths = vars{}, nil
+	if x.summary != "" {
+		x.r.mu.Lock()
+		x.r.summary[x.number] += x.summary
+		x.r.mu.Unlock()
+	}
+	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""
 }
 
 // setMatchers carries out add-matcher and remove-matcher.

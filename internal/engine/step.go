@@ -47,6 +47,7 @@ type execution struct {
 	outputs  vars
 	newEnv   vars // for the steps after it
 	newPaths []string
+	summary  string // masked
 	state    map[string]string
 	failed   bool // by a command
 	streams  [2]*stream
@@ -185,7 +186,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 	if r.job.OnStep != nil {
 		r.job.OnStep(fmt.Sprintf("%d %s", number, r.clean(x.name)))
 	}
-	info := StepInfo{Number: number, ID: s.ID, Name: r.clean(x.name), Command: stepCommand(s), Attempt: 1}
+	info := StepInfo{Number: number, ID: s.ID, Name: r.clean(x.name), Command: r.clean(stepCommand(s)), Attempt: 1}
 	if err != nil {
 		x.begin()
 		x.error(err.Error())
@@ -196,7 +197,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 				r.job.Hooks.BeforeStep(ctx, info)
 			}
 			out := x.run(ctx)
-			res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, out.reason
+			res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, r.clean(out.reason)
 			res.Infrastructure = r.lost() != nil && out.c != ci.Success
 			res.Attempts = info.Attempt
 			res.Conclusion, res.Duration, res.Name = res.Outcome, time.Since(began), info.Name
@@ -312,7 +313,7 @@ func (x *execution) begin() {
 func (x *execution) listen() {
 	x.matcher = x.r.matchers.NewScanner()
 	x.outputs, x.failed = vars{}, false
-	x.newEnv, x.newPaths = vars{}, nil
+	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""
 	x.streams = [2]*stream{newStream(x, "stdout"), newStream(x, "stderr")}
 }
 
@@ -369,6 +370,10 @@ func (x *execution) run(ctx context.Context) outcome {
 	}
 	switch cause := context.Cause(x.ctx); {
 	case out.c == ci.Success || cause == nil || r.lost() != nil:
+	case errors.Is(cause, errTimeout) && s.TimeoutMinutes == nil:
+		// The timeout is that of the action around this step, which says so.
+		out.c, out.reason = ci.TimedOut, "The operation was canceled."
+		x.error(out.reason)
 	case errors.Is(cause, errTimeout):
 		out.c, out.reason = ci.TimedOut, fmt.Sprintf("The action '%s' has timed out after %s.", x.name, x.timeoutText())
 		x.error(out.reason)

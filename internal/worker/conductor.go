@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -87,10 +88,11 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	held := map[string]func(){} // concurrency groups of calling jobs
 	interrupted := ctx.Done()
 	newer := make(chan string, 1)
-	releaseRun, err := c.hold(ctx, func(reason string) { newer <- reason }, c.Run.Concurrency)
-	if err != nil {
+	releaseRun, barred := c.hold(ctx, func(reason string) { newer <- reason }, c.Run.Concurrency)
+	if barred != nil {
+		// It never had its turn: not even always() starts anything.
 		releaseRun = func() {}
-		s.Cancel(err.Error())
+		s.Cancel(barred.Error())
 	}
 	var failure error
 	fail := func(err error) {
@@ -140,9 +142,14 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 					fail(s.Finished(a.Job.Key, f.Conclusion, f.Outputs))
 					continue
 				}
+				never := barred
 				if ctx.Err() != nil {
-					reason := context.Cause(ctx).Error()
-					c.told(a.Job, Outcome{Conclusion: ci.Cancelled, Reason: reason}, 0)
+					never = context.Cause(ctx)
+				} else if never == nil {
+					never = c.deadlock(a.Job)
+				}
+				if never != nil {
+					c.told(a.Job, Outcome{Conclusion: ci.Cancelled, Reason: never.Error()}, 0)
 					fail(s.Finished(a.Job.Key, ci.Cancelled, nil))
 					continue
 				}
@@ -213,6 +220,38 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	}
 	c.Sink.Emit(rec)
 	return rec.Conclusion, failure
+}
+
+// deadlock says, as GitHub does, which concurrency group a job would wait for
+// that is held around it, and so would wait for it.
+func (c *Conductor) deadlock(j *plan.Job) error {
+	if c.Groups == nil {
+		return nil
+	}
+	around := map[string]string{}
+	add := func(g *plan.Group, of string) error {
+		if g == nil || g.Name == "" {
+			return nil
+		}
+		name := strings.ToLower(g.Name)
+		if holder, ok := around[name]; ok {
+			//lint:ignore ST1005 worded as GitHub words it
+			return fmt.Errorf("Canceling since a deadlock for concurrency group '%s' was detected between '%s' and '%s'", g.Name, holder, of)
+		}
+		around[name] = of
+		return nil
+	}
+	err := add(c.Run.Concurrency, "top level workflow")
+	for _, key := range append(slices.Clone(j.CallPath), j.Key) {
+		in := c.Run.Job(key)
+		if err != nil || in == nil {
+			break
+		}
+		if err = add(in.Concurrency, in.Name); err == nil && in.Opens > 0 {
+			err = add(c.Run.Calls[in.Opens].Concurrency, in.Name)
+		}
+	}
+	return err
 }
 
 // open waits for the groups of a calling job; it runs nothing itself.

@@ -293,3 +293,54 @@ func TestReusableWorkflowHoldsItsGroup(t *testing.T) {
 		}
 	})
 }
+
+// A group that is held around a job can never come to it.
+func TestGroupDeadlockEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{}
+		run := planned(t, "on: push\nconcurrency: Same\njobs:\n  a: {runs-on: ubuntu-latest, steps: [{run: echo}]}\n  b: {runs-on: ubuntu-latest, concurrency: same, steps: [{run: echo}]}\n")
+		got, out, err := drive(t, &Conductor{Run: run, Executor: m, Groups: NewGroups()}, context.Background(), nil)
+		if got.Green() || err != nil || out.ends() != "a=success b=cancelled" {
+			t.Errorf("%s %v: %s", got, err, out.ends())
+		}
+	})
+}
+
+// A run that is turned away before its turn starts nothing, whatever its jobs say.
+func TestBarredRunStartsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		groups := NewGroups()
+		src := "on: push\nconcurrency: g\njobs:\n  a: {if: always(), runs-on: ubuntu-latest, steps: [{run: echo}]}\n"
+		release, err := groups.Hold(context.Background(), plan.Group{Name: "g"}, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &machine{}
+		var wg sync.WaitGroup
+		var got ci.Conclusion
+		wg.Go(func() {
+			got, _ = (&Conductor{Run: planned(t, src), ID: "r", Sink: &tape{}, Executor: m, Groups: groups}).Drive(context.Background(), nil)
+		})
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		wg.Go(func() { groups.Hold(ctx, plan.Group{Name: "g"}, func(string) {}) })
+		synctest.Wait()
+		if got != ci.Cancelled || len(m.ran) != 0 {
+			t.Errorf("%s, ran %v", got, m.ran)
+		}
+		cancel()
+		wg.Wait()
+		release()
+	})
+}
+
+func TestKnownCountsLikeTheEngine(t *testing.T) {
+	run := planned(t, "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - parallel: [{id: x, run: echo x}, {id: y, run: echo y}]\n      - {id: z, run: echo z}\n")
+	var got []string
+	for _, s := range Known(run)[0].Steps {
+		got = append(got, fmt.Sprint(s.Number, s.Command))
+	}
+	if want := []string{"1echo x", "2echo y", "3echo z"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

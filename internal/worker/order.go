@@ -39,11 +39,10 @@ func Predictions(run *plan.Run, f learn.Forecast) []ci.Record {
 			continue
 		}
 		r.Job = j.ID
-		switch n := r.Step; {
-		case n == 0:
+		if r.Step == 0 {
 			r.Name = j.Name
-		case n <= len(j.Definition.Steps):
-			r.StepID = j.Definition.Steps[n-1].ID
+		} else if steps := numbered(j.Definition.Steps); r.Step <= len(steps) {
+			r.StepID = steps[r.Step-1].ID
 		}
 		if j.Matrix.Kind() != expr.KindNull {
 			r.Matrix = j.Matrix

@@ -16,9 +16,11 @@ import (
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // Runner runs jobs of one run, each in a machine of its own. It is an
@@ -64,9 +66,17 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		}
 		return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: what + ": " + err.Error()}
 	}
+	// The job's own set is the engine's; what is told about the job from here (its
+	// connections, why it could not run) goes through the same one.
+	masked := &mask.Set{}
+	for name, secret := range r.Secrets {
+		if err := masked.Add(secret); err != nil {
+			return lost("secret "+name, err)
+		}
+	}
 	secrets, err := run.Secrets(job, r.Secrets)
 	if err != nil {
-		return Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+		return Outcome{Conclusion: ci.Failure, Reason: masked.String(err.Error())}
 	}
 	run, secrets = r.environment(run, job, secrets)
 	var token string
@@ -78,7 +88,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	request := pool.Request{
 		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels,
 		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + pool.MaxLease/8),
-		Network:  network.Config{Policy: r.Network, Record: func(c network.Connection) { r.connection(job, c) }, Log: r.Log},
+		Network:  network.Config{Policy: r.Network, Record: func(c network.Connection) { r.connection(job, masked, c) }, Log: r.Log},
 	}
 	if r.Image != nil {
 		if request.Image, err = r.Image(job.Labels); err != nil {
@@ -106,7 +116,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
-		OnStep: lease.Network().SetStep, Log: r.Log,
+		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
 	if err != nil && lease.Err() != nil {
@@ -118,7 +128,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	if r.Linger != nil && err == nil && (res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut) {
 		r.Linger(ctx, job, lease)
 	}
-	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: true}
+	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: hooks.ended()}
 }
 
 // environment adds what a job's deployment environment has. The run given back
@@ -166,7 +176,9 @@ func (r *Runner) machine(job *plan.Job, s pool.Session, action string, took time
 		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}})
 }
 
-func (r *Runner) connection(job *plan.Job, c network.Connection) {
+func (r *Runner) connection(job *plan.Job, masked *mask.Set, c network.Connection) {
+	// A name that is asked for can hold a secret: it is the easiest way to send one.
+	c.Host, c.Reason = masked.String(c.Host), masked.String(c.Reason)
 	rec := ci.Record{Type: ci.ConnectionRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Reason: c.Reason,
 		DurationMS: ci.Ptr(c.Duration.Milliseconds()),
 		Connection: &ci.ConnectionEvent{Host: c.Host, Port: int(c.Port), Proto: c.Proto, Refused: c.Refused, BytesOut: c.BytesOut, BytesIn: c.BytesIn}}
@@ -189,6 +201,14 @@ type hooks struct {
 
 	mu    sync.Mutex
 	lines map[int][]string
+	end   bool // job.finished went by
+}
+
+// ended reports whether the engine has told how the job ended.
+func (h *hooks) ended() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.end
 }
 
 // Hooks returns what stands between the engine and the learner for one job, for
@@ -215,6 +235,11 @@ func (h *hooks) Emit(rec ci.Record) {
 			l = append(l[:0:0], l[len(l)-tail:]...)
 		}
 		h.lines[rec.Step] = l
+		h.mu.Unlock()
+	}
+	if rec.Type == ci.JobFinished {
+		h.mu.Lock()
+		h.end = true
 		h.mu.Unlock()
 	}
 	if rec.Type == ci.StepFinished && rec.Conclusion == ci.Success {
@@ -256,12 +281,26 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 
 // noRetry: a step with HEARTH_NO_RETRY in its env is not to be repeated.
 func (h *hooks) noRetry(s engine.StepInfo) bool {
-	for _, st := range h.job.Definition.Steps {
+	for _, st := range numbered(h.job.Definition.Steps) {
 		if st.ID == s.ID && st.Env.Get("HEARTH_NO_RETRY") != nil {
 			return true
 		}
 	}
 	return h.job.Definition.Env.Get("HEARTH_NO_RETRY") != nil
+}
+
+// numbered are the steps as the engine counts them: those of a parallel block one
+// by one.
+func numbered(steps []*workflow.Step) []*workflow.Step {
+	var out []*workflow.Step
+	for _, s := range steps {
+		if len(s.Parallel) > 0 {
+			out = append(out, numbered(s.Parallel)...)
+		} else {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // Known says what a planned run will consist of, for the learner.
@@ -272,7 +311,7 @@ func Known(run *plan.Run) []learn.JobInfo {
 			continue
 		}
 		info := learn.JobInfo{Key: j.Key}
-		for i, s := range j.Definition.Steps {
+		for i, s := range numbered(j.Definition.Steps) {
 			command := s.Uses
 			if s.Run != nil {
 				command = cmp.Or(s.Run.Str, s.Run.Text())
