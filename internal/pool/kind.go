@@ -40,6 +40,7 @@ type kind struct {
 	key    string
 	driver vm.Driver
 	img    *image.Image
+	src    source
 	cpus   int
 	memory int
 
@@ -54,6 +55,13 @@ type kind struct {
 	failures  int       // in a row, of making warm ones
 	notBefore time.Time // next try
 	release   func()    // lets go of the image
+}
+
+// source is what keeps templates: an [image.Image], but for tests.
+type source interface {
+	Template(ctx context.Context, key string, create func(ctx context.Context, dir string) error) (string, error)
+	DropTemplate(key string) error
+	Hold() (release func(), err error)
 }
 
 // instance is a machine with its agent connected.
@@ -185,7 +193,7 @@ func (k *kind) template(ctx context.Context) (string, error) {
 	k.tmplKey = fmt.Sprintf("%s/%d/%d/scratch-%d/template-%s", finger, k.cpus, k.memory, k.pool.cfg.ScratchMiB, templateVersion)
 	for again := false; ; again = true {
 		began, made := time.Now(), false
-		dir, err := k.img.Template(ctx, k.tmplKey, func(ctx context.Context, dir string) error {
+		dir, err := k.src.Template(ctx, k.tmplKey, func(ctx context.Context, dir string) error {
 			made = true
 			return k.makeTemplate(ctx, dir)
 		})
@@ -199,7 +207,7 @@ func (k *kind) template(ctx context.Context) (string, error) {
 			// every machine.
 			if err := v.Verify(ctx, dir); errors.Is(err, vm.ErrSnapshot) && !again {
 				k.pool.log.Warn("the template is damaged and is made again", "kind", k.key, "err", err)
-				if err := k.img.DropTemplate(k.tmplKey); err != nil {
+				if err := k.src.DropTemplate(k.tmplKey); err != nil {
 					return "", err
 				}
 				continue
@@ -223,12 +231,16 @@ func (k *kind) hold() error {
 	if held {
 		return nil
 	}
-	release, err := k.img.Hold()
+	release, err := k.src.Hold()
 	if err != nil {
 		return err
 	}
 	k.pool.mu.Lock()
 	defer k.pool.mu.Unlock()
+	if k.release != nil || k.pool.closed { // another claim was quicker, or all is over
+		release()
+		return nil
+	}
 	k.release = release
 	return nil
 }
@@ -243,7 +255,7 @@ func (k *kind) forget(ctx context.Context, dir string) error {
 		return nil
 	}
 	k.dir = ""
-	return k.img.DropTemplate(k.tmplKey)
+	return k.src.DropTemplate(k.tmplKey)
 }
 
 func (k *kind) lock(ctx context.Context) error {

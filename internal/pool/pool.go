@@ -157,6 +157,7 @@ type Pool struct {
 	log      *slog.Logger
 	machines string // directory of machine directories
 	drivers  map[string]vm.Driver
+	source   func(*image.Image) source // but for tests, the image itself
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -185,6 +186,10 @@ type waiter struct {
 // New returns a pool. It checks the drivers and removes what dead processes
 // left, but makes no machine: see [Pool.Prepare].
 func New(cfg Config) (*Pool, error) {
+	return newPool(cfg, func(i *image.Image) source { return i })
+}
+
+func newPool(cfg Config, src func(*image.Image) source) (*Pool, error) {
 	if cfg.Driver == nil {
 		return nil, errors.New("pool: no driver")
 	}
@@ -204,7 +209,7 @@ func New(cfg Config) (*Pool, error) {
 	if cfg.Means.MemoryMiB == 0 {
 		cfg.Means.MemoryMiB = host.MemoryMiB
 	}
-	p := &Pool{cfg: cfg, log: cfg.Log, drivers: map[string]vm.Driver{}, kinds: map[string]*kind{}, leases: map[*Lease]struct{}{}, wake: make(chan struct{}, 1)}
+	p := &Pool{cfg: cfg, source: src, log: cfg.Log, drivers: map[string]vm.Driver{}, kinds: map[string]*kind{}, leases: map[*Lease]struct{}{}, wake: make(chan struct{}, 1)}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -330,7 +335,7 @@ func (p *Pool) complete(r Request) (Request, *kind, error) {
 	}
 	k := p.kinds[key]
 	if k == nil {
-		k = &kind{pool: p, key: key, driver: d, img: r.Image, cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
+		k = &kind{pool: p, key: key, driver: d, img: r.Image, src: p.source(r.Image), cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
 		p.kinds[key] = k
 	}
 	return r, k, nil
