@@ -1,0 +1,142 @@
+package pool
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/vm/qemu"
+)
+
+// TestQEMU is the pool on real machines, whose root is their initrd.
+func TestQEMU(t *testing.T) {
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("SKIPPED, NOT PASSED: qemu-system-x86_64 is not installed: apt-get install qemu-system-x86")
+	}
+	agent := filepath.Join(t.TempDir(), "hearth-guest")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "github.com/hearth-ci/hearth/cmd/hearth-guest")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the agent: %v\n%s", err, msg)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache = filepath.Join(cache, "hearth-test")
+	building, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	img, err := image.Boot(building, image.Options{Dir: filepath.Join(cache, "images"), Agent: agent})
+	if err != nil {
+		t.Skipf("SKIPPED, NOT PASSED: no kernel to boot: %v", err)
+	}
+	run := t.TempDir()
+	cfg := Config{
+		Driver: qemu.New(qemu.Config{CacheDir: cache}), Image: img, RunDir: run, CacheDir: t.TempDir(),
+		CPUs: 1, MemoryMiB: 256, Means: Means{CPUs: 2, MemoryMiB: 1024}, Warm: 1, Touch: []string{"/init", "version"},
+	}
+	// Two pools on one host, as two programs would be, ask for the same template.
+	var pools [2]*Pool
+	for i := range pools {
+		if pools[i], err = New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := pools[i].Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var wg sync.WaitGroup
+	for _, p := range pools {
+		wg.Go(func() {
+			l, err := p.Claim(t.Context(), Request{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got := version(t, l); !strings.HasPrefix(got, "hearth-guest ") {
+				t.Errorf("the guest says %q", got)
+			}
+			if err := l.Release(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	if err := pools[1].Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	p := pools[0]
+	until(t, "a warm machine", func() bool { return p.Stats().Warm == 1 })
+	l, err := p.Claim(t.Context(), Request{Hostname: "real"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.Session().Warm {
+		t.Error("the machine that was ready was not used")
+	}
+	c := l.Client()
+	name := func() string {
+		b, err := l.Client().ReadFile(t.Context(), "/proc/sys/kernel/hostname", 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(b))
+	}
+	if got := name(); got != "real" {
+		t.Errorf("host name %q", got)
+	}
+	write := func(s string) {
+		if err := l.Client().WriteFile(t.Context(), "/run/note", []byte(s), 0o600, "root"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("before")
+	point, err := l.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("after") // the same connection goes on
+	if err := l.Rollback(t.Context(), point); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := l.Client().ReadFile(t.Context(), "/run/note", 100); err != nil || string(b) != "before" {
+		t.Errorf("after the rollback: %q, %v", b, err)
+	}
+	if c == l.Client() || name() != "real" {
+		t.Errorf("want another client and the same host name, have %q", name())
+	}
+	version(t, l)
+	if err := l.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(run, "machines")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func version(t *testing.T, l *Lease) string {
+	t.Helper()
+	var out bytes.Buffer
+	x, err := l.Client().Exec(t.Context(), guest.Cmd{Argv: []string{"/init", "version"}, User: "root", Dir: "/", Stdout: &out})
+	if err != nil || !x.OK() {
+		t.Errorf("version: %v, %v", x, err)
+	}
+	return out.String()
+}
