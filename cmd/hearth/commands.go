@@ -19,6 +19,7 @@ func (a *app) commands() []*cobra.Command {
 		a.imageCommand(),
 		a.doctorCommand(),
 		a.tokenCommand(),
+		a.benchCommand(),
 		a.versionCommand(),
 	}
 }

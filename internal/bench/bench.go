@@ -34,6 +34,8 @@ type Figure struct {
 	Max    float64 `json:"max"`
 	Target float64 `json:"target"`
 	OK     bool    `json:"ok"`
+	// AtLeast says that Target bounds P50 from below: a rate.
+	AtLeast bool `json:"at_least,omitempty"`
 }
 
 // NewReport begins a report about this machine.
@@ -53,6 +55,20 @@ func (r *Report) Add(name, unit string, target float64, samples []float64) {
 	r.Figures = append(r.Figures, f)
 }
 
+// AddP99 is Add with a target that bounds P99.
+func (r *Report) AddP99(name, unit string, target float64, samples []float64) {
+	r.Add(name, unit, target, samples)
+	f := &r.Figures[len(r.Figures)-1]
+	f.OK = f.N > 0 && (target == 0 || f.P99 <= target)
+}
+
+// AddRate is Add with a target that bounds the median from below.
+func (r *Report) AddRate(name, unit string, target float64, samples []float64) {
+	r.Add(name, unit, target, samples)
+	f := &r.Figures[len(r.Figures)-1]
+	f.AtLeast, f.OK = true, f.N > 0 && f.P50 >= target
+}
+
 // OK reports whether all targets are met.
 func (r *Report) OK() bool {
 	return !slices.ContainsFunc(r.Figures, func(f Figure) bool { return !f.OK })
@@ -67,6 +83,9 @@ func (r *Report) Table(w io.Writer) error {
 		target, mark := "–", ""
 		if f.Target != 0 {
 			target, mark = fmt.Sprintf("%.4g", f.Target), "met"
+			if f.AtLeast {
+				target = "≥ " + target
+			}
 			if !f.OK {
 				mark = "MISSED"
 			}

@@ -180,7 +180,7 @@ func (r *Runner) connection(job *plan.Job, masked *mask.Set, c network.Connectio
 	// A name that is asked for can hold a secret: it is the easiest way to send one.
 	c.Host, c.Reason = masked.String(c.Host), masked.String(c.Reason)
 	rec := ci.Record{Type: ci.ConnectionRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Reason: c.Reason,
-		DurationMS: ci.Ptr(c.Duration.Milliseconds()),
+		DurationMS: new(c.Duration.Milliseconds()),
 		Connection: &ci.ConnectionEvent{Host: c.Host, Port: int(c.Port), Proto: c.Proto, Refused: c.Refused, BytesOut: c.BytesOut, BytesIn: c.BytesIn}}
 	if c.IP.IsValid() {
 		rec.Connection.IP = c.IP.String()

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hearth-ci/hearth/internal/bench"
+	"github.com/hearth-ci/hearth/internal/pool"
+)
+
+func (a *app) benchCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "bench", Short: "Measure what Hearth promises in figures",
+		Long: `Measure what Hearth promises in figures, on this machine, and say of each whether
+it is met. Exit code 1 if one is not.`,
+	}
+	var asJSON bool
+	c.PersistentFlags().BoolVar(&asJSON, "json", false, "the report as JSON")
+	report := func(ctx context.Context, r *bench.Report, err error) error {
+		if err != nil {
+			if ctx.Err() != nil {
+				return &exit{exitCancelled, context.Cause(ctx)}
+			}
+			return err
+		}
+		if asJSON {
+			enc := json.NewEncoder(a.out)
+			enc.SetIndent("", "  ")
+			err = enc.Encode(r)
+		} else {
+			err = r.Table(a.out)
+		}
+		if err == nil && !r.OK() {
+			return &exit{code: exitFailed}
+		}
+		return err
+	}
+	progress := func(what string) {
+		if isTerminal(a.err) {
+			fmt.Fprintf(a.err, "\r\x1b[Kbench: %s", what)
+		}
+	}
+	done := func() {
+		if isTerminal(a.err) {
+			fmt.Fprint(a.err, "\r\x1b[K")
+		}
+	}
+
+	var vms machineOptions
+	var rounds, clones int
+	machines := &cobra.Command{
+		Use: "vm", Short: "Machines: boot, restore, commands, fifty at once", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx := c.Context()
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			driver, err := a.driver(ctx, vms.driver, dirs)
+			if err != nil {
+				return err
+			}
+			img, err := a.image(ctx, dirs, vms.image)
+			if err != nil {
+				return err
+			}
+			defer done()
+			r, err := bench.VM(ctx, bench.VMOptions{Driver: driver, Image: img, RunDir: dirs.Run, CacheDir: dirs.Cache, CPUs: vms.cpus, MemoryMiB: vms.memoryMiB,
+				Rounds: rounds, Clones: clones, Progress: progress})
+			done()
+			return report(ctx, r, err)
+		},
+	}
+	a.machineFlags(machines, &vms)
+	machines.Flags().Lookup("cpus").DefValue, vms.cpus = "1", 1
+	machines.Flags().Lookup("memory").DefValue, vms.memoryMiB = "512", 512
+	machines.Flags().IntVar(&rounds, "rounds", 0, "of most figures (default 20)")
+	machines.Flags().IntVar(&clones, "clones", 0, "machines at once (default 50)")
+
+	learning := &cobra.Command{
+		Use: "learn", Short: "The learner: updates and predictions after 10⁴ and 10⁶ executions", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := bench.Learn(c.Context())
+			return report(c.Context(), r, err)
+		},
+	}
+
+	var serveVMs machineOptions
+	var seconds, pushes int
+	var bare bool
+	serving := &cobra.Command{
+		Use: "serve", Short: "The server: deliveries a second, and a push to its check", Args: cobra.NoArgs,
+		Long: `Measure the server: deliveries that the webhook accepts in a second and how long
+an answer takes, with the database on the disk of the state directory; and the
+time from a signed push to its check in progress, in a real machine, against a
+GitHub inside this process. None of it touches what is on record here.`,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			ctx := c.Context()
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			dir, err := os.MkdirTemp(dirs.State, "bench-")
+			if err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			defer os.RemoveAll(dir)
+			o := bench.ServeOptions{Dir: dir, Seconds: seconds, Rounds: pushes, Progress: progress, CPUs: serveVMs.cpus, MemoryMiB: serveVMs.memoryMiB}
+			if !bare {
+				serveVMs.warm, serveVMs.max = 1, 1
+				var p *pool.Pool
+				if p, err = a.machines(ctx, dirs, serveVMs); err != nil {
+					return err
+				}
+				defer closePool(p)
+				o.Pool = p
+			}
+			defer done()
+			r, err := bench.Serve(ctx, o)
+			done()
+			return report(ctx, r, err)
+		},
+	}
+	a.machineFlags(serving, &serveVMs)
+	serving.Flags().IntVar(&seconds, "seconds", 5, "of each load")
+	serving.Flags().IntVar(&pushes, "pushes", 10, "to their checks")
+	serving.Flags().BoolVar(&bare, "no-machines", false, "leave out what needs machines")
+	c.AddCommand(machines, learning, serving)
+	return c
+}

@@ -1,0 +1,212 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/queue"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/worker"
+)
+
+// counter is a desk over a real store, with one job.
+type counter struct {
+	t     *testing.T
+	store *store.Store
+	queue *queue.Queue
+	desk  *worker.Desk
+	rec   *store.Recorder
+	run   ci.Run
+	job   ci.Job
+}
+
+func newCounter(t *testing.T) *counter {
+	t.Helper()
+	ctx := t.Context()
+	s, err := store.Open(ctx, filepath.Join(t.TempDir(), "hearth.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &counter{t: t, store: s, queue: queue.New(s, queue.Config{Lease: 300 * time.Millisecond, Poll: 10 * time.Millisecond, Attempts: 2})}
+	run, jobs, err := s.CreateRun(ctx, ci.Run{Repository: "o/r", File: "f"}, []ci.Job{{Key: "a", Job: "a", Name: "a"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.run, c.job = run, jobs[0]
+	if c.rec, err = s.Recorder(context.Background(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	c.desk = &worker.Desk{Queue: c.queue, Log: slog.New(slog.DiscardHandler),
+		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
+			j, err := s.Job(ctx, id)
+			return j.Conclusion, j.Status == ci.Completed, err
+		},
+		Attempt: func(ctx context.Context, id string) (string, int, error) {
+			state, n, _, _, err := s.QueueState(ctx, id)
+			return state, n, err
+		},
+	}
+	t.Cleanup(func() { c.rec.Close(); s.Close() })
+	return c
+}
+
+// work starts workers until the test ends.
+func (c *counter) work(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.desk.Work(ctx, "w", []string{"linux"}, 1)
+	}()
+	stop = func() { cancel(); <-done }
+	c.t.Cleanup(stop)
+	return stop
+}
+
+func (c *counter) execute(ctx context.Context, run func(context.Context, ci.Sink) worker.Outcome) worker.Outcome {
+	h := &worker.Handed{Desk: c.desk, RunID: c.run.ID, Records: c.rec,
+		ID: func(context.Context, string) (string, error) { return c.job.ID, nil },
+		Run: func(ctx context.Context, s ci.Sink, _ *plan.Run, _ *plan.Job, _ expr.Value) worker.Outcome {
+			return run(ctx, s)
+		},
+	}
+	return h.Execute(ctx, nil, &plan.Job{Key: "a", ID: "a", Name: "a", Labels: []string{"linux"}}, expr.Null())
+}
+
+// ended is how the job ended on record.
+func (c *counter) ended() store.StoredJob {
+	c.t.Helper()
+	j, err := c.store.Job(c.t.Context(), c.job.ID)
+	if err != nil || j.Status != ci.Completed {
+		c.t.Fatalf("%+v, %v", j, err)
+	}
+	return j
+}
+
+func TestDeskRuns(t *testing.T) {
+	c := newCounter(t)
+	c.work(t.Context())
+	out := c.execute(t.Context(), func(context.Context, ci.Sink) worker.Outcome {
+		return worker.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"k": "v"}}
+	})
+	if out.Conclusion != ci.Success || !out.Told || c.ended().Conclusion != ci.Success || c.ended().Outputs["k"] != "v" {
+		t.Errorf("%+v, %+v", out, c.ended())
+	}
+}
+
+func TestDeskCancelsWhatWaits(t *testing.T) {
+	c := newCounter(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("nobody wants it"))
+	out := c.execute(ctx, func(context.Context, ci.Sink) worker.Outcome {
+		t.Error("it ran")
+		return worker.Outcome{}
+	})
+	if j := c.ended(); out.Conclusion != ci.Cancelled || j.Conclusion != ci.Cancelled || j.Reason != "nobody wants it" {
+		t.Errorf("%+v, %+v", out, j)
+	}
+}
+
+func TestDeskCancelsWhatRuns(t *testing.T) {
+	c := newCounter(t)
+	c.work(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := c.execute(ctx, func(ctx context.Context, _ ci.Sink) worker.Outcome {
+		cancel(errors.New("a newer one came"))
+		<-ctx.Done()
+		return worker.Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
+	})
+	if j := c.ended(); out.Conclusion != ci.Cancelled || j.Reason != "a newer one came" {
+		t.Errorf("%+v, %+v", out, j)
+	}
+}
+
+// A worker that stops answering loses the job: another gets it, and what the
+// first one still says does not count. When the last attempt is lost, so is the
+// job: red, and not its own doing.
+func TestDeskLosesWorkers(t *testing.T) {
+	for _, deaths := range []int{1, 2} {
+		c := newCounter(t)
+		if _, err := c.queue.Add(t.Context(), queue.Item{JobID: c.job.ID, Labels: []string{"linux"}}); err != nil {
+			t.Fatal(err)
+		}
+		var ghosts []ci.Sink
+		die := func() {
+			claim, err := c.queue.Claim(t.Context(), "ghost", []string{"linux"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ghosts = append(ghosts, c.rec.ForAttempt("a", claim.Attempt))
+		}
+		die()
+		for range deaths - 1 {
+			for {
+				e, err := c.queue.Expire(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(e.Requeued) > 0 {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			die()
+		}
+		c.work(t.Context())
+		var ran atomic.Int32
+		out := c.execute(t.Context(), func(_ context.Context, s ci.Sink) worker.Outcome {
+			ran.Add(1)
+			ghosts[0].Emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Failure, Reason: "a ghost's word"})
+			return worker.Outcome{Conclusion: ci.Success}
+		})
+		j := c.ended()
+		switch deaths {
+		case 1:
+			if out.Conclusion != ci.Success || j.Conclusion != ci.Success || j.Attempt != 2 || ran.Load() != 1 {
+				t.Errorf("%+v, %+v", out, j)
+			}
+		case 2:
+			if out.Conclusion != ci.Failure || !out.Infrastructure || !j.Infrastructure || !strings.Contains(j.Reason, "lost") || ran.Load() != 0 {
+				t.Errorf("%+v, %+v", out, j)
+			}
+		}
+	}
+}
+
+// Workers that are to stop give back what does not end in time, unrecorded.
+func TestDeskStops(t *testing.T) {
+	c := newCounter(t)
+	c.desk.Grace = time.Millisecond
+	stop := c.work(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
+	running := make(chan struct{})
+	result := make(chan worker.Outcome)
+	go func() {
+		result <- c.execute(ctx, func(ctx context.Context, s ci.Sink) worker.Outcome {
+			close(running)
+			<-ctx.Done()
+			s.Emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Cancelled})
+			return worker.Outcome{Conclusion: ci.Cancelled, Told: true}
+		})
+	}()
+	<-running
+	stop()
+	cancel(worker.ErrStopping)
+	<-result
+	j, err := c.store.Job(t.Context(), c.job.ID)
+	if err != nil || j.Status == ci.Completed {
+		t.Errorf("%+v, %v", j, err)
+	}
+	if state, attempt, _, _, err := c.store.QueueState(t.Context(), c.job.ID); state != "queued" || attempt != 1 || err != nil {
+		t.Errorf("in the queue: %s, attempt %d, %v", state, attempt, err)
+	}
+}
