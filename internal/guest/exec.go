@@ -57,9 +57,12 @@ type Process struct {
 	cmd Cmd
 	ctx context.Context
 
-	stdin sync.WaitGroup
-	inErr error // why Stdin could not be read; valid after stdin
-	inEnd chan struct{}
+	inErr chan error    // why Stdin could not be read, if so; sent before the command is stopped for it
+	inEnd chan struct{} // closed when feed has returned
+
+	mu      sync.Mutex
+	reading bool // feed is inside a Read of Stdin
+	ended   bool // and shall not begin another
 }
 
 // Exec runs a command and returns how it ended. A non-zero exit is not an error:
@@ -96,7 +99,7 @@ func (c *Client) Start(ctx context.Context, cmd Cmd) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{c: c, s: s, cmd: cmd, ctx: ctx, inEnd: make(chan struct{})}
+	p := &Process{c: c, s: s, cmd: cmd, ctx: ctx, inEnd: make(chan struct{}), inErr: make(chan error, 1)}
 	if cmd.Stdin != nil {
 		go p.feed()
 	} else {
@@ -110,7 +113,17 @@ func (p *Process) feed() {
 	defer close(p.inEnd)
 	buf := make([]byte, headerSize+MaxPayload)
 	for {
+		p.mu.Lock()
+		if p.ended {
+			p.mu.Unlock()
+			return
+		}
+		p.reading = true
+		p.mu.Unlock()
 		n, err := p.cmd.Stdin.Read(buf[headerSize:])
+		p.mu.Lock()
+		p.reading = false
+		p.mu.Unlock()
 		if n > 0 {
 			if p.c.send(p.s, buf[:headerSize+n], false) != nil {
 				return // the command has ended, or the connection has
@@ -118,7 +131,7 @@ func (p *Process) feed() {
 		}
 		if err != nil {
 			if err != io.EOF {
-				p.inErr = fmt.Errorf("guest: exec: reading its input: %w", err)
+				p.inErr <- fmt.Errorf("guest: exec: reading its input: %w", err)
 				p.stop(p.cmd.StopSignal)
 			}
 			p.c.send(p.s, buf[:headerSize], true)
@@ -154,10 +167,17 @@ func (p *Process) Wait() (Exit, error) {
 	exit, err := p.wait()
 	if p.cmd.Stdin != nil {
 		p.s.out.close(errStreamEnded)
+		p.mu.Lock()
+		p.ended = true
+		reading := p.reading
+		p.mu.Unlock()
+		if !reading { // a Read may last for ever
+			<-p.inEnd
+		}
 		select {
-		case <-p.inEnd:
-			err = errors.Join(err, p.inErr)
-		default: // in Read, perhaps for ever
+		case inErr := <-p.inErr:
+			err = errors.Join(err, inErr)
+		default:
 		}
 	}
 	return exit, err

@@ -83,12 +83,13 @@ func (c *Client) upload(ctx context.Context, s *stream, r io.Reader) error {
 				atEnd.Store(true)
 			}
 			if err != nil && !last {
+				// First the reason, then what makes the stream end.
+				sent <- fmt.Errorf("guest: %v: reading what to send: %w", s.op, err)
 				select {
 				case <-ended:
 				default:
 					c.cancel(s)
 				}
-				sent <- fmt.Errorf("guest: %v: reading what to send: %w", s.op, err)
 				return
 			}
 			if c.send(s, buf[:headerSize+n], last) != nil || last {
