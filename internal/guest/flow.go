@@ -89,14 +89,13 @@ func (b *batch) each(fn func(ch uint8, p []byte, end bool) error) error {
 // inbox holds what arrived on a stream until its consumer takes it. The reader
 // of the connection never waits for it: the window bounds it.
 type inbox struct {
-	mu     sync.Mutex
-	ready  chan struct{} // holds one token while there is something to take
-	next   batch
-	held   int // cost of all that arrived and was not granted again
-	owed   int // consumed, to be granted
-	drop   bool
-	final  *final
-	closed error
+	mu    sync.Mutex
+	ready chan struct{} // holds one token while there is something to take
+	next  batch
+	held  int // cost of all that arrived and was not granted again
+	owed  int // consumed, to be granted
+	drop  bool
+	final *final
 }
 
 // final is the end of a stream: exactly one of the two is meant.

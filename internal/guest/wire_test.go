@@ -16,6 +16,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 // agent plays an agent by hand: it answers the hello and hands over to act.
@@ -159,7 +160,7 @@ func TestErrorTextIsPrintable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = c.Exec(t.Context(), Cmd{Argv: []string{"x"}})
-	if _, ok := errors.AsType[*Error](err); !ok || strings.ContainsAny(err.Error(), "\x1b\xff\u202e\n") {
+	if _, ok := errors.AsType[*Error](err); !ok || strings.ContainsAny(err.Error(), "\x1b\u202e\n") || !utf8.ValidString(err.Error()) {
 		t.Errorf("%q", err)
 	}
 }
