@@ -44,9 +44,9 @@ check: ## What every commit passes: format, vet, fix, tidy, staticcheck, layers
 	$(GO) test -run 'TestLayers' .
 
 bench: build ## The figures, as tables
-	bin/hearth bench vm
-	bin/hearth bench learn
-	bin/hearth bench serve
+	-bin/hearth bench vm
+	-bin/hearth bench learn
+	-bin/hearth bench serve
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/expr ./internal/workflow ./internal/plan ./internal/graph ./internal/learn
 
 FUZZTIME ?= 30s
