@@ -110,9 +110,9 @@ func concludeAsLost(ctx context.Context, s *store.Store, run ci.Run) error {
 	}
 	since := func(t time.Time) *int64 {
 		if t.IsZero() {
-			return ci.Ptr(int64(0))
+			return new(int64(0))
 		}
-		return ci.Ptr(max(0, last.Sub(t).Milliseconds()))
+		return new(max(0, last.Sub(t).Milliseconds()))
 	}
 	jobs, err := s.Jobs(ctx, run.ID)
 	if err != nil {
@@ -139,7 +139,7 @@ func concludeAsLost(ctx context.Context, s *store.Store, run ci.Run) error {
 				continue
 			}
 			r := base
-			r.Type, r.Step, r.StepID, r.Name, r.Outcome, r.ExitCode, r.DurationMS = ci.StepFinished, st.Number, st.StepID, st.Name, ci.Failure, ci.Ptr(0), since(st.Started)
+			r.Type, r.Step, r.StepID, r.Name, r.Outcome, r.ExitCode, r.DurationMS = ci.StepFinished, st.Number, st.StepID, st.Name, ci.Failure, new(0), since(st.Started)
 			rec.Emit(r)
 		}
 		r := base

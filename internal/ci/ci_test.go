@@ -44,7 +44,7 @@ func TestIDsSortByAge(t *testing.T) {
 }
 
 func TestRecordKeepsZeroes(t *testing.T) {
-	b, err := json.Marshal(Record{V: RecordVersion, Type: StepFinished, ExitCode: Ptr(0), DurationMS: Ptr(int64(0))})
+	b, err := json.Marshal(Record{V: RecordVersion, Type: StepFinished, ExitCode: new(0), DurationMS: new(int64(0))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -150,6 +150,3 @@ type SinkFunc func(Record)
 
 // Emit calls f.
 func (f SinkFunc) Emit(r Record) { f(r) }
-
-// Ptr returns a pointer to v, for the optional numbers of a Record.
-func Ptr[T any](v T) *T { return &v }

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -101,9 +102,7 @@ jobs:
 // request is pull_request.opened with our installation and commits.
 func (s *site) request(changes map[string]any) []byte {
 	all := map[string]any{"installation.id": s.gh.Installation}
-	for k, v := range changes {
-		all[k] = v
-	}
+	maps.Copy(all, changes)
 	s.gh.Commit(hello, head2, map[string]string{".github/workflows/ci.yml": passes})
 	s.gh.Commit(hello, base2, map[string]string{"README.md": "none here"})
 	s.gh.Describe(hello, head2, "Update the README")

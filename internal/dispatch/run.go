@@ -265,9 +265,9 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run) (conducted bool, er
 	for _, j := range jobs {
 		if j.Status != ci.Completed {
 			rec.ForAttempt(j.Key, j.Attempt).Emit(ci.Record{Type: ci.JobFinished, Run: run.ID, Job: j.Job.Job, JobKey: j.Key, Name: j.Name,
-				Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: ci.Ptr(int64(0))})
+				Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: new(int64(0))})
 		}
 	}
-	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: ci.Ptr(int64(0))})
+	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: new(int64(0))})
 	return false, rec.Close()
 }

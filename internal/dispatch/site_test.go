@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -395,8 +396,6 @@ const (
 
 func (s *site) push(changes map[string]any) []byte {
 	all := map[string]any{"installation.id": s.gh.Installation}
-	for k, v := range changes {
-		all[k] = v
-	}
+	maps.Copy(all, changes)
 	return payloadOf(s.t, "push", all)
 }

@@ -415,7 +415,7 @@ func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload
 	for _, x := range ds {
 		rec.Emit(ci.Record{Type: ci.DiagnosticRec, Run: run.ID, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()})
 	}
-	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: ci.Ptr(int64(0))})
+	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: new(int64(0))})
 	err = rec.Close()
 	r.close()
 	d.reporters.Go(func() { r.work(d.report) })

@@ -578,7 +578,7 @@ func (r *run) extra(x *execution, cond *expr.Expr, do func() outcome) {
 	}
 	r.emit(x, ci.Record{
 		Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
-		Infrastructure: res.Infrastructure, DurationMS: ci.Ptr(res.Duration.Milliseconds()), ExitCode: ci.Ptr(res.ExitCode),
+		Infrastructure: res.Infrastructure, DurationMS: new(res.Duration.Milliseconds()), ExitCode: new(res.ExitCode),
 	})
 	r.mu.Lock()
 	r.steps = append(r.steps, res)

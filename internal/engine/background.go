@@ -155,7 +155,7 @@ func (r *run) control(sc *scope, s *workflow.Step, number int) {
 	res.Duration = time.Since(began)
 	r.emit(x, ci.Record{
 		Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
-		DurationMS: ci.Ptr(res.Duration.Milliseconds()), ExitCode: ci.Ptr(0),
+		DurationMS: new(res.Duration.Milliseconds()), ExitCode: new(0),
 	})
 	r.mu.Lock()
 	r.steps = append(r.steps, res)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strings"
 	"sync"
@@ -118,9 +119,7 @@ func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *execu
 	x := &execution{r: r, sc: sc, def: s, number: number, id: id, record: id, state: map[string]string{}, ctx: r.hard}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for k, v := range r.preState[s] {
-		x.state[k] = v
-	}
+	maps.Copy(x.state, r.preState[s])
 	return x
 }
 
@@ -140,7 +139,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 		res.Name, res.Duration = r.clean(x.name), time.Since(began)
 		rec := ci.Record{
 			Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
-			Infrastructure: res.Infrastructure, DurationMS: ci.Ptr(res.Duration.Milliseconds()), ExitCode: ci.Ptr(res.ExitCode),
+			Infrastructure: res.Infrastructure, DurationMS: new(res.Duration.Milliseconds()), ExitCode: new(res.ExitCode),
 		}
 		if res.Attempts > 1 {
 			rec.Attempt = res.Attempts

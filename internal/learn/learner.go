@@ -193,7 +193,7 @@ func (f Forecast) Records(jobs []JobInfo) []ci.Record {
 	if f.Jobs == nil {
 		return nil
 	}
-	out := []ci.Record{{Type: ci.PredictionRec, Prediction: ci.Ptr(f.Run)}}
+	out := []ci.Record{{Type: ci.PredictionRec, Prediction: new(f.Run)}}
 	for _, j := range jobs {
 		if p, ok := f.Jobs[j.Key]; ok {
 			out = append(out, ci.Record{Type: ci.PredictionRec, JobKey: j.Key, Prediction: &p})

@@ -81,7 +81,7 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 		if last && fail {
 			end = ci.Failure
 		}
-		emit(ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: ci.Ptr(int64(1000 * (i + 1)))})
+		emit(ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: new(int64(1000 * (i + 1)))})
 	}
 	if fail {
 		f := learn.Failure{Run: run.ID, Repository: "o/r", Workflow: "ci.yml", JobKey: "test", Step: len(w.steps), Command: w.steps[len(w.steps)-1],

@@ -276,7 +276,7 @@ func (a *adviser) condition(e *expr.Expr, src string, pos workflow.Pos) {
 	if a.w.Trigger("workflow_call") != nil || strings.Contains(src, "||") {
 		return
 	}
-	for _, part := range strings.Split(src, "&&") {
+	for part := range strings.SplitSeq(src, "&&") {
 		m := eventTest.FindStringSubmatch(strings.TrimSpace(part))
 		if m == nil || a.w.Trigger(strings.ToLower(m[1])) != nil {
 			continue

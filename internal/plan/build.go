@@ -63,7 +63,7 @@ func Build(req Request) (*Run, []workflow.Diagnostic) {
 		r.Jobs = append(r.Jobs, jobs...)
 	}
 	if len(r.Jobs) == 0 && !workflow.Errors(p.diags) {
-		p.diag(w, errors.New("The workflow has no jobs"), workflow.Pos{}, "no-jobs")
+		p.diag(w, errors.New("the workflow has no jobs"), workflow.Pos{}, "no-jobs")
 	}
 	if workflow.Errors(p.diags) {
 		return nil, p.diags

@@ -16,7 +16,7 @@ func jobs(lines ...string) files {
 	for _, l := range lines {
 		id, rest, _ := strings.Cut(l, ":")
 		b.WriteString("  " + id + ":\n    runs-on: x\n    steps: [{run: echo}]\n")
-		for _, kv := range strings.Split(strings.TrimSpace(rest), "; ") {
+		for kv := range strings.SplitSeq(strings.TrimSpace(rest), "; ") {
 			if kv != "" {
 				b.WriteString("    " + kv + "\n")
 			}

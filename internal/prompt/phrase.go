@@ -41,7 +41,6 @@ type phrasing struct {
 	literals []string // what stood in backquotes or quotes
 
 	on       []string // YAML lines under "on:"
-	events   []string
 	branches []string
 	matrix   map[string][]string // tool → versions
 	tools    []string            // tool chains, in order of mention
@@ -448,7 +447,7 @@ func cron(every, count, at string) (string, error) {
 	case "sunday":
 		return day(0)
 	}
-	return "", fmt.Errorf("I do not know when that is")
+	return "", fmt.Errorf("it is not clear when that is")
 }
 
 func clock(at string) (hour, minute int, err error) {
@@ -477,9 +476,10 @@ func clock(at string) (hour, minute int, err error) {
 
 // chainsOf notes the tool chains that the text speaks of, in order.
 func (p *phrasing) chainsOf(text string) {
-	all := text
+	var all strings.Builder
+	all.WriteString(text)
 	for _, l := range p.literals {
-		all += " " + l
+		all.WriteString(" " + l)
 	}
 	type hit struct {
 		at   int
@@ -488,7 +488,7 @@ func (p *phrasing) chainsOf(text string) {
 	var hits []hit
 	for name, c := range chains() {
 		for _, w := range c.words {
-			if i := wordAt(all, w); i >= 0 {
+			if i := wordAt(all.String(), w); i >= 0 {
 				hits = append(hits, hit{i, name})
 			}
 		}

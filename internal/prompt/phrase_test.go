@@ -19,17 +19,18 @@ func gist(t *testing.T, yaml string) string {
 	}
 	var on []string
 	for _, tr := range w.On {
-		s := tr.Event
+		var s strings.Builder
+		s.WriteString(tr.Event)
 		if len(tr.Branches) > 0 {
-			s += fmt.Sprint(tr.Branches)
+			s.WriteString(fmt.Sprint(tr.Branches))
 		}
 		if len(tr.Tags) > 0 {
-			s += fmt.Sprint("tags", tr.Tags)
+			s.WriteString(fmt.Sprint("tags", tr.Tags))
 		}
 		for _, c := range tr.Cron {
-			s += "(" + c.Cron + ")"
+			s.WriteString("(" + c.Cron + ")")
 		}
-		on = append(on, s)
+		on = append(on, s.String())
 	}
 	out := strings.Join(on, "+") + ":"
 	for _, j := range w.Jobs {

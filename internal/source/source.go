@@ -189,7 +189,7 @@ func (d *Dir) names(ctx context.Context) ([]string, error) {
 		return d.walk()
 	}
 	var names []string
-	for _, n := range strings.Split(out, "\x00") {
+	for n := range strings.SplitSeq(out, "\x00") {
 		if n != "" && !strings.HasSuffix(n, "/") {
 			names = append(names, n)
 		}

@@ -148,7 +148,7 @@ func testRecorder(t *testing.T, a, b *store.Store) {
 	rec.Emit(ci.Record{Type: ci.LogLine, Job: "test", JobKey: "test (1)", Step: 1, Stream: "stdout", Text: "other job"})
 	rec.Emit(ci.Record{Type: ci.LogLine, Job: "build", Step: 2, Stream: "stdout", Text: "two"})
 	rec.Emit(ci.Record{Type: ci.LogLine, Job: "build", Step: 1, Stream: "stderr", Text: "three"})
-	rec.Emit(ci.Record{Type: ci.StepFinished, Job: "build", Step: 1, Outcome: ci.Failure, Conclusion: ci.Success, ExitCode: ci.Ptr(2), DurationMS: ci.Ptr(int64(5))})
+	rec.Emit(ci.Record{Type: ci.StepFinished, Job: "build", Step: 1, Outcome: ci.Failure, Conclusion: ci.Success, ExitCode: new(2), DurationMS: new(int64(5))})
 	// What was printed before a step's end can be read the moment its end can.
 	var texts []string
 	for l, err := range b.Log(ctx, store.LogQuery{Run: run.ID, Job: "build", Step: 1}) {

@@ -28,8 +28,8 @@ func records() []ci.Record {
 		at(1, ci.Record{Type: ci.JobStarted, Job: "a", JobKey: "a", Name: "a"}),
 		at(1, ci.Record{Type: ci.StepStarted, Job: "a", JobKey: "a", Step: 1, Name: "Run make"}),
 		at(2, ci.Record{Type: ci.LogLine, Job: "a", JobKey: "a", Step: 1, Stream: "stdout", Text: "\x1b]0;owned\x07\x1b[31mred\x1b[0m line\r"}),
-		at(3, ci.Record{Type: ci.StepFinished, Job: "a", JobKey: "a", Step: 1, Name: "Run make", Outcome: ci.Failure, Conclusion: ci.Failure, ExitCode: ci.Ptr(2), DurationMS: ci.Ptr(int64(2000))}),
-		at(3, ci.Record{Type: ci.JobFinished, Job: "a", JobKey: "a", Name: "a", Conclusion: ci.Failure, DurationMS: ci.Ptr(int64(2100))}),
+		at(3, ci.Record{Type: ci.StepFinished, Job: "a", JobKey: "a", Step: 1, Name: "Run make", Outcome: ci.Failure, Conclusion: ci.Failure, ExitCode: new(2), DurationMS: new(int64(2000))}),
+		at(3, ci.Record{Type: ci.JobFinished, Job: "a", JobKey: "a", Name: "a", Conclusion: ci.Failure, DurationMS: new(int64(2100))}),
 		at(3, ci.Record{Type: ci.JobFinished, Job: "b", JobKey: "b", Name: "b", Conclusion: ci.Skipped, Reason: "needs a"}),
 		at(4, ci.Record{Type: ci.RunFinished, Conclusion: ci.Failure}),
 	}

@@ -209,7 +209,7 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	}
 	releaseRun()
 	conclusion := s.Conclusion()
-	rec := ci.Record{Type: ci.RunFinished, Run: c.ID, Conclusion: conclusion, DurationMS: ci.Ptr(time.Since(began).Milliseconds())}
+	rec := ci.Record{Type: ci.RunFinished, Run: c.ID, Conclusion: conclusion, DurationMS: new(time.Since(began).Milliseconds())}
 	if failure != nil {
 		rec.Conclusion, rec.Reason, rec.Infrastructure = ci.Failure, failure.Error(), true
 	} else if ctx.Err() != nil {
@@ -318,7 +318,7 @@ func (c *Conductor) queued(j *plan.Job) {
 
 func (c *Conductor) told(j *plan.Job, out Outcome, d time.Duration) {
 	r := ci.Record{Type: ci.JobFinished, Run: c.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Conclusion: out.Conclusion,
-		Reason: out.Reason, Infrastructure: out.Infrastructure, DurationMS: ci.Ptr(d.Milliseconds()), Outputs: maps.Clone(out.Outputs)}
+		Reason: out.Reason, Infrastructure: out.Infrastructure, DurationMS: new(d.Milliseconds()), Outputs: maps.Clone(out.Outputs)}
 	if j.Matrix.Kind() != expr.KindNull {
 		r.Matrix = j.Matrix
 	}

@@ -174,7 +174,7 @@ func (m *handed) told(attempt int, out Outcome) Outcome {
 	}
 	rec := m.base
 	rec.Type, rec.Conclusion, rec.Reason, rec.Infrastructure, rec.Outputs = ci.JobFinished, out.Conclusion, out.Reason, out.Infrastructure, out.Outputs
-	rec.DurationMS = ci.Ptr(int64(0))
+	rec.DurationMS = new(int64(0))
 	m.records.ForAttempt(m.key, max(attempt, 1)).Emit(rec)
 	out.Told = true
 	return out

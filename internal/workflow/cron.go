@@ -36,7 +36,7 @@ func validCron(s string) bool {
 }
 
 func (f cronField) valid(s string) bool {
-	for _, item := range strings.Split(s, ",") {
+	for item := range strings.SplitSeq(s, ",") {
 		span, step, stepped := strings.Cut(item, "/")
 		if stepped {
 			n, err := strconv.Atoi(step)

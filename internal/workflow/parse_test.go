@@ -182,14 +182,15 @@ func TestAliases(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	bomb := "on: push\nenv: &a {x: y}\njobs:\n  a:\n    runs-on: x\n    strategy:\n      matrix:\n        a: &l0 [1,2,3,4,5,6,7,8,9]\n"
+	var bomb strings.Builder
+	bomb.WriteString("on: push\nenv: &a {x: y}\njobs:\n  a:\n    runs-on: x\n    strategy:\n      matrix:\n        a: &l0 [1,2,3,4,5,6,7,8,9]\n")
 	for i := 1; i < 9; i++ {
-		bomb += fmt.Sprintf("        b%d: &l%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*l%d, ", i-1), 9), ", "))
+		bomb.WriteString(fmt.Sprintf("        b%d: &l%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*l%d, ", i-1), 9), ", ")))
 	}
-	bomb += "    steps: [{run: x}]\n"
+	bomb.WriteString("    steps: [{run: x}]\n")
 	deep := strings.Repeat("[", 60) + strings.Repeat("]", 60)
 	for name, tt := range map[string]struct{ src, want string }{
-		"bomb":      {bomb, "Maximum YAML nodes exceeded"},
+		"bomb":      {bomb.String(), "Maximum YAML nodes exceeded"},
 		"loop":      {oneJob("    strategy: {matrix: {v: &v [*v]}}\n" + steps), "Maximum object depth exceeded"},
 		"depth":     {oneJob("    strategy: {matrix: {v: [" + deep + "]}}\n" + steps), "Maximum object depth exceeded"},
 		"very deep": {strings.Repeat("[", 200_000), ""},

@@ -48,7 +48,7 @@ func (r *Repo) CreateCheck(ctx context.Context, c Check) (int64, error) {
 	var id int64
 	batches := batch(c.Annotations)
 	err := r.app.try(ctx, "create check "+c.Name, func() error {
-		opts := gh.CreateCheckRunOptions{Name: cut(c.Name, 200), HeadSHA: c.SHA, Status: gh.Ptr(string(c.Status)), Output: output(c, batches[0])}
+		opts := gh.CreateCheckRunOptions{Name: cut(c.Name, 200), HeadSHA: c.SHA, Status: new(string(c.Status)), Output: output(c, batches[0])}
 		if c.DetailsURL != "" {
 			opts.DetailsURL = &c.DetailsURL
 		}
@@ -59,7 +59,7 @@ func (r *Repo) CreateCheck(ctx context.Context, c Check) (int64, error) {
 			opts.StartedAt = &gh.Timestamp{Time: c.Started}
 		}
 		if c.Status == ci.Completed {
-			opts.Conclusion, opts.CompletedAt = gh.Ptr(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
+			opts.Conclusion, opts.CompletedAt = new(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
 		}
 		run, _, err := r.client.Checks.CreateCheckRun(ctx, r.owner, r.name, opts)
 		id = run.GetID()
@@ -88,12 +88,12 @@ func (r *Repo) UpdateCheck(ctx context.Context, id int64, c Check) error {
 
 func (r *Repo) update(ctx context.Context, id int64, c Check, annotations []Annotation) error {
 	return r.app.try(ctx, "update check "+c.Name, func() error {
-		opts := gh.UpdateCheckRunOptions{Name: cut(c.Name, 200), Status: gh.Ptr(string(c.Status)), Output: output(c, annotations)}
+		opts := gh.UpdateCheckRunOptions{Name: cut(c.Name, 200), Status: new(string(c.Status)), Output: output(c, annotations)}
 		if c.DetailsURL != "" {
 			opts.DetailsURL = &c.DetailsURL
 		}
 		if c.Status == ci.Completed {
-			opts.Conclusion, opts.CompletedAt = gh.Ptr(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
+			opts.Conclusion, opts.CompletedAt = new(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
 		}
 		_, _, err := r.client.Checks.UpdateCheckRun(ctx, r.owner, r.name, id, opts)
 		return err
@@ -141,9 +141,9 @@ func output(c Check, annotations []Annotation) *gh.CheckRunOutput {
 	if summary == "" {
 		summary = c.Title
 	}
-	o := &gh.CheckRunOutput{Title: gh.Ptr(cut(c.Title, 250)), Summary: gh.Ptr(cut(summary, maxCheckText))}
+	o := &gh.CheckRunOutput{Title: new(cut(c.Title, 250)), Summary: new(cut(summary, maxCheckText))}
 	if c.Text != "" {
-		o.Text = gh.Ptr(cut(c.Text, maxCheckText))
+		o.Text = new(cut(c.Text, maxCheckText))
 	}
 	for _, a := range annotations {
 		if a.Path == "" || a.Message == "" {
@@ -155,13 +155,13 @@ func output(c Check, annotations []Annotation) *gh.CheckRunOutput {
 		}
 		start := max(a.StartLine, 1)
 		end := max(a.EndLine, start)
-		g := &gh.CheckRunAnnotation{Path: &a.Path, StartLine: &start, EndLine: &end, AnnotationLevel: &level, Message: gh.Ptr(cut(a.Message, 60<<10))}
+		g := &gh.CheckRunAnnotation{Path: &a.Path, StartLine: &start, EndLine: &end, AnnotationLevel: &level, Message: new(cut(a.Message, 60<<10))}
 		if a.Title != "" {
-			g.Title = gh.Ptr(cut(a.Title, 250))
+			g.Title = new(cut(a.Title, 250))
 		}
 		if start == end && a.StartCol > 0 { // GitHub refuses columns across lines
-			g.StartColumn = gh.Ptr(a.StartCol)
-			g.EndColumn = gh.Ptr(max(a.EndCol, a.StartCol))
+			g.StartColumn = new(a.StartCol)
+			g.EndColumn = new(max(a.EndCol, a.StartCol))
 		}
 		o.Annotations = append(o.Annotations, g)
 	}

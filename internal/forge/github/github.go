@@ -517,7 +517,7 @@ func (r *Repo) granted(ctx context.Context) (map[string]string, error) {
 }
 
 func (r *Repo) token(ctx context.Context, permissions map[string]string) (string, error) {
-	p := &gh.InstallationPermissions{Metadata: gh.Ptr("read")}
+	p := &gh.InstallationPermissions{Metadata: new("read")}
 	for scope, access := range permissions {
 		if access != "read" && access != "write" {
 			continue
