@@ -154,7 +154,7 @@ func (b *builder) checkPackages(ctx context.Context, dir string) error {
 	slices.Sort(all)
 	for _, p := range b.opt.Packages {
 		if _, ok := slices.BinarySearch(all, p); !ok {
-			return fmt.Errorf("Debian %s has no package %s", suite, p)
+			return fmt.Errorf("there is no package %s in Debian %s", p, suite)
 		}
 	}
 	return nil

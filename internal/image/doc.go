@@ -56,8 +56,8 @@
 // # Measured
 //
 // Two cores, Debian 12, a mirror nearby: everything 44–50 s (base 44, tools 10
-// beside it, kernel 7 beside it), unprivileged the same; 574 MB. With all in
-// place 5 ms. Reading under emulation is the same for erofs with lz4, plain
+// beside it, kernel 7 beside it), 574 MB. Without root everything took
+// 74 s, measured once and beside other work. With all in place 6–12 ms. Reading under emulation is the same for erofs with lz4, plain
 // erofs and ext4 to within noise; the file is 367, 636 and 658 MB. QEMU's
 // process start to the end of the modules: 1.2 s of guest time.
 //
