@@ -1,2 +1,21 @@
-// Package hearth is Hearth as a library.
+// Package hearth is Hearth as a library: commands in fresh microVMs from Go, with
+// what came of them remembered.
+//
+//	Host ── machines ──▶ Sessions ── one VM each ──▶ Executor ──▶ Result
+//	  └──── memory of past runs: expectations before, explanations after ────┘
+//
+// A Host is this machine's driver, image, pool of VMs and record. Sessions hands
+// out sessions, each with a VM of its own, and releases what is forgotten. An
+// Executor runs a Workflow in a session: setup, steps, and a cleanup that always
+// runs. docs/library.md is the manual; its example is the package's.
+//
+// # Failures
+//
+// A command that fails is data: a StepResult with its exit code, and a Result whose
+// Conclusion is Failure. An error means that we could not run it, or do not know
+// how it ended; the Result then has no Conclusion, and never Success.
+//
+// # Machines of another kind
+//
+// Sessions needs only a Provider, an interface of one method: a Host is one.
 package hearth

@@ -1,0 +1,291 @@
+package hearth
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/qemu"
+)
+
+// HostConfig says what a Host is made of. The zero value is usable.
+type HostConfig struct {
+	// Dir holds everything: cache, state, run. "" is the user's own directories,
+	// shared with the hearth program: its runs and caches are seen there.
+	Dir string
+	// Driver is "auto", "qemu" or "firecracker"; "" is auto.
+	Driver string
+	// Image is the name or id of an image that was built; "" is the default one,
+	// which is built where it is missing.
+	Image string
+	// Agent is the path of the static guest agent, for building the image; "" is
+	// $HEARTH_GUEST, or hearth-guest beside this program.
+	Agent string
+	// CPUs and MemoryMiB of a machine: 2 and 1024.
+	CPUs, MemoryMiB int
+	// Warm is how many machines wait ready.
+	Warm int
+	// Network is what machines may reach: "default", "none", "allow:HOST,HOST".
+	Network string
+	// Learn is "off" or "advise"; "" is advise. Off changes nothing else.
+	Learn string
+	// Progress, if set, hears how the image is built, a line at a time.
+	Progress func(string)
+	Log      *slog.Logger
+}
+
+// Host is this machine: it makes VMs, and remembers what ran in them. Close it.
+type Host struct {
+	dirs    config.Dirs
+	pool    *pool.Pool
+	store   *store.Store
+	learner *learn.Learner
+	policy  network.Policy
+	log     *slog.Logger
+}
+
+// OpenHost gets everything ready: the driver, the image, a snapshot to clone
+// machines from. The first time on a machine takes a minute or two, later ones less
+// than a second. An error says what is missing and what mends it.
+func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
+	h := &Host{log: cfg.Log}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("hearth: %w", err)
+			h.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	if h.policy, err = network.ParsePolicy(cfg.Network); err != nil {
+		return nil, err
+	}
+	getenv := os.Getenv
+	if cfg.Dir != "" {
+		getenv = func(k string) string {
+			if k == "HEARTH_HOME" {
+				return cfg.Dir
+			}
+			return os.Getenv(k)
+		}
+	}
+	if h.dirs, err = config.FindDirs(getenv); err != nil {
+		return nil, err
+	}
+	if err := h.dirs.Make(); err != nil {
+		return nil, err
+	}
+	img, err := h.image(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	driver, err := h.driver(ctx, cfg, img)
+	if err != nil {
+		return nil, err
+	}
+	if h.pool, err = pool.New(pool.Config{Driver: driver, Image: img, RunDir: h.dirs.Run, CacheDir: h.dirs.Cache,
+		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Warm: cfg.Warm, Log: h.log}); err != nil {
+		return nil, err
+	}
+	if err := h.pool.Prepare(ctx, pool.Request{}); err != nil {
+		return nil, err
+	}
+	if h.store, err = store.Open(ctx, h.dirs.Database(), store.WithLogs(h.dirs.Logs())); err != nil {
+		return nil, err
+	}
+	mode := learn.Mode(cmp.Or(cfg.Learn, string(learn.Advise)))
+	if mode != learn.Off && mode != learn.Advise {
+		return nil, fmt.Errorf("learn %q: want off or advise", cfg.Learn)
+	}
+	if h.learner, err = learn.Open(ctx, h.store, learn.Options{Mode: mode, Log: h.log}); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Host) image(ctx context.Context, cfg HostConfig) (*image.Image, error) {
+	if cfg.Image != "" && cfg.Image != image.DefaultName {
+		return image.Open(h.dirs.Images(), cfg.Image)
+	}
+	opt := image.Options{Dir: h.dirs.Images(), Agent: cmp.Or(cfg.Agent, os.Getenv("HEARTH_GUEST")), Log: h.log}
+	if opt.Agent == "" {
+		var err error
+		if opt.Agent, err = image.FindAgent(); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Progress != nil {
+		opt.Progress = func(p image.Progress) {
+			if !p.Cached && p.Part != "" {
+				cfg.Progress(fmt.Sprintf("image %3.0f %%: %s: %s", p.Total*100, p.Part, p.Detail))
+			}
+		}
+	}
+	return image.Build(ctx, opt)
+}
+
+func (h *Host) driver(ctx context.Context, cfg HostConfig, img *image.Image) (vm.Driver, error) {
+	f := firecracker.New(firecracker.Config{CacheDir: h.dirs.Cache, Kernel: img.Kernel, Log: h.log})
+	q := qemu.New(qemu.Config{CacheDir: h.dirs.Cache, Log: h.log})
+	works := func(d vm.Driver) error {
+		if n, ok := d.(interface{ ProbeNetwork(context.Context) error }); ok {
+			if err := n.ProbeNetwork(ctx); err != nil {
+				return err
+			}
+		}
+		return d.Probe(ctx)
+	}
+	switch cfg.Driver {
+	case "", "auto":
+		if works(f) == nil {
+			return f, nil
+		}
+		return q, works(q)
+	case "qemu":
+		return q, works(q)
+	case "firecracker":
+		return f, works(f)
+	}
+	return nil, fmt.Errorf("driver %q: want auto, qemu or firecracker", cfg.Driver)
+}
+
+// Close ends all machines and closes the record.
+func (h *Host) Close(ctx context.Context) error {
+	var errs []error
+	if h.pool != nil {
+		errs = append(errs, h.pool.Close(ctx))
+	}
+	if h.store != nil {
+		errs = append(errs, h.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Machine implements Provider. It waits for room as long as ctx allows.
+func (h *Host) Machine(ctx context.Context, deadline time.Time) (Machine, error) {
+	l, err := h.pool.Claim(ctx, pool.Request{Deadline: deadline, Network: network.Config{Policy: h.policy}, Labels: []string{"library"}})
+	if err != nil {
+		return nil, err
+	}
+	return &machine{Lease: l, points: map[string]*pool.Checkpoint{}}, nil
+}
+
+// machine is a lease as a Machine.
+type machine struct {
+	*pool.Lease
+	once   sync.Once
+	mu     sync.Mutex
+	points map[string]*pool.Checkpoint
+}
+
+func (m *machine) Exec(ctx context.Context, c Command) (Exit, error) {
+	m.Begin()
+	end, err := m.Client().Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
+	return Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}, err
+}
+
+func (m *machine) Unpack(ctx context.Context, dir string, r io.Reader) error {
+	return m.Client().TarIn(ctx, dir, r, "")
+}
+
+func (m *machine) Pack(ctx context.Context, dir string, paths []string, w io.Writer) error {
+	return m.Client().TarOut(ctx, dir, paths, w)
+}
+
+func (m *machine) Snapshot(ctx context.Context) (string, error) {
+	c, err := m.Lease.Snapshot(ctx)
+	if err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name := fmt.Sprintf("s%d", len(m.points)+1)
+	m.points[name] = c
+	return name, nil
+}
+
+func (m *machine) Rollback(ctx context.Context, name string) error {
+	m.mu.Lock()
+	c := m.points[name]
+	m.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("there is no snapshot %q", name)
+	}
+	return m.Lease.Rollback(ctx, c)
+}
+
+func (m *machine) Close(ctx context.Context) error {
+	m.once.Do(func() {
+		if m.Err() == nil {
+			m.End(ctx, true, "")
+		}
+	})
+	return m.Release(ctx)
+}
+
+// Caches: one file a key, complete or not there.
+
+const maxCache = 4 << 30 // bytes of one cache; a larger one is not kept
+
+var errCacheTooLarge = fmt.Errorf("it has more than %d GiB", maxCache>>30)
+
+func (h *Host) cachePath(key string) string {
+	return filepath.Join(h.dirs.Cache, "library", fmt.Sprintf("%x.tar", sha256.Sum256([]byte(key))))
+}
+
+func (h *Host) openCache(key string) (io.ReadCloser, error) { return os.Open(h.cachePath(key)) }
+
+func (h *Host) saveCache(key string, write func(io.Writer) error) (err error) {
+	p := h.cachePath(key)
+	if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(p), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if err := write(&bounded{w: f, left: maxCache}); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), p)
+}
+
+type bounded struct {
+	w    io.Writer
+	left int64
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if int64(len(p)) > b.left {
+		return 0, errCacheTooLarge
+	}
+	b.left -= int64(len(p))
+	return b.w.Write(p)
+}
