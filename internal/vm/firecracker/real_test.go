@@ -154,7 +154,7 @@ type wired struct {
 // wire has start start a machine whose network has one service inside.
 func wire(t *testing.T, id string, start func(vm.Spec) (vm.Machine, error)) *wired {
 	t.Helper()
-	spec := vm.Spec{ID: id, Dir: filepath.Join(t.TempDir(), id), CPUs: 1, MemoryMiB: 128, Cmdline: "quiet"}
+	spec := vm.Spec{ID: id, Dir: filepath.Join(t.TempDir(), id), CPUs: 1, MemoryMiB: 128, Cmdline: "quiet mitigations=off"}
 	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func suite(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
 	}
 	vmtest.Run(t, vmtest.Suite{
 		Driver:     d,
-		Spec:       vm.Spec{Kernel: kernel, Initrd: initrd, Cmdline: "quiet", CPUs: 1, MemoryMiB: 128},
+		Spec:       vm.Spec{Kernel: kernel, Initrd: initrd, Cmdline: "quiet mitigations=off", CPUs: 1, MemoryMiB: 128},
 		DiskImage:  disk,
 		Tool:       "/tool",
 		Disk:       func(vm.Machine) string { return "/dev/vda" },

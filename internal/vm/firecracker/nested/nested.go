@@ -60,6 +60,9 @@ type Machine struct {
 // bootLimit is how long the machine may take until its agent answers.
 const bootLimit = 2 * time.Minute
 
+// tries is how often a machine that does not come up is started again.
+const tries = 3
+
 // Start boots a machine. Its /dev/kvm is there, but whether a guest gets going
 // under it is for the caller to see.
 func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
@@ -78,18 +81,19 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 		return nil, err
 	}
 	m := &Machine{dir: dir}
+	var console vm.Console
 	defer func() {
 		if err != nil {
+			if t := console.Tail(); t != "" {
+				err = fmt.Errorf("%w; it said last:\n%s", err, t)
+			}
 			err = errors.Join(fmt.Errorf("nested machine: %w", err), m.Close(context.WithoutCancel(ctx)))
 		}
 	}()
 	spec := vm.Spec{
-		ID: fmt.Sprintf("nested-%d", os.Getpid()), Dir: filepath.Join(dir, "machine"),
-		Kernel: cfg.Image.Kernel, Initrd: filepath.Join(dir, "initrd"), Cmdline: "quiet hearth.host=nested",
-		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB,
-	}
-	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
-		return nil, err
+		ID:     fmt.Sprintf("nested-%d", os.Getpid()),
+		Kernel: cfg.Image.Kernel, Initrd: filepath.Join(dir, "initrd"), Cmdline: "quiet mitigations=off hearth.host=nested",
+		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Console: &console,
 	}
 	extra := image.Extra{Modules: modules}
 	if cfg.Root {
@@ -116,11 +120,26 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 	// Emulation, also where there is a KVM that would do: it is KVM's lack that
 	// this machine is for, and few hosts let guests have guests.
 	d := qemu.New(qemu.Config{CacheDir: cfg.CacheDir, Accel: "tcg", Log: cfg.Log})
-	if m.vm, err = d.Start(ctx, spec); err != nil {
-		return nil, err
-	}
-	if m.Client, err = connect(ctx, m.vm); err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		// Not a second time in the same directory: the first Close removes it.
+		spec.Dir = filepath.Join(dir, fmt.Sprintf("machine-%d", try))
+		if err := os.Mkdir(spec.Dir, 0o700); err != nil {
+			return nil, err
+		}
+		if m.vm, err = d.Start(ctx, spec); err != nil {
+			return nil, err
+		}
+		if m.Client, err = connect(ctx, m.vm); err == nil {
+			break
+		}
+		// On a busy host an emulated kernel now and then finds no timer it can use,
+		// and the agent ends the machine.
+		if ctx.Err() != nil || try == tries {
+			return nil, err
+		}
+		if err := m.vm.Close(context.WithoutCancel(ctx)); err != nil {
+			return nil, err
+		}
 	}
 	m.Boot = time.Since(began)
 	if cfg.Root {
