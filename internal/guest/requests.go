@@ -75,6 +75,7 @@ func (v *serving) do(o op, request []byte) ([]byte, error) {
 		if s.opts.System == nil {
 			return nil, errors.New("this agent is not the first process of a machine")
 		}
+		defer s.bootID.Store(nil)
 		return nil, s.opts.System.Resume(id)
 	case opUsage:
 		return s.usage().encode(), nil

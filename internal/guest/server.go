@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -49,7 +50,8 @@ type Server struct {
 	procs   *processes
 	users   userTable
 	drains  drains
-	buffers sync.Pool // of *[headerSize + MaxPayload]byte
+	buffers sync.Pool              // of *[headerSize + MaxPayload]byte
+	bootID  atomic.Pointer[string] // as last read; nil after a Resume
 }
 
 // NewServer returns a server; Close ends it.
@@ -114,16 +116,37 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	}
 }
 
+// info is what the hello is answered with. In a clone that is being emulated
+// nothing is translated yet, and each file read adds milliseconds to the first
+// reply; so names come from one system call, and the boot's is remembered.
 func (s *Server) info() Info {
 	i := Info{Version: ProtocolVersion, Release: s.opts.Release, CPUs: runtime.NumCPU(), PID: os.Getpid()}
-	i.Kernel = line("/proc/sys/kernel/osrelease")
-	i.BootID = line("/proc/sys/kernel/random/boot_id")
-	i.Hostname = line("/proc/sys/kernel/hostname")
+	var u syscall.Utsname
+	if syscall.Uname(&u) == nil {
+		i.Kernel, i.Hostname = utsname(u.Release[:]), utsname(u.Nodename[:])
+	}
+	if id := s.bootID.Load(); id != nil {
+		i.BootID = *id
+	} else {
+		i.BootID = line("/proc/sys/kernel/random/boot_id")
+		s.bootID.Store(&i.BootID)
+	}
 	var si syscall.Sysinfo_t
 	if syscall.Sysinfo(&si) == nil {
 		i.Memory = int64(si.Totalram) * int64(si.Unit)
 	}
 	return i
+}
+
+func utsname[T int8 | uint8](field []T) string {
+	var b []byte
+	for _, c := range field {
+		if c == 0 {
+			break
+		}
+		b = append(b, byte(c))
+	}
+	return string(b)
 }
 
 // line returns the first line of a small file, "" if it cannot be read.
