@@ -100,10 +100,11 @@ func (a *app) main(ctx context.Context, args []string) int {
 		}
 	}
 	switch {
+	// What could not be done because it was interrupted is no fault.
+	case ctx.Err() != nil && (!isExit || errors.Is(err, context.Canceled)):
+		return exitCancelled
 	case isExit:
 		return e.code
-	case ctx.Err() != nil:
-		return exitCancelled
 	}
 	return exitInfrastructure
 }

@@ -96,7 +96,7 @@ func (a *app) buildImage(ctx context.Context, opt image.Options) (*image.Image, 
 		if ctx.Err() != nil {
 			return nil, &exit{exitCancelled, context.Cause(ctx)}
 		}
-		return nil, &exit{exitInfrastructure, fmt.Errorf("building the image: %w", err)}
+		return nil, &exit{exitInfrastructure, err}
 	}
 	return img, nil
 }

@@ -109,7 +109,9 @@ func (t tool) run(ctx context.Context) (stdout []byte, err error) {
 	cmd.WaitDelay = 5 * time.Second // then SIGKILL, and stop reading its pipes
 	err = cmd.Run()
 	if ctx.Err() != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if cmd.Process != nil { // nil: cancelled before it was started
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		}
 		return nil, fmt.Errorf("%s: %w", t.argv[0], context.Cause(ctx))
 	}
 	if err != nil {
