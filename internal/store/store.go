@@ -82,6 +82,7 @@ const (
 type Store struct {
 	write   *sql.DB
 	read    *sql.DB
+	check   *checkpointer // of SQLite
 	dialect Dialect
 	logDir  string
 	hub     hub
@@ -147,7 +148,7 @@ func (s *Store) openSQLite(path string) error {
 		u := url.URL{Scheme: "file", Path: abs}
 		return u.String() + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)" + extra
 	}
-	if s.write, err = sql.Open("sqlite", dsn("&_txlock=immediate")); err != nil {
+	if s.write, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=wal_autocheckpoint("+checkpointBound+")")); err != nil {
 		return fmt.Errorf("open store %s: %w", abs, err)
 	}
 	s.write.SetMaxOpenConns(1)
@@ -156,12 +157,19 @@ func (s *Store) openSQLite(path string) error {
 		return fmt.Errorf("open store %s: %w", abs, err)
 	}
 	s.read.SetMaxOpenConns(4)
+	copies, err := sql.Open("sqlite", dsn("&_pragma=wal_autocheckpoint(0)"))
+	if err != nil {
+		s.write.Close()
+		s.read.Close()
+		return fmt.Errorf("open store %s: %w", abs, err)
+	}
+	s.check = newCheckpointer(copies)
 	return nil
 }
 
 // Close closes the database. Recorders must be closed before.
 func (s *Store) Close() error {
-	err := s.write.Close()
+	err := errors.Join(s.check.close(), s.write.Close())
 	if s.read != s.write {
 		err = errors.Join(err, s.read.Close())
 	}
