@@ -66,12 +66,13 @@ type source interface {
 
 // instance is a machine with its agent connected.
 type instance struct {
+	mu      sync.Mutex
 	pool    *Pool
 	id      string
 	dir     string
 	machine vm.Machine
-	client  *guest.Client
-	cable   net.Conn // from the machine's network device; nil if it has none
+	client  *guest.Client // guarded by mu once the machine is in use
+	cable   net.Conn      // from the machine's network device; nil if it has none
 	made    time.Time
 	writing sync.WaitGroup // of its record
 	done    chan struct{}  // closed when the machine has ended
@@ -282,7 +283,7 @@ func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 	defer i.closeSoon(ctx)
 	if k.img.Base != "" && k.pool.cfg.Touch == nil {
 		warming, cancel := context.WithTimeout(ctx, templateCommandLimit)
-		_, err := i.client.Exec(warming, guest.Cmd{Argv: []string{"/bin/sh", "-c", templateTouch}, User: "root"})
+		_, err := i.client.Exec(warming, guest.Cmd{Argv: []string{"/bin/sh", "-c", templateTouch}, User: "root", Timeout: templateTouchLimit})
 		cancel()
 		if err != nil {
 			return i.explain("first commands", err)
@@ -376,8 +377,17 @@ func (i *instance) connect(ctx context.Context) error {
 	if err != nil {
 		return i.explain("connect", err)
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
 	i.client = c
 	return nil
+}
+
+// agent is the connection to the agent as it is now.
+func (i *instance) agent() *guest.Client {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.client
 }
 
 // ended says why the machine is over; call it after done.
@@ -471,8 +481,8 @@ func (i *instance) usable() bool {
 
 func (i *instance) close(ctx context.Context) error {
 	i.writing.Wait()
-	if i.client != nil {
-		i.client.Close()
+	if c := i.agent(); c != nil {
+		c.Close()
 	}
 	if i.cable != nil {
 		i.cable.Close()

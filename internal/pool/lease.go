@@ -267,11 +267,12 @@ func (l *Lease) expire() {
 // ID names the lease and its machine.
 func (l *Lease) ID() string { return l.session.ID }
 
-// Client is the connection to the agent. After Rollback it is another one.
+// Client is the connection to the agent. After Rollback it is another one, and
+// after Snapshot it may be.
 func (l *Lease) Client() *guest.Client {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.inst.client
+	return l.inst.agent()
 }
 
 // Machine is the machine itself. After Rollback it is another one.
@@ -360,7 +361,9 @@ func (l *Lease) take(ctx context.Context) (*instance, error) {
 }
 
 // Snapshot writes down the machine as it is now, while it runs. Nothing should
-// be running in it that minds existing twice: call it between two steps.
+// be running in it that minds existing twice: call it between two steps. With
+// some drivers it ends the connection to the agent, and so what runs over it;
+// Client is a new one then.
 func (l *Lease) Snapshot(ctx context.Context) (*Checkpoint, error) {
 	i, err := l.take(ctx)
 	if err != nil {
@@ -385,11 +388,24 @@ func (l *Lease) Snapshot(ctx context.Context) (*Checkpoint, error) {
 	}
 	if err == nil {
 		err = s.Snapshot(ctx, c.dir)
+		err = errors.Join(err, i.reconnect(ctx))
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("checkpoint: %w", err), os.RemoveAll(outer))
 	}
 	return c, nil
+}
+
+// reconnect connects to the agent again if the connection has ended.
+func (i *instance) reconnect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreLimit)
+	defer cancel()
+	old := i.agent()
+	if _, err := old.Ping(ctx); err == nil {
+		return nil
+	}
+	old.Close()
+	return i.connect(ctx)
 }
 
 // Rollback puts the lease's machine back to c: a new machine, a new Client, the

@@ -101,6 +101,10 @@ type Config struct {
 // image without a shell nothing is run.
 var defaultTouch = []string{"/bin/bash", "-e", "-c", "/bin/echo ready; /bin/cat </dev/null"}
 
+// templateTouchLimit bounds templateTouch: what has not been read by then is not
+// worth waiting for, least of all on a host that slow.
+const templateTouchLimit = 20 * time.Second
+
 // templateTouch is run once, in the template, so that programs are in its page
 // cache, which all clones share.
 const templateTouch = `for c in bash sh env cat mkdir git tar python3 node /opt/hearth/node20/bin/node /opt/hearth/node24/bin/node; do
