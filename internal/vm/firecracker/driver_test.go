@@ -324,6 +324,34 @@ func TestSnapshotFailures(t *testing.T) {
 	})
 }
 
+// TestDig: zeros become holes, everything else stays where it is.
+func TestDig(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "memory")
+	b := make([]byte, 3<<20)
+	copy(b[200<<10:], "something")
+	b[len(b)-1] = 1
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	used := func() int64 {
+		fi, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	before := used()
+	if err := dig(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	if after := used(); after > before/2 {
+		t.Errorf("%d bytes in use, %d before", after, before)
+	}
+	if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("the file has changed (%v)", err)
+	}
+}
+
 func TestVersions(t *testing.T) {
 	for text, want := range map[string]string{
 		"Firecracker v1.12.1\n\n2026-11-23T22:15:06 [anonymous-instance:main] exiting": "1.12.1",
