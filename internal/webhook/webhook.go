@@ -16,7 +16,8 @@
 //	401             no signature, or a wrong one; nothing was stored
 //	413             larger than the limit; nothing was stored
 //	415             the webhook's content type is not application/json
-//	503             the store did not take it: GitHub may deliver again
+//	503             the store did not take it, or too many large ones come at once:
+//	                GitHub may deliver again
 package webhook
 
 import (
@@ -31,6 +32,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -53,7 +55,17 @@ type Handler struct {
 	Stored func()
 	Log    *slog.Logger
 	Now    func() time.Time
+
+	large atomic.Int32 // bodies that are large, or may be, in memory now
 }
+
+// Anybody can send a body, and until the whole of it is there nobody knows whether
+// it is signed: only so many large ones are in memory at once. Most deliveries
+// have some ten kB.
+const (
+	largeBody = 1 << 20 // bytes
+	maxLarge  = 16
+)
 
 type answer struct {
 	Status string `json:"status"`
@@ -70,6 +82,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength > h.MaxBody {
 		reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
 		return
+	}
+	if r.ContentLength < 0 || r.ContentLength > largeBody {
+		defer h.large.Add(-1)
+		if h.large.Add(1) > maxLarge {
+			w.Header().Set("Retry-After", "10")
+			reply(w, http.StatusServiceUnavailable, answer{"refused", "", "too many large bodies at once"})
+			return
+		}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxBody))
 	if err != nil {
