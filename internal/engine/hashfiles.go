@@ -17,7 +17,7 @@ import (
 )
 
 // maxListing bounds the list of a workspace's files that a guest sends.
-const maxListing = 256 << 20
+const maxListing = 64 << 20
 
 // hashTimeout is how long hashFiles may take, as on GitHub.
 const hashTimeout = 120 * time.Second
@@ -76,6 +76,9 @@ func (r *run) listWorkspace(ctx context.Context) (*guestTree, error) {
 		return nil, err
 	case exit.Cancelled:
 		return nil, errors.New("it took too long")
+	case !exit.OK() && out.Len() == 0:
+		// No list is not an empty one: the hash would be that of nothing.
+		return nil, fmt.Errorf("the workspace could not be listed: %v", exit)
 	}
 	t := &guestTree{ctx: ctx, r: r, node: map[string]*guestNode{".": {name: ".", mode: fs.ModeDir | 0o755}}}
 	for rec := range strings.SplitSeq(out.String(), "\x00") {
