@@ -86,10 +86,3 @@ func ParsePaths(text string) []string {
 // Blocked reports whether a step may not set the variable for later steps: it
 // would take over the JavaScript actions that run in them.
 func Blocked(name string) bool { return strings.EqualFold(name, "NODE_OPTIONS") }
-
-// Reserved reports whether a variable is the runner's own: whatever a step says,
-// later steps see the runner's value.
-func Reserved(name string) bool {
-	n := strings.ToUpper(name)
-	return strings.HasPrefix(n, "GITHUB_") || strings.HasPrefix(n, "RUNNER_")
-}

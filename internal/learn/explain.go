@@ -261,7 +261,7 @@ type Decision struct {
 }
 
 // retryPrior is how often the next attempt passed, after so many attempts: 7,605
-// public reruns (../design/learning.md).
+// public reruns.
 var retryPrior = [...]float64{.585, .439, .325, .277, .193}
 
 const maxAttempts = 3

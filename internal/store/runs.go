@@ -69,16 +69,6 @@ func (s *Store) CreateRun(ctx context.Context, run ci.Run, jobs []ci.Job, plan [
 	return run, jobs, nil
 }
 
-// AddJob stores one more job of a run: a cell of a matrix that was known only
-// when its needs had ended.
-func (s *Store) AddJob(ctx context.Context, job ci.Job) (ci.Job, error) {
-	if job.Created.IsZero() {
-		job.Created = time.Now()
-	}
-	err := s.tx(ctx, "add job "+job.Key, func(tx *sql.Tx) error { return insertJob(ctx, tx, &job) })
-	return job, err
-}
-
 func insertJob(ctx context.Context, q querier, j *ci.Job) error {
 	if j.ID == "" {
 		j.ID = ci.NewID()

@@ -71,9 +71,6 @@ func (s *globSet) has(r rune) bool { return r < 128 && s[r>>6]>>(r&63)&1 != 0 }
 // String is the pattern as written.
 func (p *Pattern) String() string { return p.source }
 
-// Negated reports whether the pattern begins with ! and so excludes.
-func (p *Pattern) Negated() bool { return p.negate }
-
 func (p *Pattern) emit(op globOp) { p.prog = append(p.prog, op) }
 
 func (p *Pattern) err(i int, m string) error {
@@ -340,15 +337,6 @@ func (m *globRun) add(list []int32, at int32) []int32 {
 		}
 	}
 	return list
-}
-
-// MatchGlob reports whether a single pattern matches a name, ! not counted.
-func MatchGlob(pattern, name string) (bool, error) {
-	p, err := ParsePattern(pattern)
-	if err != nil {
-		return false, err
-	}
-	return p.Match(name), nil
 }
 
 // Patterns is a list of patterns in which the order counts: the last one that

@@ -8,10 +8,8 @@ var (
 	ctxActionIf    = []string{"github", "inputs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)", "cancelled(0,0)", "success(0,0)", "hashFiles(1,255)"}
 )
 
-// ActionSchema returns the schema of action.yml. As on GitHub, keys beside those
-// that mean something are allowed at the top, in inputs and in outputs.
-func ActionSchema() *Schema { return actionSchema }
-
+// actionSchema is the schema of action.yml. As on GitHub, keys beside those that
+// mean something are allowed at the top, in inputs and in outputs.
 var actionSchema = &Schema{root: actionRoot()}
 
 func actionRoot() *def {

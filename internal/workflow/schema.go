@@ -156,10 +156,8 @@ var (
 	ctxStepIf   = []string{"github", "inputs", "vars", "needs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)", "cancelled(0,0)", "success(0,0)", "hashFiles(1,255)"}
 )
 
-// WorkflowSchema returns the schema of workflow files: GitHub's language as of
-// late 2026.
-func WorkflowSchema() *Schema { return workflowSchema }
-
+// workflowSchema is the schema of workflow files: GitHub's language as of late
+// 2026.
 var workflowSchema = &Schema{root: workflowRoot()}
 
 func workflowRoot() *def {
