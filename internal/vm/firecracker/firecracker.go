@@ -53,6 +53,17 @@
 //
 // As with QEMU: that /dev/kvm opens says little. The verdict is a probe's, which
 // boots a kernel until it looks for a root and finds none (kvm.go).
+//
+// # What is not here
+//
+// The jailer. Firecracker's own seccomp filters are on, its environment is
+// empty and its network leads nowhere, but it runs as hearth's user and sees
+// the host's files. The jailer would give each a user, a root directory and a
+// cgroup of its own; it also takes away the death signal that ends a
+// Firecracker with its owner (changing the user clears it), and needs every
+// disk, kernel and snapshot within reach of its root directory and readable to
+// its user. Balloon, rate limiters and metadata service are not used either;
+// without a metadata service there is no such address to block.
 package firecracker
 
 import (

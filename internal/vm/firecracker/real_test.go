@@ -80,6 +80,7 @@ func TestFirecracker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// HEARTH_FIRECRACKER_ONLY=Figures, say, for one part of it.
 	inside(t, nested.Config{Image: img, CacheDir: cacheDir(t), Files: map[string]string{
 		"/kit/test": testBinary(t), "/kit/kernel": img.Kernel, "/kit/initrd": initrd, "/usr/bin/firecracker": binary,
 	}}, "/kit/test", "-test.v", "-test.run=^TestFirecracker$/"+os.Getenv("HEARTH_FIRECRACKER_ONLY"), "-test.timeout=10m")
