@@ -131,13 +131,20 @@ func (a *app) examine(ctx context.Context) *examination {
 	kernel := a.examineImage(e, dirs)
 	a.examineQEMU(ctx, e, dirs, kernel)
 	a.examineFirecracker(ctx, e, dirs, kernel)
-	if d, err := a.driver(ctx, a.getenv("HEARTH_DRIVER"), dirs); err != nil {
+	want := a.getenv("HEARTH_DRIVER")
+	d, err := a.driver(ctx, want, dirs)
+	if f, ferr := a.firecracker(ctx, dirs, kernel); want == "firecracker" && kernel != "" {
+		d, err = f, ferr // with the kernel the answer is final
+	} else if ferr == nil && kernel != "" && err == nil && (want == "" || want == "auto") {
+		d = f
+	}
+	if err != nil {
 		e.fault("driver", "see the lines above", "none can be used: %v", err)
 	} else {
 		e.Driver = d.Name()
 		why := "it is what works here"
 		switch {
-		case a.getenv("HEARTH_DRIVER") != "" && a.getenv("HEARTH_DRIVER") != "auto":
+		case want != "" && want != "auto":
 			why = "HEARTH_DRIVER says so"
 		case d.Name() == "qemu" && e.KVM != nil && !*e.KVM:
 			why = "it works without KVM, by emulating the processor; Firecracker does not"

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,6 +180,9 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() {
 				left := leftovers(home)
+				for pid := range processesOf(home) {
+					syscall.Kill(pid, syscall.SIGKILL) // a holder of a script that failed
+				}
 				os.RemoveAll(home)
 				if len(left) > 0 {
 					e.T().Fatal("left behind:\n  " + strings.Join(left, "\n  "))

@@ -251,7 +251,11 @@ func (a *app) vmListCommand() *cobra.Command {
 			for _, s := range all {
 				switch s.State {
 				case hold.Dead:
-					fmt.Fprintf(w, "%s\tdead: its holder was killed; removed\n", s.ID)
+					why := "its holder was killed"
+					if s.Said != "" {
+						why = "its holder died: " + strings.ReplaceAll(board.Clean(s.Said), "\n", " | ")
+					}
+					fmt.Fprintf(w, "%s\tdead: %s; removed\n", s.ID, why)
 				case "":
 					fmt.Fprintf(w, "%s\tdoes not answer\n", s.ID)
 				default:

@@ -104,8 +104,7 @@ func List(ctx context.Context, dir string) ([]Status, error) {
 			st, err := c.Status(ctx)
 			switch {
 			case errors.Is(err, ErrGone):
-				os.Remove(c.path)
-				st = Status{ID: id, State: Dead}
+				st = Status{ID: id, State: Dead, Said: c.bury()}
 			case err != nil:
 				st = Status{ID: id}
 			}
@@ -180,10 +179,27 @@ func (c *Client) Status(ctx context.Context) (st Status, err error) {
 func (c *Client) Remove(ctx context.Context) error {
 	err := c.call(ctx, "DELETE", "/", nil, nil, nil)
 	if errors.Is(err, ErrGone) {
-		os.Remove(c.path)
+		c.bury()
 		return nil
 	}
 	return err
+}
+
+// bury removes what a dead holder left here, and returns its last words.
+func (c *Client) bury() string {
+	os.Remove(c.path)
+	log := strings.TrimSuffix(c.path, suffix) + ".log"
+	f, err := os.Open(log)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	defer os.Remove(log)
+	if st, err := f.Stat(); err == nil && st.Size() > 4<<10 {
+		f.Seek(-4<<10, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, 4<<10))
+	return vm.LastLines(string(b), 5)
 }
 
 // Snapshot writes the machine down under a name, which it returns; "" chooses one.

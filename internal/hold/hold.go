@@ -72,6 +72,7 @@ type Status struct {
 	Snapshots []string  `json:"snapshots,omitempty"`
 	Created   time.Time `json:"created,omitzero"`
 	DeleteBy  time.Time `json:"delete_by,omitzero"`
+	Said      string    `json:"said,omitempty"` // a dead holder's last words
 }
 
 // Dead is the state of a machine whose holder is gone.

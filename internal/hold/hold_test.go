@@ -1,0 +1,482 @@
+package hold
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/pool"
+)
+
+// stand is a VM whose agent is on this host.
+type stand struct {
+	client   *guest.Client
+	lost     chan struct{}
+	err      error
+	stop     func()
+	released int
+	ok       *bool
+}
+
+func newStand(t *testing.T) *stand {
+	t.Helper()
+	here, there := net.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); guest.Serve(ctx, there, guest.Options{}) }()
+	c, err := guest.New(ctx, here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stand{client: c, lost: make(chan struct{})}
+	s.stop = func() { c.Close(); cancel(); there.Close(); <-done }
+	return s
+}
+
+func (s *stand) ID() string            { return "m1" }
+func (s *stand) Client() *guest.Client { return s.client }
+func (s *stand) Session() pool.Session { return pool.Session{ID: "m1", State: pool.Created} }
+func (s *stand) Begin()                {}
+func (s *stand) End(_ context.Context, ok bool, _ string) {
+	s.ok = &ok
+}
+func (s *stand) Snapshot(context.Context) (*pool.Checkpoint, error) { return &pool.Checkpoint{}, nil }
+func (s *stand) Rollback(context.Context, *pool.Checkpoint) error   { return nil }
+func (s *stand) Lost() <-chan struct{}                              { return s.lost }
+func (s *stand) Err() error {
+	select {
+	case <-s.lost:
+		return s.err
+	default:
+		return nil
+	}
+}
+func (s *stand) Release(context.Context) error {
+	s.released++
+	s.stop()
+	return nil
+}
+
+// held starts a holder and returns a client, and what ends it.
+func held(t *testing.T) (*Client, *stand, string, func() error) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hold")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newStand(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- (&Server{VM: v}).Serve(ctx, dir, func() error { close(ready); return nil })
+	}()
+	<-ready
+	ended := false
+	wait := func() error {
+		ended = true
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(30 * time.Second):
+			t.Fatal("the holder does not end")
+			return nil
+		}
+	}
+	t.Cleanup(func() {
+		cancel()
+		if !ended {
+			wait()
+		}
+		if v.released != 1 {
+			t.Errorf("released %d times", v.released)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
+			t.Error("left behind:", left)
+		}
+		os.RemoveAll(dir)
+	})
+	c, err := Open(dir, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, v, dir, wait
+}
+
+func run(t *testing.T, c *Client, in io.Reader, argv ...string) (string, string, guest.Exit) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	end, err := c.Exec(t.Context(), guest.Cmd{Argv: argv, Stdin: in, Stdout: &out, Stderr: &errs}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), end
+}
+
+func TestExec(t *testing.T) {
+	c, _, _, _ := held(t)
+	out, errs, end := run(t, c, nil, "sh", "-c", "cat; echo out; echo err >&2; exit 3")
+	if out != "out\n" || errs != "err\n" || end.Code != 3 {
+		t.Errorf("%q %q %+v", out, errs, end)
+	}
+	big := bytes.Repeat([]byte("0123456789abcde\n"), 200<<10)
+	var back bytes.Buffer
+	if _, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"cat"}, Stdin: bytes.NewReader(big), Stdout: &back}, nil); err != nil || !bytes.Equal(back.Bytes(), big) {
+		t.Errorf("%v: %d bytes came back of %d", err, back.Len(), len(big))
+	}
+	// Input that nobody takes does not keep the end from coming.
+	if _, _, end := run(t, c, bytes.NewReader(big), "sh", "-c", "exit 4"); end.Code != 4 {
+		t.Error(end)
+	}
+	var f *Fault
+	if _, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"nosuchprogram"}}, nil); !errors.As(err, &f) || !f.Start() {
+		t.Error(err)
+	}
+	if end, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"sleep", "60"}, Timeout: 50 * time.Millisecond}, nil); err != nil || !end.TimedOut {
+		t.Error(end, err)
+	}
+	// Output that cannot be written is the client's own error.
+	if _, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"echo"}, Stdout: broken{}}, nil); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Error(err)
+	}
+	if st, err := c.Status(t.Context()); err != nil || st.ID != "m1" || st.Holder != os.Getpid() {
+		t.Error(st, err)
+	}
+}
+
+type broken struct{}
+
+func (broken) Write([]byte) (int, error) { return 0, errors.New("no room") }
+
+// A client that goes away takes its command with it, also one that does not read
+// its input.
+func TestClientGone(t *testing.T) {
+	c, _, _, _ := held(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	file := filepath.Join(t.TempDir(), "pid")
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Exec(ctx, guest.Cmd{Argv: []string{"sh", "-c", "echo $$ > " + file + ".new; mv " + file + ".new " + file + "; exec sleep 600"}, Stdin: endless{}}, nil)
+		done <- err
+	}()
+	var pid string
+	for pid == "" {
+		b, _ := os.ReadFile(file)
+		pid = strings.TrimSpace(string(b))
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	for until := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		if b, err := os.ReadFile("/proc/" + pid + "/comm"); err != nil || string(b) != "sleep\n" {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("the command still runs")
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestSnapshots(t *testing.T) {
+	c, _, _, _ := held(t)
+	for _, want := range []string{"clean", "s2", "s3"} {
+		ask := ""
+		if want == "clean" {
+			ask = want
+		}
+		if got, err := c.Snapshot(t.Context(), ask); err != nil || got != want {
+			t.Error(got, err)
+		}
+	}
+	var f *Fault
+	if _, err := c.Snapshot(t.Context(), "clean"); !errors.As(err, &f) || !f.Usage() {
+		t.Error(err)
+	}
+	if err := c.Rollback(t.Context(), "clean"); err != nil {
+		t.Error(err)
+	}
+	if err := c.Rollback(t.Context(), "other"); !errors.As(err, &f) || !f.Usage() || !strings.Contains(err.Error(), "clean, s2, s3") {
+		t.Error(err)
+	}
+	if st, err := c.Status(t.Context()); err != nil || !slices.Equal(st.Snapshots, []string{"clean", "s2", "s3"}) {
+		t.Error(st, err)
+	}
+}
+
+func TestEnds(t *testing.T) {
+	t.Run("removed", func(t *testing.T) {
+		c, v, dir, wait := held(t)
+		run(t, c, nil, "true")
+		if err := c.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(); err != nil || v.ok == nil || !*v.ok {
+			t.Error(err, v.ok)
+		}
+		if _, err := Open(dir, "m1"); !errors.Is(err, ErrNone) {
+			t.Error(err)
+		}
+		if _, err := c.Status(t.Context()); !errors.Is(err, ErrGone) {
+			t.Error(err)
+		}
+	})
+	t.Run("lost", func(t *testing.T) {
+		c, v, _, wait := held(t)
+		done := make(chan error, 1)
+		var out notify = make(chan struct{}, 1)
+		go func() {
+			_, err := c.Exec(context.Background(), guest.Cmd{Argv: []string{"sh", "-c", "echo; exec sleep 600"}, Stdout: out}, nil)
+			done <- err
+		}()
+		<-out
+		v.err = errors.New("qemu was killed")
+		close(v.lost)
+		v.client.Close()
+		if err := <-done; err == nil {
+			t.Error("a command of a machine that died has an end")
+		}
+		if err := wait(); err == nil || !strings.Contains(err.Error(), "qemu was killed") {
+			t.Error(err)
+		}
+	})
+}
+
+type notify chan struct{}
+
+func (n notify) Write(p []byte) (int, error) {
+	select {
+	case n <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+func TestDead(t *testing.T) {
+	dir, err := os.MkdirTemp("", "hold")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: Socket(dir, "mdead")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	os.WriteFile(filepath.Join(dir, "mdead.log"), []byte("panic: oh\n\x1b[2J"), 0o600)
+	c, err := Open(dir, "mdead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"true"}}, nil); !errors.Is(err, ErrGone) {
+		t.Error(err)
+	}
+	list, err := List(t.Context(), dir)
+	if err != nil || len(list) != 1 || list[0].State != Dead || !strings.Contains(list[0].Said, "panic: oh") || strings.Contains(list[0].Said, "\x1b") {
+		t.Errorf("%+v %v", list, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
+		t.Error("left behind:", left)
+	}
+	if list, err := List(t.Context(), filepath.Join(dir, "nosuch")); err != nil || len(list) != 0 {
+		t.Error(list, err)
+	}
+}
+
+func TestArchiveThereAndBack(t *testing.T) {
+	c, _, _, _ := held(t)
+	src := filepath.Join(t.TempDir(), "tree")
+	os.MkdirAll(filepath.Join(src, "a b", "empty"), 0o750)
+	os.WriteFile(filepath.Join(src, "a b", "line\nend"), []byte("x"), 0o640)
+	os.WriteFile(filepath.Join(src, "\xff"), []byte("not UTF-8"), 0o600)
+	os.WriteFile(filepath.Join(src, "program"), bytes.Repeat([]byte("x"), 1<<20), 0o755)
+	os.Symlink("program", filepath.Join(src, "link"))
+	guestDir := t.TempDir()
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(Pack(w, src, "renamed")) }()
+	if err := c.TarIn(t.Context(), guestDir, r, ""); err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	r, w = io.Pipe()
+	go func() { w.CloseWithError(c.TarOut(t.Context(), guestDir, []string{"renamed"}, w)) }()
+	if err := Unpack(r, out, "renamed", "back"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := tree(t, filepath.Join(out, "back")), tree(t, src); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if err := c.TarOut(t.Context(), guestDir, []string{"nosuch"}, io.Discard); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, _ := d.Info()
+		rel, _ := filepath.Rel(dir, p)
+		to, _ := os.Readlink(p)
+		size := st.Size()
+		if !st.Mode().IsRegular() {
+			size = 0
+		}
+		fmt.Fprintf(&b, "%q %v %d %s\n", rel, st.Mode(), size, to)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// What a hostile guest may send.
+func TestUnpackHostile(t *testing.T) {
+	file := func(name, content string) (tar.Header, string) {
+		return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}, content
+	}
+	type entry struct {
+		h tar.Header
+		c string
+	}
+	mk := func(name, content string) entry { h, c := file(name, content); return entry{h, c} }
+	sym := func(name, to string) entry {
+		return entry{tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to}, ""}
+	}
+	link := func(name, to string) entry {
+		return entry{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}, ""}
+	}
+	dir := func(name string, mode int64) entry {
+		return entry{tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: mode}, ""}
+	}
+	for _, c := range []struct {
+		name    string
+		entries []entry
+		err     string // "" none; "left" is ErrLeftOut
+		absent  string // below the directory
+	}{
+		{"up", []entry{mk("../escaped", "x")}, "not below", "../escaped"},
+		{"absolute", []entry{mk("/etc/escaped", "x")}, "not below", ""},
+		{"up from below", []entry{mk("top/../../escaped", "x")}, "not below", ""},
+		{"another top", []entry{mk("other", "x")}, "not below", "other"},
+		{"a longer top", []entry{mk("topper", "x")}, "not below", "topper"},
+		{"link out, absolute", []entry{dir("top/", 0o755), sym("top/l", "/etc/passwd")}, "left", "top/l"},
+		{"link out, relative", []entry{dir("top/", 0o755), sym("top/l", "../../x")}, "left", "top/l"},
+		{"link to the top's parent", []entry{dir("top/", 0o755), sym("top/l", "..")}, "left", "top/l"},
+		{"link out through a link", []entry{dir("top/", 0o755), dir("top/a/", 0o755), dir("top/a/b/", 0o755), sym("top/a/b/y", "../.."), sym("top/l", "a/b/y/../..")}, "left", "top/l"},
+		{"write through a link", []entry{dir("top/", 0o755), dir("top/d/", 0o755), sym("top/l", "d"), mk("top/l/f", "x")}, "behind a link", "top/d/f"},
+		{"the top is a link", []entry{sym("top", "/etc")}, "left", "top"},
+		{"hard link out", []entry{dir("top/", 0o755), link("top/l", "../secret")}, "left", "top/l"},
+		{"hard link to a link", []entry{dir("top/", 0o755), mk("top/f", "x"), sym("top/s", "f"), link("top/l", "top/s")}, "left", "top/l"},
+		{"device", []entry{dir("top/", 0o755), {tar.Header{Name: "top/d", Typeflag: tar.TypeChar}, ""}}, "left", "top/d"},
+		{"long name", []entry{mk("top/"+strings.Repeat("x/", 4000)+"x", "x")}, "too long", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var b bytes.Buffer
+			w := tar.NewWriter(&b)
+			for _, e := range c.entries {
+				if err := w.WriteHeader(&e.h); err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(w, e.c)
+			}
+			w.Close()
+			outer := t.TempDir()
+			in := filepath.Join(outer, "in")
+			os.Mkdir(in, 0o755)
+			os.WriteFile(filepath.Join(outer, "secret"), []byte("s"), 0o600)
+			err := Unpack(&b, in, "top", "top")
+			switch {
+			case c.err == "left" && !errors.Is(err, ErrLeftOut), c.err != "left" && (err == nil || !strings.Contains(err.Error(), c.err)):
+				t.Errorf("got %v, want %q", err, c.err)
+			}
+			if c.absent != "" {
+				if _, err := os.Lstat(filepath.Join(in, c.absent)); err == nil {
+					t.Error(c.absent, "was made")
+				}
+			}
+			if l, _ := os.ReadDir(outer); len(l) != 2 {
+				t.Error("something was written outside:", l)
+			}
+		})
+	}
+	// Modes, and what is in the way.
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range []entry{dir("top/", 0o500), mk("top/f", "new"), {tar.Header{Name: "top/s", Typeflag: tar.TypeReg, Mode: 0o6755}, ""}, link("top/h", "top/f")} {
+		w.WriteHeader(&e.h)
+		io.WriteString(w, e.c)
+	}
+	w.Close()
+	outer := t.TempDir()
+	victim := filepath.Join(outer, "victim")
+	os.WriteFile(victim, []byte("old"), 0o600)
+	in := filepath.Join(outer, "in")
+	os.MkdirAll(filepath.Join(in, "top"), 0o755)
+	os.Symlink(victim, filepath.Join(in, "top", "f"))
+	if err := Unpack(&b, in, "top", "top"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(victim); string(got) != "old" {
+		t.Error("written through a link that was there")
+	}
+	if got, _ := os.ReadFile(filepath.Join(in, "top", "h")); string(got) != "new" {
+		t.Errorf("%q", got)
+	}
+	if st, err := os.Stat(filepath.Join(in, "top", "s")); err != nil || st.Mode() != 0o755 {
+		t.Error("a set-user-id file:", st.Mode(), err)
+	}
+	os.Chmod(filepath.Join(in, "top"), 0o700)
+}
+
+func FuzzUnpack(f *testing.F) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	w.WriteHeader(&tar.Header{Name: "top/", Typeflag: tar.TypeDir, Mode: 0o755})
+	w.WriteHeader(&tar.Header{Name: "top/l", Typeflag: tar.TypeSymlink, Linkname: "../.."})
+	w.WriteHeader(&tar.Header{Name: "top/f", Typeflag: tar.TypeReg, Size: 1, Mode: 0o600})
+	w.Write([]byte("x"))
+	w.Close()
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		outer := t.TempDir()
+		in := filepath.Join(outer, "in")
+		os.Mkdir(in, 0o755)
+		Unpack(bytes.NewReader(data), in, "top", "top")
+		if l, _ := os.ReadDir(outer); len(l) != 1 {
+			t.Error("something was written outside:", l)
+		}
+		filepath.WalkDir(in, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				os.Chmod(p, 0o700)
+			}
+			if err == nil && d.Type() == fs.ModeSymlink {
+				if real, err := filepath.EvalSymlinks(p); err == nil && real != in && !strings.HasPrefix(real, in+"/") {
+					t.Errorf("%s leads out, to %s", p, real)
+				}
+			}
+			return nil
+		})
+	})
+}
