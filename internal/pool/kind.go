@@ -109,8 +109,23 @@ func Spec(img *image.Image, cpus, memoryMiB int) vm.Spec {
 
 const netName = "net.sock"
 
+// boots is how often a machine is started that does not come up. A kernel
+// measures its timers while it boots, and on a host that is too busy at that
+// moment it measures nonsense and cannot go on; the agent then ends the machine.
+const boots = 3
+
 // boot starts a machine from nothing.
 func (k *kind) boot(ctx context.Context, template bool) (*instance, error) {
+	for try := 1; ; try++ {
+		i, err := k.bootOnce(ctx, template)
+		if err == nil || try == boots || !errors.Is(err, errNotUp) || ctx.Err() != nil {
+			return i, err
+		}
+		k.pool.log.Warn("a machine did not come up and is started again", "kind", k.key, "err", err)
+	}
+}
+
+func (k *kind) bootOnce(ctx context.Context, template bool) (*instance, error) {
 	return k.pool.assemble(ctx, bootLimit, func(ctx context.Context, id, dir string) (vm.Machine, error) {
 		s := k.spec(id, dir)
 		s.Template = template
@@ -272,11 +287,6 @@ func (k *kind) unlock() { <-k.tmpl }
 
 func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 	i, err := k.boot(ctx, true)
-	if errors.Is(err, errNotReady) {
-		// A template is too dear to lose to one boot that hung.
-		k.pool.log.Warn("a machine did not come up and is booted again", "kind", k.key, "err", err)
-		i, err = k.boot(ctx, true)
-	}
 	if err != nil {
 		return err
 	}
@@ -303,12 +313,13 @@ func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 	return s.Snapshot(ctx, dir)
 }
 
-var errNotReady = errors.New("the machine was not ready")
+// errNotUp is that a machine was started and its agent did not answer.
+var errNotUp = errors.New("the machine did not come up")
 
 // assemble makes a machine's directory, has start start it, and connects its
 // cable and its agent. When it fails, nothing is left.
 func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx context.Context, id, dir string) (vm.Machine, error)) (_ *instance, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %v", errNotReady, limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the machine was not ready within %v", limit))
 	defer cancel()
 	stop := context.AfterFunc(p.ctx, cancel)
 	defer stop()
@@ -335,7 +346,7 @@ func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx
 		return nil, errors.Join(err, i.closeSoon(ctx))
 	}
 	if err := i.connect(ctx); err != nil {
-		return nil, errors.Join(err, i.closeSoon(ctx))
+		return nil, errors.Join(fmt.Errorf("%w: %w", errNotUp, err), i.closeSoon(ctx))
 	}
 	return i, nil
 }

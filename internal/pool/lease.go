@@ -401,7 +401,9 @@ func (i *instance) reconnect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreLimit)
 	defer cancel()
 	old := i.agent()
-	if _, err := old.Ping(ctx); err == nil {
+	pinging, stop := context.WithTimeout(ctx, restoreLimit/4)
+	defer stop()
+	if _, err := old.Ping(pinging); err == nil {
 		return nil
 	}
 	old.Close()

@@ -1,10 +1,11 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"hash/crc32"
-	"io"
 	"os"
 	"syscall"
 )
@@ -23,15 +24,6 @@ func copySparse(ctx context.Context, dst, src string) error {
 		return err
 	}
 	defer in.Close()
-	return copySparseFrom(ctx, dst, in)
-}
-
-// copySparseFrom is copySparse from an open file.
-func copySparseFrom(ctx context.Context, dst string, in *os.File) error {
-	fi, err := in.Stat()
-	if err != nil {
-		return err
-	}
 	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -40,99 +32,95 @@ func copySparseFrom(ctx context.Context, dst string, in *os.File) error {
 	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, out.Fd(), ioctlCopy, in.Fd()); e == 0 {
 		return out.Close()
 	}
-	if err := out.Truncate(fi.Size()); err != nil {
-		return err
-	}
-	err = extents(ctx, in, fi.Size(), func(off, n int64) error {
-		if _, err := in.Seek(off, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := out.Seek(off, io.SeekStart); err != nil {
-			return err
-		}
-		_, err := io.CopyN(out, in, n) // copy_file_range where possible
-		return err
-	}, nil)
-	if err != nil {
+	if _, err := copyBlocks(ctx, out, in); err != nil {
 		return err
 	}
 	return out.Close() // not synced: what is lost with the host is made again
 }
 
-// extents calls data and hole for the parts of f, in order, each at most 16 MiB.
-func extents(ctx context.Context, f *os.File, size int64, data, hole func(off, n int64) error) error {
-	const step = 16 << 20
-	part := func(fn func(off, n int64) error, from, to int64) error {
-		for fn != nil && from < to {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			n := min(step, to-from)
-			if err := fn(from, n); err != nil {
-				return err
-			}
-			from += n
-		}
-		return nil
+// copySum copies an open file to dst as copySparse does, and sums it up on the
+// way.
+func copySum(ctx context.Context, dst string, in *os.File) (file, error) {
+	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return file{}, err
 	}
-	for at := int64(0); at < size; {
-		start, err := f.Seek(at, seekData)
-		if errors.Is(err, syscall.ENXIO) {
-			start = size // a hole to the end
-		} else if err != nil {
-			return part(data, at, size) // this file system knows no holes
-		}
-		start = min(start, size)
-		if err := part(hole, at, start); err != nil {
-			return err
-		}
-		if start == size {
-			return nil
-		}
-		end, err := f.Seek(start, seekHole)
-		if err != nil || end > size {
-			end = size
-		}
-		if err := part(data, start, end); err != nil {
-			return err
-		}
-		at = end
+	defer out.Close()
+	f, err := copyBlocks(ctx, out, in)
+	if err != nil {
+		return f, err
 	}
-	return nil
+	return f, out.Close()
 }
 
-// sumFile returns the CRC-32C of a file's contents. It guards against a damaged
-// disk, not against a person: whoever can write here can write anything.
-func sumFile(ctx context.Context, name string) (sum uint32, size int64, err error) {
-	f, err := os.Open(name)
+// sumFile sums up a file.
+func sumFile(ctx context.Context, name string) (file, error) {
+	in, err := os.Open(name)
 	if err != nil {
-		return 0, 0, err
+		return file{}, err
 	}
-	defer f.Close()
-	fi, err := f.Stat()
+	defer in.Close()
+	return copyBlocks(ctx, nil, in)
+}
+
+// block is the unit in which files are read and compared with nothing.
+const block = 256 << 10
+
+// copyBlocks copies what of in is not zero to out, which is empty and may be
+// nil, and returns in's size and sum: a CRC-32C over the offset and the contents
+// of each block that holds more than zeros. So the sum takes no time for holes,
+// of which a disk is full, and is the same whether zeros are a hole or not. It
+// guards against a damaged disk, not against a person: whoever can write here
+// can write anything.
+func copyBlocks(ctx context.Context, out, in *os.File) (file, error) {
+	fi, err := in.Stat()
 	if err != nil {
-		return 0, 0, err
+		return file{}, err
+	}
+	f := file{Size: fi.Size()}
+	if out != nil {
+		if err := out.Truncate(f.Size); err != nil {
+			return f, err
+		}
 	}
 	table := crc32.MakeTable(crc32.Castagnoli)
-	buf := make([]byte, 1<<20)
-	zero := make([]byte, 1<<20)
-	err = extents(ctx, f, fi.Size(), func(off, n int64) error {
-		for n > 0 {
-			k := min(n, int64(len(buf)))
-			if _, err := f.ReadAt(buf[:k], off); err != nil {
-				return err
+	buf, zero := make([]byte, block), make([]byte, block)
+	for at := int64(0); at < f.Size; {
+		if ctx.Err() != nil {
+			return f, context.Cause(ctx)
+		}
+		start, err := in.Seek(at, seekData)
+		if errors.Is(err, syscall.ENXIO) {
+			break // a hole to the end
+		} else if err != nil {
+			start = at // this file system knows no holes
+		}
+		end, err := in.Seek(start, seekHole)
+		if err != nil {
+			end = f.Size
+		}
+		at = start / block * block
+		for ; at < end; at += block {
+			if ctx.Err() != nil {
+				return f, context.Cause(ctx)
 			}
-			sum = crc32.Update(sum, table, buf[:k])
-			off, n = off+k, n-k
+			b := buf[:min(block, f.Size-at)]
+			if _, err := in.ReadAt(b, at); err != nil {
+				return f, err
+			}
+			if bytes.Equal(b, zero[:len(b)]) {
+				continue
+			}
+			var offset [8]byte
+			binary.BigEndian.PutUint64(offset[:], uint64(at))
+			f.Sum = crc32.Update(crc32.Update(f.Sum, table, offset[:]), table, b)
+			if out == nil {
+				continue
+			}
+			if _, err := out.WriteAt(b, at); err != nil {
+				return f, err
+			}
 		}
-		return nil
-	}, func(_, n int64) error {
-		for n > 0 {
-			k := min(n, int64(len(zero)))
-			sum = crc32.Update(sum, table, zero[:k])
-			n -= k
-		}
-		return nil
-	})
-	return sum, fi.Size(), err
+	}
+	return f, nil
 }

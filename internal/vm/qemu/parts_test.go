@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -110,20 +111,41 @@ func TestCopyAndSum(t *testing.T) {
 	if err := os.WriteFile(full, a, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var sums []uint32
-	for _, n := range []string{src, dst, full} {
-		s, size, err := sumFile(t.Context(), n)
-		if err != nil || size != 64<<20 {
-			t.Errorf("%s: %d, %v", n, size, err)
-		}
-		sums = append(sums, s)
+	third := filepath.Join(dir, "third")
+	in, err := os.Open(full)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if sums[0] != sums[1] || sums[0] != sums[2] {
-		t.Errorf("sums differ: %x", sums)
+	defer in.Close()
+	want, err := copySum(t.Context(), third, in)
+	if err != nil || want.Size != 64<<20 {
+		t.Errorf("%+v, %v", want, err)
+	}
+	for _, n := range []string{src, dst, full, third} {
+		if got, err := sumFile(t.Context(), n); err != nil || got != want {
+			t.Errorf("%s: %+v, %v, want %+v", n, got, err, want)
+		}
+	}
+	if c, err := os.ReadFile(third); err != nil || !bytes.Equal(a, c) {
+		t.Errorf("the summed copy differs: %v", err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(third, &st); err != nil || st.Blocks*512 > 8<<20 {
+		t.Errorf("the copy of zeros takes %d bytes, %v", st.Blocks*512, err)
+	}
+	// The same bytes elsewhere are another file.
+	if err := os.Truncate(full, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(full, append(make([]byte, block), a[:len(a)-block]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := sumFile(t.Context(), full); err != nil || got.Sum == want.Sum {
+		t.Errorf("moved contents have the same sum: %+v, %v", got, err)
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := sumFile(over, full); !errors.Is(err, context.Canceled) {
+	if _, err := sumFile(over, full); !errors.Is(err, context.Canceled) {
 		t.Errorf("with a dead context: %v", err)
 	}
 	if err := copySparse(t.Context(), dst, src); err == nil {

@@ -51,7 +51,7 @@ type file struct {
 	Sum  uint32 `json:"crc32c"`
 }
 
-const manifestVersion = 1
+const manifestVersion = 2
 
 // Snapshot implements [vm.Snapshotter].
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
@@ -109,9 +109,11 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	if m.layout.Shared {
 		m.end() // nothing may write to its memory or its disks any more
 		<-m.done
-		if err := copySparseFrom(ctx, filepath.Join(dir, memoryName), m.memory); err != nil {
+		f, err := copySum(ctx, filepath.Join(dir, memoryName), m.memory)
+		if err != nil {
 			return fmt.Errorf("write the memory down: %w", err)
 		}
+		out.Files[memoryName] = f
 	}
 	for _, d := range m.layout.Disks {
 		sd := disk{ID: d.ID, Format: d.Format}
@@ -155,18 +157,20 @@ func (m *machine) proceed(ctx context.Context) error {
 	}
 }
 
-// write adds the sizes and sums of the files in dir and writes the manifest.
+// write adds the sizes and sums of the files in dir that it has not, and writes the
+// manifest.
 func (s *manifest) write(ctx context.Context, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		var f file
-		if f.Sum, f.Size, err = sumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
+		if _, ok := s.Files[e.Name()]; ok {
+			continue
+		}
+		if s.Files[e.Name()], err = sumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
-		s.Files[e.Name()] = f
 	}
 	b, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
@@ -337,12 +341,12 @@ func (s *manifest) check(ctx context.Context, dir string, names ...string) error
 		}
 	}
 	for _, n := range names {
-		sum, _, err := sumFile(ctx, filepath.Join(dir, n))
+		f, err := sumFile(ctx, filepath.Join(dir, n))
 		if err != nil {
 			return fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
 		}
-		if sum != s.Files[n].Sum {
-			return fmt.Errorf("%w: %s: %s is damaged (its checksum differs)", vm.ErrSnapshot, dir, n)
+		if f != s.Files[n] {
+			return fmt.Errorf("%w: %s: %s is damaged: size or checksum differ", vm.ErrSnapshot, dir, n)
 		}
 	}
 	return nil

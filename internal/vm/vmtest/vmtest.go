@@ -183,7 +183,40 @@ func (s *Suite) start(t *testing.T, spec vm.Spec) vm.Machine {
 	return m
 }
 
+// up starts a machine and connects to its agent. On a host that is busy at the
+// wrong moment a kernel may measure its timers wrongly and give up; that is not
+// the driver's doing, and the machine is started again.
+func (s *Suite) up(t *testing.T, spec vm.Spec) (vm.Machine, *guest.Client, vm.Spec) {
+	t.Helper()
+	for try := 1; ; try++ {
+		m := s.start(t, spec)
+		c, err := tryConnect(t, m)
+		if err == nil {
+			return m, c, spec
+		}
+		if try == 3 {
+			t.Fatalf("connect: %v", vm.Explain(m, "connect", err))
+		}
+		t.Logf("the machine did not come up and is started again: %v", vm.Explain(m, "connect", err))
+		if err := m.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		again := s.spec(t)
+		again.Template, again.DeleteBy, again.Console = spec.Template, spec.DeleteBy, spec.Console
+		spec = again
+	}
+}
+
 func connect(t *testing.T, m vm.Machine, opts ...guest.Option) *guest.Client {
+	t.Helper()
+	c, err := tryConnect(t, m, opts...)
+	if err != nil {
+		t.Fatalf("connect: %v", vm.Explain(m, "connect", err))
+	}
+	return c
+}
+
+func tryConnect(t *testing.T, m vm.Machine, opts ...guest.Option) (*guest.Client, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -203,10 +236,10 @@ func connect(t *testing.T, m vm.Machine, opts ...guest.Option) *guest.Client {
 	})
 	c, err := guest.Connect(ctx, m.Dial, opts...)
 	if err != nil {
-		t.Fatalf("connect: %v", err)
+		return nil, err
 	}
 	t.Cleanup(func() { c.Close() })
-	return c
+	return c, nil
 }
 
 // do runs the tool and returns what it printed.
@@ -233,7 +266,7 @@ func (s *Suite) life(t *testing.T) {
 	spec := s.spec(t)
 	var console bytes.Buffer
 	spec.Console = &console
-	m := s.start(t, spec)
+	m, c, spec := s.up(t, spec)
 	if m.ID() != spec.ID {
 		t.Errorf("ID is %q, want %q", m.ID(), spec.ID)
 	}
@@ -243,7 +276,6 @@ func (s *Suite) life(t *testing.T) {
 	if p, ok := m.(vm.Process); ok && len(processes(spec.ID)) == 0 {
 		t.Errorf("process %d does not carry hearth-%s in its command line", p.Pid(), spec.ID)
 	}
-	c := connect(t, m)
 	if got := s.do(t, c, "echo", "hello", "there"); got != "hello there" {
 		t.Errorf("echo printed %q", got)
 	}
@@ -313,8 +345,7 @@ func (s *Suite) pauseResume(t *testing.T, p vm.Pauser, c *guest.Client) {
 }
 
 func (s *Suite) poweroff(t *testing.T) {
-	m := s.start(t, s.spec(t))
-	c := connect(t, m)
+	m, c, _ := s.up(t, s.spec(t))
 	if err := c.Poweroff(t.Context()); err != nil {
 		t.Fatalf("Poweroff: %v", err)
 	}
@@ -354,8 +385,7 @@ func (s *Suite) kill(t *testing.T, m vm.Machine) {
 
 // killed ends the VMM in the middle of a command.
 func (s *Suite) killed(t *testing.T) {
-	m := s.start(t, s.spec(t))
-	c := connect(t, m)
+	m, c, _ := s.up(t, s.spec(t))
 	out := make(chan struct{})
 	ended := make(chan error, 1)
 	go func() {
@@ -491,8 +521,8 @@ func (s *Suite) longPath(t *testing.T) {
 	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	m := s.start(t, spec)
-	if _, err := connect(t, m).Ping(t.Context()); err != nil {
+	_, c, _ := s.up(t, spec)
+	if _, err := c.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -501,8 +531,7 @@ func (s *Suite) longPath(t *testing.T) {
 func (s *Suite) template(t *testing.T) {
 	spec := s.spec(t)
 	spec.Template = true
-	m := s.start(t, spec)
-	c := connect(t, m)
+	m, c, _ := s.up(t, spec)
 	s.do(t, c, "put", s.Disk(m), "template's disk")
 	s.do(t, c, "put", s.Memory(m), "template's memory")
 	c.Close()
