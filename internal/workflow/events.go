@@ -77,6 +77,8 @@ func eventDefs() []eventDef {
 // with such keys run every day: what is overlooked is advice.
 func events() *def {
 	list := oneOf(nonEmpty(), sequence(nonEmpty()))
+	filter := oneOf(nonEmpty(), sequence(nonEmpty()))
+	filter.blank = true // `branches:` and nothing more filters nothing
 	var ps []prop
 	var names []string
 	for _, e := range eventDefs() {
@@ -87,7 +89,7 @@ func events() *def {
 			ks = append(ks, key("types", oneOf(typ, sequence(typ))))
 		}
 		for _, f := range e.filters {
-			ks = append(ks, key(f, list))
+			ks = append(ks, key(f, filter))
 		}
 		ps = append(ps, key(e.name, oneOf(null(), lenient(keys(ks...)))))
 	}

@@ -421,3 +421,18 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+// Files with `branches:` and nothing behind it run every day: it is no filter.
+func TestBlankFilterIsNone(t *testing.T) {
+	src := []byte("on:\n  push:\n    branches:\n    tags:\n    paths: [x]\njobs:\n  a: {runs-on: x, steps: [{run: x}]}\n")
+	w, ds := Parse("a.yml", src, Options{})
+	if Errors(ds) || len(ds) != 2 || ds[0].Severity != Advice {
+		t.Fatal(ds)
+	}
+	if d := w.Decide(&Happening{Event: "push", Ref: "refs/heads/any", ChangedFiles: []string{"x"}, FilesKnown: true}); !d.Run {
+		t.Error(d.Reason)
+	}
+	if _, ds := Parse("a.yml", src, Options{StrictEvents: true}); !Errors(ds) {
+		t.Error("the editor services refuse it")
+	}
+}

@@ -490,6 +490,10 @@ func (r *reader) check(v *Value, d *def, a *allow) *Value {
 	if fits(v) {
 		return v
 	}
+	if v.Kind == Null && d.blank && !r.opt.StrictEvents {
+		r.report(Diagnostic{Pos: v.Pos, Severity: Advice, Rule: "unexpected-value", Message: "There is no value here", Hint: "GitHub overlooks this key; write its value, or leave it out."})
+		return v
+	}
 	if v.Kind != String {
 		t := &Value{Kind: String, Pos: v.Pos, Str: v.literal().ToString(), bad: v.bad}
 		if fits(t) {

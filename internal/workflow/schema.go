@@ -33,6 +33,7 @@ type def struct {
 	looseKey *def   // defMapping: nil when only props are allowed
 	looseVal *def
 	lenient  bool // what is unknown is worth advice, not an error (see [lenient])
+	blank    bool // GitHub overlooks that there is no value
 	oneOf    []*def
 }
 
