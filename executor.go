@@ -45,7 +45,7 @@ var errTimeout = errors.New("the workflow's time is over")
 // workflow is unusable, there is no machine, the machine was lost. That a step
 // failed is in the Result. When ctx is done the running step is ended, those after
 // it are skipped, the cleanup runs, and the conclusion is Cancelled.
-func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (_ Result, err error) {
+func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (result Result, err error) {
 	if err := w.check(c); err != nil {
 		return Result{}, err
 	}
@@ -71,23 +71,22 @@ func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (_ Result, er
 		if err != nil {
 			r.result.Conclusion = ""
 		}
+		result = r.result
 	}()
 	r.session, err = e.Sessions.open(ctx, timeout+cleanupTime+releaseLimit)
 	if err != nil {
-		if ctx.Err() != nil {
-			r.result.Conclusion = Cancelled
-			return r.result, context.Cause(ctx)
+		if ctx.Err() != nil { // it was not waited for
+			for _, s := range w.steps() {
+				r.skip(s)
+			}
+			r.result.Conclusion, err = Cancelled, nil
 		}
 		return r.result, err
 	}
 	r.result.Session = r.session.ID()
 	err = r.run(ctx, timeout)
 	r.session.Finish(err == nil && r.result.Conclusion == Success)
-	err = errors.Join(err, r.session.Release(ctx))
-	if err != nil {
-		r.result.Conclusion = ""
-	}
-	return r.result, err
+	return r.result, errors.Join(err, r.session.Release(ctx))
 }
 
 // running is one run of a workflow.

@@ -186,6 +186,9 @@ func TestWorkflows(t *testing.T) {
 			if (r.Conclusion == hearth.Success) != r.OK() {
 				t.Error("OK")
 			}
+			if r.ID == "" || r.Session == "" || r.Started.IsZero() || r.Duration <= 0 {
+				t.Errorf("%+v", r)
+			}
 			st := s.Stats()
 			if st.Live != 0 || st.Created != 1 || (st.Completed == 1) != r.OK() || st.Completed+st.Failed != 1 {
 				t.Errorf("%+v", st)
@@ -248,6 +251,18 @@ func TestCancel(t *testing.T) {
 	e := &hearth.Executor{Sessions: s, Output: writer(func(p []byte) (int, error) { cancel(); return len(p), nil })}
 	r, err := e.Run(ctx, hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "echo started; exec sleep 60"}, {Name: "b", Run: "true"}}, Cleanup: []hearth.Step{{Name: "c", Run: "true"}}}, hearth.Context{})
 	if err != nil || told(r) != "steps a cancelled/cancelled 143\nsteps b skipped/skipped 0\ncleanup c success/success 0\ncancelled" {
+		t.Error(err, told(r))
+	}
+}
+
+// A machine that is not waited for any more is no fault.
+func TestCancelledBefore(t *testing.T) {
+	l, s := sessions(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l.refuse = context.Canceled
+	r, err := (&hearth.Executor{Sessions: s}).Run(ctx, hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "true"}}}, hearth.Context{})
+	if err != nil || told(r) != "steps a skipped/skipped 0\ncancelled" {
 		t.Error(err, told(r))
 	}
 }

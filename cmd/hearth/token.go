@@ -20,7 +20,7 @@ func (a *app) tokenCommand() *cobra.Command {
 server has: HEARTH_JWT_SECRET, HEARTH_JWT_SECRET_FILE, or the configuration file's.
 
   export HEARTH_JWT_SECRET=$(openssl rand -hex 32)
-  curl -H "Authorization: Bearer $(hearth token)" http://127.0.0.1:8080/api/vms`,
+  curl -H "Authorization: Bearer $(hearth token)" http://127.0.0.1:8787/api/vms`,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := config.Load(file, a.getenv)
 			if err != nil {

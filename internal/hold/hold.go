@@ -351,8 +351,8 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	if buf.Flush() != nil {
 		return
 	}
-	// Nothing is written to a client that does not read for longer than this; a
-	// command waits at its pipe as long as the client reads at all.
+	// A client that does not read holds up its own command, at its pipe, and
+	// nothing else.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := &frames{w: conn}
