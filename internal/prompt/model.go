@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func (c Config) ask(ctx context.Context, request string) (string, error) {
 	if timeout <= 0 {
 		timeout = time.Minute
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer from %s within %v", c.Endpoint, timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer from %s within %v", c.name(), timeout))
 	defer cancel()
 	talk := []message{{"system", instructions}, {"user", request}}
 	for attempt := 1; ; attempt++ {
@@ -55,6 +56,16 @@ func (c Config) ask(ctx context.Context, request string) (string, error) {
 	}
 }
 
+// name is the endpoint as it may be shown: an address can hold a key.
+func (c Config) name() string {
+	u, err := url.Parse(c.Endpoint)
+	if err != nil {
+		return "the endpoint"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}
+
 func (c Config) complete(ctx context.Context, talk []message) (string, error) {
 	body, err := json.Marshal(map[string]any{"model": c.Model, "messages": talk, "temperature": 0, "stream": false})
 	if err != nil {
@@ -62,7 +73,7 @@ func (c Config) complete(ctx context.Context, talk []message) (string, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.Endpoint+"/chat/completions", bytes.NewReader(body))
 	if err != nil {
-		return "", fmt.Errorf("HEARTH_LLM_URL: %w", err)
+		return "", errors.New("HEARTH_LLM_URL is no address")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if c.Key != "" {
@@ -77,7 +88,7 @@ func (c Config) complete(ctx context.Context, talk []message) (string, error) {
 		if cause := context.Cause(ctx); cause != nil {
 			return "", cause
 		}
-		return "", fmt.Errorf("asking %s: %w", c.Endpoint, err)
+		return "", fmt.Errorf("asking %s: %w", c.name(), err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
@@ -85,13 +96,13 @@ func (c Config) complete(ctx context.Context, talk []message) (string, error) {
 		if cause := context.Cause(ctx); cause != nil {
 			return "", cause
 		}
-		return "", fmt.Errorf("reading the answer of %s: %w", c.Endpoint, err)
+		return "", fmt.Errorf("reading the answer of %s: %w", c.name(), err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s answered %s", c.Endpoint, resp.Status)
+		return "", fmt.Errorf("%s answered %s", c.name(), resp.Status)
 	}
 	if len(b) > maxAnswer {
-		return "", fmt.Errorf("%s answered with more than %d bytes", c.Endpoint, maxAnswer)
+		return "", fmt.Errorf("%s answered with more than %d bytes", c.name(), maxAnswer)
 	}
 	var answer struct {
 		Choices []struct {
@@ -99,10 +110,10 @@ func (c Config) complete(ctx context.Context, talk []message) (string, error) {
 		} `json:"choices"`
 	}
 	if err := json.Unmarshal(b, &answer); err != nil {
-		return "", fmt.Errorf("%s did not answer in JSON", c.Endpoint)
+		return "", fmt.Errorf("%s did not answer in JSON", c.name())
 	}
 	if len(answer.Choices) == 0 || strings.TrimSpace(answer.Choices[0].Message.Content) == "" {
-		return "", fmt.Errorf("%s answered with nothing", c.Endpoint)
+		return "", fmt.Errorf("%s answered with nothing", c.name())
 	}
 	return answer.Choices[0].Message.Content, nil
 }

@@ -95,7 +95,7 @@ func New(ctx context.Context, c Config, request string) (Result, error) {
 	if c.Endpoint != "" {
 		yaml, err := c.ask(ctx, request)
 		if err == nil {
-			return Result{YAML: yaml, By: c.Model + " at " + c.Endpoint, Model: true}, nil
+			return Result{YAML: yaml, By: c.Model + " at " + c.name(), Model: true}, nil
 		}
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
