@@ -205,7 +205,7 @@ func testKilled(t *testing.T, a, b *store.Store) {
 }
 
 func testHeartbeat(t *testing.T, a, _ *store.Store) {
-	q := queue.New(a, queue.Config{Lease: 1500 * time.Millisecond})
+	q := queue.New(a, queue.Config{Lease: 3 * time.Second})
 	if _, err := q.Expire(t.Context()); err != nil { // what other tests left, with clocks of their own
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func testHeartbeat(t *testing.T, a, _ *store.Store) {
 	c := claim(t, q, "w", "beat")
 	err := c.Hold(t.Context(), func(ctx context.Context) error {
 		// Outlive the lease, with real heartbeats.
-		deadline := time.Now().Add(2 * time.Second)
+		deadline := time.Now().Add(3500 * time.Millisecond)
 		for time.Now().Before(deadline) {
 			if e, err := q.Expire(ctx); err != nil || len(e.Requeued) > 0 {
 				return fmt.Errorf("expired under heartbeat: %+v %v", e, err)
