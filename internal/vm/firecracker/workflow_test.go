@@ -108,7 +108,11 @@ func TestFirecrackerWorkflow(t *testing.T) {
 			ended[r.Job+" "+r.Type] = r.Conclusion
 		}
 	}
-	t.Logf("%v", ended)
+	for _, job := range []string{"build", "check"} {
+		if got := ended[job+" job.finished"]; got != "success" {
+			t.Errorf("job %s ended with %q", job, got)
+		}
+	}
 	if !strings.Contains(out.String(), "got firecracker") {
 		t.Error("the second job did not get what the first one made")
 	}
@@ -189,7 +193,7 @@ func runNested(t *testing.T, disk string, cfg nested.Config, argv []string, out 
 		if !x.OK() {
 			t.Fatalf("%s: %v", argv[0], x)
 		}
-		t.Logf("%s: %v", argv[0], time.Since(began).Round(time.Millisecond))
+		t.Logf("FIGURE %s: %v", argv[0], time.Since(began).Round(time.Millisecond))
 	}
 	// Templates and the like go there as well: what Firecracker writes to a file
 	// is not also an overlay's.
