@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
+	"github.com/hearth-ci/hearth/internal/webhook"
+)
+
+const serveSecret = "It's a Secret to Everybody"
+
+// served is a `hearth serve` that runs in the background.
+type served struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	url    string
+	mu     sync.Mutex
+	stderr bytes.Buffer
+	read   sync.WaitGroup
+}
+
+// serve starts `hearth serve` and waits until it serves.
+func (p *place) serve(gh *githubtest.Server) *served {
+	p.t.Helper()
+	key, file := filepath.Join(p.home, "app.pem"), filepath.Join(p.home, "hearth.json")
+	settings, err := json.Marshal(map[string]any{"listen": "127.0.0.1:0", "app_id": gh.AppID, "app_key_file": key, "github_url": gh.URL, "cpus": 1, "memory_mib": 512, "machines": 1})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(key, gh.Key(), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, settings, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	s := &served{t: p.t, cmd: p.command("serve", "--config", file)}
+	s.cmd.Env = append(s.cmd.Env, "HEARTH_WEBHOOK_SECRET="+serveSecret)
+	out, err := s.cmd.StderrPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { s.end(syscall.SIGKILL) })
+	ready := make(chan string, 1)
+	s.read.Go(func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			s.mu.Lock()
+			s.stderr.WriteString(lines.Text() + "\n")
+			s.mu.Unlock()
+			if url, ok := strings.CutPrefix(lines.Text(), "hearth serves "); ok {
+				ready <- url
+			}
+		}
+		close(ready)
+	})
+	select {
+	case s.url = <-ready:
+	case <-time.After(10 * time.Minute): // an image may have to be built
+	}
+	if s.url == "" {
+		p.t.Fatalf("it does not serve:\n%s", s.said())
+	}
+	return s
+}
+
+func (s *served) said() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stderr.String()
+}
+
+// end sends a signal and returns the exit code; -1 if it was killed.
+func (s *served) end(sig syscall.Signal) int {
+	if s.cmd.ProcessState == nil {
+		s.cmd.Process.Signal(sig)
+		s.read.Wait()
+		s.cmd.Wait()
+	}
+	return s.cmd.ProcessState.ExitCode()
+}
+
+func (s *served) push(body []byte, signature string) int {
+	s.t.Helper()
+	req, err := http.NewRequest(http.MethodPost, s.url+"/webhooks/github", bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-GitHub-Event", "push")
+	req.Header.Set("X-GitHub-Delivery", ci.NewID())
+	req.Header.Set("X-Hub-Signature-256", signature)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func (s *served) get(path string) string {
+	s.t.Helper()
+	resp, err := http.Get(s.url + path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// The program itself: a push runs in a real machine; killed in the middle of a
+// job and started again, it runs the job again, ends its check once, and stops
+// in order when asked to.
+func TestServe(t *testing.T) {
+	p := newPlace(t, "on: push\njobs: {}\n")
+	gh := githubtest.New()
+	t.Cleanup(func() {
+		gh.Close()
+		for _, v := range gh.Violations() {
+			t.Errorf("GitHub would not have it: %s", v)
+		}
+	})
+	sha := githubtest.SHA("served")
+	const repository = "octo/served"
+	gh.Commit(repository, sha, map[string]string{"hello.txt": "of this commit\n", ".github/workflows/ci.yml": `name: CI
+on: push
+jobs:
+  slow:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - run: cat hello.txt; sleep 3; echo "it is over"
+`})
+	body, err := json.Marshal(map[string]any{"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true,
+		"repository": map[string]any{"full_name": repository, "default_branch": "main"}, "installation": map[string]any{"id": gh.Installation},
+		"sender": map[string]any{"login": "octocat"}, "head_commit": map[string]any{"id": sha, "message": "Say hello"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := p.serve(gh)
+	if code := s.push(body, "sha256="+hex.EncodeToString(webhook.Sign("another", body))); code != http.StatusUnauthorized {
+		t.Errorf("a wrong signature: %d", code)
+	}
+	if code := s.push(body, "sha256="+hex.EncodeToString(webhook.Sign(serveSecret, body))); code != http.StatusAccepted {
+		t.Fatalf("%d\n%s", code, s.said())
+	}
+	until := func(status string) githubtest.Check {
+		t.Helper()
+		for deadline := time.After(3 * time.Minute); ; {
+			if all := gh.Checks(); len(all) == 1 && all[0].Status == status {
+				return all[0]
+			}
+			select {
+			case <-gh.Changed():
+			case <-deadline:
+				t.Fatalf("no check is %s: %+v\n%s", status, gh.Checks(), s.said())
+			}
+		}
+	}
+	check := until("in_progress")
+	page := strings.TrimPrefix(check.DetailsURL, s.url)
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.get(page), "of this commit"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(s.get(page))
+		}
+	}
+	s.end(syscall.SIGKILL)
+
+	s = p.serve(gh)
+	check = until("completed")
+	if check.Conclusion != "success" || strings.Join(check.History, " ") != "queued in_progress completed:success" || check.Name != "CI / slow" {
+		t.Errorf("%+v\n%s", check, s.said())
+	}
+	page, _, _ = strings.Cut(page, "?")
+	if got := s.get(page + "/log?job=slow"); strings.Count(got, "it is over\n") < 1 {
+		t.Errorf("log:\n%s", got)
+	}
+	if got := s.get("/events"); !strings.Contains(got, "push: 1 run") {
+		t.Error(got)
+	}
+	if got := s.get("/health"); !strings.Contains(got, "{") {
+		t.Error(got)
+	}
+	if code := s.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("asked to stop: exit code %d\n%s", code, s.said())
+	}
+	out, err := p.command("events").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "done") {
+		t.Errorf("hearth events: %v\n%s", err, out)
+	}
+}
