@@ -593,13 +593,6 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 	if err != nil {
 		return usage("--learn: %v", err)
 	}
-	o.warm = 1
-	machines, err := a.machines(ctx, dirs, o.machineOptions)
-	if err != nil {
-		return err
-	}
-	defer closePool(machines)
-
 	images := map[string]*image.Image{}
 	for _, c := range chosen {
 		for _, j := range c.plan.Jobs {
@@ -608,10 +601,20 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				continue
 			}
 			if images[name], err = image.Open(dirs.Images(), name); err != nil {
-				return usage("-P: image %q: %v (hearth image list)", name, err)
+				if errors.Is(err, image.ErrNotFound) {
+					return usage("-P: %v", err)
+				}
+				return &exit{exitInfrastructure, err}
 			}
 		}
 	}
+	o.warm = 1
+	machines, err := a.machines(ctx, dirs, o.machineOptions)
+	if err != nil {
+		return err
+	}
+	defer closePool(machines)
+
 	groups := worker.NewGroups()
 	conclusions := make([]ci.Conclusion, len(chosen))
 	errs := make([]error, len(chosen))
@@ -628,7 +631,10 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
 				Image: func(labels []string) (*image.Image, error) {
 					name, err := image.ForLabels(labels, set.platforms)
-					return images[name], err
+					if err != nil || name == image.DefaultName || images[name] != nil {
+						return images[name], err
+					}
+					return image.Open(dirs.Images(), name) // of a job that was not known before
 				},
 			}
 		}, s, dirs, learner)

@@ -136,7 +136,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		if err != nil {
 			d.log.Error("no prediction", "run", run.ID, "error", err) // learning is never in the way
 		}
-		for _, p := range forecast.Records(known) {
+		for _, p := range worker.Predictions(planned, forecast) {
 			p.Run = run.ID
 			c.gate.Emit(p)
 		}

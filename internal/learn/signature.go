@@ -178,7 +178,7 @@ var rules = []rule{
 	// Compilers and linters
 	named(9, ClassCompile, `^error\[(E\d+)\]`, "error[e"),
 	named(8, ClassCompile, `error (TS\d+|CS\d+|C\d{4}|LNK\d+)\b`, "error ts", "error cs", "error c", "error lnk"),
-	r(8, ClassCompile, `^\S+?:\d+:\d+: (?:fatal )?error: `, "error: "),
+	r(8, ClassCompile, `^\S+?:\d+(?::\d+)?: (?:fatal )?error: `, "error: "),
 	r(7, ClassCompile, `^(?:\./)?\S+\.go:\d+:\d+: `, ".go:"),
 	r(7, ClassCompile, `(?i)\bundefined reference to\b|cannot find symbol|SyntaxError|cannot find (?:module|name|type|value)`, "undefined reference", "cannot find", "syntaxerror"),
 	r(5, ClassCompile, `^error: could not compile`, "could not compile"),

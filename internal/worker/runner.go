@@ -3,6 +3,8 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strconv"
@@ -68,27 +70,44 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	}
 	// The job's own set is the engine's; what is told about the job from here (its
 	// connections, why it could not run) goes through the same one.
-	masked := &mask.Set{}
-	for name, secret := range r.Secrets {
-		if err := masked.Add(secret); err != nil {
-			return lost("secret "+name, err)
+	masked, hosts := &mask.Set{}, &mask.Set{}
+	hide := func(secrets map[string]string) error {
+		for name, secret := range secrets {
+			// Names that are asked for are told in lower case.
+			if err := errors.Join(masked.Add(secret), hosts.Add(strings.ToLower(secret))); err != nil {
+				return fmt.Errorf("secret %s: %w", name, err)
+			}
 		}
+		return nil
+	}
+	if err := hide(r.Secrets); err != nil {
+		return lost("masking", err)
 	}
 	secrets, err := run.Secrets(job, r.Secrets)
 	if err != nil {
 		return Outcome{Conclusion: ci.Failure, Reason: masked.String(err.Error())}
 	}
 	run, secrets = r.environment(run, job, secrets)
+	if err := hide(secrets); err != nil {
+		return lost("masking", err)
+	}
 	var token string
 	if r.Token != nil {
 		if token, err = r.Token(ctx, job); err != nil {
 			return lost("the job's token", err)
 		}
+		if err := hide(map[string]string{"GITHUB_TOKEN": token}); err != nil {
+			return lost("masking", err)
+		}
 	}
 	request := pool.Request{
 		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels,
 		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + pool.MaxLease/8),
-		Network:  network.Config{Policy: r.Network, Record: func(c network.Connection) { r.connection(job, masked, c) }, Log: r.Log},
+		Network: network.Config{Policy: r.Network, Record: func(c network.Connection) {
+			c.Host = hosts.String(masked.String(c.Host))
+			c.Reason = hosts.String(masked.String(c.Reason))
+			r.connection(job, c)
+		}, Log: r.Log},
 	}
 	if r.Image != nil {
 		if request.Image, err = r.Image(job.Labels); err != nil {
@@ -176,9 +195,9 @@ func (r *Runner) machine(job *plan.Job, s pool.Session, action string, took time
 		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}})
 }
 
-func (r *Runner) connection(job *plan.Job, masked *mask.Set, c network.Connection) {
-	// A name that is asked for can hold a secret: it is the easiest way to send one.
-	c.Host, c.Reason = masked.String(c.Host), masked.String(c.Reason)
+// connection tells of a connection, whose texts have been masked: a name that is
+// asked for can hold a secret, it is the easiest way to send one.
+func (r *Runner) connection(job *plan.Job, c network.Connection) {
 	rec := ci.Record{Type: ci.ConnectionRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Reason: c.Reason,
 		DurationMS: new(c.Duration.Milliseconds()),
 		Connection: &ci.ConnectionEvent{Host: c.Host, Port: int(c.Port), Proto: c.Proto, Refused: c.Refused, BytesOut: c.BytesOut, BytesIn: c.BytesIn}}
@@ -225,7 +244,10 @@ const tail = 2000
 
 // Emit passes the job's records on.
 func (h *hooks) Emit(rec ci.Record) {
-	if rec.Type == ci.LogLine && rec.Step > 0 && h.runner.Learn.Mode() != learn.Off {
+	// What the runner says itself, the script and its shell, tells nothing of a
+	// failure, but for its errors.
+	said := rec.Stream != "system" || strings.HasPrefix(rec.Text, "##[error]")
+	if rec.Type == ci.LogLine && rec.Step > 0 && said && h.runner.Learn.Mode() != learn.Off {
 		h.mu.Lock()
 		if h.lines == nil {
 			h.lines = map[int][]string{}
