@@ -289,3 +289,97 @@ func TestAgain(t *testing.T) {
 		t.Error(e.Detail)
 	}
 }
+
+const grows = `name: Grows
+on: push
+jobs:
+  find:
+    runs-on: ubuntu-latest
+    outputs:
+      list: ${{ steps.l.outputs.list }}
+    steps:
+      - id: l
+        run: echo 'list=["x","y"]' >> $GITHUB_OUTPUT
+  each:
+    needs: find
+    runs-on: ubuntu-latest
+    strategy:
+      matrix:
+        what: ${{ fromJSON(needs.find.outputs.list) }}
+    steps:
+      - run: echo ${{ matrix.what }}
+  ship:
+    needs: each
+    uses: ./.github/workflows/called.yml
+    with:
+      to: moon
+  never:
+    needs: find
+    if: ${{ needs.find.outputs.list == '' }}
+    runs-on: ubuntu-latest
+    steps:
+      - run: exit 1
+`
+
+const called = `on:
+  workflow_call:
+    inputs:
+      to: {type: string, required: true}
+jobs:
+  fly:
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo "to the ${{ inputs.to }}"
+`
+
+// Jobs that only the run itself makes known have their checks too, and what
+// calls a workflow has none of its own.
+func TestRunThatGrows(t *testing.T) {
+	s := newSite(t, nil)
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": grows, ".github/workflows/called.yml": called})
+	s.deliver("push", s.push(nil))
+	got := s.ended(5)
+	for name, want := range map[string]string{"Grows / find": "success", "Grows / each (x)": "success", "Grows / each (y)": "success", "Grows / ship / fly": "success", "Grows / never": "skipped"} {
+		if got[name].Conclusion != want {
+			t.Errorf("%s: %+v", name, got[name])
+		}
+	}
+	s.until("the run is over", func() bool { return s.runs()[0].Status == ci.Completed })
+	run := s.runs()[0]
+	if run.Conclusion != ci.Success {
+		t.Errorf("%+v", run)
+	}
+	if log := s.log(run, "ship / fly"); !strings.Contains(log, "to the moon") {
+		t.Error(log)
+	}
+	s.settled()
+	// The page of a run that is over shows nothing that waits.
+	resp, err := http.Get(s.http.URL + "/runs/" + run.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if page, _ := io.ReadAll(resp.Body); strings.Contains(string(page), "waiting") {
+		t.Errorf("%s", page)
+	}
+}
+
+// A newer push cancels the older one's run, if the workflow says so.
+func TestNewerPushCancels(t *testing.T) {
+	s := newSite(t, nil)
+	newer := githubtest.SHA("newer")
+	slow := strings.Replace(passes, "jobs:", "concurrency: {group: \"${{ github.ref }}\", cancel-in-progress: true}\njobs:", 1)
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.Replace(slow, "- run: echo", "- run: sleep 60; echo", 1)})
+	s.gh.Commit(hello, newer, map[string]string{".github/workflows/ci.yml": slow})
+	s.deliver("push", s.push(nil))
+	s.until("the first one runs", func() bool { all := s.gh.Checks(); return len(all) == 1 && all[0].Status == "in_progress" })
+	s.deliver("push", s.push(map[string]any{"after": newer}))
+	s.until("both have ended", func() bool {
+		all := s.gh.Checks()
+		return len(all) == 2 && all[0].Status == "completed" && all[1].Status == "completed"
+	})
+	all := s.gh.Checks()
+	if all[0].Conclusion != "cancelled" || !strings.Contains(all[0].Output.Title, "the run was cancelled") || all[1].Conclusion != "success" {
+		t.Errorf("%s: %s\n%s: %s", all[0].Conclusion, all[0].Output.Title, all[1].Conclusion, all[1].Output.Title)
+	}
+}

@@ -251,7 +251,7 @@ func (r *Recorder) apply(tx *sql.Tx, rec ci.Record, attempt int) error {
 	case ci.RunPlanned:
 		return nil
 	case ci.RunStarted:
-		return once(tx.ExecContext(ctx, `UPDATE runs SET status = 'in_progress', started = $2 WHERE id = $1 AND status <> 'completed'`, r.run, at))
+		return once(tx.ExecContext(ctx, `UPDATE runs SET status = 'in_progress', started = CASE WHEN started = 0 THEN $2 ELSE started END WHERE id = $1 AND status <> 'completed'`, r.run, at))
 	case ci.RunFinished:
 		if !rec.Conclusion.Valid() {
 			return fmt.Errorf("run %s finished with conclusion %q", r.run, rec.Conclusion)
