@@ -37,8 +37,10 @@ func (m *machine) checkTimer() error {
 			return fmt.Errorf("%w (%s: %q)", errTimer, d, name)
 		}
 	}
-	// A busy host makes single waits long, never all of them.
-	const wait, runs = 2 * time.Millisecond, 20
+	// A busy host makes single waits long, never all of them. The wait is long
+	// against what an interrupt takes to get here: in an emulated machine's own
+	// machine that is more than a millisecond.
+	const wait, runs = 10 * time.Millisecond, 20
 	shortest := time.Hour
 	for range runs {
 		start := time.Now()
