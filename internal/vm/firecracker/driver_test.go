@@ -201,6 +201,7 @@ func TestEnds(t *testing.T) {
 	}{
 		"power off": {fake{Power: true}, ""},
 		"panic":     {fake{Panic: true}, "the guest's kernel panicked"},
+		"fatal":     {fake{Power: true, Say: "[   10.1] hearth-guest: FATAL: no root"}, "the guest could not go on"},
 		"seccomp":   {fake{Exit: 148}, "system call that its seccomp filter forbids"},
 		"failure":   {fake{Exit: 1}, "firecracker ended: exit status 1"},
 	} {

@@ -29,6 +29,7 @@ type fake struct {
 	Exit    int    // its exit code, right after InstanceStart, if not 0
 	Panic   bool   // print what a kernel prints that panics, and exit well
 	Power   bool   // exit well after InstanceStart
+	Say     string // on the console, before that
 	Mute    bool   // never make the API socket
 	Log     string // file for the requests
 }
@@ -122,6 +123,7 @@ func (f *fake) main(args []string) {
 			os.Truncate(in.MemFilePath, memory<<20)
 		case "/actions":
 			fmt.Println("the guest's first words")
+			fmt.Println(f.Say)
 			w.WriteHeader(http.StatusNoContent)
 			if f.Panic {
 				fmt.Println("Kernel panic - not syncing: a reason")

@@ -235,8 +235,8 @@ func (m *machine) ending(err error) error {
 	switch {
 	case err == nil && m.console.Contains("Kernel panic"):
 		return errors.New("the guest's kernel panicked")
-	case err == nil && m.console.Contains("hearth-guest: ") && m.console.Contains("] FATAL: "):
-		return errors.New("the guest's agent gave up")
+	case err == nil && m.console.Contains("hearth-guest: FATAL: "):
+		return errors.New("the guest could not go on")
 	case err == nil:
 		return nil
 	case errors.As(err, &exit) && exitReasons[exit.ExitCode()] != "":
