@@ -70,12 +70,6 @@ func (c *console) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (c *console) written() int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.total
-}
-
 // died returns the line in which the guest said that it could not go on, "" if
 // it did not.
 func (c *console) died() string {
@@ -100,7 +94,7 @@ func (c *console) lines() string {
 // the guest decides what is in them.
 func lastLines(s string, n int) string {
 	var out []string
-	for _, l := range strings.Split(s, "\n") {
+	for l := range strings.SplitSeq(s, "\n") {
 		l = strings.TrimSpace(strings.Map(func(r rune) rune {
 			switch {
 			case r == '\t':

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -49,6 +50,7 @@ type machine struct {
 
 	mu      sync.Mutex
 	closing bool       // the end is wanted
+	fault   error      // why we ended it although nobody had asked for it
 	over    string     // what the guest said about its end: SHUTDOWN's reason
 	conn    *agentConn // the one stream that is open
 	closed  bool       // Dir is removed
@@ -234,6 +236,8 @@ func (m *machine) run(started chan<- error) {
 	conn := m.conn
 	switch {
 	case m.closing:
+	case m.fault != nil:
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: m.fault, Tail: m.tail()}
 	case err == nil && m.over == "guest-shutdown":
 	case err == nil && m.over == "guest-reset" && m.console.died() != "":
 		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("the guest could not go on: %s", m.console.died()), Tail: m.tail()}
@@ -303,6 +307,29 @@ func (m *machine) event(e event) {
 		m.mu.Lock()
 		m.over = d.Reason
 		m.mu.Unlock()
+	case "BLOCK_IO_ERROR":
+		// QEMU stops a guest whose disk cannot be written because the host's is
+		// full. To go on would be for a person; a machine for one job ends.
+		var d struct {
+			Action  string `json:"action"`
+			NoSpace bool   `json:"nospace"`
+			Node    string `json:"node-name"`
+			Reason  string `json:"reason"`
+		}
+		json.Unmarshal(e.Data, &d)
+		if d.Action != "stop" {
+			return
+		}
+		err := fmt.Errorf("a disk of the machine (%s) cannot be written: %s", strings.TrimSuffix(lastLines(d.Node, 1), "-disk"), lastLines(d.Reason, 1))
+		if d.NoSpace {
+			err = fmt.Errorf("the host's disk is full: %w", syscall.ENOSPC)
+		}
+		m.mu.Lock()
+		if m.fault == nil {
+			m.fault = err
+		}
+		m.mu.Unlock()
+		m.kill()
 	case "MIGRATION":
 		var d struct {
 			Status string `json:"status"`
@@ -331,7 +358,13 @@ func (m *machine) end() {
 	m.mu.Lock()
 	m.closing = true
 	m.mu.Unlock()
-	m.cmd.Process.Kill()
+	m.kill()
+}
+
+func (m *machine) kill() {
+	if m.cmd != nil { // but in tests
+		m.cmd.Process.Kill()
+	}
 }
 
 func (m *machine) ID() string { return m.spec.ID }

@@ -31,10 +31,7 @@ func createOverlay(name, backing, format string) error {
 	// One entry of the L1 table covers a cluster of L2 entries of 8 bytes.
 	perL1 := int64(qcowCluster) * (qcowCluster / 8)
 	entries := (size + perL1 - 1) / perL1
-	l1Clusters := (entries*8 + qcowCluster - 1) / qcowCluster
-	if l1Clusters < 1 {
-		l1Clusters = 1
-	}
+	l1Clusters := max((entries*8+qcowCluster-1)/qcowCluster, 1)
 	// Layout, in clusters: header, refcount table, refcount block, L1 table.
 	used := 3 + l1Clusters
 	if used > qcowCluster/2 {

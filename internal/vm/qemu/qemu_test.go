@@ -3,14 +3,17 @@ package qemu_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
@@ -138,6 +141,52 @@ func TestErrorsCarryTheTail(t *testing.T) {
 	defer m.Close(context.Background())
 	if err := m.Wait(); err == nil || !strings.Contains(err.Error(), "Kernel panic") {
 		t.Errorf("a kernel that panicked: %v", err)
+	}
+}
+
+// TestHostDiskFull lets a machine's disk outgrow what the host has.
+func TestHostDiskFull(t *testing.T) {
+	kernel, initrd, tool := kit(t)
+	small := filepath.Join(t.TempDir(), "small")
+	if err := os.Mkdir(small, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("hearth-test", small, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("SKIPPED, NOT PASSED: a small file system takes root: %v", err)
+	}
+	defer syscall.Unmount(small, 0)
+	disk := filepath.Join(small, "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "m")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m, err := qemu.New(qemu.Config{Accel: "tcg"}).Start(t.Context(), vm.Spec{
+		ID: "full", Kernel: kernel, Initrd: initrd, Cmdline: "quiet", CPUs: 1, MemoryMiB: 256, Dir: dir,
+		Disks: []vm.Disk{{ID: "scratch", Path: disk}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close(context.Background())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := guest.Connect(ctx, m.Dial)
+	if err != nil {
+		t.Fatal(vm.Explain(m, "connect", err))
+	}
+	defer c.Close()
+	x, err := c.Exec(ctx, guest.Cmd{Argv: []string{tool, "fill", "/dev/vda", "32"}, User: "root", Dir: "/"})
+	if err == nil {
+		t.Errorf("the command has a result: %v", x)
+	}
+	if err := m.Wait(); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "host's disk is full") {
+		t.Errorf("Wait: %v", err)
 	}
 }
 

@@ -70,6 +70,26 @@ func run(args []string) error {
 		}
 		_, body, _ := strings.Cut(string(b), "\r\n\r\n")
 		fmt.Println(body)
+	case "fill": // FILE MIB
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(args[1], os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 1<<20)
+		rand.Read(b)
+		for range n {
+			if _, err := f.Write(b); err != nil {
+				return err
+			}
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		return f.Close()
 	case "random":
 		b := make([]byte, 16)
 		rand.Read(b)
