@@ -175,10 +175,8 @@ func systemName() string {
 
 // examineImage returns the path of a kernel, if there is one.
 func (a *app) examineImage(e *examination, dirs config.Dirs) string {
-	agent := a.getenv("HEARTH_GUEST")
-	if agent == "" {
-		var err error
-		if agent, err = image.FindAgent(); err != nil {
+	if agent := a.getenv("HEARTH_GUEST"); agent == "" {
+		if _, err := image.FindAgent(); err != nil {
 			e.fault("guest agent", "make build", "%v", err)
 		}
 	} else if _, err := os.Stat(agent); err != nil {

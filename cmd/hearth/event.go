@@ -109,7 +109,7 @@ func changedFiles(ctx context.Context, root, before string) ([]string, bool) {
 		if err != nil {
 			return false
 		}
-		for _, n := range strings.Split(out, "\x00") {
+		for n := range strings.SplitSeq(out, "\x00") {
 			if n != "" {
 				all = append(all, n)
 			}

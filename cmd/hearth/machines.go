@@ -24,7 +24,6 @@ type machineOptions struct {
 	memoryMiB int
 	warm      int
 	max       int
-	platforms map[string]string // label → image
 }
 
 // driver returns the driver by its name; auto is the best that works here.

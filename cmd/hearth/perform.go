@@ -35,7 +35,7 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	}
 	defer release()
 	c.run.Number = 0 // counted by the store
-	if c.run, jobs, err = s.CreateRun(keep, c.run, jobs, planned); err != nil {
+	if c.run, _, err = s.CreateRun(keep, c.run, jobs, planned); err != nil {
 		return "", err
 	}
 	out := a.output(o)

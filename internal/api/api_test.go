@@ -686,21 +686,21 @@ func TestClip(t *testing.T) {
 	for _, most := range []int{2, 10, 16, 1000} {
 		for _, size := range []int{1, 3, 7, 50} {
 			c := newClip(most)
-			all := ""
+			var all strings.Builder
 			for i := range 20 {
 				p := strings.Repeat(string(rune('a'+i)), size)
-				all += p
+				all.WriteString(p)
 				c.Write([]byte(p))
 			}
 			got := c.String()
-			if len(all) <= most/2*2 {
-				if got != all || c.cut() {
+			if len(all.String()) <= most/2*2 {
+				if got != all.String() || c.cut() {
 					t.Errorf("most %d size %d: %q", most, size, got)
 				}
 				continue
 			}
-			if !c.cut() || !strings.HasPrefix(got, all[:most/2]) || !strings.HasSuffix(got, all[len(all)-most/2:]) || !strings.Contains(got, fmt.Sprintf(" %d bytes", len(all)-most/2*2)) {
-				t.Errorf("most %d size %d: %q of %q", most, size, got, all)
+			if !c.cut() || !strings.HasPrefix(got, all.String()[:most/2]) || !strings.HasSuffix(got, all.String()[len(all.String())-most/2:]) || !strings.Contains(got, fmt.Sprintf(" %d bytes", len(all.String())-most/2*2)) {
+				t.Errorf("most %d size %d: %q of %q", most, size, got, all.String())
 			}
 		}
 	}

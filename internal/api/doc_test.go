@@ -149,14 +149,15 @@ func machines(t *testing.T) *pool.Pool {
 func manual(t *testing.T, url, token string) {
 	t.Helper()
 	dir := t.TempDir()
-	script := "set -euo pipefail\n"
+	var script strings.Builder
+	script.WriteString("set -euo pipefail\n")
 	all := examples(t)
 	for i, e := range all {
-		script += fmt.Sprintf("{ %s\n} > %d.out\n", strings.TrimSpace(e.command), i)
+		script.WriteString(fmt.Sprintf("{ %s\n} > %d.out\n", strings.TrimSpace(e.command), i))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "HEARTH_URL="+url, "TOKEN="+token)
 	if out, err := cmd.CombinedOutput(); err != nil {

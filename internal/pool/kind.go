@@ -50,7 +50,6 @@ type kind struct {
 
 	// Guarded by Pool.mu.
 	warm      []*instance
-	making    bool
 	wanted    bool      // warm ones are to be kept
 	failures  int       // in a row, of making warm ones
 	notBefore time.Time // next try
