@@ -13,8 +13,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/hold"
 	"github.com/hearth-ci/hearth/internal/mask"
 )
 
@@ -181,7 +181,7 @@ func (r *running) prepare(ctx context.Context) error {
 		} else if !st.IsDir() {
 			return fmt.Errorf("the context's directory: %s is none", r.context.Dir)
 		}
-		err := stream(func(w io.Writer) error { return hold.Pack(w, r.context.Dir, path.Base(workspace)) },
+		err := stream(func(w io.Writer) error { return archive.Pack(w, r.context.Dir, path.Base(workspace)) },
 			func(in io.Reader) error { return r.session.Unpack(ctx, path.Dir(workspace), in) })
 		if err != nil {
 			return fmt.Errorf("copying %s into the workspace: %w", r.context.Dir, err)

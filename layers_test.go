@@ -68,7 +68,7 @@ var layers = map[string]layer{
 	"web":          {ours: []string{"ci", "board"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},
 	"bench":        {ours: []string{"*"}},
-	"":             {ours: []string{"ci", "config", "guest", "hold", "image", "learn", "mask", "network", "pool", "store", "vm", "vm/firecracker", "vm/qemu"}},
+	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "mask", "network", "pool", "store", "vm", "vm/firecracker", "vm/qemu"}},
 	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
 
 	// The agent is PID 1 of every machine: small, and the protocol's other end.

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -576,7 +577,7 @@ func (a *app) copyIn(ctx context.Context, h *hold.Client, src, dst, user string)
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := hold.Pack(w, src, name)
+		err := archive.Pack(w, src, name)
 		w.CloseWithError(err)
 		packed <- err
 	}()
@@ -626,7 +627,7 @@ func (a *app) copyOut(ctx context.Context, h *hold.Client, src, dst string) erro
 		w.CloseWithError(err)
 		got <- err
 	}()
-	err = hold.Unpack(r, dir, path.Base(p), name)
+	err = archive.Unpack(r, dir, path.Base(p), name)
 	r.CloseWithError(errors.New("the copy ended"))
 	if gerr := <-got; gerr != nil && (err == nil || errors.Is(err, gerr)) {
 		err = gerr
@@ -665,7 +666,7 @@ func (a *app) copied(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return &exit{exitCancelled, context.Cause(ctx)}
-	case errors.Is(err, hold.ErrLeftOut):
+	case errors.Is(err, archive.ErrLeftOut):
 		return &exit{exitFailed, err}
 	}
 	return a.vmError(err)

@@ -225,7 +225,7 @@ func (c *Client) TarIn(ctx context.Context, dir string, r io.Reader, user string
 }
 
 // TarOut writes an archive of paths, relative to dir in the machine, to w. It is
-// the guest's word: see Unpack.
+// the guest's word: see archive.Unpack.
 func (c *Client) TarOut(ctx context.Context, dir string, paths []string, w io.Writer) error {
 	r, err := c.do(ctx, "GET", "/tar", url.Values{"dir": {dir}, "path": paths}, nil)
 	if err != nil {

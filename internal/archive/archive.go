@@ -1,4 +1,6 @@
-package hold
+// Package archive copies files between this host and a machine, as tar archives.
+// Pack writes what is ours; Unpack reads what a guest sent, which is hostile.
+package archive
 
 import (
 	"archive/tar"
@@ -120,7 +122,9 @@ func Unpack(r io.Reader, dir, name, as string) error {
 		return err
 	}
 	defer root.Close()
-	u := &unpacking{root: root, name: name, as: as, links: map[string]bool{}}
+	in := &counter{r: r}
+	r = in
+	u := &unpacking{root: root, in: in, name: name, as: as, links: map[string]bool{}}
 	t := tar.NewReader(r)
 	for n := 0; ; n++ {
 		h, err := t.Next()
@@ -159,10 +163,37 @@ func Unpack(r io.Reader, dir, name, as string) error {
 type unpacking struct {
 	root     *os.Root
 	name, as string
+	in       *counter
+	written  int64
 	dirs     []dirMode
 	links    map[string]bool // symbolic ones, that were made
 	left     []string
 	count    int
+}
+
+// counter counts what was read of the archive, grown what was written of it: never
+// more, or a few bytes could fill the disk (a sparse file's holes).
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+type grown struct {
+	w io.Writer
+	u *unpacking
+}
+
+func (g *grown) Write(p []byte) (int, error) {
+	if g.u.written += int64(len(p)); g.u.written > g.u.in.n {
+		return 0, errors.New("it is larger than what the machine sent")
+	}
+	return g.w.Write(p)
 }
 
 type dirMode struct {
@@ -237,7 +268,7 @@ func (u *unpacking) entry(h *tar.Header, r io.Reader) error {
 			return err
 		}
 		defer f.Close()
-		if _, err := io.Copy(f, r); err != nil {
+		if _, err := io.Copy(&grown{f, u}, r); err != nil {
 			return err
 		}
 		if err := f.Chmod(mode); err != nil {
