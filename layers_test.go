@@ -61,7 +61,7 @@ var layers = map[string]layer{
 	"webhook":      {ours: []string{"forge/github", "ci"}},
 	"prompt":       {ours: []string{"workflow", "expr"}},
 	"dispatch":     {ours: []string{"ci", "board", "expr", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "web", "webhook", "network", "image", "pool"}},
-	"worker":       {ours: []string{"ci", "expr", "image", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
+	"worker":       {ours: []string{"ci", "expr", "image", "mask", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
 	"api":          {ours: []string{"guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "pool", "vm"}},
 	"board":        {ours: []string{"ci"}},
