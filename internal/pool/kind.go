@@ -143,15 +143,23 @@ func (k *kind) bootOnce(ctx context.Context, template bool) (*instance, error) {
 	})
 }
 
-// make returns a new machine, cloned if the driver can, touched.
-func (k *kind) make(ctx context.Context) (*instance, error) {
+// make returns a new machine, cloned if the driver can. One that is made ahead
+// is touched; where somebody waits for it, their command may as well be the first.
+func (k *kind) make(ctx context.Context, ahead bool) (*instance, error) {
+	i, err := k.fresh(ctx)
+	if err != nil || !ahead {
+		return i, err
+	}
+	if err := k.pool.touch(ctx, i); err != nil {
+		return nil, errors.Join(err, i.closeSoon(ctx))
+	}
+	return i, nil
+}
+
+func (k *kind) fresh(ctx context.Context) (*instance, error) {
 	r, ok := k.driver.(vm.Restorer)
 	if !ok {
-		i, err := k.boot(ctx, false)
-		if err == nil {
-			err = k.pool.touch(ctx, i)
-		}
-		return i, err
+		return k.boot(ctx, false)
 	}
 	for again := false; ; again = true {
 		dir, err := k.template(ctx)
@@ -170,13 +178,7 @@ func (k *kind) make(ctx context.Context) (*instance, error) {
 			}
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		if err := k.pool.touch(ctx, i); err != nil {
-			return nil, errors.Join(err, i.closeSoon(ctx))
-		}
-		return i, nil
+		return i, err
 	}
 }
 
@@ -327,6 +329,11 @@ func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx
 	if err := os.Mkdir(i.dir, 0o700); err != nil {
 		return nil, err
 	}
+	// The driver writes a fuller record when the VMM runs. If we are killed before
+	// that, this one lets the next process know that nobody needs what is here.
+	if err := vm.WriteRecord(i.dir, "", vm.Spec{ID: i.id}, 0); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(i.dir))
+	}
 	l, err := vm.ListenUnix(filepath.Join(i.dir, netName))
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(i.dir))
@@ -428,7 +435,7 @@ func (i *instance) explain(op string, err error) error {
 // touches is how often the first command is run. An emulator translates code
 // when it first runs, and the second run of a program still takes paths that the
 // first did not.
-const touches = 3
+const touches = 6
 
 // touch gives the machine an identity and runs the first command.
 func (p *Pool) touch(ctx context.Context, i *instance) error {
@@ -588,7 +595,7 @@ const settle = 250 * time.Millisecond
 
 // fill makes one machine of kind k and puts it among those that are ready.
 func (p *Pool) fill(k *kind) {
-	i, err := k.make(p.ctx)
+	i, err := k.make(p.ctx, true)
 	p.mu.Lock()
 	if err == nil && !p.closed {
 		k.failures = 0

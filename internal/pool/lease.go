@@ -140,7 +140,7 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 	p.refill() // what does not fit beside us any more gives way
 	if i == nil {
 		var err error
-		if i, err = k.make(ctx); err != nil {
+		if i, err = k.make(ctx, false); err != nil {
 			return nil, err
 		}
 	}
@@ -177,12 +177,6 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 
 // begin gives the machine its network and its identity.
 func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
-	n, err := network.New(l.request.Network)
-	if err != nil {
-		return err
-	}
-	l.net = n
-	l.plug(i)
 	// Beside the claim, which a busy disk must not hold up: until then the record
 	// says what a machine that waits has, which is enough to find it by.
 	i.writing.Go(func() {
@@ -190,11 +184,21 @@ func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
 			l.pool.log.Warn("cannot write down until when a machine may live", "machine", i.id, "err", err)
 		}
 	})
-	if warm {
-		// It has had an identity of its own since it was made.
-		return l.resume(ctx, i, guest.Identity{Time: time.Now(), Hostname: l.request.Hostname})
+	id := l.identity(i)
+	if warm { // it has had one of its own since it was made
+		id = guest.Identity{Time: time.Now(), Hostname: l.request.Hostname}
 	}
-	return l.resume(ctx, i, l.identity(i))
+	var resumed sync.WaitGroup
+	var resumeErr error
+	resumed.Go(func() { resumeErr = l.resume(ctx, i, id) })
+	n, err := network.New(l.request.Network)
+	resumed.Wait()
+	l.net = n
+	if err = errors.Join(err, resumeErr); err != nil {
+		return err
+	}
+	l.plug(i)
+	return nil
 }
 
 // identity is what a clone of this lease is from now on.
