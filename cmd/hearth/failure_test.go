@@ -201,3 +201,36 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 }
+
+// TestInterruptedBuild: an image build is stopped, in order and not. Nothing of
+// it goes on or stays: what was half-made is gone, at the latest with the next
+// build.
+func TestInterruptedBuild(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, quick)
+	images := filepath.Join(p.ownCache(), "images")
+	halfMade := func() []string {
+		found, _ := filepath.Glob(filepath.Join(images, "tmp", "*"))
+		return found
+	}
+	for _, c := range []struct {
+		signal os.Signal
+		code   int
+	}{{syscall.SIGKILL, -1}, {syscall.SIGTERM, exitCancelled}} {
+		x := p.start("run", "--json")
+		waitFor(t, "a program that builds", func() bool { return len(processesOf(images)) > 0 && len(halfMade()) > 0 })
+		x.signal(c.signal)
+		if code := x.wait(); code != c.code {
+			t.Errorf("%v: exit code %d, want %d: %s", c.signal, code, c.code, x.stderr.String())
+		}
+		waitFor(t, c.signal.String()+": the end of what builds", func() bool { return len(processesOf(images)) == 0 })
+		if left := halfMade(); c.signal == syscall.SIGTERM && len(left) > 0 {
+			t.Errorf("%v: half-made: %v", c.signal, left)
+		}
+	}
+	for _, dir := range []string{"layers", "refs"} {
+		if left, _ := filepath.Glob(filepath.Join(images, dir, "*")); len(left) > 0 {
+			t.Errorf("a build that was stopped left %v", left)
+		}
+	}
+}
