@@ -30,6 +30,7 @@ var layers = map[string]layer{
 	"guest":     {},
 	"vm":        {},
 	"graph":     {},
+	"archive":   {},
 	"config":    {},
 	"workflow":  {ours: []string{"ci", "expr"}, others: []string{"go.yaml.in/yaml"}},
 	"lint":      {ours: []string{"expr", "workflow"}},
