@@ -268,7 +268,13 @@ func TestMachineDies(t *testing.T) {
 	p := newPlace(t, sleeper)
 	x := p.start("run", "--json")
 	x.untilLog("asleep")
-	if err := syscall.Kill(p.machineProcess(x, "first"), syscall.SIGKILL); err != nil {
+	pid := p.machineProcess(x, "first")
+	// The doctor speaks of the machines that there are: /dev/kvm may be there and
+	// good for nothing.
+	if out, _ := p.hearth("doctor"); strings.Contains(processesOf(p.home)[pid], "kvm") == strings.Contains(out, "emulat") {
+		t.Errorf("the doctor says\n%s\nbut the machine is\n%s", out, processesOf(p.home)[pid])
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if code := x.wait(); code != exitInfrastructure {
