@@ -118,40 +118,11 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 	if err := k.hold(); err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	var i *instance
-	var bad []*instance
-	for i == nil && len(k.warm) > 0 {
-		i = k.warm[0]
-		k.warm = k.warm[1:]
-		p.warmMiB -= k.memory
-		if !i.usable() {
-			bad = append(bad, i)
-			i = nil
-		}
+	l, warm, err := p.ready(ctx, r, k)
+	if err != nil {
+		return nil, err
 	}
-	k.wanted = p.cfg.Warm > 0
-	p.lastClaim = time.Now()
-	p.mu.Unlock()
-	for _, b := range bad {
-		b.closeSoon(ctx)
-	}
-	warm := i != nil
-	p.refill() // what does not fit beside us any more gives way
-	if i == nil {
-		var err error
-		if i, err = k.make(ctx, false); err != nil {
-			return nil, err
-		}
-	}
-	l := &Lease{pool: p, kind: k, request: r, inst: i, lost: make(chan struct{}), course: make(chan struct{}, 1)}
-	if err := l.begin(ctx, i, warm); err != nil {
-		if l.net != nil {
-			l.net.Close()
-		}
-		l.cables.Wait()
-		return nil, errors.Join(err, i.closeSoon(ctx))
-	}
+	i := l.inst
 	now := time.Now()
 	l.session = Session{
 		ID: i.id, State: Created, Driver: r.Driver, Image: r.Image.ID, Labels: r.Labels, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
@@ -173,6 +144,54 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 	l.watch(i)
 	l.expiry = time.AfterFunc(time.Until(r.Deadline), l.expire)
 	return l, nil
+}
+
+// ready returns a lease whose machine is: one that waits, or a new one.
+func (p *Pool) ready(ctx context.Context, r Request, k *kind) (l *Lease, warm bool, err error) {
+	try := func(i *instance) (*Lease, error) {
+		l := &Lease{pool: p, kind: k, request: r, inst: i, lost: make(chan struct{}), course: make(chan struct{}, 1)}
+		err := l.begin(ctx, i, warm)
+		if err == nil {
+			return l, nil
+		}
+		if l.net != nil {
+			l.net.Close()
+		}
+		l.cables.Wait()
+		return nil, errors.Join(err, i.closeSoon(ctx))
+	}
+	for {
+		p.mu.Lock()
+		k.wanted = p.cfg.Warm > 0
+		p.lastClaim = time.Now()
+		var i *instance
+		if len(k.warm) > 0 {
+			i = k.warm[0]
+			k.warm = k.warm[1:]
+			p.warmMiB -= k.memory
+		}
+		p.mu.Unlock()
+		p.refill() // what does not fit beside us any more gives way
+		if warm = i != nil; !warm {
+			break
+		}
+		if !i.usable() {
+			i.closeSoon(ctx)
+			continue
+		}
+		l, err := try(i)
+		if err == nil || ctx.Err() != nil {
+			return l, true, err
+		}
+		// It may have died while it waited, or at this very moment.
+		p.log.Warn("a machine that was ready is not", "machine", i.id, "err", err)
+	}
+	i, err := k.make(ctx, false)
+	if err != nil {
+		return nil, false, err
+	}
+	l, err = try(i)
+	return l, false, err
 }
 
 // begin gives the machine its network and its identity.

@@ -345,10 +345,28 @@ func (p *Pool) complete(r Request) (Request, *kind, error) {
 	return r, k, nil
 }
 
+// enter begins an operation that Close cancels and waits for.
+func (p *Pool) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, ErrClosed
+	}
+	p.wg.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(p.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() { stop(); cancel(nil); p.wg.Done() }, nil
+}
+
 // Prepare makes what claims like r will need and do not have to wait for: the
 // template, and Config.Warm machines, one after the other. It returns when the
 // template is there; machines follow in the background.
 func (p *Pool) Prepare(ctx context.Context, r Request) error {
+	ctx, leave, err := p.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("prepare machines: %w", err)
+	}
+	defer leave()
 	_, k, err := p.complete(r)
 	if err != nil {
 		return fmt.Errorf("prepare machines: %w", err)
@@ -368,6 +386,11 @@ func (p *Pool) Prepare(ctx context.Context, r Request) error {
 // error is never the job's fault.
 func (p *Pool) Claim(ctx context.Context, r Request) (*Lease, error) {
 	asked := time.Now()
+	ctx, leave, err := p.enter(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("claim a machine: %w", err)
+	}
+	defer leave()
 	r, k, err := p.complete(r)
 	if err != nil {
 		return nil, fmt.Errorf("claim a machine: %w", err)
