@@ -158,7 +158,18 @@ const silence = 3 * time.Second
 // probeKVM boots the kernel with a program that prints one line. The verdict is
 // about the host; the error about our not having been able to ask.
 func (d *Driver) probeKVM(ctx context.Context, kernel string) (Verdict, error) {
-	dir, err := os.MkdirTemp("", "hearth-probe-")
+	base := d.cfg.CacheDir
+	if base == "" {
+		base = os.TempDir()
+	}
+	base = filepath.Join(base, fmt.Sprintf("hearth-probe-%d", os.Getuid()))
+	if err := os.MkdirAll(base, 0o700); err != nil {
+		return Verdict{}, err
+	}
+	if _, err := vm.Reap(ctx, base, time.Minute); err != nil { // what a probe that was killed left
+		d.log.Warn("cannot remove what is left of an earlier probe", "err", err)
+	}
+	dir, err := os.MkdirTemp(base, "")
 	if err != nil {
 		return Verdict{}, err
 	}
