@@ -383,3 +383,34 @@ func TestNewerPushCancels(t *testing.T) {
 		t.Errorf("%s: %s\n%s: %s", all[0].Conclusion, all[0].Output.Title, all[1].Conclusion, all[1].Output.Title)
 	}
 }
+
+// What the App's installation may read is not for a stranger's workflow file.
+func TestForkReadsNoPrivateWorkflows(t *testing.T) {
+	s := newSite(t, nil)
+	private := githubtest.SHA("private")
+	s.gh.Commit("Codertocat/private", private, map[string]string{".github/workflows/s.yml": "on: workflow_call\njobs:\n  x:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo the private recipe\n"})
+	request := s.request(map[string]any{"pull_request.head.repo.full_name": "stranger/Hello-World"})
+	s.gh.Commit(hello, head2, map[string]string{".github/workflows/ci.yml": "on: pull_request\njobs:\n  steal:\n    uses: Codertocat/private/.github/workflows/s.yml@" + private + "\n"})
+	e := s.deliver("pull_request", request)
+	if e.State != store.EventDone {
+		t.Fatal(e.Detail)
+	}
+	s.until("a failed check", func() bool {
+		for _, c := range s.gh.Checks() {
+			if c.Conclusion == "failure" {
+				return true
+			}
+		}
+		return false
+	})
+	for _, r := range s.gh.Requests() {
+		if strings.Contains(r, "Codertocat/private") {
+			t.Errorf("the private repository was asked for: %s", r)
+		}
+	}
+	for _, c := range s.gh.Checks() {
+		if strings.Contains(c.Output.Summary+c.Output.Text, "private recipe") {
+			t.Error("its content is shown")
+		}
+	}
+}

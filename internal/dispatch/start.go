@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
@@ -231,7 +232,7 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
 	var trouble error
 	opt := workflow.Options{DefaultPermissions: "read"}
-	ds := workflow.Link(w, d.load(ctx, p, repo, o.SHA, &trouble), opt)
+	ds := workflow.Link(w, d.load(ctx, p, repo, o.SHA, o.Fork, &trouble), opt)
 	if trouble != nil {
 		return nil, nil, trouble
 	}
@@ -315,6 +316,22 @@ func (d *Dispatcher) fits(labels []string) error {
 	return nil
 }
 
+// public reads a workflow of another repository without any credentials.
+func (d *Dispatcher) public(ctx context.Context, uses string) ([]byte, error) {
+	if d.cfg.Actions == nil {
+		return nil, errors.New("a pull request from a fork may call public workflows only, and this server fetches none")
+	}
+	ref, err := action.ParseRef(uses)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := d.cfg.Actions.Resolve(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("a pull request from a fork may call public workflows only: %w", err)
+	}
+	return tree.ReadFile(ctx, ref.Path, action.MaxFile)
+}
+
 // once drops what the cells of a matrix say alike.
 func once(ds []workflow.Diagnostic) []workflow.Diagnostic {
 	seen := map[string]bool{}
@@ -336,7 +353,11 @@ func object(m map[string]string) expr.Value {
 // load reads called workflows: of the run's repository at its commit, of others
 // at the ref they name, as far as the App's installation may read them. trouble
 // gets what is nobody's fault: then what Link says does not count.
-func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha string, trouble *error) workflow.Load {
+//
+// A pull request from a fork reads workflows of other repositories as anybody
+// may: with the installation's rights, its file could have those of a private
+// repository shown to it.
+func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha string, fork bool, trouble *error) workflow.Load {
 	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
 		where, ref, path, name := repo, sha, uses, uses
 		local := strings.HasPrefix(uses, "./")
@@ -357,6 +378,10 @@ func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha
 			parts := strings.SplitN(uses[:max(at, 0)], "/", 3)
 			if len(parts) != 3 {
 				return "", nil, fmt.Errorf("%q is no workflow: want owner/repository/.github/workflows/file.yml@ref", uses)
+			}
+			if fork && !strings.EqualFold(parts[0]+"/"+parts[1], p.Repository.FullName) {
+				b, err := d.public(ctx, uses)
+				return uses, b, err
 			}
 			var err error
 			if where, err = d.repo(ctx, parts[0]+"/"+parts[1], p.Installation.ID); err != nil {
