@@ -60,7 +60,10 @@ type app struct {
 	records *tui.JSON // of --json: see [app.json]
 }
 
-var errInterrupted = errors.New("interrupted")
+var (
+	errInterrupted = errors.New("interrupted")
+	errUnread      = errors.New("nobody reads the output any more")
+)
 
 // Main runs the program and returns its exit code.
 func Main() int {
@@ -77,7 +80,27 @@ func Main() int {
 		<-signals
 		os.Exit(exitCancelled)
 	}()
+	// Who pipes us into head(1) has read enough. A signal would kill us on the
+	// spot; like this machines are cleared away first.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	if !isTerminal(os.Stdout) {
+		a.out = &pipe{os.Stdout, cancel}
+	}
 	return a.main(ctx, os.Args[1:])
+}
+
+// pipe is standard output that may lose its reader.
+type pipe struct {
+	w      io.Writer
+	cancel context.CancelCauseFunc
+}
+
+func (p *pipe) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		p.cancel(errUnread)
+	}
+	return n, err
 }
 
 func (a *app) main(ctx context.Context, args []string) int {
@@ -87,8 +110,18 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
+	if context.Cause(ctx) == errUnread {
+		return exitCancelled
+	}
 	var e *exit
 	isExit := errors.As(err, &e)
+	if cause := context.Cause(ctx); cause != nil && (!isExit || e.code == exitInfrastructure) {
+		// What could not be done because it was interrupted is no fault.
+		if !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		e, isExit = &exit{exitCancelled, err}, true
+	}
 	if !isExit || e.err != nil {
 		// With --json even a run that never starts says why in a record. The
 		// arguments are asked, since the flags may be what is wrong.
@@ -99,11 +132,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 			fmt.Fprintln(a.err, "hearth:", err)
 		}
 	}
-	switch {
-	// What could not be done because it was interrupted is no fault.
-	case ctx.Err() != nil && (!isExit || errors.Is(err, context.Canceled)):
-		return exitCancelled
-	case isExit:
+	if isExit {
 		return e.code
 	}
 	return exitInfrastructure

@@ -419,6 +419,38 @@ func onlyGaps(problems []string) bool {
 	return true
 }
 
+// TestUnread: standard output loses its reader. The run is cancelled in order.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, strings.Replace(sleeper, "echo asleep", "echo asleep; while sleep .1; do echo more; done", 1))
+	cmd := p.command("run", "--plain")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	var said strings.Builder
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.HasSuffix(lines.Text(), "  asleep") {
+		said.WriteString(lines.Text() + "\n")
+	}
+	out.Close()
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitCancelled {
+		t.Errorf("exit code %d, want %d:\n%s", code, exitCancelled, said.String())
+	}
+	if left := leftovers(p.home); len(left) > 0 {
+		t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+	}
+	if run := p.onRecord(); run.Conclusion != ci.Cancelled {
+		t.Errorf("on record: %+v", run)
+	}
+}
+
 // TestTwoAtOnce: two hearths on one record and one cache. Both succeed, their
 // runs have different numbers, and neither takes the other's for a dead one's.
 func TestTwoAtOnce(t *testing.T) {
