@@ -325,14 +325,10 @@ func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx
 	stop := context.AfterFunc(p.ctx, cancel)
 	defer stop()
 	i := &instance{pool: p, id: newID(), made: time.Now(), done: make(chan struct{})}
-	i.dir = filepath.Join(p.machines, i.id)
-	if err := os.Mkdir(i.dir, 0o700); err != nil {
-		return nil, err
-	}
 	// The driver writes a fuller record when the VMM runs. If we are killed before
 	// that, this one lets the next process know that nobody needs what is here.
-	if err := vm.WriteRecord(i.dir, "", vm.Spec{ID: i.id}, 0); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(i.dir))
+	if i.dir, err = vm.MakeDir(p.machines, i.id); err != nil {
+		return nil, err
 	}
 	l, err := vm.ListenUnix(filepath.Join(i.dir, netName))
 	if err != nil {

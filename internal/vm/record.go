@@ -99,6 +99,49 @@ func WriteRecord(dir, driver string, spec Spec, vmm int) error {
 	return os.Rename(tmp, filepath.Join(dir, RecordName))
 }
 
+// newPrefix begins the name of a directory that is being made; its owner's pid
+// and start follow, so that whoever comes later knows whether it still is.
+const newPrefix = ".new-"
+
+// MakeDir makes the directory of a machine, with a record of its owner, below
+// parent, in one step: there is no moment at which a process that is killed
+// leaves a directory that nobody can tell the owner of.
+func MakeDir(parent, id string) (dir string, err error) {
+	self, err := FindProc(os.Getpid())
+	if err != nil {
+		return "", fmt.Errorf("make machine directory: %w", err)
+	}
+	tmp := filepath.Join(parent, fmt.Sprintf("%s%d-%d-%s", newPrefix, self.Pid, self.Start, id))
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return "", err
+	}
+	dir = filepath.Join(parent, id)
+	err = WriteRecord(tmp, "", Spec{ID: id}, 0)
+	if err == nil {
+		err = os.Rename(tmp, dir)
+	}
+	if err != nil {
+		return "", errors.Join(err, os.RemoveAll(tmp))
+	}
+	return dir, nil
+}
+
+// making reads such a name: the process, and whether it still runs. A start
+// tells processes with one id apart within a boot; the directory of machines of
+// an earlier boot is gone, or its processes are.
+func making(name string) (pid int, alive, ok bool) {
+	rest, ok := strings.CutPrefix(name, newPrefix)
+	if !ok {
+		return 0, false, false
+	}
+	var start uint64
+	if n, err := fmt.Sscanf(rest, "%d-%d-", &pid, &start); err != nil || n != 2 {
+		return 0, false, true
+	}
+	p, err := FindProc(pid)
+	return pid, err == nil && p.Start == start, true
+}
+
 // ReadRecord reads the record in dir.
 func ReadRecord(dir string) (Record, error) {
 	name := filepath.Join(dir, RecordName)
@@ -151,7 +194,12 @@ func Reap(ctx context.Context, dir string, grace time.Duration) ([]Reaped, error
 		d := filepath.Join(dir, e.Name())
 		reaped := Reaped{ID: e.Name(), Dir: d}
 		r, err := ReadRecord(d)
+		maker, alive, isNew := making(e.Name())
 		switch {
+		case isNew && alive:
+			continue
+		case isNew:
+			reaped.Reason = fmt.Sprintf("process %d, which was making it, is dead", maker)
 		case err != nil:
 			if fi, err := e.Info(); err != nil || now.Sub(fi.ModTime()) < grace {
 				continue

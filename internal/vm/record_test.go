@@ -2,6 +2,7 @@ package vm
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,6 +60,10 @@ func TestReap(t *testing.T) {
 	machineDir(t, root, "expired", &Record{DeleteBy: time.Now().Add(-time.Second)})
 	machineDir(t, root, "mine", &Record{DeleteBy: time.Now().Add(time.Hour)})
 	machineDir(t, root, "mine-for-ever", &Record{})
+	half := fmt.Sprintf(".new-%d-%d-m1", dead.Pid, dead.Start)
+	want[half] = true
+	machineDir(t, root, half, nil)
+	machineDir(t, root, fmt.Sprintf(".new-%d-%d-m2", me.Pid, me.Start), nil)
 	old := machineDir(t, root, "old-blank", nil)
 	garbage := machineDir(t, root, "garbage", nil)
 	if err := os.WriteFile(filepath.Join(garbage, RecordName), []byte(`{"id": 7`), 0o600); err != nil {
@@ -98,8 +103,8 @@ func TestReap(t *testing.T) {
 		t.Errorf("the VMM still runs: %+v", p)
 	}
 	left, _ := os.ReadDir(root)
-	if len(left) != 4 {
-		t.Errorf("%d entries are left, want 4", len(left))
+	if len(left) != 5 {
+		t.Errorf("%d entries are left, want 5", len(left))
 	}
 	if r, err := Reap(t.Context(), filepath.Join(root, "absent"), 0); err != nil || len(r) != 0 {
 		t.Errorf("Reap of nothing: %v, %v", r, err)
@@ -142,5 +147,22 @@ func swap(t *testing.T, dir string, b []byte, from, to Proc) {
 	}
 	if err := os.WriteFile(filepath.Join(dir, RecordName), out, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestMakeDir(t *testing.T) {
+	root := t.TempDir()
+	dir, err := MakeDir(root, "m1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := ReadRecord(dir); err != nil || r.ID != "m1" || !r.Owner.Alive() {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := MakeDir(root, "m1"); err == nil {
+		t.Error("a machine's directory was made twice")
+	}
+	if left, _ := filepath.Glob(filepath.Join(root, ".new-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
