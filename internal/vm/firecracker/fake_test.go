@@ -71,7 +71,9 @@ func (f *fake) main(args []string) {
 	}
 	fmt.Fprintln(logFile, "a line of the fake's log")
 	if f.Mute {
-		select {}
+		for { // not select{}: without other goroutines Go calls that a deadlock
+			time.Sleep(time.Hour)
+		}
 	}
 	record, err := os.OpenFile(f.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
