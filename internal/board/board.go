@@ -179,6 +179,20 @@ func (b *Board) step(r ci.Record) *Step {
 	return s
 }
 
+// Allowed reports whether s failed and continue-on-error made a success of it,
+// which is not the same as having succeeded.
+func (s *Step) Allowed() bool {
+	return s.Conclusion == ci.Success && (s.Outcome == ci.Failure || s.Outcome == ci.TimedOut)
+}
+
+// Mark is [Mark] for a step: one that was allowed to fail has a sign of its own.
+func (s *Step) Mark() (sign, word string) {
+	if s.Allowed() && !s.Infrastructure {
+		return "!", "failed, allowed"
+	}
+	return Mark(s.Status, s.Conclusion, s.Infrastructure)
+}
+
 // Mark is the sign and the word for a state; the word is what counts.
 func Mark(status ci.Status, c ci.Conclusion, infra bool) (sign, word string) {
 	switch {

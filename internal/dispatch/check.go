@@ -552,9 +552,9 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 				fmt.Fprintf(&b, "\nand %d more steps\n", len(j.Steps)-i)
 				break
 			}
-			sign, word := board.Mark(s.Status, s.Conclusion, s.Infrastructure)
-			if s.Outcome == ci.Failure && s.Conclusion == ci.Success {
-				word += " (failed; continue-on-error)"
+			sign, word := s.Mark()
+			if s.Allowed() {
+				word += " (continue-on-error)"
 			}
 			if s.Conclusion == ci.Failure && s.ExitCode != 0 {
 				word += fmt.Sprintf(" (exit code %d)", s.ExitCode)

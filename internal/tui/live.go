@@ -157,7 +157,7 @@ func paint(line string) string {
 			c = "2"
 		case '✗', '‼', '⧖':
 			c = "1"
-		case '▸':
+		case '▸', '!':
 			c = "3"
 		case '-', '·', '■', '○':
 			c = "8"
@@ -227,7 +227,7 @@ func Tree(b *board.Board, width, height int, now time.Time) []string {
 			if len(out) >= room || s.Conclusion == ci.Skipped {
 				continue
 			}
-			sign, _ := board.Mark(s.Status, s.Conclusion, s.Infrastructure)
+			sign, _ := s.Mark()
 			line := "    " + sign + " " + board.Clean(s.Name)
 			if s.Status == ci.InProgress {
 				line += "  " + board.Short(now.Sub(s.Started))

@@ -86,13 +86,14 @@ func lines(b *board.Board, r ci.Record, quiet bool) []string {
 		if r.Conclusion == ci.Skipped {
 			return nil
 		}
-		sign, word := board.Mark(ci.Completed, r.Conclusion, r.Infrastructure)
+		step := board.Step{Status: ci.Completed, Outcome: r.Outcome, Conclusion: r.Conclusion, Infrastructure: r.Infrastructure}
+		sign, word := step.Mark()
 		line := fmt.Sprintf("%s%s %s: %s", name, sign, board.Clean(r.Name), word)
 		if r.DurationMS != nil {
 			line += " in " + board.Short(time.Duration(*r.DurationMS)*time.Millisecond)
 		}
-		if r.Outcome == ci.Failure && r.Conclusion == ci.Success {
-			line += " (failed, continue-on-error)"
+		if step.Allowed() {
+			line += " (continue-on-error)"
 		}
 		if r.Reason != "" {
 			line += ": " + board.Clean(r.Reason)

@@ -67,6 +67,22 @@ func TestNothingRedReadsGreen(t *testing.T) {
 	}
 }
 
+func TestAllowedFailureIsNoSuccess(t *testing.T) {
+	rec := ci.Record{Type: ci.StepFinished, Job: "a", JobKey: "a", Step: 1, Name: "x", Outcome: ci.Failure, Conclusion: ci.Success, ExitCode: new(int)}
+	var b board.Board
+	b.Apply(ci.Record{Type: ci.JobStarted, Job: "a", JobKey: "a", Name: "a"})
+	b.Apply(rec)
+	all := append(lines(&b, rec, false), Tree(&b, 80, 20, time.Now())...)
+	for _, l := range all {
+		if strings.Contains(l, "✓") {
+			t.Errorf("a step that failed looks like a success: %s", l)
+		}
+	}
+	if !strings.Contains(strings.Join(all, "\n"), "failed, allowed") {
+		t.Errorf("the failure is not said: %q", all)
+	}
+}
+
 func TestTreeKeepsItsSize(t *testing.T) {
 	var b board.Board
 	for i := range 40 {
