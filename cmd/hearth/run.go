@@ -547,39 +547,17 @@ func plural(n int, noun string) string {
 }
 
 func didYouMean(event string) string {
-	best, distance := "", 4
+	var names []string
 	for _, e := range workflow.Events() {
-		if !e.Starts {
-			continue
-		}
-		if d := editDistance(event, e.Name); d < distance {
-			best, distance = e.Name, d
+		if e.Starts {
+			names = append(names, e.Name)
 		}
 	}
+	best := workflow.Closest(event, names)
 	if best == "" {
 		return ""
 	}
 	return fmt.Sprintf("; did you mean %q?", best)
-}
-
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := last
-			if a[i] != b[j] {
-				cost++
-			}
-			last = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // perform runs what was planned and says what came of it.
