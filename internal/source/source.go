@@ -161,7 +161,7 @@ func (d *Dir) bare(ctx context.Context, temp string, w io.Writer) (string, error
 	if err := d.files(ctx, t); err != nil {
 		return "", err
 	}
-	if err := addTree(t, temp, ""); err != nil {
+	if err := addGit(t, temp); err != nil {
 		return "", err
 	}
 	return sha, t.Close()
@@ -243,27 +243,18 @@ func (d *Dir) files(ctx context.Context, t *tar.Writer) error {
 	return nil
 }
 
-// addTree adds everything below dir but the top entry named skip.
-func addTree(t *tar.Writer, dir, skip string) error {
+// addGit adds the .git directory of dir.
+func addGit(t *tar.Writer, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return fs.WalkDir(root.FS(), ".", func(p string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
+	return fs.WalkDir(root.FS(), ".git", func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
 			return err
-		case p == ".":
-			return nil
-		case p == skip && skip != "":
-			return fs.SkipDir
-		case skip == "" && p != ".git" && !strings.HasPrefix(p, ".git/"):
-			if e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		case e.IsDir():
+		}
+		if e.IsDir() {
 			return t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: p + "/", Mode: 0o755})
 		}
 		return addFile(t, root, p)
