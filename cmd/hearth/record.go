@@ -74,15 +74,11 @@ func (a *app) showCommand() *cobra.Command {
 		Long: "Show one run. RUN is its id, the beginning of it, or \"last\".",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
-			s, _, err := a.store(ctx, "")
+			s, run, err := a.openRun(c, args[0])
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			run, err := a.findRun(c, s, args[0])
-			if err != nil {
-				return err
-			}
 			var b board.Board
 			var last *tui.JSON
 			if asJSON {
@@ -141,15 +137,11 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: "Print what a run's steps printed. RUN is its id, the beginning of it, or \"last\".",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
-			s, _, err := a.store(ctx, "")
+			s, run, err := a.openRun(c, args[0])
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			run, err := a.findRun(c, s, args[0])
-			if err != nil {
-				return err
-			}
 			jobs, err := s.Jobs(ctx, run.ID)
 			if err != nil {
 				return err
@@ -247,6 +239,20 @@ func (a *app) printLog(c *cobra.Command, s *store.Store, run ci.Run, j store.Sto
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// openRun opens the record and finds a run in it.
+func (a *app) openRun(c *cobra.Command, name string) (*store.Store, ci.Run, error) {
+	s, _, err := a.store(c.Context(), "")
+	if err != nil {
+		return nil, ci.Run{}, err
+	}
+	run, err := a.findRun(c, s, name)
+	if err != nil {
+		s.Close()
+		return nil, ci.Run{}, err
+	}
+	return s, run, nil
 }
 
 // findRun resolves "last", an id, or the beginning of one.
