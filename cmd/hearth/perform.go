@@ -62,7 +62,7 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 		rec.Emit(r)
 	}
 	con := &worker.Conductor{
-		Run: c.plan, ID: c.run.ID, Sink: rec, Executor: runner(rec), Groups: groups, Order: worker.ByRisk(forecast),
+		Run: c.plan, ID: c.run.ID, Sink: rec, Executor: runner(rec), Groups: groups, Risk: worker.Risk(forecast),
 		Expanded: func(run *plan.Run) error {
 			b, err := json.Marshal(run)
 			if err != nil {

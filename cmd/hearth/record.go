@@ -54,7 +54,7 @@ func (a *app) runsCommand() *cobra.Command {
 			fmt.Fprintln(w, "RUN\tWHEN\tREPOSITORY\tWORKFLOW\tEVENT\tREF\tRESULT\tTOOK")
 			for _, r := range runs {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s #%d\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), board.Clean(r.Repository), board.Clean(r.Workflow), r.Number, r.Event,
-					board.Clean(shortRef(r.Ref)), result(r.Status, r.Conclusion), took(r.Started, r.Finished))
+					board.Clean(shortRef(r.Ref)), word(board.Mark(r.Status, r.Conclusion, r.Infrastructure)), took(r.Started, r.Finished))
 			}
 			return w.Flush()
 		},
@@ -107,15 +107,15 @@ func (a *app) showCommand() *cobra.Command {
 			fmt.Fprintf(a.out, "%s #%d, attempt %d: %s\n", board.Clean(run.Workflow), run.Number, run.Attempt, board.Clean(run.Name))
 			fmt.Fprintf(a.out, "%s on %s %s, %s\n\n", run.Event, board.Clean(run.Repository), board.Clean(shortRef(run.Ref)), ago(run.Created))
 			for _, j := range b.Jobs {
-				fmt.Fprintf(a.out, "%s: %s%s\n", board.Clean(j.Name), word(j.Conclusion, j.Status), reason(j.Reason))
+				fmt.Fprintf(a.out, "%s: %s%s\n", board.Clean(j.Name), word(board.Mark(j.Status, j.Conclusion, j.Infrastructure)), reason(j.Reason))
 				if j.Machine != "" {
 					fmt.Fprintf(a.out, "  machine: %s\n", j.Machine)
 				}
-				if p := j.Prediction; p != nil && p.Seen > 0 {
-					fmt.Fprintf(a.out, "  predicted: %.0f %% to fail (%.0f–%.0f), about %s; from %d before\n", p.PFail*100, p.Low*100, p.High*100, board.Short(time.Duration(p.ExpectedMS)*time.Millisecond), p.Seen)
+				if e := board.Expectation(j.Prediction); e != "" {
+					fmt.Fprintf(a.out, "  expected: %s\n", e)
 				}
 				for _, st := range j.Steps {
-					fmt.Fprintf(a.out, "  %2d %-12s %8s  %s%s\n", st.Number, word(st.Conclusion, st.Status), board.Short(st.Duration), board.Clean(st.Name), reason(st.Reason))
+					fmt.Fprintf(a.out, "  %2d %-15s %8s  %s%s\n", st.Number, word(st.Mark()), board.Short(st.Duration), board.Clean(st.Name), reason(st.Reason))
 				}
 			}
 			fmt.Fprintln(a.out)
@@ -285,14 +285,8 @@ func (a *app) findRun(c *cobra.Command, s *store.Store, name string) (ci.Run, er
 	return ci.Run{}, usage("%d runs begin with %s: write more of the id", len(found), name)
 }
 
-func result(s ci.Status, c ci.Conclusion) string { return word(c, s) }
-
-func word(c ci.Conclusion, s ci.Status) string {
-	if s == ci.Completed && c != "" {
-		return strings.ReplaceAll(string(c), "_", " ")
-	}
-	return strings.ReplaceAll(string(s), "_", " ")
-}
+// word is what of a mark is shown where there is room for words.
+func word(_, word string) string { return word }
 
 func reason(s string) string {
 	if s == "" {

@@ -29,11 +29,13 @@ type Board struct {
 	Started    time.Time
 	Finished   time.Time
 	Conclusion ci.Conclusion
-	Reason     string
-	Jobs       []*Job // in the order in which they became known
-	Notes      []ci.Record
-	Prediction *ci.Prediction // of the run
-	byKey      map[string]*Job
+	// Infrastructure says that the run, or a job of it, could not be run.
+	Infrastructure bool
+	Reason         string
+	Jobs           []*Job // in the order in which they became known
+	Notes          []ci.Record
+	Prediction     *ci.Prediction // of the run
+	byKey          map[string]*Job
 }
 
 // Job is one job on the board.
@@ -79,7 +81,7 @@ func (b *Board) Apply(r ci.Record) {
 		b.Workflow = cmp.Or(r.Workflow, b.Workflow)
 		b.Name = cmp.Or(r.Name, b.Name)
 	case ci.RunFinished:
-		b.Finished, b.Conclusion, b.Reason = r.Time, r.Conclusion, r.Reason
+		b.Finished, b.Conclusion, b.Reason, b.Infrastructure = r.Time, r.Conclusion, r.Reason, r.Infrastructure
 	case ci.JobQueued:
 		j := b.JobOf(r)
 		j.Status, j.Needs = ci.Queued, r.Needs
@@ -388,15 +390,15 @@ func (b *Board) Summary() []string {
 		}
 		out = append(out, fmt.Sprintf("  %s: %s%s", cmp.Or(n.Level, "notice"), where, Cut(Clean(n.Message), 200)))
 	}
-	word := string(b.Conclusion)
-	if word == "" {
-		word = "unfinished"
+	word := "unfinished"
+	if b.Conclusion != "" {
+		_, word = Mark(ci.Completed, b.Conclusion, b.Infrastructure)
 	}
 	total := ""
 	if !b.Started.IsZero() && !b.Finished.IsZero() {
 		total = " in " + Short(b.Finished.Sub(b.Started))
 	}
-	end := fmt.Sprintf("run %s: %s%s", b.Run, strings.ReplaceAll(word, "_", " "), total)
+	end := fmt.Sprintf("run %s: %s%s", b.Run, word, total)
 	if b.Reason != "" {
 		end += " (" + Clean(b.Reason) + ")"
 	}

@@ -15,10 +15,12 @@
 package ci
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -98,9 +100,11 @@ type Run struct {
 	Actor      string     `json:"actor,omitempty"`
 	Status     Status     `json:"status"`
 	Conclusion Conclusion `json:"conclusion,omitempty"`
-	Created    time.Time  `json:"created"`
-	Started    time.Time  `json:"started,omitzero"`
-	Finished   time.Time  `json:"finished,omitzero"`
+	// Infrastructure says that the run, or a job of it, could not be run.
+	Infrastructure bool      `json:"infrastructure,omitempty"`
+	Created        time.Time `json:"created"`
+	Started        time.Time `json:"started,omitzero"`
+	Finished       time.Time `json:"finished,omitzero"`
 }
 
 // Job is one planned job of a run: one cell of a matrix where there is one.
@@ -137,18 +141,48 @@ type Step struct {
 
 var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
-// NewID returns a new identifier: 26 characters of [0-9a-z], the first ten of
-// which are the time in ms, so that ids sort by age.
-func NewID() string { return NewIDAt(time.Now()) }
+// last is the newest id that NewID gave out.
+var last struct {
+	sync.Mutex
+	id [16]byte
+}
 
-// NewIDAt is NewID for a given moment.
+// NewID returns a new identifier: 26 characters of [0-9a-z], the first ten of
+// which are the time in ms. Ids sort by age; those that one process makes do so
+// within a millisecond, too: the jobs of a run keep the order in which they were
+// written down.
+func NewID() string {
+	id := newID(time.Now())
+	last.Lock()
+	defer last.Unlock()
+	if bytes.Compare(id[:], last.id[:]) <= 0 {
+		// The next one is a random distance on, so that it cannot be guessed.
+		var step [8]byte
+		rand.Read(step[:])
+		tail := binary.BigEndian.Uint64(last.id[8:])
+		next := tail + binary.BigEndian.Uint64(step[:])>>20 + 1
+		id = last.id
+		binary.BigEndian.PutUint64(id[8:], next)
+		if next < tail {
+			binary.BigEndian.PutUint64(id[:8], binary.BigEndian.Uint64(id[:8])+1)
+		}
+	}
+	last.id = id
+	return idEncoding.EncodeToString(id[:])
+}
+
+// NewIDAt is an id of a given moment.
 func NewIDAt(t time.Time) string {
-	var b [16]byte
+	id := newID(t)
+	return idEncoding.EncodeToString(id[:])
+}
+
+func newID(t time.Time) (id [16]byte) {
 	var ms [8]byte
 	binary.BigEndian.PutUint64(ms[:], uint64(t.UnixMilli()))
-	copy(b[:6], ms[2:])
-	rand.Read(b[6:])
-	return idEncoding.EncodeToString(b[:])
+	copy(id[:6], ms[2:])
+	rand.Read(id[6:])
+	return id
 }
 
 // ValidID reports whether s has the form of an identifier, and so is safe as a

@@ -35,6 +35,17 @@ func TestAdvance(t *testing.T) {
 	}
 }
 
+func TestIDsKeepTheirOrder(t *testing.T) {
+	before := NewID()
+	for range 100_000 { // many in each millisecond
+		id := NewID()
+		if id <= before || !ValidID(id) {
+			t.Fatalf("%s came after %s", id, before)
+		}
+		before = id
+	}
+}
+
 func TestIDsSortByAge(t *testing.T) {
 	a := NewIDAt(time.UnixMilli(1_700_000_000_000))
 	b := NewIDAt(time.UnixMilli(1_700_000_000_001))

@@ -108,7 +108,7 @@ func New(cfg Config) (*Dispatcher, error) {
 			return nil, errors.New("dispatch: no pool given")
 		}
 		cfg.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
-			return r.Execute(ctx, run, job, needs)
+			return r.Execute(ctx, run, job, needs, nil)
 		}
 	}
 	or := func(d *time.Duration, def time.Duration) {

@@ -79,7 +79,7 @@ func TestRealMachines(t *testing.T) {
 	s.start(s.forge(t.TempDir()), func(c *Config) {
 		c.Pool, c.CPUs, c.MemoryMiB = machines, 1, 768
 		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
-			return r.Execute(ctx, run, job, needs)
+			return r.Execute(ctx, run, job, needs, nil)
 		}
 	})
 	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": inMachine, "main.go": "package main // of this commit\n"})

@@ -140,11 +140,11 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 			p.Run = run.ID
 			c.gate.Emit(p)
 		}
-		con.Order = worker.ByRisk(forecast)
+		con.Risk = worker.Risk(forecast)
 	}
 	for _, j := range before {
 		if j.Status == ci.Completed {
-			con.Before = append(con.Before, worker.Finished{Key: j.Key, Conclusion: j.Conclusion, Outputs: j.Outputs})
+			con.Before = append(con.Before, worker.Finished{Key: j.Key, Conclusion: j.Conclusion, Infrastructure: j.Infrastructure, Outputs: j.Outputs})
 		}
 	}
 	ids := &jobIDs{store: d.cfg.Store, run: run.ID}

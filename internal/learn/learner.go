@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -204,21 +203,6 @@ func (f Forecast) Records(jobs []JobInfo) []ci.Record {
 			}
 		}
 	}
-	return out
-}
-
-// Order sorts jobs that are ready by Smith's rule, what is most likely to fail in
-// the least time first: then bad news comes early. Jobs of which nothing is
-// known keep their places behind the others.
-func (f Forecast) Order(keys []string) []string {
-	out := slices.Clone(keys)
-	byScore(out, func(k string) float64 {
-		p, ok := f.Jobs[k]
-		if !ok || p.ExpectedMS <= 0 {
-			return 0
-		}
-		return p.PFail / float64(p.ExpectedMS)
-	})
 	return out
 }
 

@@ -158,13 +158,6 @@ func TestBayesFactor(t *testing.T) {
 	}
 }
 
-func TestForecastOrder(t *testing.T) {
-	f := Forecast{Jobs: nil}
-	if got := f.Order([]string{"b", "a"}); got[0] != "b" {
-		t.Errorf("%q", got)
-	}
-}
-
 func benchModel(b *testing.B, size int) (*Model, int) {
 	m := NewModel(0)
 	r := rand.New(rand.NewPCG(1, 1))

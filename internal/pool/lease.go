@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -317,6 +318,29 @@ func (l *Lease) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lostErr
+}
+
+// fateLimit is how long the end of a machine may take to be known after its
+// connection has ended.
+const fateLimit = time.Second
+
+// Fate says in one line how the machine ended, "" if it lives. Whoever has just
+// lost contact with its agent asks: the end is known a moment later.
+func (l *Lease) Fate() string {
+	t := time.NewTimer(fateLimit)
+	defer t.Stop()
+	select {
+	case <-l.lost:
+	case <-t.C:
+		return ""
+	}
+	err := l.Err()
+	var known *vm.Error
+	if errors.As(err, &known) {
+		err = known.Err // without what the machine printed: that is in the log
+	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	return text
 }
 
 // Begin records that work starts.

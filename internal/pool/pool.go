@@ -142,6 +142,9 @@ type Request struct {
 	Deadline time.Time
 	// NoWait fails with ErrBusy instead of waiting for means.
 	NoWait bool
+	// Waits, if set, is called once the claim has its place among those that wait;
+	// it must not block.
+	Waits func()
 }
 
 // MaxLease is how long a machine may be leased where the request does not say:
@@ -428,6 +431,9 @@ func (p *Pool) admit(ctx context.Context, r Request) error {
 		return ErrClosed
 	}
 	p.waiting = append(p.waiting, w)
+	if r.Waits != nil {
+		r.Waits()
+	}
 	p.grantLocked()
 	if r.NoWait && !w.ok {
 		p.dropLocked(w)

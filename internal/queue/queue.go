@@ -71,6 +71,7 @@ type Queue struct {
 
 	mu   sync.Mutex
 	wake chan struct{} // closed and replaced when something was put in
+	last int64         // moment of the newest entry, ms
 }
 
 // New makes a queue.
@@ -110,9 +111,9 @@ func (q *Queue) Add(ctx context.Context, it Item) (bool, error) {
 	if len(it.Labels) == 0 {
 		return false, fmt.Errorf("queue: job %s asks for no labels: every runner would fit", it.JobID)
 	}
-	now := q.cfg.Now()
+	now := q.now()
 	if it.After.IsZero() {
-		it.After = now
+		it.After = q.cfg.Now()
 	}
 	ok, err := q.store.QueueAdd(ctx, it.JobID, it.Labels, it.Priority, it.After, now, q.cfg.Attempts)
 	if err != nil {
@@ -122,6 +123,19 @@ func (q *Queue) Add(ctx context.Context, it Item) (bool, error) {
 		q.Wake()
 	}
 	return ok, nil
+}
+
+// now is the moment of an entry, later than that of the entry before it: jobs
+// come out in the order in which they were put in, those of one millisecond too.
+func (q *Queue) now() time.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.cfg.Now().UnixMilli()
+	if now <= q.last {
+		now = q.last + 1
+	}
+	q.last = now
+	return time.UnixMilli(now)
 }
 
 // Wake makes workers of this process look now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -60,7 +61,7 @@ func TestQueue(t *testing.T) {
 			name string
 			test func(*testing.T, *store.Store, *store.Store)
 		}{
-			{"labels", testLabels}, {"order", testOrder}, {"two workers race", testRace}, {"a killed worker", testKilled},
+			{"labels", testLabels}, {"order", testOrder}, {"order of one moment", testMoment}, {"two workers race", testRace}, {"a killed worker", testKilled},
 			{"heartbeat", testHeartbeat}, {"cancel", testCancel}, {"release", testRelease},
 		} {
 			t.Run(c.name, func(t *testing.T) { c.test(t, a, b) })
@@ -75,6 +76,32 @@ func claim(t *testing.T, q *queue.Queue, worker string, labels ...string) *queue
 		t.Fatal(err)
 	}
 	return c
+}
+
+// What is put in at one moment comes out in the order in which it was put in,
+// not in that of the ids.
+func testMoment(t *testing.T, a, _ *store.Store) {
+	q := queue.New(a, queue.Config{Now: (&clock{t: time.UnixMilli(1_800_000_000_000)}).now})
+	ids := addJobs(t, a, q, 1, "moment")
+	var more []ci.Job
+	for i := range 8 {
+		more = append(more, ci.Job{Key: fmt.Sprint("k", i), Job: fmt.Sprint("k", i)})
+	}
+	_, more, err := a.CreateRun(t.Context(), ci.Run{Repository: "o/r", File: t.Name()}, more, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range slices.Backward(more) {
+		if _, err := q.Add(t.Context(), queue.Item{JobID: j.ID, Labels: []string{"moment"}}); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, j.ID)
+	}
+	for i, id := range ids {
+		if c := claim(t, q, "w", "moment"); c == nil || c.JobID != id {
+			t.Fatalf("%d: %+v, want %s", i, c, id)
+		}
+	}
 }
 
 func testLabels(t *testing.T, a, b *store.Store) {

@@ -256,8 +256,8 @@ func (r *Recorder) apply(tx *sql.Tx, rec ci.Record, attempt int) error {
 		if !rec.Conclusion.Valid() {
 			return fmt.Errorf("run %s finished with conclusion %q", r.run, rec.Conclusion)
 		}
-		return once(tx.ExecContext(ctx, `UPDATE runs SET status = 'completed', conclusion = $2, finished = $3 WHERE id = $1 AND status <> 'completed'`,
-			r.run, string(rec.Conclusion), at))
+		return once(tx.ExecContext(ctx, `UPDATE runs SET status = 'completed', conclusion = $2, infra = $3, finished = $4 WHERE id = $1 AND status <> 'completed'`,
+			r.run, string(rec.Conclusion), flag(rec.Infrastructure), at))
 	case ci.JobQueued, ci.JobStarted, ci.JobFinished:
 		j, err := r.job(tx, rec)
 		if err != nil {

@@ -91,13 +91,14 @@ func insertJob(ctx context.Context, q querier, j *ci.Job) error {
 	return err
 }
 
-const runColumns = `id, number, attempt, event_id, event, repository, workflow, file, name, ref, sha, actor, status, conclusion, created, started, finished`
+const runColumns = `id, number, attempt, event_id, event, repository, workflow, file, name, ref, sha, actor, status, conclusion, infra, created, started, finished`
 
 func scanRun(r interface{ Scan(...any) error }) (ci.Run, error) {
 	var v ci.Run
-	var created, started, finished int64
+	var infra, created, started, finished int64
 	err := r.Scan(&v.ID, &v.Number, &v.Attempt, &v.EventID, &v.Event, &v.Repository, &v.Workflow, &v.File, &v.Name, &v.Ref, &v.SHA, &v.Actor,
-		&v.Status, &v.Conclusion, &created, &started, &finished)
+		&v.Status, &v.Conclusion, &infra, &created, &started, &finished)
+	v.Infrastructure = infra != 0
 	v.Created, v.Started, v.Finished = moment(created), moment(started), moment(finished)
 	return v, err
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -26,17 +27,20 @@ type Outcome struct {
 }
 
 // An Executor runs one job to its end. It returns only then, whatever becomes
-// of ctx, whose cause is the reason of a cancellation.
+// of ctx, whose cause is the reason of a cancellation. It calls waits as soon as
+// the job has its place among those that wait for a machine, so that the job
+// after it comes behind it; nil asks for nothing.
 type Executor interface {
-	Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value) Outcome
+	Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome
 }
 
 // Finished is a job that ended before the run was taken up, by an earlier
 // process: what a Conductor replays.
 type Finished struct {
-	Key        string
-	Conclusion ci.Conclusion
-	Outputs    map[string]string
+	Key            string
+	Conclusion     ci.Conclusion
+	Infrastructure bool
+	Outputs        map[string]string
 }
 
 // Conductor drives one planned run from its first job to its conclusion.
@@ -47,9 +51,9 @@ type Conductor struct {
 	Executor Executor
 	// Groups holds the concurrency groups; nil is none.
 	Groups *Groups
-	// Order puts jobs that are ready at the same moment in order, as
-	// slices.SortFunc has it; nil keeps the file's order.
-	Order func(a, b *plan.Job) int
+	// Risk puts jobs that are ready at the same moment in order: see [Risk]. nil
+	// keeps the file's order.
+	Risk func(j *plan.Job) (perSecond float64, known bool)
 	// Before is what ended before: the run is taken up again where it was.
 	Before []Finished
 	// Expanded hears of a run that changed because a matrix became known.
@@ -73,9 +77,16 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	began := time.Now()
 	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref, SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
 	before := map[string]Finished{}
+	lost := "" // the first job that could not be run
 	for _, f := range c.Before {
 		before[f.Key] = f
+		if f.Infrastructure && lost == "" {
+			lost = f.Key
+		}
 	}
+	// Jobs that start together ask for their machines in this order, whatever
+	// the scheduler does with their goroutines.
+	turn := closed
 	for _, j := range c.Run.Jobs {
 		// A placeholder waits for nothing: its cells will be told of.
 		if _, done := before[j.Key]; !done && !j.Deferred {
@@ -104,13 +115,8 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	for !s.Done() {
 		progress := false
 		actions := s.Next()
-		if c.Order != nil {
-			slices.SortStableFunc(actions, func(a, b plan.Action) int {
-				if a.Kind != plan.Start || b.Kind != plan.Start {
-					return 0
-				}
-				return c.Order(a.Job, b.Job)
-			})
+		if c.Risk != nil {
+			byRisk(actions, c.Risk)
 		}
 		for _, a := range actions {
 			progress = true
@@ -160,7 +166,10 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 					continue
 				}
 				fail(s.Started(a.Job.Key))
-				go func() { messages <- c.execute(jobCtx, stop, a) }()
+				mine, next := turn, make(chan struct{})
+				turn = next
+				place := c.enter(stop, a.Job.Concurrency)
+				go func() { messages <- c.execute(jobCtx, stop, a, place, mine, sync.OnceFunc(func() { close(next) })) }()
 			}
 		}
 		if progress {
@@ -179,6 +188,9 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 				held[m.key] = m.opened
 				fail(s.Started(m.key))
 				continue
+			}
+			if m.out.Infrastructure && lost == "" {
+				lost = m.key
 			}
 			fail(s.Finished(m.key, m.out.Conclusion, m.out.Outputs))
 		case reason := <-newer:
@@ -200,6 +212,9 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 		}
 		m := <-messages
 		delete(running, m.key)
+		if m.out.Infrastructure && lost == "" {
+			lost = m.key
+		}
 		if m.opened != nil {
 			m.opened()
 		}
@@ -217,6 +232,8 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 		if conclusion != ci.Success {
 			rec.Conclusion = ci.Cancelled
 		}
+	} else if lost != "" {
+		rec.Reason, rec.Infrastructure = fmt.Sprintf("%s could not be run", lost), true
 	}
 	c.Sink.Emit(rec)
 	return rec.Conclusion, failure
@@ -265,16 +282,39 @@ func (c *Conductor) open(ctx context.Context, stop context.CancelCauseFunc, j *p
 	return message{key: j.Key, opened: release}
 }
 
-// execute runs one job within its concurrency group.
-func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a plan.Action) message {
+// enter takes a job's place in its concurrency group.
+func (c *Conductor) enter(stop context.CancelCauseFunc, g *plan.Group) place {
+	if g == nil || c.Groups == nil {
+		return place{}
+	}
+	return c.Groups.enter(*g, func(reason string) { stop(errors.New(reason)) })
+}
+
+// closed is the turn of whoever has nobody before it.
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// execute runs one job within its concurrency group. It waits for turn before it
+// asks for a machine, unless it has to wait for its group longer; next lets the
+// one behind it ask.
+func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a plan.Action, p place, turn <-chan struct{}, next func()) message {
 	defer stop(nil)
+	defer next()
 	began := time.Now()
+	if p.held() {
+		<-turn // whoever is before us asks or ends: it does not wait for us
+	} else {
+		go func() { <-turn; next() }()
+	}
 	var out Outcome
-	release, err := c.hold(ctx, func(reason string) { stop(errors.New(reason)) }, a.Job.Concurrency)
+	release, err := p.wait(ctx)
 	if err != nil {
 		out = Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 	} else {
-		out = c.Executor.Execute(ctx, c.Run, a.Job, a.Needs)
+		out = c.Executor.Execute(ctx, c.Run, a.Job, a.Needs, next)
 		release()
 	}
 	if !out.Conclusion.Valid() {

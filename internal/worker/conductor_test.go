@@ -14,6 +14,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -40,12 +41,13 @@ type machine struct {
 	do      func(ctx context.Context, job *plan.Job, needs expr.Value) Outcome
 }
 
-func (m *machine) Execute(ctx context.Context, _ *plan.Run, job *plan.Job, needs expr.Value) Outcome {
+func (m *machine) Execute(ctx context.Context, _ *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
 	m.mu.Lock()
 	m.ran = append(m.ran, job.Key)
 	m.current++
 	m.most = max(m.most, m.current)
 	m.mu.Unlock()
+	waits()
 	defer func() { m.mu.Lock(); m.current--; m.mu.Unlock() }()
 	if m.do == nil {
 		return Outcome{Conclusion: ci.Success}
@@ -164,6 +166,88 @@ func TestDriveFailure(t *testing.T) {
 	})
 }
 
+// The run says itself that a job of it could not be run, also of a job that
+// ended in an earlier process.
+func TestRunSaysThatAJobWasLost(t *testing.T) {
+	for _, c := range []struct {
+		lost   string // job that cannot be run
+		before []Finished
+		want   string // reason
+	}{
+		{"c", nil, "c could not be run"},
+		{"", []Finished{{Key: "a", Conclusion: ci.Failure, Infrastructure: true}}, "a could not be run"},
+		{"", []Finished{{Key: "a", Conclusion: ci.Success}}, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &machine{do: func(_ context.Context, job *plan.Job, _ expr.Value) Outcome {
+				if job.ID == c.lost {
+					return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: "qemu ended: signal: killed"}
+				}
+				return Outcome{Conclusion: ci.Success}
+			}}
+			_, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m, Before: c.before}, context.Background(), nil)
+			end := out.r[len(out.r)-1]
+			if err != nil || end.Type != ci.RunFinished || end.Infrastructure != (c.want != "") || end.Reason != c.want || c.want != "" && end.Conclusion != ci.Failure {
+				t.Errorf("lost %q, before %v: %+v, %v", c.lost, c.before, end, err)
+			}
+		})
+	}
+}
+
+const many = `
+on: push
+jobs:
+  a: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+  b: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+  c: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+  d: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+  e: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+  f: {runs-on: ubuntu-latest, steps: [{run: echo}]}
+`
+
+// Jobs that may start together ask for their machines in the file's order, those
+// of which enough is known with the riskiest first, whatever order the scheduler
+// takes their goroutines in.
+func TestJobsAskInOrder(t *testing.T) {
+	risk := Risk(learn.Forecast{Jobs: map[string]ci.Prediction{
+		"b": {PFail: 0.1, ExpectedMS: 1000, Seen: 3},
+		"d": {PFail: 0.9, ExpectedMS: 1000, Seen: 3},
+		"e": {PFail: 1, ExpectedMS: 1000, Seen: 2}, // too little is known
+	}})
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			m := &machine{}
+			drive(t, &Conductor{Run: planned(t, many), Executor: m}, context.Background(), nil)
+			if got := strings.Join(m.ran, " "); got != "a b c d e f" {
+				t.Errorf("in the file's order: %s", got)
+			}
+			m = &machine{}
+			drive(t, &Conductor{Run: planned(t, many), Executor: m, Risk: risk}, context.Background(), nil)
+			if got := strings.Join(m.ran, " "); got != "a d c b e f" {
+				t.Errorf("by risk: %s", got)
+			}
+		})
+	}
+}
+
+// Of the jobs of one run that want one group the first holds it, the last waits,
+// and those between are turned away: every time.
+func TestGroupAmongTheJobsOfARun(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			src := strings.ReplaceAll(many, "{runs-on", "{concurrency: g, runs-on")
+			m := &machine{do: func(context.Context, *plan.Job, expr.Value) Outcome {
+				time.Sleep(time.Second)
+				return Outcome{Conclusion: ci.Success}
+			}}
+			_, out, _ := drive(t, &Conductor{Run: planned(t, src), Executor: m, Groups: NewGroups()}, context.Background(), nil)
+			if got := out.ends(); got != "a=success b=cancelled c=cancelled d=cancelled e=cancelled f=success" {
+				t.Error(got)
+			}
+		})
+	}
+}
+
 func untilCancelled(ctx context.Context, job *plan.Job, _ expr.Value) Outcome {
 	if job.ID == "a" || job.ID == "always" {
 		return Outcome{Conclusion: ci.Success}
@@ -198,7 +282,7 @@ func TestDriveTakesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{}
 		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m,
-			Before: []Finished{{"a", ci.Success, map[string]string{"v": "1"}}, {"b", ci.Success, nil}}}, context.Background(), nil)
+			Before: []Finished{{Key: "a", Conclusion: ci.Success, Outputs: map[string]string{"v": "1"}}, {Key: "b", Conclusion: ci.Success}}}, context.Background(), nil)
 		if got != ci.Success || err != nil || slices.Contains(m.ran, "a") || slices.Contains(m.ran, "b") || len(m.ran) != 3 {
 			t.Errorf("%s %v, ran %v: %s", got, err, m.ran, out.ends())
 		}

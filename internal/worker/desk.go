@@ -70,14 +70,12 @@ type Handed struct {
 	Records Records
 	// ID finds the id of a job of the run by its key.
 	ID func(ctx context.Context, key string) (string, error)
-	// Priority of the job; higher is earlier. Nil is 0.
-	Priority func(job *plan.Job) float64
 	// Run runs an attempt whose records go to sink.
 	Run func(ctx context.Context, sink ci.Sink, run *plan.Run, job *plan.Job, needs expr.Value) Outcome
 }
 
 // Execute puts the job into the queue and waits for what becomes of it.
-func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value) Outcome {
+func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
 	d := h.Desk
 	lost := func(err error) Outcome {
 		return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
@@ -103,13 +101,12 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		delete(d.jobs, id)
 		d.mu.Unlock()
 	}()
-	item := queue.Item{JobID: id, Labels: job.Labels}
-	if h.Priority != nil {
-		item.Priority = h.Priority(job)
-	}
-	fresh, err := d.Queue.Add(keep, item)
+	fresh, err := d.Queue.Add(keep, queue.Item{JobID: id, Labels: job.Labels})
 	if err != nil {
 		return lost(err)
+	}
+	if waits != nil {
+		waits()
 	}
 	if !fresh {
 		// It was in the queue of a process that is gone. Unless it ended there,

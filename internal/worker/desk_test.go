@@ -79,7 +79,7 @@ func (c *counter) execute(ctx context.Context, run func(context.Context, ci.Sink
 			return run(ctx, s)
 		},
 	}
-	return h.Execute(ctx, nil, &plan.Job{Key: "a", ID: "a", Name: "a", Labels: []string{"linux"}}, expr.Null())
+	return h.Execute(ctx, nil, &plan.Job{Key: "a", ID: "a", Name: "a", Labels: []string{"linux"}}, expr.Null(), nil)
 }
 
 // ended is how the job ended on record.

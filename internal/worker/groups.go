@@ -32,13 +32,20 @@ type holder struct {
 // NewGroups returns an empty set of groups.
 func NewGroups() *Groups { return &Groups{m: map[string]*group{}} }
 
-// Hold waits for the group and holds it until release is called. cancel is
-// called, at most once, when a newcomer with cancel-in-progress wants the holder
-// to stop. The error says why the group was not to be had.
-func (g *Groups) Hold(ctx context.Context, want plan.Group, cancel func(reason string)) (release func(), err error) {
+// place is a place in a group: held, or in the line.
+type place struct {
+	g    *Groups
+	name string // of the group; "" is none
+	me   *holder
+}
+
+// enter takes a place in the group, behind those that came before. It never
+// waits. cancel is called, at most once, when a newcomer with cancel-in-progress
+// wants the holder to stop.
+func (g *Groups) enter(want plan.Group, cancel func(reason string)) place {
 	name := strings.ToLower(want.Name)
 	if name == "" {
-		return func() {}, nil
+		return place{}
 	}
 	var once sync.Once
 	me := &holder{
@@ -47,6 +54,7 @@ func (g *Groups) Hold(ctx context.Context, want plan.Group, cancel func(reason s
 		out:    make(chan string, 1),
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	gr := g.m[name]
 	if gr == nil {
 		gr = &group{}
@@ -67,18 +75,44 @@ func (g *Groups) Hold(ctx context.Context, want plan.Group, cancel func(reason s
 		}
 		gr.waiting = append(gr.waiting, me)
 	}
-	g.mu.Unlock()
+	return place{g, name, me}
+}
 
-	release = sync.OnceFunc(func() { g.release(name, me) })
+// held reports whether it is the place's turn.
+func (p place) held() bool {
+	if p.me == nil {
+		return true
+	}
 	select {
-	case <-me.turn:
+	case <-p.me.turn:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait waits for the place's turn and holds the group until release is called.
+// The error says why the group was not to be had.
+func (p place) wait(ctx context.Context) (release func(), err error) {
+	if p.me == nil {
+		return func() {}, nil
+	}
+	release = sync.OnceFunc(func() { p.g.release(p.name, p.me) })
+	select {
+	case <-p.me.turn:
 		return release, nil
-	case reason := <-me.out:
+	case reason := <-p.me.out:
 		return nil, errors.New(reason)
 	case <-ctx.Done():
 		release()
 		return nil, context.Cause(ctx)
 	}
+}
+
+// Hold waits for the group and holds it until release is called: see
+// [Groups.enter] for cancel. The error says why the group was not to be had.
+func (g *Groups) Hold(ctx context.Context, want plan.Group, cancel func(reason string)) (release func(), err error) {
+	return g.enter(want, cancel).wait(ctx)
 }
 
 // release gives the group to the next one, or takes a waiting one out.

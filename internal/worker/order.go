@@ -2,6 +2,7 @@ package worker
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
@@ -9,22 +10,40 @@ import (
 	"github.com/hearth-ci/hearth/internal/plan"
 )
 
-// ByRisk orders jobs that are ready at the same moment by Smith's rule: the
-// highest probability of failure per expected second first, so that what will
-// go wrong is known soonest. Without knowledge the order stays.
-func ByRisk(f learn.Forecast) func(a, b *plan.Job) int {
-	if len(f.Jobs) == 0 {
-		return nil
+// minSeen is how often a job must have run to be ordered by its risk.
+const minSeen = 3
+
+// Risk says what a forecast makes of a job for the order in which jobs that are
+// ready at the same moment start, by Smith's rule: the highest probability of
+// failure per expected second first, so that what will go wrong is known soonest.
+// It reports false of a job of which too little is known.
+func Risk(f learn.Forecast) func(j *plan.Job) (perSecond float64, known bool) {
+	return func(j *plan.Job) (float64, bool) {
+		p, ok := f.Jobs[j.Key]
+		return p.PFail / (max(float64(p.ExpectedMS), 100) / 1000), ok && p.Seen >= minSeen
 	}
-	rate := func(p ci.Prediction) float64 {
-		return p.PFail / (max(float64(p.ExpectedMS), 100) / 1000)
+}
+
+// byRisk puts the jobs that may start in the order of their risk. Those of which
+// too little is known keep their places, and so does everything else.
+func byRisk(actions []plan.Action, risk func(j *plan.Job) (float64, bool)) {
+	type scored struct {
+		plan.Action
+		rate float64
 	}
-	return func(a, b *plan.Job) int {
-		pa, pb := f.Jobs[a.Key], f.Jobs[b.Key]
-		if pa.Seen < 3 || pb.Seen < 3 {
-			return 0
+	var places []int
+	var known []scored
+	for i, a := range actions {
+		if a.Kind != plan.Start {
+			continue
 		}
-		return cmp.Compare(rate(pb), rate(pa))
+		if rate, ok := risk(a.Job); ok {
+			places, known = append(places, i), append(known, scored{a, rate})
+		}
+	}
+	slices.SortStableFunc(known, func(a, b scored) int { return cmp.Compare(b.rate, a.rate) })
+	for i, at := range places {
+		actions[at] = known[i].Action
 	}
 }
 

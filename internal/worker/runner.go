@@ -61,7 +61,7 @@ type Runner struct {
 const releaseTime = 30 * time.Second
 
 // Execute runs one job from the claim of its machine to its release.
-func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value) Outcome {
+func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
 	lost := func(what string, err error) Outcome {
 		if ctx.Err() != nil {
 			return Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
@@ -101,7 +101,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		}
 	}
 	request := pool.Request{
-		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels,
+		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: waits,
 		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + pool.MaxLease/8),
 		Network: network.Config{Policy: r.Network, Record: func(c network.Connection) {
 			c.Host = hosts.String(masked.String(c.Host))
@@ -131,7 +131,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	r.machine(job, s, "restored", time.Since(began))
 	lease.Begin()
 
-	hooks := &hooks{runner: r, run: run, job: job}
+	hooks := &hooks{runner: r, run: run, job: job, fate: func() string { return masked.String(lease.Fate()) }}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
@@ -143,11 +143,12 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	lease.End(end, res.Conclusion.Green(), res.Reason)
+	reason := hooks.reason(err != nil, res.Reason)
+	lease.End(end, res.Conclusion.Green(), reason)
 	if r.Linger != nil && err == nil && (res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut) {
 		r.Linger(ctx, job, lease)
 	}
-	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: hooks.ended()}
+	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: reason, Infrastructure: err != nil, Told: hooks.ended()}
 }
 
 // environment adds what a job's deployment environment has. The run given back
@@ -218,9 +219,24 @@ type hooks struct {
 	run    *plan.Run
 	job    *plan.Job
 
+	// fate says how the machine ended, "" if it lives; nil is not known.
+	fate func() string
+
 	mu    sync.Mutex
 	lines map[int][]string
 	end   bool // job.finished went by
+}
+
+// reason is why something could not be run: what the engine saw of it, which is
+// a connection that ended, comes from the machine's end, and that is the cause.
+func (h *hooks) reason(infrastructure bool, seen string) string {
+	if !infrastructure || h.fate == nil {
+		return seen
+	}
+	if fate := h.fate(); fate != "" {
+		return "the machine was lost: " + fate
+	}
+	return seen
 }
 
 // ended reports whether the engine has told how the job ended.
@@ -269,6 +285,7 @@ func (h *hooks) Emit(rec ci.Record) {
 		delete(h.lines, rec.Step)
 		h.mu.Unlock()
 	}
+	rec.Reason = h.reason(rec.Infrastructure, rec.Reason)
 	h.runner.Sink.Emit(rec)
 }
 
