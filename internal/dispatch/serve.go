@@ -66,6 +66,28 @@ func (p Pages) Log(ctx context.Context, runID, jobKey string, offset int64, limi
 	return out, nil
 }
 
+// LogTail reads the last n lines of a job's log. What it costs does not depend
+// on how long the log is.
+func (p Pages) LogTail(ctx context.Context, runID, jobKey string, n int) (web.Window, error) {
+	return window(p.Store.LogTail(ctx, runID, jobKey, n))
+}
+
+// LogFrom reads n lines of a job's log from a line's number, from 1, on.
+func (p Pages) LogFrom(ctx context.Context, runID, jobKey string, from int64, n int) (web.Window, error) {
+	return window(p.Store.LogFrom(ctx, runID, jobKey, from, n))
+}
+
+func window(w store.LogWindow, err error) (web.Window, error) {
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil // no such job yet
+	}
+	out := web.Window{First: w.First, Total: w.Total, End: w.End, Lines: make([]web.Line, len(w.Lines))}
+	for i, l := range w.Lines {
+		out.Lines[i] = web.Line{Record: l.Record, Number: l.Number, End: l.End}
+	}
+	return out, err
+}
+
 // Watch receives after the run has changed.
 func (p Pages) Watch(runID string) (<-chan struct{}, func()) { return p.Store.Watch(runID) }
 

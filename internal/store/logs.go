@@ -28,11 +28,13 @@ type LogQuery struct {
 	Offset int64
 }
 
-// Line is one record out of a log file. End is the offset behind it.
+// Line is one record out of a log file. End is the offset behind it; Number,
+// which only a [LogWindow] knows, its place in the file, from 1.
 type Line struct {
 	ci.Record
-	JobID string
-	End   int64
+	JobID  string
+	Number int64
+	End    int64
 }
 
 // maxLine bounds one line of a log file as it is read back. The engine cuts
@@ -72,77 +74,92 @@ func (s *Store) Log(ctx context.Context, q LogQuery) iter.Seq2[Line, error] {
 }
 
 func (s *Store) readLog(ctx context.Context, q LogQuery, jobID string, yield func(Line, error) bool) bool {
-	start, stop := q.Offset, int64(-1)
-	var path string
-	err := s.read.QueryRowContext(ctx, `SELECT path FROM logs WHERE run_id = $1 AND job_id = $2`, q.Run, jobID).Scan(&path)
-	if errors.Is(err, sql.ErrNoRows) {
+	fail := func(err error) bool {
+		yield(Line{}, fmt.Errorf("store: log of job %s: %w", jobID, err))
+		return false
+	}
+	f, err := s.openLogFile(ctx, q.Run, jobID)
+	if err != nil {
+		return fail(err)
+	}
+	if f == nil {
 		return true
 	}
-	if err == nil && q.Step > 0 {
+	defer f.Close()
+	start, stop := q.Offset, int64(-1)
+	if q.Step > 0 {
 		var first int64
-		err = s.read.QueryRowContext(ctx, `SELECT start, stop FROM log_steps WHERE run_id = $1 AND job_id = $2 AND step = $3`, q.Run, jobID, q.Step).Scan(&first, &stop)
+		err := s.read.QueryRowContext(ctx, `SELECT start, stop FROM log_steps WHERE run_id = $1 AND job_id = $2 AND step = $3`, q.Run, jobID, q.Step).Scan(&first, &stop)
 		if errors.Is(err, sql.ErrNoRows) {
 			return true
 		}
+		if err != nil {
+			return fail(err)
+		}
 		start = max(start, first)
 	}
-	if err != nil {
-		yield(Line{}, fmt.Errorf("store: log of job %s: %w", jobID, err))
-		return false
-	}
-	if !filepath.IsLocal(path) {
-		yield(Line{}, fmt.Errorf("store: log of job %s: the stored path %q leaves the log directory", jobID, path))
-		return false
-	}
-	f, err := os.Open(filepath.Join(s.logDir, path))
-	if err != nil {
-		yield(Line{}, fmt.Errorf("store: log of job %s: %w", jobID, err))
-		return false
-	}
-	defer f.Close()
 	if _, err := f.Seek(start, io.SeekStart); err != nil {
-		yield(Line{}, fmt.Errorf("store: log of job %s: %w", jobID, err))
-		return false
+		return fail(err)
 	}
-	br := bufio.NewReaderSize(f, 64<<10)
-	at := start
-	var buf []byte
-	for stop < 0 || at < stop {
-		if ctx.Err() != nil {
-			yield(Line{}, context.Cause(ctx))
+	if stop >= 0 && start >= stop {
+		return true
+	}
+	for t, err := range readLines(ctx, f, start) {
+		if err != nil {
+			return fail(err)
+		}
+		l := Line{JobID: jobID, End: t.end}
+		if json.Unmarshal(t.text, &l.Record) == nil && (q.Step == 0 || l.Step == q.Step) && !yield(l, nil) {
 			return false
 		}
-		buf = buf[:0]
-		var n int64
-		var rerr error
-		for {
-			var part []byte
-			part, rerr = br.ReadSlice('\n')
-			n += int64(len(part))
-			if len(buf)+len(part) <= maxLine {
-				buf = append(buf, part...)
-			}
-			if rerr != bufio.ErrBufferFull {
-				break
-			}
-		}
-		if rerr == io.EOF {
-			return true // an unfinished last line is not there yet
-		}
-		if rerr != nil {
-			yield(Line{}, fmt.Errorf("store: log of job %s: %w", jobID, rerr))
-			return false
-		}
-		at += n
-		l := Line{JobID: jobID, End: at}
-		if json.Unmarshal(buf, &l.Record) != nil || q.Step > 0 && l.Step != q.Step {
-			continue
-		}
-		if !yield(l, nil) {
-			return false
+		if stop >= 0 && t.end >= stop {
+			return true
 		}
 	}
 	return true
+}
+
+// textLine is a line of a log file as it lies there: its text, if it is not too
+// long, valid until the next; its size and the offset behind it.
+type textLine struct {
+	text      []byte
+	size, end int64
+}
+
+// readLines reads the lines of a log that r gives from offset at on. An
+// unfinished last line is not there yet.
+func readLines(ctx context.Context, r io.Reader, at int64) iter.Seq2[textLine, error] {
+	return func(yield func(textLine, error) bool) {
+		br := bufio.NewReaderSize(r, 64<<10)
+		var buf []byte
+		for {
+			if ctx.Err() != nil {
+				yield(textLine{}, context.Cause(ctx))
+				return
+			}
+			buf = buf[:0]
+			var n int64
+			var err error
+			for {
+				var part []byte
+				part, err = br.ReadSlice('\n')
+				n += int64(len(part))
+				if len(buf)+len(part) <= maxLine {
+					buf = append(buf, part...)
+				}
+				if err != bufio.ErrBufferFull {
+					break
+				}
+			}
+			if err == io.EOF {
+				return
+			}
+			at += n
+			if !yield(textLine{buf, n, at}, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // LogSize says how many bytes and lines the log of a job has; zero for none.

@@ -58,6 +58,9 @@ type recordedJob struct {
 	path    string // below the log directory
 	size    int64
 	lines   int64
+	records int64      // in the file: lines, groups, and what was left half written
+	marks   *marks     // the file's index
+	points  [][2]int64 // marks to make when the lines before them are written
 	full    bool
 	steps   map[int]*stepSpan
 	changed bool
@@ -165,6 +168,7 @@ func (r *Recorder) Close() error {
 	for _, j := range r.all() {
 		if j.file != nil {
 			r.fail(j.file.Close())
+			j.marks.close()
 			j.file = nil
 		}
 	}
@@ -417,6 +421,9 @@ func (r *Recorder) logLine(rec ci.Record) error {
 		return fmt.Errorf("store: write log %s: %w", j.path, err)
 	}
 	j.size += int64(len(line))
+	if j.records++; j.records%markEvery == 0 {
+		j.points = append(j.points, [2]int64{j.records, j.size})
+	}
 	sp.stop = j.size
 	if rec.Type == ci.LogLine {
 		sp.lines++
@@ -462,6 +469,14 @@ func (r *Recorder) openLog(j *recordedJob) error {
 			size += int64(n)
 		}
 	}
+	old, err := newLogFile(r.ctx, f, j.id)
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("store: log file: %w", err)
+	}
+	// A host that lost its power may have kept more of the index than of the log.
+	old.marks.cut(old.total)
+	j.records, j.marks = old.total, old.marks
 	j.file, j.size = f, size
 	j.w = bufio.NewWriterSize(f, 64<<10)
 	return r.s.loadSpans(r.ctx, r.run, j)
@@ -481,7 +496,12 @@ func (r *Recorder) flush() {
 		}
 		if err := j.w.Flush(); err != nil {
 			r.fail(fmt.Errorf("store: write log %s: %w", j.path, err))
+			j.points = nil
 		}
+		for _, p := range j.points {
+			j.marks.put(p[0], p[1])
+		}
+		j.points = j.points[:0]
 		j.changed = false
 		touched = append(touched, j)
 	}

@@ -28,6 +28,7 @@ func TestConformance(t *testing.T) {
 			{"events", testEvents}, {"runs", testRuns}, {"recorder", testRecorder}, {"terminal once", testTerminalOnce},
 			{"attempt fence", testAttemptFence}, {"step retry", testStepRetry}, {"taken up again", testTakenUpAgain}, {"matrix cell late", testLateCell},
 			{"hostile text", testHostileText}, {"no conclusion", testNoConclusion},
+			{"log windows", testLogWindows},
 			{"cursor order", testCursorOrder}, {"learn once", testLearnOnce}, {"queue", testQueueTable},
 			{"predictions", testPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
 			{"sessions", testSessions}, {"schedules", testSchedules}, {"facts", testFacts}, {"watch", testWatch},

@@ -45,7 +45,16 @@ var ErrNotFound = errors.New("not found")
 // Line is one log line and the offset behind it.
 type Line struct {
 	Record ci.Record
+	Number int64 // its place in the log, from 1; only in a Window
 	End    int64
+}
+
+// Window is some lines of a job's log, out of Total. First is the number of the
+// first of them, from 1; where to go on with Source.Log is End.
+type Window struct {
+	Lines        []Line
+	First, Total int64
+	End          int64
 }
 
 // Event is a delivery and what came of it.

@@ -77,7 +77,7 @@ func (m *memory) emit(r ci.Record) {
 	m.mu.Lock()
 	r.Seq, r.Time = int64(len(m.records)+len(m.lines)+1), time.Now()
 	if r.Type == ci.LogLine {
-		m.lines = append(m.lines, Line{r, int64(len(m.lines) + 1)})
+		m.lines = append(m.lines, Line{Record: r, End: int64(len(m.lines) + 1)})
 	} else {
 		m.records = append(m.records, r)
 	}
@@ -179,7 +179,7 @@ func TestLongLog(t *testing.T) {
 	m, s := site(t)
 	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
 	for i := range maxLines + 10 {
-		m.lines = append(m.lines, Line{ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Text: fmt.Sprint("line ", i)}, int64(i + 1)})
+		m.lines = append(m.lines, Line{Record: ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Text: fmt.Sprint("line ", i)}, End: int64(i + 1)})
 	}
 	_, body := get(t, s.URL+"/runs/"+m.runs[0].ID)
 	if n := strings.Count(body, `class="line`); n != maxLines || !strings.Contains(body, "10 lines before these") || strings.Contains(body, ">line 9<") || !strings.Contains(body, fmt.Sprintf(">line %d<", maxLines+9)) {
