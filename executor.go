@@ -67,7 +67,7 @@ func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (result Resul
 	r.result.Expected = r.memory.expected(0)
 	defer func() {
 		r.result.Duration = time.Since(r.result.Started)
-		err = errors.Join(err, r.memory.finish(ctx, r.result.Conclusion, err))
+		err = errors.Join(err, r.memory.finish(r.result.Conclusion, err))
 		if err != nil {
 			r.result.Conclusion = ""
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -57,6 +58,7 @@ type Host struct {
 	pool    *pool.Pool
 	store   *store.Store
 	learner *learn.Learner
+	ledger  *ledger.Ledger
 	policy  network.Policy
 	log     *slog.Logger
 }
@@ -116,6 +118,10 @@ func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
 		return nil, fmt.Errorf("learn %q: want off or advise", cfg.Learn)
 	}
 	if h.learner, err = learn.Open(ctx, h.store, learn.Options{Mode: mode, Log: h.log}); err != nil {
+		return nil, err
+	}
+	h.ledger = &ledger.Ledger{Store: h.store, Learn: h.learner, Dir: h.dirs.Running(), Log: h.log}
+	if err := h.ledger.Recover(ctx); err != nil {
 		return nil, err
 	}
 	return h, nil

@@ -61,15 +61,16 @@ var layers = map[string]layer{
 	"forge/github": {ours: []string{"ci"}, others: []string{"github.com/google/go-github", "github.com/bradleyfalzon/ghinstallation", "github.com/golang-jwt/jwt"}},
 	"webhook":      {ours: []string{"forge/github", "ci"}},
 	"prompt":       {ours: []string{"workflow", "expr"}},
-	"dispatch":     {ours: []string{"ci", "board", "expr", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "web", "webhook", "network", "image", "pool"}},
+	"dispatch":     {ours: []string{"ci", "board", "expr", "ledger", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "web", "webhook", "network", "image", "pool"}},
 	"worker":       {ours: []string{"ci", "expr", "image", "mask", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
 	"api":          {ours: []string{"guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "pool", "vm"}},
+	"ledger":       {ours: []string{"ci", "learn", "store"}},
 	"board":        {ours: []string{"ci"}},
 	"web":          {ours: []string{"ci", "board"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},
 	"bench":        {ours: []string{"*"}},
-	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "mask", "network", "pool", "store", "vm", "vm/firecracker", "vm/qemu"}},
+	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "ledger", "mask", "network", "pool", "store", "vm", "vm/firecracker", "vm/qemu"}},
 	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
 
 	// The agent is PID 1 of every machine: small, and the protocol's other end.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/tui"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -235,7 +236,7 @@ func (a *app) store(ctx context.Context, database string) (*store.Store, config.
 	if err != nil {
 		return nil, d, &exit{exitInfrastructure, err}
 	}
-	if err := concludeLost(ctx, s, d); err != nil {
+	if err := (&ledger.Ledger{Store: s, Dir: d.Running(), Log: a.log()}).Recover(ctx); err != nil {
 		a.log().Error("runs of dead processes are still under way on record", "error", err)
 	}
 	return s, d, nil

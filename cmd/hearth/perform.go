@@ -4,23 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
-	"sync/atomic"
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/plan"
-	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
 )
 
 // performOne records, predicts and drives one run, and says what was learned.
-func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *worker.Groups, runner func(ci.Sink) *worker.Runner, s *store.Store, dirs config.Dirs, learner *learn.Learner) (ci.Conclusion, error) {
-	// What is written down has to be written even when the run is cancelled.
-	keep := context.WithoutCancel(ctx)
+func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *worker.Groups, runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
 	planned, err := json.Marshal(c.plan)
 	if err != nil {
 		return "", err
@@ -29,65 +24,33 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	for _, j := range c.plan.Jobs {
 		jobs = append(jobs, ci.Job{Key: j.Key, Job: j.ID, Name: j.Name, Labels: j.Labels, Status: ci.Queued})
 	}
-	release, err := holdRun(dirs, c.run.ID)
-	if err != nil {
-		return "", err
-	}
-	defer release()
 	c.run.Number = 0 // counted by the store
-	if c.run, _, err = s.CreateRun(keep, c.run, jobs, planned); err != nil {
-		return "", err
-	}
 	out := a.output(o)
-	var lost atomic.Bool
-	rec, err := s.Recorder(keep, c.run.ID, ci.SinkFunc(func(r ci.Record) {
-		if r.Infrastructure {
-			lost.Store(true)
-		}
-		out.sink.Emit(r)
-	}))
+	entry, err := book.Open(ctx, c.run, jobs, planned, out.sink)
 	if err != nil {
 		out.close()
 		return "", err
 	}
-	rec.Emit(ci.Record{Type: ci.RunPlanned, Run: c.run.ID, Workflow: c.run.Workflow, File: c.file, Name: c.run.Name, Event: c.run.Event, SHA: c.run.SHA, Ref: c.run.Ref, Jobs: len(c.plan.Jobs)})
-	host, _ := os.Hostname()
-	known := worker.Known(c.plan)
-	forecast, err := learner.Before(ctx, learn.RunInfo{ID: c.run.ID, Repository: c.run.Repository, Workflow: c.file, Branch: c.run.Ref, Commit: c.run.SHA, Attempt: c.run.Attempt, Host: host, Jobs: known})
-	if err != nil {
-		a.log().Error("no prediction", "error", err) // learning is never in the way
-	}
-	for _, r := range worker.Predictions(c.plan, forecast) {
-		r.Run = c.run.ID
-		rec.Emit(r)
-	}
+	c.run = entry.Run
+	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
 	con := &worker.Conductor{
-		Run: c.plan, ID: c.run.ID, Sink: rec, Executor: runner(rec), Groups: groups, Risk: worker.Risk(forecast),
-		Expanded: func(run *plan.Run) error {
-			b, err := json.Marshal(run)
-			if err != nil {
-				return err
-			}
-			return s.SetPlan(keep, c.run.ID, b)
-		},
+		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast),
+		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) },
 	}
 	conclusion, err := con.Drive(ctx, nil)
-	if cerr := rec.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("the record of run %s is not complete: %w", c.run.ID, cerr)
+	if cerr := entry.Close(); err == nil {
+		err = cerr
 	}
-	learned, lerr := learner.Summary(keep, c.run.ID)
-	if lerr != nil {
-		a.log().Error("nothing was learned", "error", lerr)
-	}
+	learned := entry.Summary()
 	if cerr := out.close(); err == nil && cerr != nil {
 		err = cerr
 	}
 	if !o.json {
-		for _, line := range lessons(learned, len(forecast.Jobs) > 0) {
+		for _, line := range lessons(learned, len(entry.Forecast.Jobs) > 0) {
 			fmt.Fprintln(a.out, line)
 		}
 	}
-	if err == nil && lost.Load() {
+	if err == nil && entry.Lost() {
 		err = fmt.Errorf("run %s: %w", c.run.ID, errJobInfrastructure)
 	}
 	return conclusion, err

@@ -21,6 +21,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/plan/show"
@@ -593,6 +594,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 	}
 	defer closePool(machines)
 
+	book := &ledger.Ledger{Store: s, Learn: learner, Dir: dirs.Running(), Log: a.log()}
 	groups := worker.NewGroups()
 	conclusions := make([]ci.Conclusion, len(chosen))
 	errs := make([]error, len(chosen))
@@ -615,7 +617,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 					return image.Open(dirs.Images(), name) // of a job that was not known before
 				},
 			}
-		}, s, dirs, learner)
+		}, book)
 	}
 	return a.verdict(ctx, conclusions, errs)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
@@ -77,6 +78,7 @@ type Dispatcher struct {
 	cfg    Config
 	log    *slog.Logger
 	desk   *worker.Desk
+	ledger *ledger.Ledger
 	groups *worker.Groups
 	wake   chan struct{}
 
@@ -131,7 +133,7 @@ func New(cfg Config) (*Dispatcher, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: worker.NewGroups(), wake: make(chan struct{}, 1),
+	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: worker.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log}, wake: make(chan struct{}, 1),
 		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}}
 	d.desk = &worker.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {

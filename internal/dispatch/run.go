@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -22,36 +21,32 @@ import (
 
 // conducted is a run in this process's hands.
 type conducted struct {
-	gate   *gate
 	cancel context.CancelCauseFunc
+
+	mu    sync.Mutex
+	entry *ledger.Entry // once it is open
+	over  bool          // by shut
 }
 
 // shut ends the conductor without recording anything: the run stays as it is for
 // the next process.
 func (c *conducted) shut() {
-	c.gate.closed.Store(true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.entry != nil {
+		c.entry.Seal()
+	}
 	c.cancel(worker.ErrStopping)
 }
 
-// gate lets records through until it is closed.
-type gate struct {
-	worker.Records
-	closed atomic.Bool
-}
-
-func (g *gate) Emit(r ci.Record) {
-	if !g.closed.Load() {
-		g.Records.Emit(r)
+func (c *conducted) opened(e *ledger.Entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entry = e
+	if c.over {
+		e.Seal()
 	}
-}
-
-func (g *gate) ForAttempt(key string, attempt int) ci.Sink {
-	sink := g.Records.ForAttempt(key, attempt)
-	return ci.SinkFunc(func(r ci.Record) {
-		if !g.closed.Load() {
-			sink.Emit(r)
-		}
-	})
 }
 
 // headOf is the commit that a run's checks belong to.
@@ -84,7 +79,7 @@ func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, b
 		return // the next process will find it
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &conducted{gate: &gate{}, cancel: cancel}
+	c := &conducted{cancel: cancel}
 	d.runs[run.ID] = c
 	d.conductors.Go(func() {
 		defer func() {
@@ -109,38 +104,20 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 			return err
 		}
 	}
-	rec, err := d.cfg.Store.Recorder(keep, run.ID, r)
+	entry, err := d.ledger.Resume(ctx, run, r)
 	if err != nil {
 		return err
 	}
+	c.opened(entry)
 	// Every check is noted before anything can happen to its job.
 	if err := r.expect(keep, planned); err != nil {
-		return errors.Join(err, rec.Close())
+		return errors.Join(err, entry.Close())
 	}
 	d.reporters.Go(func() { r.work(d.report) })
-	c.gate.Records = rec
-	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: c.gate, Groups: d.groups,
-		Expanded: func(p *plan.Run) error {
-			b, err := json.Marshal(p)
-			if err != nil || c.gate.closed.Load() {
-				return err
-			}
-			return d.cfg.Store.SetPlan(keep, run.ID, b)
-		},
-	}
-	known := worker.Known(planned)
+	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if before == nil {
-		c.gate.Emit(ci.Record{Type: ci.RunPlanned, Run: run.ID, Workflow: run.Workflow, File: run.File, Name: run.Name, Event: run.Event, SHA: run.SHA, Ref: run.Ref, Jobs: len(planned.Jobs)})
-		host, _ := os.Hostname()
-		forecast, err := d.cfg.Learn.Before(keep, learn.RunInfo{ID: run.ID, Repository: run.Repository, Workflow: run.File, Branch: run.Ref, Commit: run.SHA, Attempt: run.Attempt, Host: host, Jobs: known})
-		if err != nil {
-			d.log.Error("no prediction", "run", run.ID, "error", err) // learning is never in the way
-		}
-		for _, p := range worker.Predictions(planned, forecast) {
-			p.Run = run.ID
-			c.gate.Emit(p)
-		}
-		con.Risk = worker.Risk(forecast)
+		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
+		con.Risk = worker.Risk(entry.Forecast)
 	}
 	for _, j := range before {
 		if j.Status == ci.Completed {
@@ -152,7 +129,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	if planned.ReadOnly {
 		secrets = nil
 	}
-	con.Executor = &worker.Handed{Desk: d.desk, RunID: run.ID, Records: c.gate, ID: ids.find,
+	con.Executor = &worker.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
 		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
 			if err := d.fits(job.Labels); err != nil {
 				return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
@@ -161,10 +138,10 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		},
 	}
 	_, err = con.Drive(ctx, nil)
-	if c.gate.closed.Load() {
+	if entry.Sealed() {
 		err = nil
 	}
-	return errors.Join(err, rec.Close())
+	return errors.Join(err, entry.Close())
 }
 
 // runner is what runs one attempt at a job of a run.
@@ -257,17 +234,5 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run) (conducted bool, er
 		}
 	}
 	d.log.Error("a run cannot be taken up again", "run", run.ID, "error", err)
-	rec, rerr := d.cfg.Store.Recorder(ctx, run.ID)
-	if rerr != nil {
-		return false, rerr
-	}
-	reason := "the server stopped while it ran, and it could not be taken up again"
-	for _, j := range jobs {
-		if j.Status != ci.Completed {
-			rec.ForAttempt(j.Key, j.Attempt).Emit(ci.Record{Type: ci.JobFinished, Run: run.ID, Job: j.Job.Job, JobKey: j.Key, Name: j.Name,
-				Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: new(int64(0))})
-		}
-	}
-	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Infrastructure: true, Reason: reason, DurationMS: new(int64(0))})
-	return false, rec.Close()
+	return false, d.ledger.Lose(ctx, run, "the server stopped while it ran, and it could not be taken up again")
 }

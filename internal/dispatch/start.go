@@ -417,7 +417,6 @@ func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload
 	if err != nil {
 		return err
 	}
-	keep := context.WithoutCancel(ctx)
 	head := o.SHA
 	if p.PullRequest != nil && o.Event == "pull_request" {
 		head = p.PullRequest.Head.SHA
@@ -429,19 +428,16 @@ func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload
 	if err := r.note(run.ID, 0); err != nil {
 		return err
 	}
-	if run, _, err = d.cfg.Store.CreateRun(keep, run, nil, nil); err != nil {
-		return err
-	}
-	rec, err := d.cfg.Store.Recorder(keep, run.ID, r)
+	entry, err := d.ledger.Open(ctx, run, nil, nil, r)
 	if err != nil {
 		return err
 	}
-	rec.Emit(ci.Record{Type: ci.RunPlanned, Run: run.ID, Workflow: run.Workflow, File: run.File, Name: run.Name, Event: run.Event, SHA: run.SHA, Ref: run.Ref})
+	entry.Begin(0, nil, nil)
 	for _, x := range ds {
-		rec.Emit(ci.Record{Type: ci.DiagnosticRec, Run: run.ID, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()})
+		entry.Emit(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()})
 	}
-	rec.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: new(int64(0))})
-	err = rec.Close()
+	entry.Emit(ci.Record{Type: ci.RunFinished, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: new(int64(0))})
+	err = entry.Close()
 	r.close()
 	d.reporters.Go(func() { r.work(d.report) })
 	return err
