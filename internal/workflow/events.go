@@ -1,76 +1,8 @@
 package workflow
 
-// This file describes `on:` for the reader: which events exist, and which keys
-// and activity types each takes. Whether a happening runs a workflow is decided
-// elsewhere (trigger.go).
-
-// eventDef is one event as `on:` takes it.
-type eventDef struct {
-	name  string
-	types []string // activity types it may be narrowed to; nil: none
-	// filters are the further keys: branches, tags, paths, … The name "paths"
-	// stands for itself and for paths-ignore, where the event has both.
-	filters []string
-}
-
-func pullRequestTypes() []string {
-	return []string{"assigned", "unassigned", "labeled", "unlabeled", "opened", "edited", "closed", "reopened",
-		"synchronize", "converted_to_draft", "locked", "unlocked", "enqueued", "dequeued", "milestoned", "demilestoned",
-		"ready_for_review", "review_requested", "review_request_removed", "auto_merge_enabled", "auto_merge_disabled", "stacked"}
-}
-
-// eventDefs lists all events but schedule, workflow_call and workflow_dispatch,
-// which have forms of their own, and repository_dispatch, whose types are free.
-func eventDefs() []eventDef {
-	changed := []string{"created", "edited", "deleted"}
-	branches := []string{"branches", "branches-ignore"}
-	paths := []string{"paths", "paths-ignore"}
-	all := func(lists ...[]string) []string {
-		var out []string
-		for _, l := range lists {
-			out = append(out, l...)
-		}
-		return out
-	}
-	return []eventDef{
-		{name: "branch_protection_rule", types: changed},
-		{name: "check_run", types: []string{"completed", "created", "rerequested", "requested_action"}},
-		{name: "check_suite", types: []string{"completed"}},
-		{name: "create"},
-		{name: "delete"},
-		{name: "deployment"},
-		{name: "deployment_status"},
-		{name: "discussion", types: []string{"created", "edited", "deleted", "transferred", "pinned", "unpinned", "labeled",
-			"unlabeled", "locked", "unlocked", "category_changed", "answered", "unanswered"}},
-		{name: "discussion_comment", types: changed},
-		{name: "fork"},
-		{name: "gollum"},
-		{name: "image_version", types: []string{"created", "ready", "deleted"}, filters: []string{"names", "versions"}},
-		{name: "issue_comment", types: changed},
-		{name: "issues", types: []string{"opened", "edited", "deleted", "transferred", "pinned", "unpinned", "closed", "reopened",
-			"assigned", "unassigned", "labeled", "unlabeled", "locked", "unlocked", "milestoned", "demilestoned",
-			"field_added", "field_removed", "typed", "untyped"}},
-		{name: "label", types: changed},
-		{name: "merge_group", types: []string{"checks_requested"}, filters: branches},
-		{name: "milestone", types: []string{"created", "closed", "opened", "edited", "deleted"}},
-		{name: "page_build"},
-		{name: "project", types: []string{"created", "closed", "reopened", "edited", "deleted"}},
-		{name: "project_card", types: []string{"created", "moved", "converted", "edited", "deleted"}},
-		{name: "project_column", types: []string{"created", "updated", "moved", "deleted"}},
-		{name: "public"},
-		{name: "pull_request", types: pullRequestTypes(), filters: all(branches, paths)},
-		{name: "pull_request_comment", types: changed},
-		{name: "pull_request_review", types: []string{"submitted", "edited", "dismissed"}},
-		{name: "pull_request_review_comment", types: changed},
-		{name: "pull_request_target", types: pullRequestTypes(), filters: all(branches, paths)},
-		{name: "push", filters: all(branches, []string{"tags", "tags-ignore"}, paths)},
-		{name: "registry_package", types: []string{"published", "updated"}},
-		{name: "release", types: []string{"published", "unpublished", "created", "edited", "deleted", "prereleased", "released"}},
-		{name: "status"},
-		{name: "watch", types: []string{"started"}},
-		{name: "workflow_run", types: []string{"requested", "completed", "in_progress"}, filters: all([]string{"workflows"}, branches)},
-	}
-}
+// This file describes `on:` for the reader: the keys that each event takes.
+// Which events there are is said in trigger_events.go, and whether a happening
+// runs a workflow is decided in trigger.go.
 
 // events is the schema of `on:`. GitHub refuses an event that it does not know;
 // keys and activity types that an event does not have it overlooks, and workflows
@@ -81,17 +13,24 @@ func events() *def {
 	filter.blank = true // `branches:` and nothing more filters nothing
 	var ps []prop
 	var names []string
-	for _, e := range eventDefs() {
-		names = append(names, e.name)
+	for _, e := range eventTable {
+		if !e.Starts {
+			continue
+		}
+		switch e.Name {
+		case "repository_dispatch", "schedule", "workflow_call", "workflow_dispatch":
+			continue // they have forms of their own, below
+		}
+		names = append(names, e.Name)
 		var ks []prop
-		if e.types != nil {
-			typ := lenient(words(e.types...))
+		if e.Types != nil {
+			typ := lenient(words(e.Types...))
 			ks = append(ks, key("types", oneOf(typ, sequence(typ))))
 		}
-		for _, f := range e.filters {
+		for _, f := range e.Filters {
 			ks = append(ks, key(f, filter))
 		}
-		ps = append(ps, key(e.name, oneOf(null(), lenient(keys(ks...)))))
+		ps = append(ps, key(e.Name, oneOf(null(), lenient(keys(ks...)))))
 	}
 	names = append(names, "repository_dispatch", "schedule", "workflow_call", "workflow_dispatch")
 	ps = append(ps,

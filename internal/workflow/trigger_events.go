@@ -23,6 +23,8 @@ type Event struct {
 	Types []string
 	// Default are the types meant when a workflow names none; nil means all Types.
 	Default []string
+	// Filters are the further keys that it takes under `on:`: branches, paths, …
+	Filters []string
 	// Other are further activity types that are delivered. Where there are Types,
 	// these start no workflow.
 	Other []string
@@ -70,10 +72,22 @@ func TriggerEvents(webhook string) []string {
 	return []string{webhook}
 }
 
+// The lists that several events share.
+var (
+	changes          = []string{"created", "edited", "deleted"}
+	byBranch         = []string{"branches", "branches-ignore"}
+	byBranchAndPath  = []string{"branches", "branches-ignore", "paths", "paths-ignore"}
+	pullRequestTypes = []string{
+		"assigned", "unassigned", "labeled", "unlabeled", "opened", "edited", "closed", "reopened",
+		"synchronize", "converted_to_draft", "locked", "unlocked", "enqueued", "dequeued", "milestoned", "demilestoned",
+		"ready_for_review", "review_requested", "review_request_removed", "auto_merge_enabled", "auto_merge_disabled", "stacked",
+	}
+)
+
 // eventTable is sorted by name and only read.
 var eventTable = [...]Event{
 	{Name: "branch_protection_configuration", Webhook: true, Other: []string{"disabled", "enabled"}},
-	{Name: "branch_protection_rule", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"created", "edited", "deleted"}},
+	{Name: "branch_protection_rule", Webhook: true, Starts: true, OnDefaultBranch: true, Types: changes},
 	{Name: "check_run", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"created", "rerequested", "completed", "requested_action"}},
 	{
 		Name:            "check_suite",
@@ -108,10 +122,11 @@ var eventTable = [...]Event{
 		Webhook:         true,
 		Starts:          true,
 		OnDefaultBranch: true,
-		Types:           []string{"created", "edited", "deleted", "transferred", "pinned", "unpinned", "labeled", "unlabeled", "locked", "unlocked", "category_changed", "answered", "unanswered"},
-		Other:           []string{"closed", "reopened"},
+		Types: []string{"created", "edited", "deleted", "transferred", "pinned", "unpinned", "labeled", "unlabeled", "locked", "unlocked",
+			"category_changed", "answered", "unanswered"},
+		Other: []string{"closed", "reopened"},
 	},
-	{Name: "discussion_comment", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"created", "edited", "deleted"}},
+	{Name: "discussion_comment", Webhook: true, Starts: true, OnDefaultBranch: true, Types: changes},
 	{Name: "dismissal_request_code_scanning", Webhook: true, Other: []string{"created", "response_submitted"}},
 	{
 		Name:    "dismissal_request_secret_scanning",
@@ -131,24 +146,25 @@ var eventTable = [...]Event{
 	{Name: "fork", Webhook: true, Starts: true, OnDefaultBranch: true},
 	{Name: "github_app_authorization", Webhook: true, Other: []string{"revoked"}},
 	{Name: "gollum", Webhook: true, Starts: true, OnDefaultBranch: true},
-	{Name: "image_version", Starts: true, OnDefaultBranch: true, Types: []string{"created", "ready", "deleted"}},
+	{Name: "image_version", Starts: true, OnDefaultBranch: true, Types: []string{"created", "ready", "deleted"}, Filters: []string{"names", "versions"}},
 	{Name: "installation", Webhook: true, Other: []string{"created", "deleted", "new_permissions_accepted", "suspend", "unsuspend"}},
 	{Name: "installation_repositories", Webhook: true, Other: []string{"added", "removed"}},
 	{Name: "installation_target", Webhook: true, Other: []string{"renamed"}},
-	{Name: "issue_comment", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"created", "edited", "deleted"}},
+	{Name: "issue_comment", Webhook: true, Starts: true, OnDefaultBranch: true, Types: changes},
 	{Name: "issue_dependencies", Webhook: true, Other: []string{"blocked_by_added", "blocked_by_removed", "blocking_added", "blocking_removed"}},
 	{
 		Name:            "issues",
 		Webhook:         true,
 		Starts:          true,
 		OnDefaultBranch: true,
-		Types:           []string{"opened", "edited", "deleted", "transferred", "pinned", "unpinned", "closed", "reopened", "assigned", "unassigned", "labeled", "unlabeled", "locked", "unlocked", "milestoned", "demilestoned", "field_added", "field_removed", "typed", "untyped"},
+		Types: []string{"opened", "edited", "deleted", "transferred", "pinned", "unpinned", "closed", "reopened", "assigned", "unassigned",
+			"labeled", "unlabeled", "locked", "unlocked", "milestoned", "demilestoned", "field_added", "field_removed", "typed", "untyped"},
 	},
-	{Name: "label", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"created", "edited", "deleted"}},
+	{Name: "label", Webhook: true, Starts: true, OnDefaultBranch: true, Types: changes},
 	{Name: "marketplace_purchase", Webhook: true, Other: []string{"cancelled", "changed", "pending_change", "pending_change_cancelled", "purchased"}},
 	{Name: "member", Webhook: true, Other: []string{"added", "edited", "removed"}},
 	{Name: "membership", Webhook: true, Other: []string{"added", "removed"}},
-	{Name: "merge_group", Webhook: true, Starts: true, Types: []string{"checks_requested"}, Other: []string{"destroyed"}},
+	{Name: "merge_group", Webhook: true, Starts: true, Types: []string{"checks_requested"}, Filters: byBranch, Other: []string{"destroyed"}},
 	{Name: "meta", Webhook: true, Other: []string{"deleted"}},
 	{Name: "milestone", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"created", "closed", "opened", "edited", "deleted"}},
 	{Name: "org_block", Webhook: true, Other: []string{"blocked", "unblocked"}},
@@ -177,21 +193,23 @@ var eventTable = [...]Event{
 		Name:    "pull_request",
 		Webhook: true,
 		Starts:  true,
-		Types:   []string{"assigned", "unassigned", "labeled", "unlabeled", "opened", "edited", "closed", "reopened", "synchronize", "converted_to_draft", "locked", "unlocked", "enqueued", "dequeued", "milestoned", "demilestoned", "ready_for_review", "review_requested", "review_request_removed", "auto_merge_enabled", "auto_merge_disabled", "stacked"},
+		Types:   pullRequestTypes,
+		Filters: byBranchAndPath,
 		Default: []string{"opened", "synchronize", "reopened"},
 	},
-	{Name: "pull_request_comment", Starts: true, OnDefaultBranch: true, Types: []string{"created", "edited", "deleted"}},
+	{Name: "pull_request_comment", Starts: true, OnDefaultBranch: true, Types: changes},
 	{Name: "pull_request_review", Webhook: true, Starts: true, Types: []string{"submitted", "edited", "dismissed"}},
-	{Name: "pull_request_review_comment", Webhook: true, Starts: true, Types: []string{"created", "edited", "deleted"}},
+	{Name: "pull_request_review_comment", Webhook: true, Starts: true, Types: changes},
 	{Name: "pull_request_review_thread", Webhook: true, Other: []string{"resolved", "unresolved"}},
 	{
 		Name:            "pull_request_target",
 		Starts:          true,
 		OnDefaultBranch: true,
-		Types:           []string{"assigned", "unassigned", "labeled", "unlabeled", "opened", "edited", "closed", "reopened", "synchronize", "converted_to_draft", "locked", "unlocked", "enqueued", "dequeued", "milestoned", "demilestoned", "ready_for_review", "review_requested", "review_request_removed", "auto_merge_enabled", "auto_merge_disabled", "stacked"},
+		Types:           pullRequestTypes,
+		Filters:         byBranchAndPath,
 		Default:         []string{"opened", "synchronize", "reopened"},
 	},
-	{Name: "push", Webhook: true, Starts: true},
+	{Name: "push", Webhook: true, Starts: true, Filters: []string{"branches", "branches-ignore", "tags", "tags-ignore", "paths", "paths-ignore"}},
 	{Name: "registry_package", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"published", "updated"}},
 	{
 		Name:    "release",
@@ -233,5 +251,12 @@ var eventTable = [...]Event{
 	{Name: "workflow_call", Starts: true},
 	{Name: "workflow_dispatch", Webhook: true, Starts: true},
 	{Name: "workflow_job", Webhook: true, Other: []string{"completed", "in_progress", "queued", "waiting"}},
-	{Name: "workflow_run", Webhook: true, Starts: true, OnDefaultBranch: true, Types: []string{"requested", "completed", "in_progress"}},
+	{
+		Name:            "workflow_run",
+		Webhook:         true,
+		Starts:          true,
+		OnDefaultBranch: true,
+		Types:           []string{"requested", "completed", "in_progress"},
+		Filters:         []string{"workflows", "branches", "branches-ignore"},
+	},
 }
