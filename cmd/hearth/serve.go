@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -18,6 +19,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/dispatch"
+	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/queue"
@@ -99,13 +101,22 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 	}
 	// The address first: a second server must not get as far as the machines.
-	listener, err := net.Listen("tcp", cfg.Listen)
+	tcp, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return &exit{exitInfrastructure, err}
 	}
+	listener := door.Limit(tcp, cfg.Connections)
 	defer listener.Close()
 	if cfg.URL == "" {
 		cfg.URL = "http://" + listener.Addr().String()
+	}
+	base, err := url.Parse(cfg.URL)
+	if err != nil {
+		return usage("url: %v", err)
+	}
+	hosts, err := door.NewHosts(base, cfg.Hosts)
+	if err != nil {
+		return usage("%v", err)
 	}
 	s, dirs, err := a.store(ctx, cfg.Database)
 	if err != nil {
@@ -139,20 +150,29 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err != nil {
 		return &exit{exitInfrastructure, err}
 	}
+	spool := dirs.Spool()
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return &exit{exitInfrastructure, err}
+	}
 	vms := api.New(api.Config{Machines: api.FromPool(machines), Secret: []byte(cfg.JWTSecret), TTL: time.Duration(cfg.SessionTTL), Version: version, Log: log})
 
 	mux := http.NewServeMux()
 	mux.Handle("/webhooks/github", &webhook.Handler{
-		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Recorder: dispatch.Deliveries{Store: s}, Stored: d.Wake, Log: log,
+		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: dispatch.Deliveries{Store: s}, Stored: d.Wake, Log: log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 	})
 	web.New(dispatch.Pages{Store: s}, version, log).Register(mux)
 	vms.Register(mux)
-	// Pages follow runs as long as they like; requests may take only so long.
-	base, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	doors, err := door.SameOrigin(base, mux, "/api/") // which answers in its own words
+	if err != nil {
+		return usage("%v", err)
+	}
+	// Pages follow runs as long as they like; requests may take only so long, and
+	// so may who reads the answers: whatever takes longer says so itself.
+	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	hs := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: readTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return base }, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	hs := &http.Server{Handler: hosts.Wrap(doors), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: readTime, WriteTimeout: readTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ConnState: listener.State, BaseContext: func(net.Listener) context.Context { return requests }, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	serving, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	ended := make(chan error, 1)

@@ -79,6 +79,13 @@ func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
 // Running is where the locks of runs are that are under way.
 func (d Dirs) Running() string { return filepath.Join(d.State, "running") }
 
+// Spool is where large deliveries lie, without names, until they are verified.
+// It is no tmpfs: they are there to stay out of memory.
+func (d Dirs) Spool() string { return filepath.Join(d.State, "spool") }
+
+// Passes is the file of logins, and of tokens that were taken back.
+func (d Dirs) Passes() string { return filepath.Join(d.State, "passes.json") }
+
 // Images is where kernels, root file systems and templates are kept.
 func (d Dirs) Images() string { return filepath.Join(d.Cache, "images") }
 
@@ -123,6 +130,18 @@ type Config struct {
 	Learn string `json:"learn"`
 	// Labels are what this host answers to beside the default ones.
 	Labels []string `json:"labels"`
+
+	Doors
+}
+
+// Doors says who may come in, and how much a client may hold. Its settings stand
+// beside the others.
+type Doors struct {
+	// Hosts are names under which this server answers beside the host of url, those
+	// of loopback and the address that a connection comes to: NAME or NAME:PORT.
+	Hosts []string `json:"hosts"`
+	// Connections is how many may be open at once.
+	Connections int `json:"connections"`
 }
 
 // Duration is a time.Duration that reads and writes as "90s", "15m".
@@ -154,6 +173,7 @@ func Default() Config {
 		MaxBody:    25 << 20,
 		SessionTTL: Duration(15 * time.Minute),
 		Learn:      "advise",
+		Doors:      Doors{Connections: 1000},
 	}
 }
 
@@ -201,6 +221,9 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	text("SECRETS_FILE", &c.SecretsFile)
 	text("DRIVER", &c.Driver)
 	text("LEARN", &c.Learn)
+	if v := getenv("HEARTH_HOSTS"); v != "" {
+		c.Hosts = strings.Split(v, ",")
+	}
 	number("APP_ID", func(n int64) { c.AppID = n })
 	number("MACHINES", func(n int64) { c.Machines = int(n) })
 	number("WARM", func(n int64) { c.Warm = int(n) })
@@ -271,6 +294,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxBody < 1<<10 {
 		bad("max_body %d: want at least 1024 bytes", c.MaxBody)
+	}
+	if c.Connections < 16 {
+		bad("connections %d: want at least 16", c.Connections)
 	}
 	if c.SessionTTL <= 0 {
 		bad("session_ttl must be positive")

@@ -1,8 +1,10 @@
 // Package webhook takes GitHub's deliveries: verify, record, acknowledge.
 //
-// Nothing else happens while GitHub waits. A delivery is bounded, its signature
-// is checked over the raw body in constant time before a byte of it is parsed,
-// and then it is stored, once for its delivery id, and answered with 202. What
+// Nothing else happens while GitHub waits. A delivery is bounded, all that come
+// at once are bounded in sum (door.Bodies), its signature is checked over the raw
+// body in constant time before a byte of it is parsed, and then it is stored, once
+// for its delivery id, and answered with 202. What is not signed leaves nothing
+// behind, and without a signature that could be right not a byte is read. What
 // comes of it, planning a run or finding that there is nothing to run, happens
 // afterwards from the stored event, and can happen again from there (replay).
 //
@@ -14,10 +16,11 @@
 //	202 ignored     stored for the record: an event that starts nothing here
 //	400             not JSON, or without the headers that GitHub sends
 //	401             no signature, or a wrong one; nothing was stored
+//	408             it came too slowly
 //	413             larger than the limit; nothing was stored
 //	415             the webhook's content type is not application/json
-//	503             the store did not take it, or too many large ones come at once:
-//	                GitHub may deliver again
+//	503             the store did not take it, or too many come at once: GitHub may
+//	                deliver again
 package webhook
 
 import (
@@ -27,16 +30,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"mime"
 	"net/http"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/door"
 )
 
 // Recorder stores events. fresh is false when the delivery is known already.
@@ -56,16 +59,12 @@ type Handler struct {
 	Log    *slog.Logger
 	Now    func() time.Time
 
-	large atomic.Int32 // bodies that are large, or may be, in memory now
-}
+	// Bodies bounds what is held of deliveries nobody has verified yet; nil is one
+	// with its defaults, in memory.
+	Bodies *door.Bodies
 
-// Anybody can send a body, and until the whole of it is there nobody knows whether
-// it is signed: only so many large ones are in memory at once. Most deliveries
-// have some ten kB.
-const (
-	largeBody = 1 << 20 // bytes
-	maxLarge  = 16
-)
+	once sync.Once
+}
 
 type answer struct {
 	Status string `json:"status"`
@@ -79,31 +78,48 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusMethodNotAllowed, answer{"refused", "", "deliveries are POSTed"})
 		return
 	}
-	if r.ContentLength > h.MaxBody {
-		reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
+	h.once.Do(func() {
+		if h.Bodies == nil {
+			h.Bodies = &door.Bodies{}
+		}
+	})
+	want, reason := h.signature(r.Header.Get("X-Hub-Signature-256"))
+	if reason != "" {
+		w.Header().Set("Connection", "close") // what it carries stays unread
+		h.refuse(w, r, reason, 0)
 		return
 	}
-	if r.ContentLength < 0 || r.ContentLength > largeBody {
-		defer h.large.Add(-1)
-		if h.large.Add(1) > maxLarge {
-			w.Header().Set("Retry-After", "10")
-			reply(w, http.StatusServiceUnavailable, answer{"refused", "", "too many large bodies at once"})
-			return
-		}
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.MaxBody))
+	sum := hmac.New(sha256.New, []byte(h.Secret))
+	taken, err := h.Bodies.Take(w, r, h.MaxBody, door.Client(r.RemoteAddr), sum)
 	if err != nil {
 		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
+		switch {
+		case errors.As(err, &tooLarge):
 			reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
-			return
+		case errors.Is(err, door.ErrFull):
+			w.Header().Set("Retry-After", "10")
+			reply(w, http.StatusServiceUnavailable, answer{"refused", "", "too many deliveries at once"})
+		case errors.Is(err, door.ErrSlow):
+			reply(w, http.StatusRequestTimeout, answer{"refused", "", "the body came too slowly"})
+		case errors.Is(err, door.ErrKeep):
+			h.Log.Error("delivery not kept", "err", err)
+			w.Header().Set("Retry-After", "30")
+			reply(w, http.StatusServiceUnavailable, answer{"refused", "", "the body could not be kept"})
+		default:
+			reply(w, http.StatusBadRequest, answer{"refused", "", "the body ended early"})
 		}
-		reply(w, http.StatusBadRequest, answer{"refused", "", "the body ended early"})
 		return
 	}
-	if reason := h.verify(r.Header.Get("X-Hub-Signature-256"), body); reason != "" {
-		h.Log.Warn("delivery refused", "reason", reason, "from", r.RemoteAddr, "bytes", len(body))
-		reply(w, http.StatusUnauthorized, answer{"refused", "", reason})
+	defer taken.Close()
+	if !hmac.Equal(want, sum.Sum(nil)) {
+		h.refuse(w, r, "the signature does not match: is the webhook's secret the one of this server?", taken.Size())
+		return
+	}
+	body, err := taken.Bytes(r.Context())
+	if err != nil {
+		h.Log.Error("delivery not read back", "err", err)
+		w.Header().Set("Retry-After", "30")
+		reply(w, http.StatusServiceUnavailable, answer{"refused", "", "the body could not be kept"})
 		return
 	}
 	// From here on it is GitHub, or somebody who knows the secret.
@@ -153,23 +169,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// verify checks the signature; "" means that it is right.
-func (h *Handler) verify(header string, body []byte) string {
+// refuse answers what is not signed by whom it should be.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, reason string, size int64) {
+	h.Log.Warn("delivery refused", "reason", reason, "from", r.RemoteAddr, "bytes", size)
+	reply(w, http.StatusUnauthorized, answer{"refused", "", reason})
+}
+
+// signature reads the header that has it; a reason says why it cannot be right.
+func (h *Handler) signature(header string) (sum []byte, reason string) {
 	if h.Secret == "" {
-		return "this server has no webhook secret: it takes no deliveries"
+		return nil, "this server has no webhook secret: it takes no deliveries"
 	}
-	sum, ok := strings.CutPrefix(header, "sha256=")
+	text, ok := strings.CutPrefix(header, "sha256=")
 	if !ok {
-		return "the delivery is not signed (X-Hub-Signature-256): set a secret for the webhook"
+		return nil, "the delivery is not signed (X-Hub-Signature-256): set a secret for the webhook"
 	}
-	got, err := hex.DecodeString(sum)
-	if err != nil {
-		return "the signature is malformed"
+	sum, err := hex.DecodeString(text)
+	if err != nil || len(sum) != sha256.Size {
+		return nil, "the signature is malformed"
 	}
-	if !hmac.Equal(got, Sign(h.Secret, body)) {
-		return "the signature does not match: is the webhook's secret the one of this server?"
-	}
-	return ""
+	return sum, ""
 }
 
 // Sign returns the HMAC-SHA256 of a body.
