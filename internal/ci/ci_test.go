@@ -26,15 +26,6 @@ func TestConclude(t *testing.T) {
 	}
 }
 
-func TestAdvance(t *testing.T) {
-	if Advance(Completed, InProgress) == nil || Advance(Completed, Completed) == nil || Advance(InProgress, Queued) == nil {
-		t.Error("a status went backwards")
-	}
-	if err := Advance(Queued, InProgress); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestIDsKeepTheirOrder(t *testing.T) {
 	before := NewID()
 	for range 100_000 { // many in each millisecond

@@ -1,23 +1,5 @@
 package ci
 
-import "fmt"
-
-// Advance says whether something may go from one status to another. A
-// completed thing stays completed.
-func Advance(from, to Status) error {
-	ok := false
-	switch from {
-	case "", Queued:
-		ok = to == Queued || to == InProgress || to == Completed
-	case InProgress:
-		ok = to == InProgress || to == Completed
-	}
-	if !ok {
-		return fmt.Errorf("%s cannot become %s", from, to)
-	}
-	return nil
-}
-
 // Conclude folds the conclusions of a run's jobs into the run's own. A run with
 // no job at all has not succeeded: it is [Skipped].
 func Conclude(jobs []Conclusion) Conclusion {

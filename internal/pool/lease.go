@@ -126,7 +126,7 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 	i := l.inst
 	now := time.Now()
 	l.session = Session{
-		ID: i.id, State: Created, Driver: r.Driver, Image: r.Image.ID, Labels: r.Labels, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
+		ID: i.id, State: Created, Driver: l.kind.driver.Name(), Image: r.Image.ID, Labels: r.Labels, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
 		Warm: warm, Leased: now, DeleteBy: r.Deadline,
 	}
 	p.mu.Lock()

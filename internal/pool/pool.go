@@ -62,10 +62,8 @@ import (
 
 // Config says what a [Pool] hands out, and how much of it.
 type Config struct {
-	// Driver makes the machines of requests that name none; Drivers are further
-	// ones, found by their names.
-	Driver  vm.Driver
-	Drivers []vm.Driver
+	// Driver makes the machines.
+	Driver vm.Driver
 
 	// Image is what machines boot from where a request names none. It may be nil
 	// if every request names one.
@@ -130,7 +128,6 @@ func HostMeans() Means {
 // Request says what machine is wanted. The zero Request is the pool's default
 // machine on a default network.
 type Request struct {
-	Driver    string       // by name; "" is the pool's default
 	Image     *image.Image // nil is the pool's default
 	CPUs      int
 	MemoryMiB int
@@ -162,8 +159,7 @@ var (
 type Pool struct {
 	cfg      Config
 	log      *slog.Logger
-	machines string // directory of machine directories
-	drivers  map[string]vm.Driver
+	machines string                    // directory of machine directories
 	source   func(*image.Image) source // but for tests, the image itself
 
 	ctx    context.Context // ends with Close
@@ -216,14 +212,9 @@ func newPool(cfg Config, src func(*image.Image) source) (*Pool, error) {
 	if cfg.Means.MemoryMiB == 0 {
 		cfg.Means.MemoryMiB = host.MemoryMiB
 	}
-	p := &Pool{cfg: cfg, source: src, log: cfg.Log, drivers: map[string]vm.Driver{}, kinds: map[string]*kind{}, leases: map[*Lease]struct{}{}, wake: make(chan struct{}, 1)}
+	p := &Pool{cfg: cfg, source: src, log: cfg.Log, kinds: map[string]*kind{}, leases: map[*Lease]struct{}{}, wake: make(chan struct{}, 1)}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
-	}
-	for _, d := range append([]vm.Driver{cfg.Driver}, cfg.Drivers...) {
-		if p.drivers[d.Name()] == nil {
-			p.drivers[d.Name()] = d
-		}
 	}
 	var err error
 	if p.machines, err = machinesDir(cfg); err != nil {
@@ -311,18 +302,11 @@ func (p *Pool) complete(r Request) (Request, *kind, error) {
 	if r.MemoryMiB == 0 {
 		r.MemoryMiB = p.cfg.MemoryMiB
 	}
-	if r.Driver == "" {
-		r.Driver = p.cfg.Driver.Name()
-	}
 	if r.Image == nil {
 		r.Image = p.cfg.Image
 	}
 	if r.Deadline.IsZero() {
 		r.Deadline = time.Now().Add(MaxLease)
-	}
-	d := p.drivers[r.Driver]
-	if d == nil {
-		return r, nil, fmt.Errorf("no driver %q", r.Driver)
 	}
 	if r.Image == nil {
 		return r, nil, errors.New("no image: the pool has none and the request names none")
@@ -334,7 +318,7 @@ func (p *Pool) complete(r Request) (Request, *kind, error) {
 	if r.CPUs > m.CPUs || r.MemoryMiB > m.MemoryMiB {
 		return r, nil, fmt.Errorf("%w: a machine of %d CPUs and %d MiB is wanted, all of them together may have %d and %d", ErrTooLarge, r.CPUs, r.MemoryMiB, m.CPUs, m.MemoryMiB)
 	}
-	key := fmt.Sprintf("%s/%s/%d/%d", r.Driver, r.Image.ID, r.CPUs, r.MemoryMiB)
+	key := fmt.Sprintf("%s/%s/%d/%d", p.cfg.Driver.Name(), r.Image.ID, r.CPUs, r.MemoryMiB)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -342,7 +326,7 @@ func (p *Pool) complete(r Request) (Request, *kind, error) {
 	}
 	k := p.kinds[key]
 	if k == nil {
-		k = &kind{pool: p, key: key, driver: d, img: r.Image, src: p.source(r.Image), cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
+		k = &kind{pool: p, key: key, driver: p.cfg.Driver, img: r.Image, src: p.source(r.Image), cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
 		p.kinds[key] = k
 	}
 	return r, k, nil

@@ -552,9 +552,6 @@ func TestFailures(t *testing.T) {
 	if _, err := r.Claim(t.Context(), Request{}); err == nil || !strings.Contains(err.Error(), "first command") {
 		t.Errorf("a first command that fails: %v", err)
 	}
-	if _, err := r.Claim(t.Context(), Request{Driver: "none"}); err == nil {
-		t.Error("an unknown driver")
-	}
 	if _, err := r.Claim(t.Context(), Request{Network: network.Config{Policy: network.Policy{Mode: 99}}}); err == nil {
 		t.Error("a network policy that makes no sense")
 	}
@@ -569,9 +566,8 @@ type bare struct{ vm.Driver }
 func (bare) Name() string { return "bare" }
 
 func TestDriverWithoutSnapshots(t *testing.T) {
-	r := newRig(t, nil)
-	r.drivers["bare"] = bare{r.fake}
-	l := r.claim(t, Request{Driver: "bare"})
+	r := newRig(t, func(c *Config) { c.Driver = bare{c.Driver} })
+	l := r.claim(t, Request{})
 	echo(t, l)
 	if made, _, _ := r.shelf.counts(); made != 0 {
 		t.Error("a template for a driver that has none")

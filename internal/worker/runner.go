@@ -50,11 +50,9 @@ type Runner struct {
 	Network                             network.Policy
 	Learn                               *learn.Learner // nil and off: nothing is learned or said
 
-	CPUs, MemoryMiB int // 0 is the pool's default
-	// Linger is called with a failed job's machine before it is thrown away; nil
-	// throws it away at once.
-	Linger func(ctx context.Context, job *plan.Job, lease *pool.Lease)
-	Log    *slog.Logger
+	CPUs, MemoryMiB int           // 0 is the pool's default
+	Layout          engine.Layout // of the machine; zero is that of our images
+	Log             *slog.Logger
 }
 
 // releaseTime bounds how long a machine may take to go.
@@ -134,7 +132,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	hooks := &hooks{runner: r, run: run, job: job, fate: func() string { return masked.String(lease.Fate()) }}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: lease.Client(), Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
+		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
 		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
@@ -145,9 +143,6 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	defer cancel()
 	reason := hooks.reason(err != nil, res.Reason)
 	lease.End(end, res.Conclusion.Green(), reason)
-	if r.Linger != nil && err == nil && (res.Conclusion == ci.Failure || res.Conclusion == ci.TimedOut) {
-		r.Linger(ctx, job, lease)
-	}
 	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: reason, Infrastructure: err != nil, Told: hooks.ended()}
 }
 

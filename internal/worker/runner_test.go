@@ -1,0 +1,233 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/vmtest"
+	"github.com/hearth-ci/hearth/internal/worker"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// stove is a runner over a real pool whose machines are agents on this host.
+type stove struct {
+	*worker.Runner
+	t    *testing.T
+	fake *vmtest.Fake
+
+	mu      sync.Mutex
+	records []ci.Record
+	watch   func(ci.Record)
+}
+
+func newStove(t *testing.T) *stove {
+	t.Helper()
+	before := runtime.NumGoroutine()
+	s := &stove{t: t, fake: &vmtest.Fake{}}
+	p, err := pool.New(pool.Config{
+		// Without snapshots: an image that is no more than a name has no templates.
+		Driver: struct{ vm.Driver }{s.fake}, Image: &image.Image{ID: "test", Name: "test", Kernel: "none"},
+		RunDir: t.TempDir(), CacheDir: t.TempDir(), CPUs: 1, MemoryMiB: 64, Means: pool.Means{CPUs: 2, MemoryMiB: 128}, Touch: []string{}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s.Runner = &worker.Runner{Pool: p, RunID: ci.NewID(), Repository: "o/r", File: "ci.yml", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Attempt: 1,
+		Sink: ci.SinkFunc(s.emit), Log: slog.New(slog.DiscardHandler),
+		Layout: engine.Layout{Workspace: filepath.Join(dir, "work/r/r"), Temp: filepath.Join(dir, "work/_temp"), Actions: filepath.Join(dir, "work/_actions"),
+			ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")}}
+	t.Cleanup(func() {
+		if err := p.Close(context.Background()); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if m := s.fake.Machines(); len(m) > 0 {
+			t.Errorf("%d machines are left", len(m))
+		}
+		for range 200 {
+			if runtime.NumGoroutine() <= before {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		t.Errorf("goroutines are left: %d, before %d", runtime.NumGoroutine(), before)
+	})
+	return s
+}
+
+func (s *stove) emit(r ci.Record) {
+	s.mu.Lock()
+	s.records = append(s.records, r)
+	s.mu.Unlock()
+	if s.watch != nil {
+		s.watch(r)
+	}
+}
+
+func (s *stove) of(kind ci.RecordType) (out []ci.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.records {
+		if r.Type == kind {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (s *stove) log() string {
+	var lines []string
+	for _, r := range s.of(ci.LogLine) {
+		lines = append(lines, r.Text)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// run executes the only job of a workflow.
+func (s *stove) run(ctx context.Context, job string, waits func()) worker.Outcome {
+	s.t.Helper()
+	w, ds := workflow.Parse("ci.yml", []byte("on: push\njobs:\n  test:\n    runs-on: ubuntu-latest\n"+job), workflow.Options{})
+	if workflow.Errors(ds) {
+		s.t.Fatal(ds)
+	}
+	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"},
+		GitHub: worker.GitHubContext(worker.Facts{Run: ci.Run{ID: s.RunID, Repository: "o/r", Ref: "refs/heads/main"}})})
+	if workflow.Errors(ds) {
+		s.t.Fatal(ds)
+	}
+	return s.Execute(ctx, run, run.Jobs[0], expr.Null(), waits)
+}
+
+func TestRunnerRunsAJob(t *testing.T) {
+	s := newStove(t)
+	waited := 0
+	out := s.run(t.Context(), `
+    outputs: {v: "${{ steps.a.outputs.v }}"}
+    steps:
+      - {id: a, run: 'echo v=42 >> $GITHUB_OUTPUT; echo said'}
+`, func() { waited++ })
+	if out.Conclusion != ci.Success || out.Infrastructure || out.Outputs["v"] != "42" || !out.Told || waited != 1 {
+		t.Errorf("%+v, waited %d times\n%s", out, waited, s.log())
+	}
+	if m := s.of(ci.MachineRec); len(m) != 2 || m[0].Machine.Action != "restored" || m[1].Machine.Action != "closed" {
+		t.Errorf("machine: %+v", m)
+	}
+	if !strings.Contains(s.log(), "said") {
+		t.Errorf("log:\n%s", s.log())
+	}
+}
+
+func TestRunnerFailure(t *testing.T) {
+	s := newStove(t)
+	out := s.run(t.Context(), "    steps:\n      - run: exit 3\n      - run: echo never\n", nil)
+	if out.Conclusion != ci.Failure || out.Infrastructure {
+		t.Errorf("%+v", out)
+	}
+	if steps := s.of(ci.StepFinished); len(steps) != 2 || *steps[0].ExitCode != 3 || steps[1].Conclusion != ci.Skipped {
+		t.Errorf("%+v", steps)
+	}
+}
+
+// A machine that dies in the middle of a step: whatever tells of it says so, with
+// the machine's own end as the reason, and nothing reads as the author's failure.
+func TestRunnerLosesItsMachine(t *testing.T) {
+	s := newStove(t)
+	var once sync.Once
+	s.watch = func(r ci.Record) {
+		if r.Type == ci.LogLine && r.Text == "under way" {
+			once.Do(func() { s.fake.Machines()[0].Kill() })
+		}
+	}
+	out := s.run(t.Context(), "    steps:\n      - run: echo under way; sleep 60\n      - run: echo never\n", nil)
+	const why = "the machine was lost: killed by a test"
+	if out.Conclusion != ci.Failure || !out.Infrastructure || out.Reason != why {
+		t.Errorf("%+v", out)
+	}
+	steps, jobs := s.of(ci.StepFinished), s.of(ci.JobFinished)
+	if len(steps) == 0 || !steps[0].Infrastructure || steps[0].Reason != why {
+		t.Errorf("step: %+v", steps)
+	}
+	if len(jobs) != 1 || !jobs[0].Infrastructure || jobs[0].Reason != why || jobs[0].Conclusion != ci.Failure {
+		t.Errorf("job: %+v", jobs)
+	}
+}
+
+func TestRunnerCancelled(t *testing.T) {
+	s := newStove(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s.watch = func(r ci.Record) {
+		if r.Type == ci.LogLine && r.Text == "under way" {
+			cancel(errors.New("somebody pressed cancel"))
+		}
+	}
+	out := s.run(ctx, "    steps:\n      - run: echo under way; sleep 60\n      - {if: always(), run: echo cleaned}\n", nil)
+	if out.Conclusion != ci.Cancelled || out.Infrastructure || !strings.Contains(s.log(), "cleaned") {
+		t.Errorf("%+v\n%s", out, s.log())
+	}
+	// Before there is a machine, too.
+	if out := s.run(ctx, "    steps:\n      - run: echo\n", nil); out.Conclusion != ci.Cancelled || out.Reason != "somebody pressed cancel" {
+		t.Errorf("%+v", out)
+	}
+}
+
+// What keeps a job from a machine is ours, not its author's.
+func TestRunnerCannotRun(t *testing.T) {
+	for name, c := range map[string]struct {
+		harm func(*stove)
+		want string
+	}{
+		"no room": {func(s *stove) { s.CPUs = 99 }, "no machine: "},
+		"no boot": {func(s *stove) { s.fake.FailStart = func(vm.Spec) error { return errors.New("no /dev/kvm") } }, "no /dev/kvm"},
+		"no image": {func(s *stove) {
+			s.Image = func([]string) (*image.Image, error) { return nil, errors.New("gone") }
+		}, "image: gone"},
+		"no token": {func(s *stove) {
+			s.Token = func(context.Context, *plan.Job) (string, error) { return "", errors.New("GitHub is away") }
+		}, "the job's token: GitHub is away"},
+		"a secret that cannot be masked": {func(s *stove) { s.Secrets = map[string]string{"BIG": strings.Repeat("x", 1<<20)} }, "masking: secret BIG: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStove(t)
+			c.harm(s)
+			out := s.run(t.Context(), "    steps:\n      - run: echo\n", nil)
+			if out.Conclusion != ci.Failure || !out.Infrastructure || !strings.Contains(out.Reason, c.want) {
+				t.Errorf("%+v, want %q", out, c.want)
+			}
+		})
+	}
+}
+
+// Secrets of the job's environment come over the run's own, none of them is
+// told, and neither is the token.
+func TestRunnerSecrets(t *testing.T) {
+	s := newStove(t)
+	s.Secrets = map[string]string{"KEY": "of-the-run", "OTHER": "another"}
+	s.EnvironmentSecrets = map[string]map[string]string{"production": {"key": "of-production"}}
+	s.EnvironmentVars = map[string]map[string]string{"production": {"WHERE": "there"}}
+	s.Token = func(context.Context, *plan.Job) (string, error) { return "ghs_thetoken", nil }
+	out := s.run(t.Context(), `
+    environment: Production
+    env: {KEY: "${{ secrets.KEY }}", OTHER: "${{ secrets.OTHER }}", TOKEN: "${{ github.token }}"}
+    steps:
+      - run: |
+          test "$KEY$OTHER$TOKEN" = of-productionanotherghs_thetoken
+          echo "key $KEY, other $OTHER, token $TOKEN, where ${{ vars.WHERE }}"
+`, nil)
+	if out.Conclusion != ci.Success || !strings.Contains(s.log(), "key ***, other ***, token ***, where there") {
+		t.Errorf("%+v\n%s", out, s.log())
+	}
+}
