@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
@@ -151,7 +151,7 @@ func (a *app) examine(ctx context.Context) *examination {
 		}
 		e.ok("driver", "%s: %s", d.Name(), why)
 	}
-	a.examineTools(e)
+	a.examineTools(ctx, e)
 	examineNamespaces(e)
 	examineMemory(e)
 	examineDisk(e, dirs)
@@ -253,7 +253,7 @@ func (a *app) examineFirecracker(ctx context.Context, e *examination, dirs confi
 	e.ok("firecracker", "version %s in %s", v, bin)
 }
 
-func (a *app) examineTools(e *examination) {
+func (a *app) examineTools(ctx context.Context, e *examination) {
 	var tools, packages []string
 	for _, m := range image.Missing() {
 		tools, packages = append(tools, m.Tool), append(packages, m.Package)
@@ -270,10 +270,10 @@ func (a *app) examineTools(e *examination) {
 	default:
 		e.ok("image tools", "mmdebstrap, erofs-utils, e2fsprogs and the rest are there")
 	}
-	if out, err := exec.Command("git", "--version").Output(); err != nil {
+	if version, err := git.Version(ctx); err != nil {
 		e.fault("git", "apt-get install git", "hearth run reads repositories with git, and there is none")
 	} else {
-		e.ok("git", "%s", strings.TrimPrefix(string(bytes.TrimSpace(out)), "git "))
+		e.ok("git", "%s", version)
 	}
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		e.note("qemu-utils", "apt-get install qemu-utils", "qemu-img is missing; Hearth does without, people looking into disks do not")

@@ -3,15 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -23,6 +24,7 @@ type project struct {
 	repository string
 	server     string
 	branch     string // "" when HEAD is on none
+	tag        string // that HEAD is at, then
 	ref        string
 	sha        string
 	before     string // parent of sha, or zeros
@@ -47,85 +49,91 @@ func findProject(ctx context.Context, dir string) (*project, error) {
 	}
 	p := &project{root: abs, server: "https://github.com", def: "main", sha: zeroSHA, before: zeroSHA}
 	for d := abs; ; d = filepath.Dir(d) {
-		if info, err := os.Stat(filepath.Join(d, ".github", "workflows")); err == nil && info.IsDir() {
+		// Above where the user stands counts what is theirs, as with git: anybody may
+		// make a /tmp/.github or a /tmp/.git.
+		if isProject(filepath.Join(d, ".github", "workflows"), true) && (d == abs || theirs(ctx, d, ".github", ".github/workflows")) {
 			p.root = d
 			break
 		}
-		if _, err := os.Stat(filepath.Join(d, ".git")); err == nil || filepath.Dir(d) == d {
-			if err == nil {
-				p.root = d
-			}
+		if isProject(filepath.Join(d, ".git"), false) && (d == abs || theirs(ctx, d, ".git")) {
+			p.root = d
+			break
+		}
+		if filepath.Dir(d) == d {
 			break
 		}
 	}
-	p.git = source.IsRepository(ctx, p.root)
 	p.branch = "main"
-	git := func(args ...string) string {
-		out, err := source.Git(ctx, p.root, args...)
-		if err != nil {
-			return ""
+	r, err := git.Open(ctx, p.root)
+	switch foreign, isForeign := errors.AsType[*git.ForeignError](err); {
+	case err == nil:
+		defer r.Close()
+		if err := p.read(ctx, r); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", p.root, err)
 		}
-		return strings.TrimSpace(out)
-	}
-	if p.git {
-		p.sha = git("rev-parse", "HEAD")
-		p.branch = git("symbolic-ref", "-q", "--short", "HEAD")
-		if s := git("rev-parse", "-q", "--verify", "HEAD^"); s != "" {
-			p.before = s
-		}
-		p.message = git("log", "-1", "--format=%B")
-		p.author = git("log", "-1", "--format=%an")
-		p.repository, p.server = remote(git("remote", "get-url", "origin"), p.server)
-		if d, ok := strings.CutPrefix(git("symbolic-ref", "-q", "--short", "refs/remotes/origin/HEAD"), "origin/"); ok && d != "" {
-			p.def = d
-		} else if p.branch == "master" {
-			p.def = "master"
-		}
-		p.changed, p.known = changedFiles(ctx, p.root, p.before)
-	} else {
+	case errors.Is(err, git.ErrNoRepository):
 		d := source.Dir{Root: p.root, Branch: "main"}
 		if p.sha, err = d.Commit(ctx); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", p.root, err)
 		}
+	case isForeign:
+		return nil, usage("%v", foreign)
+	default:
+		return nil, fmt.Errorf("reading %s: %w", p.root, err)
 	}
 	if p.repository == "" {
 		p.repository = "local/" + safeName(filepath.Base(p.root))
 	}
-	p.ref = p.sha
-	if p.branch != "" {
+	switch {
+	case p.branch != "":
 		p.ref = "refs/heads/" + p.branch
-	} else if tag := git("describe", "--tags", "--exact-match"); p.git && tag != "" {
-		p.ref = "refs/tags/" + tag
+	case p.tag != "":
+		p.ref = "refs/tags/" + p.tag
+	default:
+		p.ref = p.sha
 	}
 	return p, nil
 }
 
-// changedFiles are the paths that a push of what is here would be about: the
-// last commit and what is not committed yet.
-func changedFiles(ctx context.Context, root, before string) ([]string, bool) {
-	var all []string
-	add := func(args ...string) bool {
-		out, err := source.Git(ctx, root, args...)
-		if err != nil {
-			return false
+// isProject says whether there is something that makes a directory a project.
+func isProject(name string, dir bool) bool {
+	info, err := os.Stat(name)
+	return err == nil && (!dir || info.IsDir())
+}
+
+// theirs says whether files of a directory belong to the user.
+func theirs(ctx context.Context, dir string, names ...string) bool {
+	for _, n := range names {
+		if _, ours := git.Ours(filepath.Join(dir, filepath.FromSlash(n))); !ours {
+			return git.Safe(ctx, dir)
 		}
-		for n := range strings.SplitSeq(out, "\x00") {
-			if n != "" {
-				all = append(all, n)
-			}
-		}
-		return true
 	}
-	ok := true
-	if before != zeroSHA {
-		ok = add("diff", "--name-only", "-z", "--no-renames", before, "HEAD")
-	} else {
-		ok = add("ls-tree", "-r", "-z", "--name-only", "HEAD")
+	return true
+}
+
+// read takes from a repository what an event is made of.
+func (p *project) read(ctx context.Context, r *git.Repository) error {
+	p.git, p.sha, p.branch = true, r.Head, r.Branch
+	parent := r.Parent(ctx)
+	if parent != "" {
+		p.before = parent
 	}
-	ok = add("diff", "--name-only", "-z", "--no-renames", "HEAD") && ok
-	ok = add("ls-files", "-z", "--others", "--exclude-standard") && ok
-	slices.Sort(all)
-	return slices.Compact(all), ok
+	p.message, p.author = r.Message(ctx)
+	p.repository, p.server = remote(r.Origin, p.server)
+	if d := r.DefaultBranch(ctx); d != "" {
+		p.def = d
+	} else if p.branch == "master" {
+		p.def = "master"
+	}
+	if p.branch == "" {
+		p.tag = r.Tag(ctx)
+	}
+	// The paths that a push of what is here would be about: the last commit's, and
+	// what is not committed yet.
+	var err error
+	p.changed, err = r.Changed(ctx, parent)
+	p.known = err == nil
+	return ctx.Err()
 }
 
 var scpLike = regexp.MustCompile(`^(?:[\w.-]+@)?([\w.-]+):(.+)$`)

@@ -100,7 +100,7 @@ func ParseRef(uses string) (Ref, error) {
 	if !ownerName.MatchString(parts[0]) || !repoName.MatchString(parts[1]) || strings.Trim(parts[1], ".") == "" {
 		return Ref{}, fmt.Errorf("'%s/%s' is not the name of a repository", parts[0], parts[1])
 	}
-	if !validRef(ref) {
+	if !ValidRef(ref) {
 		return Ref{}, fmt.Errorf("'%s' is not the name of a branch, tag or commit", ref)
 	}
 	p, err := inside(path.Join(parts[2:]...))
@@ -119,7 +119,7 @@ func inside(p string) (string, error) {
 }
 
 // validRef refuses what git could take for something other than a ref's name.
-func validRef(ref string) bool {
+func ValidRef(ref string) bool {
 	if ref == "" || len(ref) > 250 || strings.HasPrefix(ref, "-") || strings.Contains(ref, "..") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") {
 		return false
 	}

@@ -3,7 +3,6 @@ package action
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -260,100 +259,6 @@ func unpack(t *testing.T, fn func(io.Writer) error) string {
 		t.Fatalf("%v %s", err, out)
 	}
 	return dir
-}
-
-func TestCheckout(t *testing.T) {
-	_, repo := server(t)
-	first := command(t, repo, "rev-parse", "HEAD")
-	write(t, repo, ".gitignore", "ignored\n")
-	write(t, repo, "a name\nwith a line end", "x")
-	os.Symlink("main.js", filepath.Join(repo, "link"))
-	command(t, repo, "add", ".")
-	command(t, repo, "commit", "-q", "-m", "two")
-	head := command(t, repo, "rev-parse", "HEAD")
-	// What is not committed.
-	write(t, repo, "main.js", "changed\n")
-	write(t, repo, "new/file", "new\n")
-	write(t, repo, "ignored", "no\n")
-	os.Remove(filepath.Join(repo, "sub/action.yaml"))
-
-	co := func(r *Repository, req CheckoutRequest) (string, string) {
-		t.Helper()
-		var sha string
-		dir := unpack(t, func(w io.Writer) (err error) {
-			sha, err = r.Checkout(t.Context(), req, w)
-			return err
-		})
-		return dir, sha
-	}
-	read := func(dir, name string) string {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return "-"
-		}
-		return string(b)
-	}
-	src := &Repository{Dir: repo, Name: "o/r", SHA: head, Ref: "refs/heads/main"}
-	dir, sha := co(src, CheckoutRequest{Depth: 1})
-	if sha != head || command(t, dir, "rev-parse", "HEAD") != head || command(t, dir, "rev-parse", "--abbrev-ref", "HEAD") != "main" {
-		t.Error("HEAD is not the run's commit on its branch")
-	}
-	if n := command(t, dir, "rev-list", "--count", "HEAD"); n != "1" {
-		t.Errorf("%s commits at depth 1", n)
-	}
-	if read(dir, "main.js") != "one\n" || read(dir, "new/file") != "-" || read(dir, "a name\nwith a line end") != "x" || command(t, dir, "status", "--porcelain") != "" {
-		t.Errorf("not the commit's files: %s", command(t, dir, "status", "--porcelain"))
-	}
-	if l, _ := os.Readlink(filepath.Join(dir, "link")); l != "main.js" {
-		t.Errorf("link %q", l)
-	}
-	if u := command(t, dir, "remote", "get-url", "origin"); u != "https://github.com/o/r" {
-		t.Error(u)
-	}
-
-	src.WorkTree = true
-	dir, _ = co(src, CheckoutRequest{})
-	if read(dir, "main.js") != "changed\n" || read(dir, "new/file") != "new\n" || read(dir, "ignored") != "-" || read(dir, "sub/action.yaml") != "-" {
-		t.Error("not the files of the working tree")
-	}
-	if n := command(t, dir, "rev-list", "--count", "HEAD"); n != "2" || command(t, dir, "tag") != "v1" {
-		t.Errorf("%s commits of the whole history", n)
-	}
-
-	dir, sha = co(src, CheckoutRequest{Ref: "v1", Depth: 1})
-	if sha != first || read(dir, "main.js") != "one\n" || read(dir, "new/file") != "-" {
-		t.Error("a tag is checked out with changes")
-	}
-	dir, sha = co(src, CheckoutRequest{Ref: first, Depth: 1})
-	if sha != first || command(t, dir, "rev-parse", "--abbrev-ref", "HEAD") != "HEAD" {
-		t.Error("a commit is not detached")
-	}
-	if _, err := src.Checkout(t.Context(), CheckoutRequest{Ref: "nope"}, io.Discard); !isInput(err) {
-		t.Errorf("unknown ref: %v", err)
-	}
-	if _, err := src.Checkout(t.Context(), CheckoutRequest{Ref: "--output=x"}, io.Discard); !isInput(err) {
-		t.Errorf("an option for a ref: %v", err)
-	}
-	below := &Repository{Dir: filepath.Join(repo, "new"), SHA: head, Ref: "refs/heads/main", WorkTree: true}
-	if dir, _ := co(below, CheckoutRequest{Depth: 1}); read(dir, "main.js") != "changed\n" || read(dir, "new/file") != "new\n" {
-		t.Error("from a directory below the top")
-	}
-	tree := filepath.Join(t.TempDir(), "tree")
-	command(t, repo, "worktree", "add", "-q", "--detach", tree, first)
-	linked := &Repository{Dir: tree, SHA: first, WorkTree: true}
-	if dir, sha := co(linked, CheckoutRequest{Depth: 1}); sha != first || read(dir, "main.js") != "one\n" || read(dir, ".gitignore") != "-" {
-		t.Error("from a linked working tree")
-	}
-	empty := t.TempDir()
-	command(t, empty, "init", "-q")
-	if _, err := (&Repository{Dir: empty, Ref: "refs/heads/main"}).Checkout(t.Context(), CheckoutRequest{}, io.Discard); !isInput(err) || !strings.Contains(err.Error(), "no commit yet") {
-		t.Errorf("no commit: %v", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := src.Checkout(ctx, CheckoutRequest{}, io.Discard); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
 }
 
 func TestCheckoutOfAnotherRepository(t *testing.T) {

@@ -13,12 +13,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hearth-ci/hearth/internal/git"
 )
 
 // Config says where remote actions come from.
@@ -92,8 +93,6 @@ func (r *Resolver) Resolve(ctx context.Context, ref Ref) (*Tree, error) {
 	return r.mirror(ctx, ref.Owner, ref.Repo, ref.Ref, 1)
 }
 
-var fullSHA = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
-
 // mirror makes sure that the mirror has a ref; depth 0 is its whole history.
 func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth int) (*Tree, error) {
 	name := owner + "/" + repo
@@ -103,12 +102,12 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 		return nil, fmt.Errorf("mirror of %s: %w", name, err)
 	}
 	defer unlock()
-	g := git{dir: dir}
+	g := git.At(dir)
 	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
 		if r.cfg.Offline {
 			return nil, inputError("Unable to resolve action `%s@%s`: it was never fetched, and this is offline mode. Give --local-repository %s@%s=DIR, or run once with the network.", name, ref, name, ref)
 		}
-		if _, err := (git{}).run(ctx, "init", "--quiet", "--bare", "--template=", dir); err != nil {
+		if _, err := git.Init(dir, "", "[uploadpack]\n\tallowAnySHA1InWant = true\n"); err != nil {
 			return nil, fmt.Errorf("mirror of %s: %w", name, err)
 		}
 	}
@@ -116,7 +115,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 	kept := "refs/hearth/r-" + base64.RawURLEncoding.EncodeToString([]byte(cmp.Or(ref, "HEAD")))
 	t := &Tree{Repository: name, Ref: ref, dir: dir}
 	have, stamp := r.kept(ctx, g, kept, depth)
-	immutable := fullSHA.MatchString(ref)
+	immutable := git.ObjectID(ref)
 	if have != "" && (r.cfg.Offline || immutable || time.Since(stamp) < r.cfg.Fresh) {
 		t.SHA = have
 		r.touch(dir)
@@ -139,7 +138,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 		}
 		return nil, inputError("Unable to resolve action `%s@%s`: %v", name, ref, err)
 	}
-	if t.SHA, err = g.run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}"); err != nil {
+	if t.SHA, err = g.Run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}"); err != nil {
 		return nil, inputError("Unable to resolve action `%s@%s`: it is no commit", name, ref)
 	}
 	r.touch(dir)
@@ -148,41 +147,42 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 }
 
 // kept is the commit that the mirror has for a ref, and when it was fetched.
-func (r *Resolver) kept(ctx context.Context, g git, kept string, depth int) (string, time.Time) {
-	sha, err := g.run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}")
+func (r *Resolver) kept(ctx context.Context, g git.Dir, kept string, depth int) (string, time.Time) {
+	sha, err := g.Run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}")
 	if err != nil {
 		return "", time.Time{}
 	}
-	fi, err := os.Stat(g.stamp(kept, depth))
+	fi, err := os.Stat(stamp(g, kept, depth))
 	if err != nil {
 		return "", time.Time{}
 	}
 	return sha, fi.ModTime()
 }
 
-func (g git) stamp(kept string, depth int) string {
-	return filepath.Join(g.dir, "hearth-"+base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%s %d", kept, depth)))
+func stamp(g git.Dir, kept string, depth int) string {
+	return filepath.Join(g.Path(), "hearth-"+base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%s %d", kept, depth)))
 }
 
 // fetch gets one ref, without a token first.
-func (r *Resolver) fetch(ctx context.Context, g git, name, ref, kept string, depth int) error {
+func (r *Resolver) fetch(ctx context.Context, g git.Dir, name, ref, kept string, depth int) error {
 	url := r.cfg.Server + "/" + name
 	args := []string{"fetch", "--quiet", "--no-tags", "--force"}
 	if depth > 0 {
 		args = append(args, fmt.Sprintf("--depth=%d", depth))
-	} else if _, err := os.Stat(filepath.Join(g.dir, "shallow")); err == nil {
+	} else if _, err := os.Stat(filepath.Join(g.Path(), "shallow")); err == nil {
 		args = append(args, "--unshallow")
 	}
 	args = append(args, "--", url, cmp.Or(ref, "HEAD")+":"+kept)
-	_, err := g.run(ctx, args...)
+	protocol, _, _ := strings.Cut(r.cfg.Server, ":")
+	g = g.Over(protocol)
+	_, err := g.Run(ctx, args...)
 	if err != nil && r.cfg.Token != "" && denied(err) {
 		auth := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + r.cfg.Token))
-		with := git{dir: g.dir, config: []string{"http." + r.cfg.Server + "/.extraHeader=Authorization: Basic " + auth}}
-		_, err = with.run(ctx, args...)
+		_, err = g.With("http."+r.cfg.Server+"/.extraHeader=Authorization: Basic "+auth).Run(ctx, args...)
 	}
 	switch {
 	case err == nil:
-		return os.WriteFile(g.stamp(kept, depth), nil, 0o644)
+		return os.WriteFile(stamp(g, kept, depth), nil, 0o644)
 	case missingRef(err):
 		return inputError("Unable to resolve action `%s@%s`, unable to find version `%s`", name, ref, ref)
 	case denied(err):
@@ -192,8 +192,8 @@ func (r *Resolver) fetch(ctx context.Context, g git, name, ref, kept string, dep
 }
 
 func said(err error, words ...string) bool {
-	g, ok := errors.AsType[*gitError](err)
-	return ok && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(g.stderr, w) })
+	g, ok := errors.AsType[*git.Error](err)
+	return ok && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(g.Stderr, w) })
 }
 
 // denied reports whether a repository is not there, or not for us: GitHub does not say which.
@@ -304,17 +304,7 @@ func (t *Tree) ReadFile(ctx context.Context, name string, max int64) ([]byte, er
 		}
 		return b, err
 	}
-	g := git{dir: t.dir}
-	kind, err := g.run(ctx, "cat-file", "-t", t.SHA+":"+name)
-	if err != nil || kind != "blob" {
-		return nil, os.ErrNotExist
-	}
-	var b limitedBuffer
-	b.max = max
-	if err := g.stream(ctx, &b, "cat-file", "blob", t.SHA+":"+name); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
+	return git.At(t.dir).Blob(ctx, t.SHA, name, max)
 }
 
 // Tar writes the whole tree as a tar archive.
@@ -322,7 +312,7 @@ func (t *Tree) Tar(ctx context.Context, w io.Writer) error {
 	if t.SHA == "" {
 		return tarDir(ctx, t.dir, w, func(name string) bool { return name == ".git" })
 	}
-	return git{dir: t.dir}.stream(ctx, w, "archive", "--format=tar", t.SHA)
+	return git.At(t.dir).Tar(ctx, t.SHA, w)
 }
 
 // Load reads the file that describes the action at dir (within the tree). That

@@ -16,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
@@ -266,7 +267,7 @@ func TestMissingActions(t *testing.T) {
 }
 
 // repository is a git repository of a test, and its source.
-func repository(t *testing.T) (*action.Repository, func(args ...string) string) {
+func repository(t *testing.T) (*source.Dir, func(args ...string) string) {
 	t.Helper()
 	dir := files(t, "-- main.txt --\none\n-- act/action.yml --\nruns: {using: composite, steps: [{run: 'echo at ${{ github.action_path }}', shell: bash}]}\n")
 	run := func(args ...string) string {
@@ -285,7 +286,7 @@ func repository(t *testing.T) (*action.Repository, func(args ...string) string) 
 	run("tag", "v1")
 	os.WriteFile(filepath.Join(dir, "main.txt"), []byte("two\n"), 0o644)
 	run("commit", "-q", "-am", "second")
-	return &action.Repository{Dir: dir, Name: "o/r", SHA: run("rev-parse", "HEAD"), Ref: "refs/heads/main"}, run
+	return &source.Dir{Root: dir, Repository: "o/r", Branch: "main"}, run
 }
 
 func TestCheckoutStep(t *testing.T) {
@@ -310,13 +311,14 @@ func TestCheckoutStep(t *testing.T) {
         with: {path: ../../outside}
         continue-on-error: true
 `)
-	src, _ := repository(t)
+	src, git := repository(t)
+	head := git("rev-parse", "HEAD")
 	b.job.Source = src
 	res := b.run()
 	if res.Conclusion != ci.Success {
 		t.Errorf("%s\n%s", steps(res), b.log())
 	}
-	b.wantOutput("empty\n" + src.SHA + "\n1\ntwo\nact\nmain.txt\n" + "one\nfirst\n" + src.SHA + " refs/heads/main\n" + "at " + b.job.Layout.Actions + "/_own/act\n")
+	b.wantOutput("empty\n" + head + "\n1\ntwo\nact\nmain.txt\n" + "one\nfirst\n" + head + " refs/heads/main\n" + "at " + b.job.Layout.Actions + "/_own/act\n")
 	for _, s := range res.Steps[7:] {
 		if s.Outcome != ci.Failure {
 			t.Errorf("%+v", s)

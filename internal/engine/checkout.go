@@ -68,7 +68,8 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	own := r.job.Run.GitHub.Get("repository").ToString()
 	repository := get("repository")
 	isOwn := repository == "" || strings.EqualFold(repository, own)
-	req := action.CheckoutRequest{Ref: get("ref"), Depth: depth, Tags: strings.EqualFold(get("fetch-tags"), "true")}
+	req := action.CheckoutRequest{Ref: get("ref"), Depth: depth, Tags: strings.EqualFold(get("fetch-tags"), "true"),
+		Note: func(text string) { r.system(x, "Note: "+text) }}
 	var from func(w io.Writer) (string, error)
 	switch {
 	case isOwn && r.job.Source == nil:

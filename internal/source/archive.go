@@ -7,19 +7,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/git"
 )
 
 // MaxArchive bounds what a commit's archive may unpack to, in bytes.
 const MaxArchive = 4 << 30
 
+const (
+	maxFiles = 1_000_000
+	maxNames = 64 << 20 // bytes of all names
+)
+
 // Archive is a commit as GitHub packs it: a gzipped tar with everything under
-// one directory.
+// one directory. It is never unpacked on this host: its files go straight into a
+// git directory, and from there into the machine.
 type Archive struct {
 	SHA        string
 	Branch     string // where the commit is on one
@@ -27,50 +33,91 @@ type Archive struct {
 	Server     string
 	// Open fetches the archive of a commit.
 	Open func(ctx context.Context, sha string) (io.ReadCloser, error)
+	// Commit fetches what a commit is; nil is not known.
+	Commit func(ctx context.Context, sha string) (*git.Commit, error)
 }
 
-// Checkout writes the commit. History is one commit: an archive has none.
+// Checkout writes the commit. History is one commit: an archive has no more. It is
+// the very commit, name and all, if the archive holds its tree as it is (a
+// repository's attributes can make GitHub leave files out or change them, and
+// submodules are not in it); otherwise one of its own, and the step's log says so.
 func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
 	if r := req.Ref; r != "" && r != a.SHA && r != a.Branch && r != "refs/heads/"+a.Branch {
 		return "", &action.InputError{Msg: fmt.Sprintf("only the run's own commit %s can be checked out here, not %q", a.SHA, r)}
 	}
-	dir, err := os.MkdirTemp("", "hearth-archive-")
-	if err != nil {
-		return "", fmt.Errorf("checkout: %w", err)
+	if req.Depth != 1 || req.Tags {
+		what := fmt.Sprintf("fetch-depth: %d", req.Depth)
+		if req.Tags {
+			what += ", fetch-tags: true"
+		}
+		req.Say("%s is not served here: the commit comes as an archive, without history, other branches and tags. `git fetch --unshallow --tags` in a step of your own brings them, with the network and a token.", what)
 	}
-	defer os.RemoveAll(dir)
-	body, err := a.Open(ctx, a.SHA)
-	if err != nil {
-		return "", fmt.Errorf("checkout: %w", err)
-	}
-	err = Unpack(body, dir, MaxArchive)
-	body.Close()
-	if err != nil {
-		return "", fmt.Errorf("checkout: archive of %s: %w", a.SHA, err)
-	}
-	d := Dir{Root: dir, Branch: a.Branch, Repository: a.Repository, Server: a.Server}
-	if _, err := d.Checkout(ctx, action.CheckoutRequest{}, w); err != nil {
-		return "", err
-	}
-	// The commit object is made anew and has a name of its own; what the run is
-	// about is the one that was asked for.
-	return a.SHA, nil
+	return importing(func(g git.Dir) (string, error) {
+		own, tree, err := g.Import(ctx, "The tree of "+a.SHA+"\n", func(ctx context.Context, fn func(git.Content) error) error {
+			body, err := a.Open(ctx, a.SHA)
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			if err := each(body, MaxArchive, fn); err != nil {
+				return fmt.Errorf("archive of %s: %w", a.SHA, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return "", fmt.Errorf("checkout: %w", err)
+		}
+		c := git.Checkout{From: g, Ours: true, SHA: a.SHA, Origin: origin(a.Server, a.Repository), Note: req.Note}
+		if c.Shallow, err = a.adopt(ctx, g, tree); err != nil {
+			if ctx.Err() != nil {
+				return "", context.Cause(ctx)
+			}
+			c.SHA = own
+			req.Say("HEAD is %s and not %s: the archive of the commit is not the commit itself (%v). The files are those of the archive.", own, a.SHA, err)
+		}
+		if a.Branch != "" && !git.ObjectID(req.Ref) {
+			c.Ref = "refs/heads/" + a.Branch
+		}
+		return a.SHA, c.Write(ctx, w)
+	})
 }
 
-// Unpack writes a gzipped tar, without its top directory, below dir. Names that
-// lead out of it are an error, whatever way they try.
-func Unpack(r io.Reader, dir string, max int64) error {
+// adopt makes the commit itself over the tree that the archive gave. Its parents
+// are not there if it has any.
+func (a *Archive) adopt(ctx context.Context, g git.Dir, tree string) (parents bool, err error) {
+	if a.Commit == nil {
+		return false, errors.New("what else it holds is not known")
+	}
+	c, err := a.Commit(ctx, a.SHA)
+	if err != nil {
+		return false, err
+	}
+	if c.SHA != a.SHA {
+		return false, fmt.Errorf("GitHub speaks of %.40q", c.SHA)
+	}
+	if c.Tree != tree {
+		return false, errors.New("the files in it are not those of the commit: the repository's attributes change archives, or it has submodules")
+	}
+	object, err := c.Object()
+	if err != nil {
+		return false, err
+	}
+	sha, err := g.Adopt(ctx, object)
+	if err == nil && sha != a.SHA {
+		err = git.ErrNotRebuilt
+	}
+	return len(c.Parents) > 0, err
+}
+
+// each calls fn with the files of a gzipped tar, without its top directory. Names
+// that lead out of it are an error, whatever way they try.
+func each(r io.Reader, max int64, fn func(git.Content) error) error {
 	z, err := gzip.NewReader(r)
 	if err != nil {
 		return fmt.Errorf("not gzip: %w", err)
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	t := tar.NewReader(z)
-	left, files := max, 0
+	left, files, names := max, 0, maxNames
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -83,44 +130,33 @@ func Unpack(r io.Reader, dir string, max int64) error {
 		if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
 			continue
 		}
-		if !filepath.IsLocal(h.Name) || !filepath.IsLocal(name) || name == ".git" || strings.HasPrefix(name, ".git/") {
-			return fmt.Errorf("the name %q is not one of a commit", h.Name)
+		if !filepath.IsLocal(h.Name) || !filepath.IsLocal(name) {
+			return fmt.Errorf("the name %.80q is not one of a commit", h.Name)
 		}
-		if files++; files > 1_000_000 {
-			return errors.New("more than a million files")
+		if files++; files > maxFiles {
+			return fmt.Errorf("more than %d files", maxFiles)
 		}
+		if names -= len(name); names < 0 {
+			return fmt.Errorf("names of more than %d bytes", maxNames)
+		}
+		c := git.Content{File: git.File{Name: name, Mode: git.Regular}, Size: h.Size, Reader: t}
 		switch h.Typeflag {
 		case tar.TypeDir:
-			err = root.MkdirAll(name, 0o755)
+			continue // of files, or of a submodule
 		case tar.TypeReg:
 			if left -= h.Size; left < 0 {
 				return fmt.Errorf("it unpacks to more than %d bytes", max)
 			}
-			if err = root.MkdirAll(path.Dir(name), 0o755); err == nil {
-				err = writeFile(root, name, t, h.Mode)
+			if h.Mode&0o111 != 0 {
+				c.Mode = git.Executable
 			}
 		case tar.TypeSymlink:
-			if err = root.MkdirAll(path.Dir(name), 0o755); err == nil {
-				err = root.Symlink(h.Linkname, name)
-			}
+			c.Mode, c.Link = git.Symlink, h.Linkname
 		default:
-			return fmt.Errorf("%q is of a kind that commits do not hold", h.Name)
+			return fmt.Errorf("%.80q is of a kind that commits do not hold", h.Name)
 		}
-		if err != nil {
+		if err := fn(c); err != nil {
 			return err
 		}
 	}
-}
-
-func writeFile(root *os.Root, name string, r io.Reader, mode int64) error {
-	perm := os.FileMode(0o644)
-	if mode&0o111 != 0 {
-		perm = 0o755
-	}
-	f, err := root.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, perm)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/git"
 )
 
 func run(t *testing.T, dir string, args ...string) string {
@@ -148,13 +149,18 @@ func TestDirectoryInsideAnotherRepository(t *testing.T) {
 	inner := filepath.Join(outer.Root, "examples", "x")
 	write(t, inner+"/main.c", "int main;")
 	write(t, inner+"/main.o", "ignored by the outer .gitignore")
+	write(t, inner+"/own.x", "ignored")
+	write(t, inner+"/.gitignore", "*.x\n")
 	d := &Dir{Root: inner}
 	dir, sha := checkout(t, d, action.CheckoutRequest{})
 	if _, err := os.Stat(dir + "/main.c"); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(dir + "/main.o"); err == nil {
-		t.Error("an ignored file came along")
+	if _, err := os.Stat(dir + "/main.o"); err != nil {
+		t.Error("the .gitignore of a directory above has a say")
+	}
+	if _, err := os.Stat(dir + "/own.x"); err == nil {
+		t.Error("a file that its own .gitignore ignores came along")
 	}
 	if got := run(t, dir, "git", "rev-parse", "HEAD"); got != sha {
 		t.Errorf("%s, said %s", got, sha)
@@ -209,7 +215,31 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// noneBehindLinks fails if an entry of an archive lies behind a link of it.
+func noneBehindLinks(t *testing.T, what string, b io.Reader) {
+	var links, names []string
+	r := tar.NewReader(b)
+	for {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		if names = append(names, h.Name); h.Typeflag == tar.TypeSymlink {
+			links = append(links, h.Name)
+		}
+	}
+	for _, l := range links {
+		for _, n := range names {
+			if strings.HasPrefix(n, l+"/") {
+				t.Errorf("%s: %s is behind a link", what, n)
+			}
+		}
+	}
+}
+
 func TestHostileArchives(t *testing.T) {
+	// In a tree the last one of a name is it: there is nothing to write through.
+	link := map[string]bool{"through a link": true, "over a link": true}
 	for name, h := range map[string][]*tar.Header{
 		"up":               {{Typeflag: tar.TypeReg, Name: "top/../../evil"}},
 		"git directory":    {{Typeflag: tar.TypeReg, Name: "top/.git/config"}},
@@ -219,12 +249,23 @@ func TestHostileArchives(t *testing.T) {
 		"a hard link":      {{Typeflag: tar.TypeLink, Name: "top/h", Linkname: "/etc/passwd"}},
 		"larger than told": {{Typeflag: tar.TypeReg, Name: "top/a"}, {Typeflag: tar.TypeReg, Name: "top/b"}, {Typeflag: tar.TypeReg, Name: "top/c"}},
 	} {
-		if err := Unpack(bytes.NewReader(archive(t, h...)), t.TempDir(), 2); err == nil {
-			t.Errorf("%s: unpacked", name)
+		body := archive(t, h...)
+		read := func(c git.Content) error { _, err := io.Copy(io.Discard, c.Reader); return err }
+		if err := each(bytes.NewReader(body), 2, read); name == "larger than told" && err == nil {
+			t.Errorf("%s: read", name)
+		}
+		a := &Archive{SHA: strings.Repeat("ab", 20), Open: func(context.Context, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }}
+		var b bytes.Buffer
+		_, err := a.Checkout(t.Context(), action.CheckoutRequest{Depth: 1}, &b)
+		if err == nil && !link[name] && name != "larger than told" {
+			t.Errorf("%s: checked out", name)
+		}
+		if err == nil {
+			noneBehindLinks(t, name, &b)
 		}
 	}
-	if Unpack(strings.NewReader("no gzip"), t.TempDir(), 1) == nil {
-		t.Error("no gzip was unpacked")
+	if each(strings.NewReader("no gzip"), 1, nil) == nil {
+		t.Error("no gzip was read")
 	}
 	if _, err := os.Lstat("/tmp/evil"); err == nil {
 		t.Error("something got out")

@@ -1,0 +1,254 @@
+package git
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Checkout is a working tree and its .git directory to be written: the directory is
+// made anew, with just the history that is asked for, and nothing of the settings,
+// hooks, stashes or credentials of where it comes from.
+type Checkout struct {
+	From   Dir    // has the commit
+	SHA    string // the commit
+	Ref    string // full ref that HEAD is on; anything but a branch is detached
+	Depth  int    // commits of history; 0 is all of it, with all branches and tags
+	Tags   bool   // tags, too
+	Origin string // address of the remote "origin"; "" is none
+	// Ours says that From was made for this checkout and holds all that goes into
+	// it: it becomes the .git directory itself. Shallow says then that the commit's
+	// parents are not there.
+	Ours    bool
+	Shallow bool
+	// Files hands out the working tree; nil is the commit's files.
+	Files Source
+	// Note takes sentences for the log of who asked; it may be nil.
+	Note func(string)
+}
+
+// Write writes the checkout as a tar archive.
+func (c Checkout) Write(ctx context.Context, w io.Writer) (err error) {
+	to := c.From
+	if !c.Ours {
+		temp, err := os.MkdirTemp("", tempPrefix)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+		format, err := c.From.Run(ctx, "rev-parse", "--show-object-format")
+		if err != nil {
+			return err
+		}
+		if to, err = Init(temp, format, ""); err != nil {
+			return err
+		}
+		if err := c.fetch(ctx, to); err != nil {
+			return err
+		}
+	}
+	if err := c.finish(ctx, to); err != nil {
+		return err
+	}
+	t := &tarball{w: tar.NewWriter(w), now: time.Now().Truncate(time.Second)}
+	files := c.Files
+	if files == nil {
+		files = func(ctx context.Context, fn func(Content) error) error {
+			list, err := to.Tree(ctx, c.SHA)
+			if err != nil {
+				return err
+			}
+			return to.Read(ctx, list, fn)
+		}
+	}
+	if err := files(ctx, t.add); err != nil {
+		return err
+	}
+	if c.Note != nil && t.pointers > 0 {
+		c.Note(fmt.Sprintf("Git LFS: %s, for instance %.200q, came as pointers: files are taken as they are in the repository. Run `git lfs pull` in a step of your own.", count(t.pointers, "file"), t.pointer))
+	}
+	if err := t.git(ctx, to.path); err != nil {
+		return err
+	}
+	return t.w.Close()
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// fetch brings the history.
+func (c Checkout) fetch(ctx context.Context, to Dir) error {
+	args := []string{"fetch", "--quiet", "--update-shallow", "--no-write-fetch-head", "--no-recurse-submodules"}
+	if c.Depth > 0 {
+		args = append(args, fmt.Sprintf("--depth=%d", c.Depth))
+		if !c.Tags {
+			args = append(args, "--no-tags")
+		}
+	}
+	args = append(args, "--", c.From.path, c.SHA)
+	if c.Depth == 0 {
+		args = append(args, "+refs/heads/*:refs/remotes/origin/*")
+	}
+	if c.Depth == 0 || c.Tags {
+		args = append(args, "+refs/tags/*:refs/tags/*")
+	}
+	_, err := to.Over("file").Run(ctx, args...)
+	return err
+}
+
+// finish makes a git directory that of a working tree: refs, HEAD, index, config.
+func (c Checkout) finish(ctx context.Context, to Dir) error {
+	branch, onBranch := strings.CutPrefix(c.Ref, "refs/heads/")
+	refs := [][]string{{"update-ref", "--no-deref", "HEAD", c.SHA}}
+	switch {
+	case onBranch:
+		refs = [][]string{{"update-ref", c.Ref, c.SHA}, {"symbolic-ref", "HEAD", c.Ref}, {"update-ref", "refs/remotes/origin/" + branch, c.SHA}}
+	case strings.HasPrefix(c.Ref, "refs/tags/"):
+		refs = append(refs, []string{"update-ref", c.Ref, c.SHA})
+	}
+	if c.Shallow {
+		if err := os.WriteFile(filepath.Join(to.path, "shallow"), []byte(c.SHA+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	for _, args := range append(refs, []string{"read-tree", c.SHA}) {
+		if _, err := to.Run(ctx, args...); err != nil {
+			return err
+		}
+	}
+	format, err := to.Run(ctx, "rev-parse", "--show-object-format")
+	if err != nil {
+		return err
+	}
+	config := head(format, false) + "[core]\n\tlogallrefupdates = true\n"
+	if c.Origin != "" {
+		config += fmt.Sprintf("[remote \"origin\"]\n\turl = %s\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n", value(c.Origin))
+		if onBranch {
+			config += fmt.Sprintf("[branch %s]\n\tremote = origin\n\tmerge = %s\n", value(branch), value(c.Ref))
+		}
+	}
+	if err := os.Remove(filepath.Join(to.path, "info", "attributes")); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to.path, "config"), []byte(config), 0o644)
+}
+
+// value is a string in a config file.
+func value(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
+}
+
+// tarball writes files.
+type tarball struct {
+	w        *tar.Writer
+	now      time.Time
+	pointers int
+	pointer  string
+}
+
+// lfs is how a file begins that stands for one in Git LFS.
+const lfs = "version https://git-lfs.github.com/spec/"
+
+func (t *tarball) add(c Content) error {
+	h := &tar.Header{Name: c.Name, ModTime: t.now, Mode: 0o644}
+	switch c.Mode {
+	case Submodule:
+		h.Typeflag, h.Name, h.Mode = tar.TypeDir, c.Name+"/", 0o755
+	case Symlink:
+		h.Typeflag, h.Mode, h.Linkname = tar.TypeSymlink, 0o777, c.Link
+	default:
+		h.Typeflag, h.Size = tar.TypeReg, c.Size
+		if c.Mode == Executable {
+			h.Mode = 0o755
+		}
+	}
+	return t.write(h, c.Reader)
+}
+
+func (t *tarball) write(h *tar.Header, body io.Reader) error {
+	h.Format = tar.FormatPAX
+	if strings.ToValidUTF8(h.Name, "") != h.Name || strings.ToValidUTF8(h.Linkname, "") != h.Linkname {
+		h.Format = tar.FormatGNU // the other one has UTF-8 only
+	}
+	if err := t.w.WriteHeader(h); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
+	}
+	if h.Typeflag != tar.TypeReg {
+		return nil
+	}
+	if h.Size < 1024 {
+		r := bufio.NewReader(body)
+		if b, _ := r.Peek(len(lfs)); bytes.Equal(b, []byte(lfs)) {
+			t.pointers++
+			t.pointer = h.Name
+		}
+		body = r
+	}
+	if _, err := io.CopyN(t.w, body, h.Size); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// git adds a git directory as .git.
+func (t *tarball) git(ctx context.Context, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		name := ".git/" + p
+		if e.IsDir() {
+			if p == "." {
+				name = ".git"
+			}
+			return t.w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: t.now})
+		}
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		f, err := root.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		fi, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		return t.write(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: fi.Size(), ModTime: t.now}, f)
+	})
+}
+
+// Tar writes the files of a commit as a tar archive, without a .git.
+func (d Dir) Tar(ctx context.Context, treeish string, w io.Writer) error {
+	t := &tarball{w: tar.NewWriter(w), now: time.Now().Truncate(time.Second)}
+	files, err := d.Tree(ctx, treeish)
+	if err != nil {
+		return err
+	}
+	if err := d.Read(ctx, files, t.add); err != nil {
+		return err
+	}
+	return t.w.Close()
+}
