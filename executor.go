@@ -26,7 +26,8 @@ type Executor struct {
 	// Host remembers: it records runs, predicts them, learns from them, and keeps
 	// their caches. nil remembers nothing.
 	Host *Host
-	// Output, if set, gets what the steps print, secrets masked, as it comes.
+	// Output, if set, gets what the steps print as it comes: without control
+	// characters and escape sequences, secrets masked.
 	Output io.Writer
 	// OnStep, if set, hears of each step's end.
 	OnStep func(StepResult)

@@ -113,7 +113,7 @@ type StepResult struct {
 	// ContinueOnError a Failure becomes a Success.
 	Outcome, Conclusion Conclusion
 	ExitCode            int
-	Output              string // standard output and error, the last 64 KiB, secrets masked
+	Output              string // standard output and error as people see them, the last 64 KiB, secrets masked
 	Truncated           bool   // Output is not all
 	Duration            time.Duration
 	RolledBack          bool // the machine was put back to how it was before

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/text"
 )
 
 // Board is what the records of one run add up to.
@@ -237,69 +238,8 @@ func Short(d time.Duration) string {
 	return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
 }
 
-// Clean makes text out of a machine safe to show: valid UTF-8, no control
-// characters but tabs (escape sequences lose their ESC and what follows it).
-func Clean(s string) string {
-	dirty := false
-	for i := range len(s) {
-		if s[i] < 0x20 && s[i] != '\t' || s[i] >= 0x7f {
-			dirty = true
-			break
-		}
-	}
-	if !dirty {
-		return s
-	}
-	var out strings.Builder
-	for i := 0; i < len(s); {
-		if s[i] == 0x1b {
-			i = skipEscape(s, i)
-			continue
-		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		i += n
-		switch {
-		case r == utf8.RuneError && n <= 1:
-			out.WriteRune(utf8.RuneError)
-		case r < 0x20 && r != '\t', r >= 0x7f && r < 0xa0:
-		case r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069: // text direction overrides: would reorder what is read
-		default:
-			out.WriteRune(r)
-		}
-	}
-	return out.String()
-}
-
-// skipEscape returns the index behind the escape sequence that begins at i.
-func skipEscape(s string, i int) int {
-	i++
-	if i >= len(s) {
-		return i
-	}
-	switch s[i] {
-	case '[': // CSI: parameters, then a final byte
-		for i++; i < len(s); i++ {
-			if s[i] >= 0x40 && s[i] <= 0x7e {
-				return i + 1
-			}
-			if s[i] < 0x20 {
-				return i
-			}
-		}
-	case ']', 'P', 'X', '^', '_': // OSC and friends: to BEL or ST
-		for i++; i < len(s); i++ {
-			if s[i] == 0x07 {
-				return i + 1
-			}
-			if s[i] == 0x1b && i+1 < len(s) && s[i+1] == '\\' {
-				return i + 2
-			}
-		}
-	default:
-		return i + 1
-	}
-	return i
-}
+// Clean makes text out of a machine safe to show in one line: see [text.Clean].
+func Clean(s string) string { return text.Clean(s) }
 
 // Cut shortens s to at most n runes.
 func Cut(s string, n int) string {

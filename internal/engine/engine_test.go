@@ -545,7 +545,7 @@ func TestOutputAsItComes(t *testing.T) {
       - run: touch "$(printf 'a name\nwith a line end')"; ls
 `)
 	b.run()
-	b.wantOutput("bad \ufffd bytes\nno newline at the end\n" + "a\nb\n\n c\n" + "at  1%\nat 100%, done\nnext\n" + "a name\nwith a line end\n")
+	b.wantOutput("bad \ufffd\ufffd bytes\nno newline at the end\n" + "a\nb\n\n c\n" + "at  1%\nat 100%, done\nnext\n" + "a name\nwith a line end\n")
 }
 
 func TestHugeLine(t *testing.T) {

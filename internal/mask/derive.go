@@ -1,7 +1,9 @@
 package mask
 
 import (
+	"encoding/base32"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"html"
@@ -9,7 +11,13 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/hearth-ci/hearth/internal/text"
 )
+
+// manyForms is up to where a secret is also looked for in what is rarely made of
+// a long one.
+const manyForms = 4 << 10
 
 // minPart is the shortest encoded part of a secret that is masked.
 const minPart = 4
@@ -41,6 +49,21 @@ func (d *deriver) add(p string) {
 	}
 	d.seen[p] = true
 	d.out = append(d.out, p)
+	d.add(seen(p))
+}
+
+// seen is what of p a Writer looks for in what is seen.
+func seen(p string) string {
+	var scan text.Scanner
+	var out []byte
+	for b := []byte(p); len(b) > 0; {
+		n, class := scan.Next(b, true)
+		if class == text.Shown || class == text.Invalid {
+			out = append(out, b[:n]...)
+		}
+		b = b[n:]
+	}
+	return string(out)
 }
 
 // part adds an encoding that covers only part of the secret.
@@ -66,7 +89,11 @@ func (d *deriver) forms(s string) {
 		return
 	}
 	d.add(s)
+	d.part(strings.ToLower(s))
+	d.part(strings.ToUpper(s))
+	d.hex(s)
 	d.base64(s)
+	d.base32(s)
 	d.uri(s)
 	d.json(s)
 	d.markup(s)
@@ -77,46 +104,120 @@ func (d *deriver) forms(s string) {
 	d.add(strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C").Replace(s))
 }
 
-// base64 adds the characters that are wholly determined by s when s stands at
-// offset 0, 1 or 2 (modulo 3) of what is encoded, and the encoding of s alone.
-func (d *deriver) base64(s string) {
-	for off := range 3 {
-		padded := make([]byte, off+len(s))
-		copy(padded[off:], s)
-		// Character i holds bits 6i to 6i+5; s has bits 8·off to 8·(off+len).
-		from := (8*off + 5) / 6
-		to := 8 * len(padded) / 6
-		if to <= from {
+// hex adds what xxd, od, hexdump, openssl, printf and C make of s.
+func (d *deriver) hex(s string) {
+	lower := hex.EncodeToString([]byte(s))
+	for _, h := range []string{lower, strings.ToUpper(lower)} {
+		d.part(h)
+		d.part(apart(h, 2, "", " "))
+		d.part(apart(h, 2, "", ":"))
+		d.wrapped(h, 60) // xxd -p
+		if len(s) > manyForms {
 			continue
 		}
-		d.part(base64.RawStdEncoding.EncodeToString(padded)[from:to])
-		d.part(base64.RawURLEncoding.EncodeToString(padded)[from:to])
+		d.part(apart(h, 4, "", " "))
+		d.part(apart(h, 2, `\x`, ""))
+		d.part(apart(h, 2, "%", ""))
+		d.part(apart(h, 2, "0x", ", "))
+	}
+}
+
+// apart puts s in pieces of size, each with something before it and something
+// between them.
+func apart(s string, size int, before, between string) string {
+	var b strings.Builder
+	b.Grow(len(s) + (len(s)/size+1)*(len(before)+len(between)))
+	for i := 0; i < len(s); i += size {
+		if i > 0 {
+			b.WriteString(between)
+		}
+		b.WriteString(before)
+		b.WriteString(s[i:min(i+size, len(s))])
+	}
+	return b.String()
+}
+
+// wrapped adds the lines of an encoding, which a pattern cannot cross.
+func (d *deriver) wrapped(s string, width int) {
+	for rest := s; len(s) > width && rest != ""; {
+		n := min(width, len(rest))
+		d.part(strings.TrimRight(rest[:n], "="))
+		rest = rest[n:]
+	}
+}
+
+// determined returns the characters that are wholly determined by s when s stands
+// at an offset of what is encoded with so many bits a character.
+func determined(encode func([]byte) string, bits int, s string, offset int) string {
+	padded := make([]byte, offset+len(s))
+	copy(padded[offset:], s)
+	// Character i holds bits·i to bits·i+bits-1; s has bits 8·offset to 8·(offset+len).
+	from := (8*offset + bits - 1) / bits
+	to := 8 * len(padded) / bits
+	if to <= from {
+		return ""
+	}
+	return encode(padded)[from:to]
+}
+
+// minTwice is the shortest part of something that was encoded twice that is masked.
+const minTwice = 6
+
+func (d *deriver) base64(s string) {
+	std, safe := base64.RawStdEncoding.EncodeToString, base64.RawURLEncoding.EncodeToString
+	var wide []byte
+	for _, u := range utf16.Encode([]rune(s)) {
+		wide = append(wide, byte(u), byte(u>>8))
 	}
 	whole := base64.StdEncoding.EncodeToString([]byte(s))
+	twice := []string{whole}
+	for offset := range 3 {
+		for _, encode := range []func([]byte) string{std, safe} {
+			once := determined(encode, 6, s, offset)
+			d.part(once)
+			if len(s) <= manyForms {
+				twice = append(twice, once)
+			}
+		}
+		d.part(determined(std, 6, string(wide), offset)) // PowerShell's -EncodedCommand
+	}
+	for _, once := range twice {
+		for offset := range 3 {
+			if t := determined(std, 6, once, offset); len(once) >= minPart && len(t) >= minTwice {
+				d.add(t)
+			}
+		}
+	}
 	d.part(whole)
 	d.part(base64.URLEncoding.EncodeToString([]byte(s)))
-	// base64(1) and PEM break lines, which a pattern cannot cross.
-	for _, width := range []int{64, 76} {
-		for rest := whole; len(whole) > width && rest != ""; {
-			n := min(width, len(rest))
-			d.part(strings.TrimRight(rest[:n], "="))
-			rest = rest[n:]
-		}
+	for _, width := range []int{64, 76} { // PEM, base64(1)
+		d.wrapped(whole, width)
+	}
+}
+
+func (d *deriver) base32(s string) {
+	if len(s) > manyForms {
+		return
+	}
+	for offset := range 5 {
+		p := determined(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString, 5, s, offset)
+		d.part(p)
+		d.part(strings.ToLower(p)) // in the names of hosts
 	}
 }
 
 func (d *deriver) uri(s string) {
-	const unreserved = "-._~"
+	const unreserved, upper = "-._~", "0123456789ABCDEF"
 	for _, v := range []struct {
-		keep string
-		hex  string
+		keep   string
+		digits string
 	}{
-		{unreserved, "%%%02X"},                      // RFC 3986; .NET EscapeDataString
-		{unreserved, "%%%02x"},                      // the same by less careful programs
-		{unreserved + "!*'()", "%%%02X"},            // encodeURIComponent
-		{unreserved + "!*'();/?:@&=+$,#", "%%%02X"}, // encodeURI
-		{unreserved + "/", "%%%02X"},                // Python's quote
-		{unreserved + "$&+,/:;=@", "%%%02X"},        // a path in Go, and curl
+		{unreserved, upper},                      // RFC 3986; .NET EscapeDataString
+		{unreserved, "0123456789abcdef"},         // the same by less careful programs
+		{unreserved + "!*'()", upper},            // encodeURIComponent
+		{unreserved + "!*'();/?:@&=+$,#", upper}, // encodeURI
+		{unreserved + "/", upper},                // Python's quote
+		{unreserved + "$&+,/:;=@", upper},        // a path in Go, and curl
 	} {
 		var b strings.Builder
 		for i := range len(s) {
@@ -124,7 +225,9 @@ func (d *deriver) uri(s string) {
 			if isAlnum(c) || strings.IndexByte(v.keep, c) >= 0 {
 				b.WriteByte(c)
 			} else {
-				fmt.Fprintf(&b, v.hex, c)
+				b.WriteByte('%')
+				b.WriteByte(v.digits[c>>4])
+				b.WriteByte(v.digits[c&15])
 			}
 		}
 		d.add(b.String())
