@@ -6,7 +6,7 @@ GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps demo test test-all test-firecracker firecracker check bench fuzz clean
+.PHONY: help build deps demo test test-all test-firecracker firecracker check bench fuzz mutate clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,10 @@ bench: build ## The figures, as tables
 FUZZTIME ?= 30s
 fuzz: ## Every fuzzer for FUZZTIME (default 30s)
 	@scripts/fuzz $(FUZZTIME)
+
+MUTATE ?= 40
+mutate: ## What the tests of the deciding packages would miss, MUTATE=40 changes each (an hour)
+	$(GO) run ./scripts/mutate -n $(MUTATE) ./internal/plan ./internal/engine ./internal/worker ./internal/queue ./internal/store ./internal/dispatch ./internal/mask ./internal/network
 
 clean: ## Remove what was built here (images stay: hearth image rm --all)
 	rm -rf bin

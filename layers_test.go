@@ -76,6 +76,8 @@ var layers = map[string]layer{
 	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "ledger", "mask", "network", "pool", "store", "vm", "vm/firecracker", "vm/qemu"}},
 	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
 
+	"scripts/mutate": {},
+
 	// The agent is PID 1 of every machine: small, and the protocol's other end.
 	"cmd/hearth-guest": {ours: []string{"guest", "guest/boot"}},
 }
