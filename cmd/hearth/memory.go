@@ -40,13 +40,53 @@ func (a *app) learner(ctx context.Context, fn func(*learn.Learner) error) error 
 	return fn(l)
 }
 
+// scope is whose memory is asked: that of a repository, or of all.
+type scope struct {
+	repository string
+	all        bool
+}
+
+func (s *scope) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&s.repository, "repository", "", "ask about this owner/name (default: the repository of the current directory)")
+	f.BoolVar(&s.all, "all", false, "ask about all repositories that are on record")
+}
+
+// name is the repository that is asked about; "" for all.
+func (s *scope) name(ctx context.Context) (string, error) {
+	switch {
+	case s.all && s.repository != "":
+		return "", usage("--all and --repository exclude each other")
+	case s.all, s.repository != "":
+		return s.repository, nil
+	}
+	p, err := findProject(ctx, ".")
+	if err != nil {
+		return "", err
+	}
+	return p.repository, nil
+}
+
+// where names the scope in a sentence.
+func where(repository string) string {
+	if repository == "" {
+		return "on record"
+	}
+	return "in " + board.Clean(repository)
+}
+
 func (a *app) learnReportCommand() *cobra.Command {
 	var asJSON bool
+	var of scope
 	c := &cobra.Command{
 		Use: "report", Short: "Compare what was predicted here with what happened", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			repository, err := of.name(c.Context())
+			if err != nil {
+				return err
+			}
 			return a.learner(c.Context(), func(l *learn.Learner) error {
-				r, err := l.Report(c.Context())
+				r, err := l.Report(c.Context(), repository)
 				if err != nil {
 					return err
 				}
@@ -54,7 +94,7 @@ func (a *app) learnReportCommand() *cobra.Command {
 					return json.NewEncoder(a.out).Encode(r)
 				}
 				if r.Steps.N == 0 {
-					_, err := fmt.Fprintln(a.out, "nothing to compare yet: no prediction has met its outcome")
+					_, err := fmt.Fprintf(a.out, "nothing to compare %s yet: no prediction has met its outcome%s\n", where(repository), otherwise(repository))
 					return err
 				}
 				w := a.scores("predictions of")
@@ -69,7 +109,16 @@ func (a *app) learnReportCommand() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	of.flags(c)
 	return c
+}
+
+// otherwise is the hint that there may be more to ask.
+func otherwise(repository string) string {
+	if repository == "" {
+		return ""
+	}
+	return " (--repository asks about another, --all about all)"
 }
 
 func (a *app) learnEvalCommand() *cobra.Command {
@@ -155,12 +204,17 @@ func (a *app) durations(d *learn.DurationScores) error {
 
 func (a *app) graphCommand() *cobra.Command {
 	c := &cobra.Command{Use: "graph", Short: "Ask the knowledge graph: related commands, what comes next"}
-	sub := func(use, short string, ask func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error), args cobra.PositionalArgs) *cobra.Command {
+	sub := func(use, short string, ask func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error), args cobra.PositionalArgs) *cobra.Command {
 		var asJSON bool
 		var n int
+		var of scope
 		s := &cobra.Command{Use: use, Short: short, Args: args, RunE: func(c *cobra.Command, args []string) error {
+			repository, err := of.name(c.Context())
+			if err != nil {
+				return err
+			}
 			return a.learner(c.Context(), func(l *learn.Learner) error {
-				found, err := ask(c.Context(), l, args, n)
+				found, err := ask(c.Context(), l, repository, args, n)
 				if err != nil {
 					return err
 				}
@@ -171,7 +225,8 @@ func (a *app) graphCommand() *cobra.Command {
 					return json.NewEncoder(a.out).Encode(found)
 				}
 				if len(found) == 0 {
-					_, err := fmt.Fprintf(a.err, "nothing is known about %q yet: a command has to have met others at least three times\n", strings.Join(args, " "))
+					_, err := fmt.Fprintf(a.err, "nothing is known about %q %s yet: a command has to have met others at least three times%s\n",
+						strings.Join(args, " "), where(repository), otherwise(repository))
 					return err
 				}
 				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
@@ -184,17 +239,18 @@ func (a *app) graphCommand() *cobra.Command {
 		}}
 		s.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 		s.Flags().IntVarP(&n, "limit", "n", 10, "how many")
+		of.flags(s)
 		return s
 	}
 	c.AddCommand(
-		sub(`related "COMMAND"`, "Commands that run together with this one more often than chance has it", func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error) {
-			return l.Related(ctx, strings.Join(args, " "), n)
+		sub(`related "COMMAND"`, "Commands that run together with this one more often than chance has it", func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
+			return l.Related(ctx, repository, strings.Join(args, " "), n)
 		}, cobra.MinimumNArgs(1)),
-		sub(`next "COMMAND"…`, "What usually comes after these commands", func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error) {
-			return l.Next(ctx, n, args...)
+		sub(`next "COMMAND"…`, "What usually comes after these commands", func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
+			return l.Next(ctx, repository, n, args...)
 		}, cobra.MinimumNArgs(1)),
-		sub(`similar SIGNATURE`, "Failures that are like this one", func(ctx context.Context, l *learn.Learner, args []string, n int) ([]graph.Match, error) {
-			return l.Similar(ctx, args[0], n)
+		sub(`similar SIGNATURE`, "Failures that are like this one", func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
+			return l.Similar(ctx, repository, args[0], n)
 		}, cobra.ExactArgs(1)),
 	)
 	return c

@@ -132,7 +132,9 @@ type Edge struct {
 // few taken at random, makes room.
 type Limits struct {
 	Nodes int // 0: 100,000
+	Edges int // 0: ten times as many as nodes
 	Out   int // edges out of one node, of all kinds; 0: 128
+	Text  int // bytes of a node's text; 0: 2,000
 }
 
 // Graph is the knowledge graph.
@@ -160,8 +162,14 @@ func New(l Limits) *Graph {
 	if l.Nodes <= 0 {
 		l.Nodes = 100_000
 	}
+	if l.Edges <= 0 {
+		l.Edges = 10 * l.Nodes
+	}
 	if l.Out <= 0 {
 		l.Out = 128
+	}
+	if l.Text <= 0 {
+		l.Text = 2000
 	}
 	return &Graph{limits: l, nodes: map[string]*Node{}, edges: map[edgeKey]*Edge{}}
 }
@@ -184,7 +192,7 @@ func (g *Graph) node(id string, now int64) *Node {
 	n := g.nodes[id]
 	if n == nil {
 		if len(g.nodes) >= g.limits.Nodes {
-			g.evict()
+			g.Evict()
 		}
 		n = &Node{ID: id}
 		n.Last = now
@@ -203,6 +211,9 @@ func (g *Graph) Touch(id, text string, failed bool, now int64) *Node {
 	n.add(failed, now)
 	if text != "" {
 		n.Text = text
+		if len(text) > g.limits.Text {
+			n.Text = strings.ToValidUTF8(text[:g.limits.Text], "") + "…"
+		}
 	}
 	return n
 }
@@ -219,6 +230,9 @@ func (g *Graph) Link(src string, rel Rel, dst string, failed bool, now int64) *E
 		}
 		if len(s.out) >= g.limits.Out {
 			g.cut(slices.MinFunc(s.out, func(a, b *Edge) int { return cmp.Compare(a.At(now).Count(), b.At(now).Count()) }))
+		}
+		if len(g.edges) >= g.limits.Edges {
+			g.cutWeakest(now)
 		}
 		e = &Edge{Src: src, Rel: rel, Dst: dst, src: s, dst: d}
 		s.out = append(s.out, e)
@@ -243,8 +257,26 @@ func (g *Graph) cut(e *Edge) {
 	}
 }
 
-// evict drops the oldest of eight nodes taken at random.
-func (g *Graph) evict() {
+// cutWeakest cuts the edge that counted least, of eight taken at random.
+func (g *Graph) cutWeakest(now int64) {
+	var victim *Edge
+	n := 0
+	for _, e := range g.edges {
+		if victim == nil || e.At(now).Count() < victim.At(now).Count() {
+			victim = e
+		}
+		if n++; n == 8 {
+			break
+		}
+	}
+	g.cut(victim)
+}
+
+// Evict drops the oldest of eight nodes taken at random, if there is one.
+func (g *Graph) Evict() {
+	if len(g.nodes) == 0 {
+		return
+	}
 	var victim *Node
 	n := 0
 	for _, v := range g.nodes {
@@ -542,6 +574,29 @@ func (g *Graph) Changes() Changes {
 	}
 	g.resetChanges()
 	return c
+}
+
+// Merge adds what another graph counts to this one, as it stands at a moment.
+func (g *Graph) Merge(o *Graph, now int64) {
+	add := func(c *Counter, v Counter) {
+		v = v.At(now)
+		*c = c.At(now)
+		c.OK += v.OK
+		c.Failed += v.Failed
+	}
+	for id, v := range o.nodes {
+		n := g.node(id, now)
+		n.Text = v.Text
+		add(&n.Counter, v.Counter)
+	}
+	for k, v := range o.edges {
+		e := g.edges[k]
+		if e == nil {
+			e = g.Link(k.src, k.rel, k.dst, false, now)
+			e.Counter = Counter{Last: now}
+		}
+		add(&e.Counter, v.Counter)
+	}
 }
 
 // Load puts a stored node or edge in place, as it was stored.

@@ -10,10 +10,11 @@ const windowSize = 30
 
 // window is the ring of a key's last durations, in seconds.
 type window struct {
-	v    [windowSize]float32
-	n    int32 // filled
-	at   int32 // next
-	last float64
+	v     [windowSize]float32
+	n     int32 // filled
+	at    int32 // next
+	last  float64
+	owner uint64
 }
 
 func (w *window) add(d float64) {
@@ -57,6 +58,7 @@ type Durations struct {
 	factor float64
 	clock  float64
 	dirty  dirtySet2
+	share  share
 }
 
 type dirtySet2 struct {
@@ -69,7 +71,7 @@ func NewDurations(limit int) *Durations {
 	if limit <= 0 {
 		limit = 100_000
 	}
-	return &Durations{m: map[uint64]*window{}, limit: limit, factor: 1}
+	return &Durations{m: map[uint64]*window{}, limit: limit, factor: 1, share: share{}}
 }
 
 // Predict foretells the duration of what is about to start.
@@ -82,7 +84,7 @@ func (d *Durations) predict(k keySet) DurationEstimate {
 	var buf [windowSize]float32
 	for _, key := range [2]uint64{k.level[levelStep], k.level[levelJob]} {
 		w := d.m[key]
-		if w == nil || w.n == 0 {
+		if w == nil || w.n == 0 || w.owner != 0 && w.owner != k.owner {
 			continue
 		}
 		s := w.sorted(&buf)
@@ -130,13 +132,23 @@ func (d *Durations) Add(x *Execution, took float64) {
 		w := d.m[key]
 		if w == nil {
 			if len(d.m) >= d.limit {
-				out := evict(d.m, func(w *window) float64 { return w.last })
+				out := makeRoom(d.m, d.share, func(_ uint64, w *window) (uint64, float64) { return w.owner, w.last })
+				d.share.drop(d.m[out].owner)
+				delete(d.m, out)
 				if d.dirty.on {
 					d.dirty.keys[out] = struct{}{}
 				}
 			}
-			w = &window{}
-			d.m[key] = w
+			w = &window{owner: k.owner}
+			d.put(key, w)
+		}
+		if w.owner != k.owner {
+			if w.owner != 0 {
+				continue // another repository's, by a collision
+			}
+			d.share.drop(0)
+			w.owner = k.owner
+			d.share.add(w.owner)
 		}
 		w.add(took)
 		w.last = d.clock
@@ -144,6 +156,14 @@ func (d *Durations) Add(x *Execution, took float64) {
 			d.dirty.keys[key] = struct{}{}
 		}
 	}
+}
+
+func (d *Durations) put(key uint64, w *window) {
+	if old := d.m[key]; old != nil {
+		d.share.drop(old.owner)
+	}
+	d.m[key] = w
+	d.share.add(w.owner)
 }
 
 type durationTally struct {

@@ -1,6 +1,7 @@
 package learn
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -54,9 +55,8 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 		f.Lines = lines
 	}
 	x := f.execution()
-	key := keysOf(&x).level[levelStep]
 	l.mu.Lock()
-	refs := slices.Clone(l.greens[key])
+	refs := slices.Clone(l.greens[greenKey(&x)])
 	l.mu.Unlock()
 	greens := Greens{}
 	for _, r := range refs {
@@ -74,7 +74,13 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	now := l.opt.Now()
 	where := place(&x)
 
-	recent, err := l.store.Signatures(ctx, 200)
+	salt := kind + string(sig.Class)
+	if len(sig.Block) == 0 {
+		// Nothing was printed that tells: what is left is what ran and how it ended.
+		sig.Text = fmt.Sprintf("(exit code %d, and the output says nothing about the failure)", f.ExitCode)
+		salt = fmt.Sprintf("%s exit %d of %s", salt, f.ExitCode, cmp.Or(x.Step, where))
+	}
+	recent, err := l.store.Signatures(ctx, f.Repository, 200)
 	if err != nil {
 		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 	}
@@ -82,19 +88,20 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	l.mu.Lock()
 	err = l.learn(ctx, func(tx *store.Learning) (int64, error) {
 		// The tree may know a looser template for this line.
-		sig.ID, sig.Text = l.templates.Match(sig.Text, kind+string(sig.Class))
+		sig.ID, sig.Text = l.templates.Match(f.Repository, sig.Text, salt)
 		flaky = l.flakes.Predict(sig.Class, tokens)
-		l.flakes.Add(sig.ID, tokens)
+		l.flakes.Add(f.Repository, sig.ID, tokens)
 		ms := now.UnixMilli()
 		node := graph.ID(graph.Signature, sig.ID)
-		l.graph.Touch(node, sig.Text, true, ms)
-		l.graph.Link(graph.ID(graph.Step, where), graph.FailedWith, node, true, ms)
+		g := l.graphs.of(f.Repository)
+		g.Touch(node, sig.Text, true, ms)
+		g.Link(graph.ID(graph.Step, where), graph.FailedWith, node, true, ms)
 		for _, other := range recent {
-			if other.ID != sig.ID && ParseSketch(other.Sketch).Like(sig.Sketch) >= sameAs {
-				l.graph.Link(node, graph.SameAs, graph.ID(graph.Signature, other.ID), true, ms)
+			if other.ID != sig.ID && len(sig.Block) > 0 && ParseSketch(other.Sketch).Like(sig.Sketch) >= sameAs {
+				g.Link(node, graph.SameAs, graph.ID(graph.Signature, other.ID), true, ms)
 			}
 		}
-		l.graph.Link(graph.ID(graph.Commit, f.Commit), graph.FailedWith, node, true, ms)
+		g.Link(graph.ID(graph.Commit, f.Commit), graph.FailedWith, node, true, ms)
 		return tx.Cursor, nil
 	})
 	l.mu.Unlock()
@@ -107,7 +114,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	if err != nil {
 		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 	}
-	known, err := l.store.Signature(ctx, sig.ID)
+	known, err := l.store.Signature(ctx, f.Repository, sig.ID)
 	if err != nil {
 		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 	}
@@ -197,7 +204,7 @@ type Evidence struct {
 // lesson draws or renews a lesson for a failure and returns its text; "" if the
 // evidence does not bear one.
 func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store.Signature, now time.Time) (string, error) {
-	hits, err := l.store.Hits(ctx, sig.ID, 200)
+	hits, err := l.store.Hits(ctx, f.Repository, sig.ID, 200)
 	if err != nil {
 		return "", fmt.Errorf("learn: lesson: %w", err)
 	}
@@ -216,8 +223,8 @@ func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store
 	ev.Commits, ev.Branches = len(commits), len(branches)
 	x := f.execution()
 	l.mu.Lock()
-	if c := l.model.counters[keysOf(&x).level[levelStep]]; c != nil {
-		ev.Executions = c.seen
+	if keys := keysOf(&x); l.model.at(&keys, levelStep) != nil {
+		ev.Executions = l.model.at(&keys, levelStep).seen
 	}
 	l.mu.Unlock()
 	ev.Executions = max(ev.Executions, int64(ev.Failures))
@@ -245,7 +252,7 @@ func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store
 		Created: now, Last: now, Expires: now.Add(lessonLife)}); err != nil {
 		return "", fmt.Errorf("learn: %w", err)
 	}
-	if err := l.store.LessonShown(ctx, where, sig.ID); err != nil {
+	if err := l.store.LessonShown(ctx, f.Repository, where, sig.ID); err != nil {
 		return "", fmt.Errorf("learn: %w", err)
 	}
 	return text, nil
@@ -274,7 +281,7 @@ func (l *Learner) Retry(ctx context.Context, f Failure, e ci.Explanation) Decisi
 		return Decision{Reason: "learning is off"}
 	}
 	attempt := max(f.Attempt, 1)
-	sig, err := l.store.Signature(ctx, e.Signature)
+	sig, err := l.store.Signature(ctx, f.Repository, e.Signature)
 	if err != nil {
 		l.log.Error("retry decision", "err", err)
 		return Decision{Reason: "no retry: what is known of the failure could not be read"}

@@ -9,13 +9,16 @@ import (
 // Flakes tells flaky failures from real ones by their nearest neighbours: the
 // masked words at the end of the output, weighed by how rare they are. Labels
 // come from what happened after: another attempt at the same commit that passed,
-// or a commit that mended it. It is not safe for concurrent use.
+// or a commit that mended it. Examples of all repositories are neighbours: hashed
+// words and counts, from which nothing can be read back. It is not safe for
+// concurrent use.
 type Flakes struct {
-	examples map[string]*flakeExample // by signature
+	examples map[string]*flakeExample // by repository and signature: recordKey
 	df       map[uint32]int           // in how many examples a word occurs
 	limit    int
 	clock    int64
 	dirty    map[string]struct{}
+	share    share
 }
 
 type flakeExample struct {
@@ -29,7 +32,7 @@ func NewFlakes(limit int) *Flakes {
 	if limit <= 0 {
 		limit = 1000
 	}
-	return &Flakes{examples: map[string]*flakeExample{}, df: map[uint32]int{}, limit: limit, dirty: map[string]struct{}{}}
+	return &Flakes{examples: map[string]*flakeExample{}, df: map[uint32]int{}, limit: limit, dirty: map[string]struct{}{}, share: share{}}
 }
 
 const flakeTail = 40 // lines
@@ -124,9 +127,10 @@ func (f *Flakes) Predict(class Class, words []uint32) float64 {
 	return num / den
 }
 
-// Add remembers what a signature looks like, unlabelled until Label.
-func (f *Flakes) Add(id string, words []uint32) {
+// Add remembers what a repository's signature looks like, unlabelled until Label.
+func (f *Flakes) Add(repo, signature string, words []uint32) {
 	f.clock++
+	id := recordKey(repo, signature)
 	if len(words) > 600 {
 		words = words[:600]
 	}
@@ -136,13 +140,21 @@ func (f *Flakes) Add(id string, words []uint32) {
 			f.evict()
 		}
 		e = &flakeExample{}
-		f.examples[id] = e
+		f.put(id, e)
 	}
 	f.count(e.Words, -1)
 	e.Words = slices.Clone(words)
 	f.count(e.Words, 1)
 	e.Last = f.clock
 	f.dirty[id] = struct{}{}
+}
+
+func (f *Flakes) put(key string, e *flakeExample) {
+	if f.examples[key] == nil {
+		repo, _ := ofRecordKey(key)
+		f.share.add(ownerOf(repo))
+	}
+	f.examples[key] = e
 }
 
 func (f *Flakes) count(words []uint32, by int) {
@@ -153,8 +165,9 @@ func (f *Flakes) count(words []uint32, by int) {
 	}
 }
 
-// Label says how a failure of a signature turned out.
-func (f *Flakes) Label(id string, flaky bool) {
+// Label says how a failure of a repository's signature turned out.
+func (f *Flakes) Label(repo, signature string, flaky bool) {
+	id := recordKey(repo, signature)
 	e := f.examples[id]
 	if e == nil {
 		return
@@ -168,17 +181,10 @@ func (f *Flakes) Label(id string, flaky bool) {
 }
 
 func (f *Flakes) evict() {
-	var victim string
-	n := 0
-	for id, e := range f.examples {
-		if victim == "" || e.Last < f.examples[victim].Last {
-			victim = id
-		}
-		if n++; n == 8 {
-			break
-		}
-	}
+	owner := func(key string) uint64 { repo, _ := ofRecordKey(key); return ownerOf(repo) }
+	victim := makeRoom(f.examples, f.share, func(key string, e *flakeExample) (uint64, float64) { return owner(key), float64(e.Last) })
 	f.count(f.examples[victim].Words, -1)
 	delete(f.examples, victim)
+	f.share.drop(owner(victim))
 	f.dirty[victim] = struct{}{}
 }

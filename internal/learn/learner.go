@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -60,11 +61,12 @@ type Learner struct {
 type knowledge struct {
 	model     *Model
 	durations *Durations
-	graph     *graph.Graph
+	graphs    graphs
 	templates *Templates
 	flakes    *Flakes
-	greens    map[uint64][]logRef // last green runs of a step, for the log diff
-	greensNew map[uint64]struct{}
+	greens    map[string][]logRef // by greenKey: last green runs of a step, for the log diff
+	greensNew map[string]struct{}
+	greensOf  share
 }
 
 // target is what a prediction is about: a run, a job of it, or a step of that.
@@ -144,11 +146,10 @@ func (l *Learner) Mode() Mode {
 func (l *Learner) off() bool { return l == nil || l.opt.Mode == Off }
 
 func (l *Learner) reset() {
-	l.knowledge = knowledge{model: NewModel(0), durations: NewDurations(0), graph: graph.New(graph.Limits{}), templates: NewTemplates(0), flakes: NewFlakes(0),
-		greens: map[uint64][]logRef{}, greensNew: map[uint64]struct{}{}}
+	l.knowledge = knowledge{model: NewModel(0), durations: NewDurations(0), graphs: graphs{}, templates: NewTemplates(0), flakes: NewFlakes(0),
+		greens: map[string][]logRef{}, greensNew: map[string]struct{}{}, greensOf: share{}}
 	l.model.track()
 	l.durations.track()
-	l.graph.Track()
 	l.version, l.loaded = 0, false
 	l.open = map[target]*Estimate{}
 	l.runs = map[string]*runState{}
@@ -271,7 +272,7 @@ func (l *Learner) Before(ctx context.Context, info RunInfo) (Forecast, error) {
 		if _, again := l.open[t]; !again {
 			l.open[t] = e
 		}
-		stored = append(stored, store.Prediction{Run: t.run, JobKey: t.job, Step: t.step, Identity: place(&x), Made: now, Prediction: p})
+		stored = append(stored, store.Prediction{Repository: info.Repository, Run: t.run, JobKey: t.job, Step: t.step, Identity: place(&x), Made: now, Prediction: p})
 		return p
 	}
 	f.Run = predict(target{run: info.ID}, execution(&run, unitRun, "", "", now))
@@ -479,8 +480,8 @@ func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 		x := execution(&s.run, unitRun, "", "", rec.Time)
 		_, err := l.outcome(tx, target{run: rec.Run}, x, rec, rec.Conclusion, s.started)
 		if err == nil {
-			l.touch(graph.ID(graph.Workflow, x.Repo+" "+x.Workflow), rec.Conclusion, rec)
-			l.touch(graph.ID(graph.Repo, x.Repo), rec.Conclusion, rec)
+			l.touch(x.Repo, nodeID(graph.Workflow, x.Repo, x.Workflow), rec.Conclusion, rec)
+			l.touch(x.Repo, nodeID(graph.Repo, x.Repo), rec.Conclusion, rec)
 		}
 		delete(l.runs, rec.Run)
 		return err
@@ -497,27 +498,33 @@ func (l *Learner) jobFinished(s *runState, j *jobState, x Execution, rec ci.Reco
 		return
 	}
 	ms := rec.Time.UnixMilli()
-	id := graph.ID(graph.Job, x.Repo+" "+x.Workflow+" "+rec.JobKey)
-	l.graph.Touch(id, rec.Name, failed, ms)
-	l.graph.Link(id, graph.PartOf, graph.ID(graph.Workflow, x.Repo+" "+x.Workflow), failed, ms)
+	g := l.graphs.of(x.Repo)
+	id := nodeID(graph.Job, x.Repo, x.Workflow, rec.JobKey)
+	g.Touch(id, rec.Name, failed, ms)
+	g.Link(id, graph.PartOf, nodeID(graph.Workflow, x.Repo, x.Workflow), failed, ms)
 	if j.image != "" {
-		l.graph.Link(id, graph.RanOn, graph.ID(graph.Image, j.image), failed, ms)
+		g.Link(id, graph.RanOn, graph.ID(graph.Image, j.image), failed, ms)
 	}
 	if !failed {
 		return
 	}
 	for _, other := range s.failed {
-		l.graph.Link(id, graph.CoFailed, other, true, ms)
-		l.graph.Link(other, graph.CoFailed, id, true, ms)
+		g.Link(id, graph.CoFailed, other, true, ms)
+		g.Link(other, graph.CoFailed, id, true, ms)
 	}
 	if len(s.failed) < maxCoFailed {
 		s.failed = append(s.failed, id)
 	}
 }
 
-func (l *Learner) touch(id string, c ci.Conclusion, rec ci.Record) {
+// nodeID is the id of a thing that is named by its parts.
+func nodeID(k graph.Kind, parts ...string) string {
+	return graph.ID(k, clip(strings.Join(parts, " "), 500))
+}
+
+func (l *Learner) touch(repo, id string, c ci.Conclusion, rec ci.Record) {
 	if failed, counts := verdict(c, rec.Infrastructure); counts {
-		l.graph.Touch(id, "", failed, rec.Time.UnixMilli())
+		l.graphs.of(repo).Touch(id, "", failed, rec.Time.UnixMilli())
 	}
 }
 
@@ -561,7 +568,7 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 		x.At = end - took.Seconds()
 		e = l.model.Predict(x)
 	}
-	if b := l.model.counters[e.keys.level[levelBranch]]; b != nil && b.streak > 0 {
+	if b := l.model.at(&e.keys, levelBranch); b != nil && b.streak > 0 {
 		wasFailing = int(b.streak)
 	}
 	l.model.Learn(e, failed, end)
@@ -603,11 +610,12 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 	ms := rec.Time.UnixMilli()
 	where := place(&x)
 	stepNode := graph.ID(graph.Step, where)
-	l.graph.Ran(id, st.command, j.commands, failed, ms)
-	l.graph.Touch(stepNode, st.name, failed, ms)
-	l.graph.Link(stepNode, graph.PartOf, graph.ID(graph.Job, x.Repo+" "+x.Workflow+" "+rec.JobKey), failed, ms)
+	g := l.graphs.of(x.Repo)
+	g.Ran(id, st.command, j.commands, failed, ms)
+	g.Touch(stepNode, st.name, failed, ms)
+	g.Link(stepNode, graph.PartOf, nodeID(graph.Job, x.Repo, x.Workflow, rec.JobKey), failed, ms)
 	if x.Action != "" {
-		l.graph.Touch(graph.ID(graph.Action, x.Action), "", failed, ms)
+		g.Touch(graph.ID(graph.Action, x.Action), "", failed, ms)
 	}
 	if n := len(j.commands); n == 0 || j.commands[n-1] != id {
 		j.commands = append(j.commands, id)
@@ -615,21 +623,21 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 			j.commands = j.commands[1:]
 		}
 	}
-	key := keysOf(&x).level[levelStep]
 	if failed {
 		if x.Attempt > 1 {
 			return l.retried(tx, where, s.run, false)
 		}
 		return nil
 	}
+	key := greenKey(&x)
 	refs := append([]logRef{{rec.Run, rec.JobKey, rec.Step}}, l.greens[key]...)
 	if len(l.greens) >= maxGreens && l.greens[key] == nil {
-		for k := range l.greens {
-			delete(l.greens, k)
-			break
-		}
+		out := makeRoom(l.greens, l.greensOf, func(key string, _ []logRef) (uint64, float64) { return greenOwner(key), 0 })
+		l.greensOf.drop(greenOwner(out))
+		delete(l.greens, out)
+		l.greensNew[out] = struct{}{}
 	}
-	l.greens[key] = refs[:min(len(refs), greensKept)]
+	l.putGreens(key, refs[:min(len(refs), greensKept)])
 	l.greensNew[key] = struct{}{}
 	if x.Attempt > 1 {
 		return l.retried(tx, where, s.run, true)
@@ -640,10 +648,28 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 	return nil
 }
 
+// greenKey is under which key the green runs of a step are kept. It begins with
+// the repository: another's logs are never compared with.
+func greenKey(x *Execution) string {
+	return recordKey(x.Repo, strconv.FormatUint(keysOf(x).level[levelStep], 16))
+}
+
+func greenOwner(key string) uint64 {
+	repo, _ := ofRecordKey(key)
+	return ownerOf(repo)
+}
+
+func (l *Learner) putGreens(key string, refs []logRef) {
+	if l.greens[key] == nil {
+		l.greensOf.add(greenOwner(key))
+	}
+	l.greens[key] = refs
+}
+
 // retried counts a later attempt at the same commit for the signatures that it
 // was made because of.
 func (l *Learner) retried(tx *store.Learning, where string, run ci.Run, passed bool) error {
-	hits, err := tx.RecentHits(where, 20)
+	hits, err := tx.RecentHits(run.Repository, where, 20)
 	if err != nil {
 		return err
 	}
@@ -660,12 +686,12 @@ func (l *Learner) retried(tx *store.Learning, where string, run ci.Run, passed b
 			}
 		}
 		done[h.Signature] = true
-		if err := tx.CountRetry(h.Signature, passed); err != nil {
+		if err := tx.CountRetry(run.Repository, h.Signature, passed); err != nil {
 			return err
 		}
-		l.flakes.Label(h.Signature, passed)
+		l.flakes.Label(run.Repository, h.Signature, passed)
 		if passed {
-			if err := tx.LessonHelped(where, h.Signature); err != nil {
+			if err := tx.LessonHelped(run.Repository, where, h.Signature); err != nil {
 				return err
 			}
 		}
@@ -677,7 +703,7 @@ func (l *Learner) retried(tx *store.Learning, where string, run ci.Run, passed b
 // mended notes for the signatures of a streak of failures which commit ended
 // them: the first green after.
 func (l *Learner) mended(tx *store.Learning, where string, run ci.Run, streak int, ms int64) error {
-	hits, err := tx.RecentHits(where, min(streak, 50))
+	hits, err := tx.RecentHits(run.Repository, where, min(streak, 50))
 	if err != nil {
 		return err
 	}
@@ -696,54 +722,56 @@ func (l *Learner) mended(tx *store.Learning, where string, run ci.Run, streak in
 			// changed, and it passes. A run from a working tree may have had
 			// changes that nobody committed, and proves neither.
 			if run.EventID != "" {
-				if err := tx.CountRetry(h.Signature, true); err != nil {
+				if err := tx.CountRetry(run.Repository, h.Signature, true); err != nil {
 					return err
 				}
-				l.flakes.Label(h.Signature, true)
+				l.flakes.Label(run.Repository, h.Signature, true)
 				continue
 			}
-			if err := tx.Fixed(h.Signature, run.SHA, "on the same commit: by changes that were not committed, or by itself"); err != nil {
+			if err := tx.Fixed(run.Repository, h.Signature, run.SHA, "on the same commit: by changes that were not committed, or by itself"); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := tx.Fixed(h.Signature, run.SHA, fix); err != nil {
+		if err := tx.Fixed(run.Repository, h.Signature, run.SHA, fix); err != nil {
 			return err
 		}
-		if err := tx.LessonHelped(where, h.Signature); err != nil {
+		if err := tx.LessonHelped(run.Repository, where, h.Signature); err != nil {
 			return err
 		}
-		l.flakes.Label(h.Signature, false)
-		l.graph.Touch(graph.ID(graph.Commit, run.SHA), fix, false, ms)
-		l.graph.Link(graph.ID(graph.Signature, h.Signature), graph.FixedBy, graph.ID(graph.Commit, run.SHA), false, ms)
+		l.flakes.Label(run.Repository, h.Signature, false)
+		g := l.graphs.of(run.Repository)
+		g.Touch(graph.ID(graph.Commit, run.SHA), fix, false, ms)
+		g.Link(graph.ID(graph.Signature, h.Signature), graph.FixedBy, graph.ID(graph.Commit, run.SHA), false, ms)
 	}
 	return nil
 }
 
-// Related lists commands that run where command runs, by [graph.Graph.Related].
-func (l *Learner) Related(ctx context.Context, command string, n int) ([]graph.Match, error) {
-	return l.ask(ctx, func() []graph.Match {
-		return l.graph.Related(graph.Command(command), n, l.opt.Now().UnixMilli())
-	})
+// Related lists commands that run where command runs in a repository, by
+// [graph.Graph.Related]. With repository "" all are asked as one: that is for
+// the owner of the record, never for who sees one repository.
+func (l *Learner) Related(ctx context.Context, repository, command string, n int) ([]graph.Match, error) {
+	return l.ask(ctx, repository, func(g *graph.Graph, now int64) []graph.Match { return g.Related(graph.Command(command), n, now) })
 }
 
-// Next lists commands that follow these (the last one last), by
-// [graph.Graph.Next].
-func (l *Learner) Next(ctx context.Context, n int, commands ...string) ([]graph.Match, error) {
+// Next lists commands that follow these (the last one last) in a repository, by
+// [graph.Graph.Next]; "" as in [Learner.Related].
+func (l *Learner) Next(ctx context.Context, repository string, n int, commands ...string) ([]graph.Match, error) {
 	for i, c := range commands {
 		commands[i] = graph.Command(c)
 	}
-	return l.ask(ctx, func() []graph.Match { return l.graph.Next(commands, n, l.opt.Now().UnixMilli()) })
+	return l.ask(ctx, repository, func(g *graph.Graph, now int64) []graph.Match { return g.Next(commands, n, now) })
 }
 
-// Similar lists signatures near one, by [graph.Graph.Similar].
-func (l *Learner) Similar(ctx context.Context, signature string, n int) ([]graph.Match, error) {
-	return l.ask(ctx, func() []graph.Match {
-		return l.graph.Similar(graph.ID(graph.Signature, signature), n, l.opt.Now().UnixMilli())
+// Similar lists signatures of a repository near one, by [graph.Graph.Similar];
+// "" as in [Learner.Related].
+func (l *Learner) Similar(ctx context.Context, repository, signature string, n int) ([]graph.Match, error) {
+	return l.ask(ctx, repository, func(g *graph.Graph, now int64) []graph.Match {
+		return g.Similar(graph.ID(graph.Signature, signature), n, now)
 	})
 }
 
-func (l *Learner) ask(ctx context.Context, fn func() []graph.Match) ([]graph.Match, error) {
+func (l *Learner) ask(ctx context.Context, repository string, fn func(g *graph.Graph, now int64) []graph.Match) ([]graph.Match, error) {
 	if l.off() {
 		return nil, nil
 	}
@@ -752,7 +780,8 @@ func (l *Learner) ask(ctx context.Context, fn func() []graph.Match) ([]graph.Mat
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return fn(), nil
+	now := l.opt.Now().UnixMilli()
+	return fn(l.graphs.ask(repository, now), now), nil
 }
 
 // Stats are totals, for a status page; counting them takes no time.
@@ -772,9 +801,12 @@ func (l *Learner) Stats(ctx context.Context) (Stats, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Stats{Keys: len(l.model.counters), Templates: len(l.templates.byID)}
-	s.Nodes, s.Edges = l.graph.Len()
+	for _, g := range l.graphs {
+		n, e := g.Len()
+		s.Nodes, s.Edges = s.Nodes+n, s.Edges+e
+	}
 	all := keysOf(&Execution{})
-	if c := l.model.counters[all.level[levelAll]]; c != nil {
+	if c := l.model.at(&all, levelAll); c != nil {
 		s.Executions, s.Failures = c.seen, c.fails
 	}
 	return s, nil
@@ -792,15 +824,16 @@ type Report struct {
 // reportLimit is how many predictions a report looks back over.
 const reportLimit = 20_000
 
-// Report computes the report over the last 20,000 predictions.
-func (l *Learner) Report(ctx context.Context) (Report, error) {
+// Report computes the report over the last 20,000 predictions of a repository,
+// or with "" of all.
+func (l *Learner) Report(ctx context.Context, repository string) (Report, error) {
 	if l.off() {
 		return Report{}, nil
 	}
 	if _, err := l.Consume(ctx); err != nil {
 		return Report{}, err
 	}
-	all, err := l.store.ClosedPredictions(ctx, reportLimit)
+	all, err := l.store.ClosedPredictions(ctx, repository, reportLimit)
 	if err != nil {
 		return Report{}, fmt.Errorf("learn: %w", err)
 	}
@@ -889,8 +922,10 @@ func (l *Learner) Summary(ctx context.Context, runID string) (Summary, error) {
 		return s, fmt.Errorf("learn: %w", err)
 	}
 	places := map[string]bool{}
+	repository := ""
 	for _, h := range hits {
-		sig, err := l.store.Signature(ctx, h.Signature)
+		repository = h.Repository
+		sig, err := l.store.Signature(ctx, h.Repository, h.Signature)
 		if err != nil {
 			return s, fmt.Errorf("learn: %w", err)
 		}
@@ -898,7 +933,7 @@ func (l *Learner) Summary(ctx context.Context, runID string) (Summary, error) {
 		places[h.Identity+h.Signature] = true
 	}
 	if len(places) > 0 {
-		lessons, err := l.store.Lessons(ctx, "", l.opt.Now())
+		lessons, err := l.store.Lessons(ctx, repository, l.opt.Now())
 		if err != nil {
 			return s, fmt.Errorf("learn: %w", err)
 		}

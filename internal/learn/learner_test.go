@@ -20,11 +20,13 @@ type world struct {
 	s     *store.Store
 	l     *learn.Learner
 	now   time.Time
+	repo  string
 	steps []string
+	code  int // of the last step where it fails
 }
 
 func newWorld(t *testing.T, s *store.Store, opt learn.Options) *world {
-	w := &world{t: t, s: s, now: time.UnixMilli(1_780_000_000_000), steps: []string{"actions/checkout@v4", "npm ci", "npm test"}}
+	w := &world{t: t, s: s, repo: "o/r", code: 1, now: time.UnixMilli(1_780_000_000_000), steps: []string{"actions/checkout@v4", "npm ci", "npm test"}}
 	opt.Now = func() time.Time { return w.now }
 	var err error
 	if w.l, err = learn.Open(t.Context(), s, opt); err != nil {
@@ -50,10 +52,10 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 			w.t.Fatal(err)
 		}
 	}
-	run, _, err := w.s.CreateRun(ctx, ci.Run{Repository: "o/r", File: "ci.yml", Workflow: "CI", Name: "subject of " + sha, Ref: branch, SHA: sha, Attempt: attempt, Created: w.now},
+	run, _, err := w.s.CreateRun(ctx, ci.Run{Repository: w.repo, File: "ci.yml", Workflow: "CI", Name: "subject of " + sha, Ref: branch, SHA: sha, Attempt: attempt, Created: w.now},
 		[]ci.Job{{Key: "test", Job: "test"}}, nil)
 	must(err)
-	info := learn.RunInfo{ID: run.ID, Repository: "o/r", Workflow: "ci.yml", Branch: branch, Commit: sha, Attempt: attempt, Jobs: []learn.JobInfo{{Key: "test"}}}
+	info := learn.RunInfo{ID: run.ID, Repository: w.repo, Workflow: "ci.yml", Branch: branch, Commit: sha, Attempt: attempt, Jobs: []learn.JobInfo{{Key: "test"}}}
 	for i, c := range w.steps {
 		info.Jobs[0].Steps = append(info.Jobs[0].Steps, learn.StepInfo{Number: i + 1, Command: c})
 	}
@@ -84,8 +86,8 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 		emit(ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: new(int64(1000 * (i + 1)))})
 	}
 	if fail {
-		f := learn.Failure{Run: run.ID, Repository: "o/r", Workflow: "ci.yml", JobKey: "test", Step: len(w.steps), Command: w.steps[len(w.steps)-1],
-			Branch: branch, Commit: sha, Attempt: attempt, ExitCode: 1}
+		f := learn.Failure{Run: run.ID, Repository: w.repo, Workflow: "ci.yml", JobKey: "test", Step: len(w.steps), Command: w.steps[len(w.steps)-1],
+			Branch: branch, Commit: sha, Attempt: attempt, ExitCode: w.code}
 		out.explain, err = w.l.Explain(ctx, f)
 		must(err)
 		again, err := w.l.Explain(ctx, f)
@@ -163,14 +165,14 @@ func TestLearnInTheRunPath(t *testing.T) {
 		if err != nil || len(sum.Signatures) != 1 || len(sum.Lessons) != 1 || len(sum.Lines()) < 3 || len(sum.Predictions) != 5 {
 			t.Errorf("summary: %+v, %v", sum, err)
 		}
-		rep, err := w.l.Report(t.Context())
+		rep, err := w.l.Report(t.Context(), "o/r")
 		if err != nil || rep.Steps.N != 3*n || rep.Jobs.N != n || rep.Runs.N != n || rep.Steps.Failed != 4 || rep.Steps.AUC < .6 {
 			t.Errorf("report: %+v, %v", rep, err)
 		}
-		if got, err := w.l.Related(t.Context(), "npm  test", 5); err != nil || len(got) != 0 {
+		if got, err := w.l.Related(t.Context(), "o/r", "npm  test", 5); err != nil || len(got) != 0 {
 			t.Errorf("what always runs together with everything is related by chance: %+v %v", got, err)
 		}
-		if got, err := w.l.Next(t.Context(), 1, "npm ci"); err != nil || len(got) != 1 || got[0].Name != "npm test" {
+		if got, err := w.l.Next(t.Context(), "o/r", 1, "npm ci"); err != nil || len(got) != 1 || got[0].Name != "npm test" {
 			t.Errorf("next: %+v %v", got, err)
 		}
 
@@ -246,7 +248,7 @@ func TestWorkingTreeIsNoCommit(t *testing.T) {
 	if r.explain.Flaky || r.decision.Retry || r.explain.Seen != 4 || !strings.Contains(r.explain.Fix, "not committed") {
 		t.Errorf("%+v %+v", r.explain, r.decision)
 	}
-	if sig, err := s.Signature(t.Context(), r.explain.Signature); err != nil || sig.RetryOK != 0 {
+	if sig, err := s.Signature(t.Context(), "o/r", r.explain.Signature); err != nil || sig.RetryOK != 0 {
 		t.Errorf("%+v %v", sig, err)
 	}
 }

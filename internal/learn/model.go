@@ -42,6 +42,7 @@ type counter struct {
 	streak   int32 // > 0: so many failures in a row; < 0: passes
 	last     float64
 	lastFail float64 // 0: never
+	owner    uint64  // whose it is; 0: everybody's, or from before owners were kept
 }
 
 // decays[i] is what one event leaves of counts of half-life i.
@@ -115,6 +116,7 @@ type Model struct {
 	mix      [nExperts]float64 // log weights
 	cal      [2]weight         // scale and shift of the average
 	limit    int
+	shares   struct{ counters, kin share }
 	dirty    dirtySet
 	queue    []lesson // gradients of outcomes that arrived together
 }
@@ -129,6 +131,7 @@ type kinship struct {
 	expected, failed float64
 	n                float64
 	last             float64
+	owner            uint64
 }
 
 type lesson struct {
@@ -151,7 +154,11 @@ const (
 	nExperts
 )
 
+// keySet are the keys of an execution. They are hashes of names that a workflow
+// chooses, and collisions can be made: what is found under a key is only taken
+// if its owner is the execution's.
 type keySet struct {
+	owner                      uint64
 	level                      [nLevels]uint64
 	commit, branch, commitStep uint64
 }
@@ -163,6 +170,7 @@ func NewModel(limit int) *Model {
 		limit = 200_000
 	}
 	m := &Model{counters: map[uint64]*counter{}, kin: map[uint64]*kinship{}, tokens: map[uint64]*weight{}, limit: limit}
+	m.shares.counters, m.shares.kin = share{}, share{}
 	m.w = initialWeights()
 	// Of a later attempt we know mostly how such attempts end.
 	for i := 1; i < nHalf; i++ {
@@ -194,6 +202,7 @@ func hash(h uint64, s string) uint64 {
 }
 
 func keysOf(x *Execution) (k keySet) {
+	k.owner = ownerOf(x.Repo)
 	h := hash(fnvOffset, x.Unit)
 	k.level[levelAll] = h
 	h = hash(h, x.Repo)
@@ -209,6 +218,32 @@ func keysOf(x *Execution) (k keySet) {
 	k.commitStep = hash(hash(h, "commit"), x.Commit)
 	k.level[levelBranch] = hash(hash(h, "branch"), x.Branch)
 	return k
+}
+
+// ownerAt is who owns the counter of a level.
+func (k *keySet) ownerAt(level int) uint64 {
+	if level == levelAll {
+		return 0
+	}
+	return k.owner
+}
+
+// at is the counter of a level; nil where nothing is known.
+func (m *Model) at(k *keySet, level int) *counter {
+	c := m.counters[k.level[level]]
+	if c == nil || c.owner != 0 && c.owner != k.ownerAt(level) {
+		return nil
+	}
+	return c
+}
+
+// kinAt is what a group of the execution came to.
+func (m *Model) kinAt(k *keySet, key uint64) *kinship {
+	v := m.kin[key]
+	if v == nil || v.owner != 0 && v.owner != k.owner {
+		return nil
+	}
+	return v
 }
 
 func logit(p float64) float64 {
@@ -236,7 +271,7 @@ func (m *Model) features(e *Estimate) {
 	}
 	var cs [nLevels]*counter
 	for l := range nLevels {
-		c := m.counters[e.keys.level[l]]
+		c := m.at(&e.keys, l)
 		if l == levelBranch && x.Branch == "" {
 			c = nil
 		}
@@ -277,12 +312,12 @@ func (m *Model) features(e *Estimate) {
 	}
 	e.tokens = tokensOf(x)
 	f[featToken] = m.tokenLogit(e.tokens)
-	f[featKin] = m.kinFeature(e.keys.commit, x.Commit != "", x.At, 0)
-	f[featKin+1] = m.kinFeature(e.keys.branch, x.Branch != "", x.At, 0)
-	f[featKin+2] = m.kinFeature(e.keys.level[levelRepo], true, x.At, 3600)
-	f[featKin+3] = m.kinFeature(e.keys.level[levelJob], true, x.At, 0)
+	f[featKin] = m.kinFeature(&e.keys, e.keys.commit, x.Commit != "", x.At, 0)
+	f[featKin+1] = m.kinFeature(&e.keys, e.keys.branch, x.Branch != "", x.At, 0)
+	f[featKin+2] = m.kinFeature(&e.keys, e.keys.level[levelRepo], true, x.At, 3600)
+	f[featKin+3] = m.kinFeature(&e.keys, e.keys.level[levelJob], true, x.At, 0)
 	if x.Attempt > 1 {
-		k := m.kin[e.keys.commitStep]
+		k := m.kinAt(&e.keys, e.keys.commitStep)
 		switch {
 		case k != nil && k.failed == 0:
 			f[featRetry+1] = -1 // it passed before: all was run again
@@ -294,8 +329,8 @@ func (m *Model) features(e *Estimate) {
 
 // kinFeature is the log of how many times more failures there were than
 // expected, held near 0 where little is known.
-func (m *Model) kinFeature(key uint64, known bool, at, halfLife float64) float64 {
-	k := m.kin[key]
+func (m *Model) kinFeature(of *keySet, key uint64, known bool, at, halfLife float64) float64 {
+	k := m.kinAt(of, key)
 	if !known || k == nil {
 		return 0
 	}
@@ -324,7 +359,7 @@ func (m *Model) combine(e *Estimate) {
 	if e.x.Attempt > 1 {
 		// Later attempts are another matter: their own weights, no mixture.
 		e.P = sigmoid(s)
-		e.interval(m.counters[e.keys.level[levelStep]])
+		e.interval(m.at(&e.keys, levelStep))
 		return
 	}
 	for i := range nHalf {
@@ -349,7 +384,7 @@ func (m *Model) combine(e *Estimate) {
 		out += v * e.experts[i]
 	}
 	e.P = sigmoid(out / sum)
-	e.interval(m.counters[e.keys.level[levelStep]])
+	e.interval(m.at(&e.keys, levelStep))
 }
 
 // interval is the 90 % interval: that of a Beta distribution with as many
@@ -381,7 +416,10 @@ func (m *Model) Learn(e *Estimate, failed bool, at float64) {
 			if l == levelBranch && x.Branch == "" {
 				continue
 			}
-			c := m.counter(key, at)
+			c := m.counter(key, e.keys.ownerAt(l), at)
+			if c == nil {
+				continue
+			}
 			w := 1.0
 			// What runs side by side fails side by side: for a whole repository
 			// that is hardly more news than one outcome.
@@ -392,24 +430,35 @@ func (m *Model) Learn(e *Estimate, failed bool, at float64) {
 		}
 	}
 	if x.Commit != "" {
-		m.kinUpdate(e.keys.commit, e.base, failed, at, 0, 1)
-		m.kinUpdate(e.keys.commitStep, e.base, failed, at, 0, 0) // the last attempt
+		m.kinUpdate(e.keys.owner, e.keys.commit, e.base, failed, at, 0, 1)
+		m.kinUpdate(e.keys.owner, e.keys.commitStep, e.base, failed, at, 0, 0) // the last attempt
 	}
 	if x.Branch != "" {
-		m.kinUpdate(e.keys.branch, e.base, failed, at, 0, .97)
+		m.kinUpdate(e.keys.owner, e.keys.branch, e.base, failed, at, 0, .97)
 	}
-	m.kinUpdate(e.keys.level[levelRepo], e.base, failed, at, 3600, 1)
-	m.kinUpdate(e.keys.level[levelJob], e.base, failed, at, 0, .9)
+	m.kinUpdate(e.keys.owner, e.keys.level[levelRepo], e.base, failed, at, 3600, 1)
+	m.kinUpdate(e.keys.owner, e.keys.level[levelJob], e.base, failed, at, 0, .9)
 }
 
-func (m *Model) kinUpdate(key uint64, p float64, failed bool, at, halfLife, keep float64) {
+func (m *Model) kinUpdate(owner, key uint64, p float64, failed bool, at, halfLife, keep float64) {
 	k := m.kin[key]
 	if k == nil {
 		if len(m.kin) >= m.limit {
-			m.dirty.mark(&m.dirty.kin, evict(m.kin, func(k *kinship) float64 { return k.last }))
+			out := makeRoom(m.kin, m.shares.kin, func(_ uint64, k *kinship) (uint64, float64) { return k.owner, k.last })
+			m.shares.kin.drop(m.kin[out].owner)
+			delete(m.kin, out)
+			m.dirty.mark(&m.dirty.kin, out)
 		}
-		k = &kinship{last: at}
-		m.kin[key] = k
+		k = &kinship{last: at, owner: owner}
+		m.putKin(key, k)
+	}
+	if k.owner != owner {
+		if k.owner != 0 {
+			return // another repository's, by a collision
+		}
+		m.shares.kin.drop(0)
+		k.owner = owner
+		m.shares.kin.add(owner)
 	}
 	d := keep
 	if halfLife > 0 && at > k.last {
@@ -425,17 +474,46 @@ func (m *Model) kinUpdate(key uint64, p float64, failed bool, at, halfLife, keep
 	m.dirty.mark(&m.dirty.kin, key)
 }
 
-func (m *Model) counter(key uint64, at float64) *counter {
+// counter is the counter under a key, made if need be; nil if it is another
+// owner's, by a collision.
+func (m *Model) counter(key, owner uint64, at float64) *counter {
 	c := m.counters[key]
 	if c == nil {
 		if len(m.counters) >= m.limit {
-			m.dirty.mark(&m.dirty.counters, evict(m.counters, func(c *counter) float64 { return c.last }))
+			out := makeRoom(m.counters, m.shares.counters, func(_ uint64, c *counter) (uint64, float64) { return c.owner, c.last })
+			m.shares.counters.drop(m.counters[out].owner)
+			delete(m.counters, out)
+			m.dirty.mark(&m.dirty.counters, out)
 		}
-		c = &counter{last: at}
-		m.counters[key] = c
+		c = &counter{last: at, owner: owner}
+		m.putCounter(key, c)
+	}
+	if c.owner != owner {
+		if c.owner != 0 || owner == 0 {
+			return nil
+		}
+		m.shares.counters.drop(0)
+		c.owner = owner
+		m.shares.counters.add(owner)
 	}
 	m.dirty.mark(&m.dirty.counters, key)
 	return c
+}
+
+func (m *Model) putCounter(key uint64, c *counter) {
+	if old := m.counters[key]; old != nil {
+		m.shares.counters.drop(old.owner)
+	}
+	m.counters[key] = c
+	m.shares.counters.add(c.owner)
+}
+
+func (m *Model) putKin(key uint64, k *kinship) {
+	if old := m.kin[key]; old != nil {
+		m.shares.kin.drop(old.owner)
+	}
+	m.kin[key] = k
+	m.shares.kin.add(k.owner)
 }
 
 // evict removes the oldest of a few entries taken at random, which Go's map

@@ -46,18 +46,18 @@ func readNumbers(b []byte, v []float64) bool {
 	return true
 }
 
-const counterNumbers = 2*nHalf + 5
+const counterNumbers = 2*nHalf + 6 // the last one, the owner, is missing in what was stored before it was kept
 
 func (c *counter) numbers() []byte {
 	v := make([]float64, 0, counterNumbers)
 	v = append(v, c.n[:]...)
 	v = append(v, c.f[:]...)
-	return numbersOf(append(v, float64(c.seen), float64(c.fails), float64(c.streak), c.last, c.lastFail)...)
+	return numbersOf(append(v, float64(c.seen), float64(c.fails), float64(c.streak), c.last, c.lastFail, float64(c.owner))...)
 }
 
 func readCounter(b []byte) *counter {
 	var v [counterNumbers]float64
-	if !readNumbers(b, v[:]) {
+	if !readNumbers(b, v[:]) && !readNumbers(b, v[:counterNumbers-1]) {
 		return nil
 	}
 	c := &counter{}
@@ -65,8 +65,11 @@ func readCounter(b []byte) *counter {
 	copy(c.f[:], v[nHalf:])
 	rest := v[2*nHalf:]
 	c.seen, c.fails, c.streak, c.last, c.lastFail = int64(rest[0]), int64(rest[1]), int32(rest[2]), rest[3], rest[4]
+	c.owner = ownerNumber(rest[5])
 	return c
 }
+
+func ownerNumber(v float64) uint64 { return uint64(min(max(v, 0), 1<<52)) }
 
 func hexKey(letter string, key uint64) string { return letter + ":" + strconv.FormatUint(key, 16) }
 
@@ -89,7 +92,7 @@ func readWeights(b []byte, ws []weight) {
 }
 
 type gone struct {
-	nodes  []string
+	nodes  []store.Node
 	edges  []store.Edge
 	models []string
 }
@@ -112,7 +115,7 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	}
 	for key := range m.dirty.kin {
 		if v := m.kin[key]; v != nil {
-			put(hexKey("k", key), numbersOf(v.expected, v.failed, v.n, v.last))
+			put(hexKey("k", key), numbersOf(v.expected, v.failed, v.n, v.last, float64(v.owner)))
 		} else {
 			g.models = append(g.models, hexKey("k", key))
 		}
@@ -135,11 +138,11 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	clear(m.dirty.tokens)
 	for key := range l.durations.dirty.keys {
 		if w := l.durations.m[key]; w != nil {
-			v := make([]float64, 0, windowSize+3)
+			v := make([]float64, 0, windowSize+4)
 			for _, x := range w.v {
 				v = append(v, float64(x))
 			}
-			put(hexKey("d", key), numbersOf(append(v, float64(w.n), float64(w.at), w.last)...))
+			put(hexKey("d", key), numbersOf(append(v, float64(w.n), float64(w.at), w.last, float64(w.owner))...))
 		} else {
 			g.models = append(g.models, hexKey("d", key))
 		}
@@ -150,9 +153,9 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	clear(l.durations.dirty.keys)
 	for key := range l.greensNew {
 		if refs := l.greens[key]; refs != nil {
-			put(hexKey("g", key), marshal(refs))
+			put("g:"+key, marshal(refs))
 		} else {
-			g.models = append(g.models, hexKey("g", key))
+			g.models = append(g.models, "g:"+key)
 		}
 	}
 	clear(l.greensNew)
@@ -172,17 +175,25 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 		}
 	}
 	clear(l.flakes.dirty)
-	c := l.graph.Changes()
-	for _, n := range c.Nodes {
-		kind, _, _ := strings.Cut(n.ID, ":")
-		k.Nodes = append(k.Nodes, store.Node{ID: n.ID, Kind: kind, Text: clip(n.Text, 2000), OK: n.OK, Failed: n.Failed, Last: n.Last})
-	}
-	for _, e := range c.Edges {
-		k.Edges = append(k.Edges, store.Edge{Src: e.Src, Kind: string(e.Rel), Dst: e.Dst, OK: e.OK, Failed: e.Failed, Last: e.Last})
-	}
-	g.nodes = c.Gone
-	for _, e := range c.Cut {
-		g.edges = append(g.edges, store.Edge{Src: e.Src, Kind: string(e.Rel), Dst: e.Dst})
+	l.graphs.bound()
+	for repo, v := range l.graphs {
+		c := v.Changes()
+		for _, n := range c.Nodes {
+			kind, _, _ := strings.Cut(n.ID, ":")
+			k.Nodes = append(k.Nodes, store.Node{Repository: repo, ID: n.ID, Kind: kind, Text: n.Text, OK: n.OK, Failed: n.Failed, Last: n.Last})
+		}
+		for _, e := range c.Edges {
+			k.Edges = append(k.Edges, store.Edge{Repository: repo, Src: e.Src, Kind: string(e.Rel), Dst: e.Dst, OK: e.OK, Failed: e.Failed, Last: e.Last})
+		}
+		for _, id := range c.Gone {
+			g.nodes = append(g.nodes, store.Node{Repository: repo, ID: id})
+		}
+		for _, e := range c.Cut {
+			g.edges = append(g.edges, store.Edge{Repository: repo, Src: e.Src, Kind: string(e.Rel), Dst: e.Dst})
+		}
+		if n, _ := v.Len(); n == 0 {
+			delete(l.graphs, repo)
+		}
 	}
 	return k, g
 }
@@ -205,7 +216,12 @@ func (l *Learner) load(k store.Knowledge) {
 			continue
 		}
 		switch letter {
-		case "c", "k", "t", "d", "g":
+		case "g":
+			var refs []logRef
+			if json.Unmarshal(row.Body, &refs) == nil {
+				l.putGreens(key, refs)
+			}
+		case "c", "k", "t", "d":
 			h, err := strconv.ParseUint(key, 16, 64)
 			if err != nil {
 				continue
@@ -242,33 +258,38 @@ func (l *Learner) load(k store.Knowledge) {
 				l.flakes.count(old.Words, -1)
 			}
 			l.flakes.count(e.Words, 1)
-			l.flakes.examples[key] = &e
+			l.flakes.put(key, &e)
 			l.flakes.clock = max(l.flakes.clock, e.Last)
 		default:
 			l.log.Debug(fmt.Sprintf("unknown row %s of the model is passed over", row.Key))
 		}
 	}
-	nodes := make([]graph.Node, 0, len(k.Nodes))
+	nodes, edges := map[string][]graph.Node{}, map[string][]graph.Edge{}
 	for _, n := range k.Nodes {
-		nodes = append(nodes, graph.Node{ID: n.ID, Text: n.Text, Counter: graph.Counter{OK: n.OK, Failed: n.Failed, Last: n.Last}})
+		nodes[n.Repository] = append(nodes[n.Repository], graph.Node{ID: n.ID, Text: n.Text, Counter: graph.Counter{OK: n.OK, Failed: n.Failed, Last: n.Last}})
 	}
-	edges := make([]graph.Edge, 0, len(k.Edges))
 	for _, e := range k.Edges {
-		edges = append(edges, graph.Edge{Src: e.Src, Rel: graph.Rel(e.Kind), Dst: e.Dst, Counter: graph.Counter{OK: e.OK, Failed: e.Failed, Last: e.Last}})
+		edges[e.Repository] = append(edges[e.Repository], graph.Edge{Src: e.Src, Rel: graph.Rel(e.Kind), Dst: e.Dst, Counter: graph.Counter{OK: e.OK, Failed: e.Failed, Last: e.Last}})
 	}
-	l.graph.Load(nodes, edges)
+	for repo, v := range nodes {
+		l.graphs.of(repo).Load(v, edges[repo])
+		delete(edges, repo)
+	}
+	for repo, v := range edges {
+		l.graphs.of(repo).Load(nil, v)
+	}
 }
 
 func (l *Learner) loadKey(letter string, h uint64, body []byte) {
 	switch letter {
 	case "c":
 		if c := readCounter(body); c != nil {
-			l.model.counters[h] = c
+			l.model.putCounter(h, c)
 		}
 	case "k":
-		var v [4]float64
-		if readNumbers(body, v[:]) {
-			l.model.kin[h] = &kinship{v[0], v[1], v[2], v[3]}
+		var v [5]float64
+		if readNumbers(body, v[:]) || readNumbers(body, v[:4]) {
+			l.model.putKin(h, &kinship{v[0], v[1], v[2], v[3], ownerNumber(v[4])})
 		}
 	case "t":
 		var v [2]float64
@@ -276,29 +297,25 @@ func (l *Learner) loadKey(letter string, h uint64, body []byte) {
 			l.model.tokens[h] = &weight{v[0], v[1]}
 		}
 	case "d":
-		var v [windowSize + 3]float64
-		if readNumbers(body, v[:]) {
-			w := &window{n: int32(min(max(v[windowSize], 0), windowSize)), at: int32(min(max(v[windowSize+1], 0), windowSize-1)), last: v[windowSize+2]}
+		var v [windowSize + 4]float64
+		if readNumbers(body, v[:]) || readNumbers(body, v[:windowSize+3]) {
+			w := &window{n: int32(min(max(v[windowSize], 0), windowSize)), at: int32(min(max(v[windowSize+1], 0), windowSize-1)), last: v[windowSize+2],
+				owner: ownerNumber(v[windowSize+3])}
 			for i := range w.v {
 				w.v[i] = float32(v[i])
 			}
-			l.durations.m[h] = w
-		}
-	case "g":
-		var refs []logRef
-		if json.Unmarshal(body, &refs) == nil {
-			l.greens[h] = refs
+			l.durations.put(h, w)
 		}
 	}
 }
 
 // put places a stored template.
-func (t *Templates) put(id string, s storedTemplate) {
-	v := t.byID[id]
+func (t *Templates) put(key string, s storedTemplate) {
+	v := t.byID[key]
 	if v == nil {
-		v = &template{id: id, salt: s.Salt, group: s.Salt + " " + drainGroup(s.Tokens)}
-		t.byID[id] = v
-		t.groups[v.group] = append(t.groups[v.group], v)
+		repo, id := ofRecordKey(key)
+		v = &template{repo: repo, id: id, salt: s.Salt, group: templateGroup(repo, s.Salt, s.Tokens)}
+		t.add(v)
 	}
 	v.tokens, v.last = s.Tokens, s.Last
 	t.clock = max(t.clock, s.Last)

@@ -26,17 +26,17 @@ func (m *Model) Reasons(e *Estimate) []string {
 	case unitRun:
 		what = "workflow"
 	}
-	step := m.counters[e.keys.level[levelStep]]
+	step := m.at(&e.keys, levelStep)
 	est := func(level, half int) float64 { return e.feats[featEst+level*nHalf+half] }
 	if step == nil {
 		where, level := "everything here", levelAll
 		for l := levelJob; l > levelAll; l-- {
-			if c := m.counters[e.keys.level[l]]; c != nil {
+			if c := m.at(&e.keys, l); c != nil {
 				where, level = [...]string{"", "what runs in this repository", "what runs in this workflow", "what runs in this job"}[l], l
 				break
 			}
 		}
-		if c := m.counters[e.keys.level[level]]; c != nil {
+		if c := m.at(&e.keys, level); c != nil {
 			add(1, "this %s was never seen; of %s %.0f %% failed", what, where, 100*float64(c.fails)/float64(c.seen))
 		} else {
 			add(1, "nothing is known yet")
@@ -56,19 +56,19 @@ func (m *Model) Reasons(e *Estimate) []string {
 		if step.seen >= 10 {
 			add(.5*math.Abs(est(levelStep, 3)-parent), "of %d runs in all %.0f %% failed", step.seen, 100*float64(step.fails)/float64(step.seen))
 		}
-		if b := m.counters[e.keys.level[levelBranch]]; b != nil && e.x.Branch != "" && b.seen < step.seen {
+		if b := m.at(&e.keys, levelBranch); b != nil && e.x.Branch != "" && b.seen < step.seen {
 			add(math.Abs(est(levelBranch, 1)-est(levelStep, 1)), "on this branch %d of %d failed", b.fails, b.seen)
 		}
 	}
 	ratio := func(i int, key uint64, format string) {
-		if k := m.kin[key]; k != nil {
+		if k := m.kinAt(&e.keys, key); k != nil {
 			add(math.Abs(e.feats[featKin+i]), format, k.failed, k.expected)
 		}
 	}
 	if e.x.Commit != "" {
 		ratio(0, e.keys.commit, "of what already ran for this commit %.0f failed, %.1f were expected")
 	}
-	if k := m.kin[e.keys.level[levelRepo]]; k != nil && e.feats[featKin+2] > .7 {
+	if k := m.kinAt(&e.keys, e.keys.level[levelRepo]); k != nil && e.feats[featKin+2] > .7 {
 		add(e.feats[featKin+2], "more fails in this repository lately than usual")
 	}
 	if e.x.Attempt > 1 {

@@ -499,18 +499,21 @@ func ParseSketch(text string) (s Sketch) {
 	return s
 }
 
-// Templates is a Drain tree: it finds the template a masked line belongs to and
-// loosens it where the line differs. A template keeps its id while its text
-// loosens. It is not safe for concurrent use.
+// Templates are Drain trees, one a repository: they find the template a masked
+// line belongs to and loosen it where the line differs. A template keeps its id
+// while its text loosens. Repositories do not see each other's: a word that
+// became <*> would tell of another's line. It is not safe for concurrent use.
 type Templates struct {
 	groups map[string][]*template
-	byID   map[string]*template
+	byID   map[string]*template // under templateKey
 	limit  int
 	clock  int64
 	dirty  map[string]struct{}
+	share  share
 }
 
 type template struct {
+	repo   string
 	id     string
 	salt   string
 	group  string
@@ -518,12 +521,24 @@ type template struct {
 	last   int64
 }
 
+// recordKey is under which key something of a repository is kept, and stored.
+func recordKey(repo, id string) string { return repo + " " + id }
+
+// ofRecordKey takes such a key apart. An id has no spaces.
+func ofRecordKey(key string) (repo, id string) {
+	i := strings.LastIndexByte(key, ' ')
+	if i < 0 {
+		return "", key
+	}
+	return key[:i], key[i+1:]
+}
+
 // NewTemplates remembers at most limit templates (0: 5,000).
 func NewTemplates(limit int) *Templates {
 	if limit <= 0 {
 		limit = 5000
 	}
-	return &Templates{groups: map[string][]*template{}, byID: map[string]*template{}, limit: limit, dirty: map[string]struct{}{}}
+	return &Templates{groups: map[string][]*template{}, byID: map[string]*template{}, limit: limit, dirty: map[string]struct{}{}, share: share{}}
 }
 
 const (
@@ -546,15 +561,19 @@ func drainGroup(tokens []string) string {
 	return b.String()
 }
 
-// Match returns the id and text of the template of a masked line, making one
-// where none fits.
-func (t *Templates) Match(masked, salt string) (id, text string) {
+func templateGroup(repo, salt string, tokens []string) string {
+	return repo + "\x00" + salt + " " + drainGroup(tokens)
+}
+
+// Match returns the id and text of a repository's template of a masked line,
+// making one where none fits. Lines of different salt have different templates.
+func (t *Templates) Match(repo, masked, salt string) (id, text string) {
 	tokens := strings.Fields(masked)
 	if len(tokens) > 60 {
 		tokens = tokens[:60]
 	}
 	t.clock++
-	g := salt + " " + drainGroup(tokens)
+	g := templateGroup(repo, salt, tokens)
 	var best *template
 	bestSim := -1.0
 	for _, c := range t.groups[g] {
@@ -576,18 +595,17 @@ func (t *Templates) Match(masked, salt string) (id, text string) {
 		if len(t.byID) >= t.limit {
 			t.evict()
 		}
-		best = &template{id: signatureID(masked, "", salt), salt: salt, group: g, tokens: slices.Clone(tokens)}
-		for t.byID[best.id] != nil { // another group's text, or a loosened one
+		best = &template{repo: repo, id: signatureID(masked, "", salt), salt: salt, group: g, tokens: slices.Clone(tokens)}
+		for t.byID[recordKey(repo, best.id)] != nil { // another group's text, or a loosened one
 			best.id = signatureID(best.id, masked, salt)
 		}
-		t.byID[best.id] = best
-		t.groups[g] = append(t.groups[g], best)
-		t.dirty[best.id] = struct{}{}
+		t.add(best)
+		t.dirty[recordKey(repo, best.id)] = struct{}{}
 	} else {
 		for i, tok := range best.tokens {
 			if tok != tokens[i] && tok != anything {
 				best.tokens[i] = anything
-				t.dirty[best.id] = struct{}{}
+				t.dirty[recordKey(repo, best.id)] = struct{}{}
 			}
 		}
 	}
@@ -595,19 +613,21 @@ func (t *Templates) Match(masked, salt string) (id, text string) {
 	return best.id, strings.Join(best.tokens, " ")
 }
 
+// Len is how many templates a repository has.
+func (t *Templates) Len(repo string) int { return t.share[ownerOf(repo)] }
+
+func (t *Templates) add(v *template) {
+	t.byID[recordKey(v.repo, v.id)] = v
+	t.groups[v.group] = append(t.groups[v.group], v)
+	t.share.add(ownerOf(v.repo))
+}
+
 func (t *Templates) evict() {
-	var victim *template
-	n := 0
-	for _, c := range t.byID {
-		if victim == nil || c.last < victim.last {
-			victim = c
-		}
-		if n++; n == 8 {
-			break
-		}
-	}
-	delete(t.byID, victim.id)
-	t.dirty[victim.id] = struct{}{}
+	key := makeRoom(t.byID, t.share, func(_ string, v *template) (uint64, float64) { return ownerOf(v.repo), float64(v.last) })
+	victim := t.byID[key]
+	delete(t.byID, key)
+	t.share.drop(ownerOf(victim.repo))
+	t.dirty[key] = struct{}{}
 	g := victim.group
 	if i := slices.Index(t.groups[g], victim); i >= 0 {
 		t.groups[g] = slices.Delete(t.groups[g], i, i+1)
@@ -615,6 +635,49 @@ func (t *Templates) evict() {
 	if len(t.groups[g]) == 0 {
 		delete(t.groups, g)
 	}
+}
+
+// share counts how many entries of a bounded map each repository has.
+type share map[uint64]int
+
+// ownerOf is a repository in numbers: 52 bits, which a float64 holds. 0 is
+// nobody's, or everybody's.
+func ownerOf(repo string) uint64 {
+	if repo == "" {
+		return 0
+	}
+	return hash(fnvOffset, repo) >> 12
+}
+
+func (s share) add(owner uint64) { s[owner]++ }
+
+func (s share) drop(owner uint64) {
+	if s[owner]--; s[owner] <= 0 {
+		delete(s, owner)
+	}
+}
+
+// makeRoom chooses what goes from a map that is full: of some entries taken at
+// random, which Go's map iteration does for us, the oldest one of the repository
+// that has most. It takes constant time. So a repository that floods the memory
+// pushes out its own, and what others know stays.
+func makeRoom[K comparable, V any](m map[K]V, s share, of func(K, V) (owner uint64, age float64)) K {
+	tries := 8
+	if len(s) > 1 {
+		tries = 64 // enough to meet one of those that have most
+	}
+	var victim K
+	most, oldest := 0, 0.0
+	for k, v := range m {
+		owner, age := of(k, v)
+		if c := s[owner]; c > most || c == most && age < oldest {
+			victim, most, oldest = k, c, age
+		}
+		if tries--; tries == 0 {
+			break
+		}
+	}
+	return victim
 }
 
 // byScore sorts anything with a score, the best first.

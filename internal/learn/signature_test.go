@@ -102,13 +102,13 @@ func TestSameFailureSameSignature(t *testing.T) {
 	if ParseSketch(a.Sketch.String()) != a.Sketch {
 		t.Error("a sketch does not survive its text")
 	}
-	id1, _ := tmpl.Match("cannot find module lodash in registry", "run")
-	id2, text := tmpl.Match("cannot find module express in registry", "run")
-	id3, _ := tmpl.Match("segmentation fault in worker", "run")
+	id1, _ := tmpl.Match("o/r", "cannot find module lodash in registry", "run")
+	id2, text := tmpl.Match("o/r", "cannot find module express in registry", "run")
+	id3, _ := tmpl.Match("o/r", "segmentation fault in worker", "run")
 	if id1 != id2 || text != "cannot find module <*> in registry" || id3 == id1 {
 		t.Errorf("%s %s %s %q", id1, id2, id3, text)
 	}
-	if id4, _ := tmpl.Match("cannot find module lodash in registry", "test"); id4 == id1 {
+	if id4, _ := tmpl.Match("o/r", "cannot find module lodash in registry", "test"); id4 == id1 {
 		t.Error("the kind of step does not count")
 	}
 }
@@ -116,7 +116,7 @@ func TestSameFailureSameSignature(t *testing.T) {
 func TestTemplatesBounded(t *testing.T) {
 	tmpl := NewTemplates(50)
 	for i := range 2000 {
-		tmpl.Match(strings.Repeat(fmt.Sprint("w", i, " "), 1+i%9), "x")
+		tmpl.Match("o/r", strings.Repeat(fmt.Sprint("w", i, " "), 1+i%9), "x")
 	}
 	n := 0
 	for _, g := range tmpl.groups {

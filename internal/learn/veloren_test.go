@@ -74,8 +74,8 @@ func TestFlakyNearestNeighbour(t *testing.T) {
 		if sig.Score <= 0 {
 			nothing++
 		}
-		fl.Add(r[0], words)
-		fl.Label(r[0], flaky)
+		fl.Add("o/r", r[0], words)
+		fl.Label("o/r", r[0], flaky)
 	}
 	f1 := 2 * tp / (2*tp + fp + fn)
 	t.Logf("prequential F1 %.3f over all, %.3f after the first 12; no signature in %d of %d; classes (real, flaky): %v", f1, 2*seenTP/(2*seenTP+seenFP+seenFN), nothing, len(rows), classes)

@@ -15,3 +15,14 @@ func RawForTest(t *testing.T, path string) *sql.DB {
 	t.Cleanup(func() { db.Close() })
 	return db
 }
+
+// Statements splits a migration.
+var Statements = statements
+
+// LimitFailures shrinks for a test what a repository may fill with failures.
+func LimitFailures(t *testing.T, signatures, hits, lessons int) {
+	t.Helper()
+	s, h, l := maxSignatures, maxHits, maxLessons
+	maxSignatures, maxHits, maxLessons = signatures, hits, lessons
+	t.Cleanup(func() { maxSignatures, maxHits, maxLessons = s, h, l })
+}

@@ -11,18 +11,18 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 )
 
-// Node is a stored node of the knowledge graph.
+// Node is a stored node of a repository's knowledge graph.
 type Node struct {
-	ID, Kind, Text string
-	OK, Failed     float64
-	Last           int64 // ms
+	Repository, ID, Kind, Text string
+	OK, Failed                 float64
+	Last                       int64 // ms
 }
 
-// Edge is a stored edge of the knowledge graph.
+// Edge is a stored edge of a repository's knowledge graph.
 type Edge struct {
-	Src, Kind, Dst string
-	OK, Failed     float64
-	Last           int64 // ms
+	Repository, Src, Kind, Dst string
+	OK, Failed                 float64
+	Last                       int64 // ms
 }
 
 // Model is one stored piece of the learner's models.
@@ -120,19 +120,21 @@ func (l *Learning) ClosePrediction(runID, jobKey string, step int, at time.Time,
 }
 
 // RecentHits lists the newest failures of a step, for what ended them.
-func (l *Learning) RecentHits(identity string, limit int) ([]Hit, error) {
-	return collect(l.ctx, l.tx, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE identity = $1 ORDER BY at DESC LIMIT $2`, clean(identity), limit)
+func (l *Learning) RecentHits(repository, identity string, limit int) ([]Hit, error) {
+	return collect(l.ctx, l.tx, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE repository = $1 AND identity = $2 ORDER BY at DESC LIMIT $3`,
+		clean(repository), clean(identity), limit)
 }
 
 // CountRetry counts, for a signature, a later attempt at the same commit.
-func (l *Learning) CountRetry(signature string, passed bool) error {
-	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET retry_ok = retry_ok + $2, retry_fail = retry_fail + $3 WHERE id = $1`, signature, flag(passed), flag(!passed))
+func (l *Learning) CountRetry(repository, signature string, passed bool) error {
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET retry_ok = retry_ok + $3, retry_fail = retry_fail + $4 WHERE repository = $1 AND id = $2`,
+		clean(repository), signature, flag(passed), flag(!passed))
 	return err
 }
 
 // Fixed writes which commit ended a signature.
-func (l *Learning) Fixed(signature, commit, fix string) error {
-	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET fixed_by = $2, fix = $3 WHERE id = $1`, signature, clean(commit), clean(fix))
+func (l *Learning) Fixed(repository, signature, commit, fix string) error {
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET fixed_by = $3, fix = $4 WHERE repository = $1 AND id = $2`, clean(repository), signature, clean(commit), clean(fix))
 	return err
 }
 
@@ -145,15 +147,15 @@ func knowledge(ctx context.Context, q querier, since int64) (Knowledge, error) {
 	var err error
 	k.Nodes, err = collect(ctx, q, func(r *sql.Rows) (Node, error) {
 		var n Node
-		return n, r.Scan(&n.ID, &n.Kind, &n.Text, &n.OK, &n.Failed, &n.Last)
-	}, `SELECT id, kind, text, ok, failed, last FROM nodes WHERE version > $1`, since)
+		return n, r.Scan(&n.Repository, &n.ID, &n.Kind, &n.Text, &n.OK, &n.Failed, &n.Last)
+	}, `SELECT repository, id, kind, text, ok, failed, last FROM nodes WHERE version > $1`, since)
 	if err != nil {
 		return k, err
 	}
 	k.Edges, err = collect(ctx, q, func(r *sql.Rows) (Edge, error) {
 		var e Edge
-		return e, r.Scan(&e.Src, &e.Kind, &e.Dst, &e.OK, &e.Failed, &e.Last)
-	}, `SELECT src, kind, dst, ok, failed, last FROM edges WHERE version > $1`, since)
+		return e, r.Scan(&e.Repository, &e.Src, &e.Kind, &e.Dst, &e.OK, &e.Failed, &e.Last)
+	}, `SELECT repository, src, kind, dst, ok, failed, last FROM edges WHERE version > $1`, since)
 	if err != nil {
 		return k, err
 	}
@@ -173,16 +175,16 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 	}
 	l.Version, l.Cursor = version, cursor
 	for _, n := range k.Nodes {
-		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO nodes (id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7)
-			ON CONFLICT (id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
-			clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, version); err != nil {
+		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO nodes (repository, id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+			ON CONFLICT (repository, id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
+			clean(n.Repository), clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, version); err != nil {
 			return fmt.Errorf("node %s: %w", n.ID, err)
 		}
 	}
 	for _, e := range k.Edges {
-		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO edges (src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7)
-			ON CONFLICT (src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
-			clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, version); err != nil {
+		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO edges (repository, src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+			ON CONFLICT (repository, src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
+			clean(e.Repository), clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, version); err != nil {
 			return fmt.Errorf("edge %s %s: %w", e.Src, e.Kind, err)
 		}
 	}
@@ -198,14 +200,16 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 }
 
 // Forget deletes rows by key, when the learner's own bounds push them out.
-func (l *Learning) Forget(nodes []string, edges []Edge, models []string) error {
-	for _, id := range nodes {
-		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM nodes WHERE id = $1`, clean(id)); err != nil {
+// Of nodes and edges only what names them counts.
+func (l *Learning) Forget(nodes []Node, edges []Edge, models []string) error {
+	for _, n := range nodes {
+		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM nodes WHERE repository = $1 AND id = $2`, clean(n.Repository), clean(n.ID)); err != nil {
 			return err
 		}
 	}
 	for _, e := range edges {
-		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM edges WHERE src = $1 AND kind = $2 AND dst = $3`, clean(e.Src), e.Kind, clean(e.Dst)); err != nil {
+		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM edges WHERE repository = $1 AND src = $2 AND kind = $3 AND dst = $4`,
+			clean(e.Repository), clean(e.Src), e.Kind, clean(e.Dst)); err != nil {
 			return err
 		}
 	}

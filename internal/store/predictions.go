@@ -12,11 +12,12 @@ import (
 
 // Prediction is a stored prediction, with its outcome once that is known.
 type Prediction struct {
-	Run      string    `json:"run"`
-	JobKey   string    `json:"job_key"`
-	Step     int       `json:"step"`     // 0: of the job itself; with JobKey "": of the run
-	Identity string    `json:"identity"` // the learner's key for what was predicted
-	Made     time.Time `json:"made"`
+	Repository string    `json:"repository"`
+	Run        string    `json:"run"`
+	JobKey     string    `json:"job_key"`
+	Step       int       `json:"step"`     // 0: of the job itself; with JobKey "": of the run
+	Identity   string    `json:"identity"` // the learner's key for what was predicted
+	Made       time.Time `json:"made"`
 	ci.Prediction
 	Closed     time.Time     `json:"closed,omitzero"` // zero: nothing is known yet
 	Outcome    ci.Conclusion `json:"outcome,omitempty"`
@@ -37,9 +38,9 @@ func (s *Store) AddPredictions(ctx context.Context, ps []Prediction) error {
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, `INSERT INTO predictions (id, run_id, job_key, step, identity, made, p_fail, low, high, expected_ms, seen, reasons, closed, outcome, failed, duration_ms)
-				VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,0,'',-1,0) ON CONFLICT (run_id, job_key, step) DO NOTHING`,
-				ci.NewID(), p.Run, clean(p.JobKey), p.Step, clean(p.Identity), millis(p.Made), p.PFail, p.Low, p.High, p.ExpectedMS, p.Seen, clean(string(reasons))); err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO predictions (id, repository, run_id, job_key, step, identity, made, p_fail, low, high, expected_ms, seen, reasons, closed, outcome, failed, duration_ms)
+				VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,0,'',-1,0) ON CONFLICT (run_id, job_key, step) DO NOTHING`,
+				ci.NewID(), clean(p.Repository), p.Run, clean(p.JobKey), p.Step, clean(p.Identity), millis(p.Made), p.PFail, p.Low, p.High, p.ExpectedMS, p.Seen, clean(string(reasons))); err != nil {
 				return err
 			}
 		}
@@ -47,13 +48,13 @@ func (s *Store) AddPredictions(ctx context.Context, ps []Prediction) error {
 	})
 }
 
-const predictionColumns = `run_id, job_key, step, identity, made, p_fail, low, high, expected_ms, seen, reasons, closed, outcome, failed, duration_ms`
+const predictionColumns = `repository, run_id, job_key, step, identity, made, p_fail, low, high, expected_ms, seen, reasons, closed, outcome, failed, duration_ms`
 
 func scanPrediction(r *sql.Rows) (Prediction, error) {
 	var p Prediction
 	var made, closed, failed int64
 	var reasons string
-	if err := r.Scan(&p.Run, &p.JobKey, &p.Step, &p.Identity, &made, &p.PFail, &p.Low, &p.High, &p.ExpectedMS, &p.Seen, &reasons, &closed, &p.Outcome, &failed, &p.DurationMS); err != nil {
+	if err := r.Scan(&p.Repository, &p.Run, &p.JobKey, &p.Step, &p.Identity, &made, &p.PFail, &p.Low, &p.High, &p.ExpectedMS, &p.Seen, &reasons, &closed, &p.Outcome, &failed, &p.DurationMS); err != nil {
 		return p, err
 	}
 	p.Made, p.Closed = moment(made), moment(closed)
@@ -74,10 +75,11 @@ func (s *Store) Predictions(ctx context.Context, runID string) ([]Prediction, er
 	return out, nil
 }
 
-// ClosedPredictions lists predictions whose outcome is known and counts, the
-// newest first.
-func (s *Store) ClosedPredictions(ctx context.Context, limit int) ([]Prediction, error) {
-	out, err := collect(ctx, s.read, scanPrediction, `SELECT `+predictionColumns+` FROM predictions WHERE closed > 0 AND failed >= 0 ORDER BY closed DESC, id LIMIT $1`, limit)
+// ClosedPredictions lists a repository's predictions ("": of all) whose outcome
+// is known and counts, the newest first.
+func (s *Store) ClosedPredictions(ctx context.Context, repository string, limit int) ([]Prediction, error) {
+	out, err := collect(ctx, s.read, scanPrediction, `SELECT `+predictionColumns+` FROM predictions
+		WHERE ($1 = '' OR repository = $1) AND closed > 0 AND failed >= 0 ORDER BY closed DESC, id LIMIT $2`, clean(repository), limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: predictions: %w", err)
 	}

@@ -10,21 +10,24 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 )
 
-// Signature is a kind of failure: what is left of its strongest line when all
-// that changes from run to run is masked.
+// Signature is a kind of failure in a repository: what is left of its strongest
+// line when all that changes from run to run is masked. Two repositories may
+// have signatures of one ID, since it follows from the line; they have nothing
+// to do with each other.
 type Signature struct {
-	ID        string    `json:"id"`
-	Text      string    `json:"text"`   // the masked line
-	Class     string    `json:"class"`  // compile, assert, network, …
-	Kind      string    `json:"kind"`   // of step: test, build, …
-	Sketch    string    `json:"sketch"` // MinHash of its block
-	Seen      int       `json:"seen"`
-	First     time.Time `json:"first"`
-	Last      time.Time `json:"last"`
-	FixedBy   string    `json:"fixed_by,omitempty"` // commit that ended it last
-	Fix       string    `json:"fix,omitempty"`
-	RetryOK   int       `json:"retry_ok"`   // later attempts at the same commit that passed
-	RetryFail int       `json:"retry_fail"` // and that failed
+	Repository string    `json:"repository"`
+	ID         string    `json:"id"`
+	Text       string    `json:"text"`   // the masked line
+	Class      string    `json:"class"`  // compile, assert, network, …
+	Kind       string    `json:"kind"`   // of step: test, build, …
+	Sketch     string    `json:"sketch"` // MinHash of its block
+	Seen       int       `json:"seen"`
+	First      time.Time `json:"first"`
+	Last       time.Time `json:"last"`
+	FixedBy    string    `json:"fixed_by,omitempty"` // commit that ended it last
+	Fix        string    `json:"fix,omitempty"`
+	RetryOK    int       `json:"retry_ok"`   // later attempts at the same commit that passed
+	RetryFail  int       `json:"retry_fail"` // and that failed
 }
 
 // Hit is one failure with its signature.
@@ -57,19 +60,19 @@ type Lesson struct {
 	Helped     int       `json:"helped"`
 }
 
-const signatureColumns = `id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail`
+const signatureColumns = `repository, id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail`
 
 func scanSignature(r interface{ Scan(...any) error }) (Signature, error) {
 	var v Signature
 	var first, last int64
-	err := r.Scan(&v.ID, &v.Text, &v.Class, &v.Kind, &v.Sketch, &v.Seen, &first, &last, &v.FixedBy, &v.Fix, &v.RetryOK, &v.RetryFail)
+	err := r.Scan(&v.Repository, &v.ID, &v.Text, &v.Class, &v.Kind, &v.Sketch, &v.Seen, &first, &last, &v.FixedBy, &v.Fix, &v.RetryOK, &v.RetryFail)
 	v.First, v.Last = moment(first), moment(last)
 	return v, err
 }
 
-// Signature reads one signature.
-func (s *Store) Signature(ctx context.Context, id string) (Signature, error) {
-	v, err := scanSignature(s.read.QueryRowContext(ctx, `SELECT `+signatureColumns+` FROM signatures WHERE id = $1`, id))
+// Signature reads one signature of a repository.
+func (s *Store) Signature(ctx context.Context, repository, id string) (Signature, error) {
+	v, err := scanSignature(s.read.QueryRowContext(ctx, `SELECT `+signatureColumns+` FROM signatures WHERE repository = $1 AND id = $2`, clean(repository), id))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}
@@ -79,43 +82,90 @@ func (s *Store) Signature(ctx context.Context, id string) (Signature, error) {
 	return v, nil
 }
 
-// Signatures lists signatures, the last seen first.
-func (s *Store) Signatures(ctx context.Context, limit int) ([]Signature, error) {
+// Signatures lists a repository's signatures, the last seen first.
+func (s *Store) Signatures(ctx context.Context, repository string, limit int) ([]Signature, error) {
 	out, err := collect(ctx, s.read, func(r *sql.Rows) (Signature, error) { return scanSignature(r) },
-		`SELECT `+signatureColumns+` FROM signatures ORDER BY last DESC, id LIMIT $1`, limit)
+		`SELECT `+signatureColumns+` FROM signatures WHERE repository = $1 ORDER BY last DESC, id LIMIT $2`, clean(repository), limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: signatures: %w", err)
 	}
 	return out, nil
 }
 
-// AddHit stores a failure under its signature, which is made or counted up, in
-// one transaction. A failure that is known already (same run, job, step and
-// attempt) changes nothing, and fresh is false. before is the signature as it
-// was before this failure.
+// What a repository may fill with failures, in rows. A test shrinks them.
+var (
+	maxSignatures    = 2_000  // of a repository
+	maxHits          = 20_000 // of a repository
+	maxSignatureHits = 200    // of one signature
+	maxLessons       = 500    // of a repository
+)
+
+// AddHit stores a failure under its signature in the failure's repository, which
+// is made or counted up, in one transaction. A failure that is known already
+// (same run, job, step and attempt) changes nothing, and fresh is false. before
+// is the signature as it was before this failure.
+//
+// Old failures make room: the counts of their signature stay. Where a repository
+// has too many signatures, those that came once and long ago go first.
 func (s *Store) AddHit(ctx context.Context, sig Signature, h Hit) (before Signature, fresh bool, err error) {
+	repository := clean(h.Repository)
 	err = s.tx(ctx, "signature "+sig.ID, func(tx *sql.Tx) error {
-		before, err = scanSignature(tx.QueryRowContext(ctx, `SELECT `+signatureColumns+` FROM signatures WHERE id = $1`, sig.ID))
+		before, err = scanSignature(tx.QueryRowContext(ctx, `SELECT `+signatureColumns+` FROM signatures WHERE repository = $1 AND id = $2`, repository, sig.ID))
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
+		known := err == nil
 		fresh, err = changed(tx.ExecContext(ctx, `INSERT INTO signature_hits (signature_id, run_id, job_key, step, attempt, identity, repository, branch, sha, at, text)
 			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11) ON CONFLICT (run_id, job_key, step, attempt) DO NOTHING`,
-			sig.ID, h.Run, clean(h.JobKey), h.Step, max(h.Attempt, 1), clean(h.Identity), clean(h.Repository), clean(h.Branch), clean(h.SHA), millis(h.At), clean(h.Text)))
+			sig.ID, h.Run, clean(h.JobKey), h.Step, max(h.Attempt, 1), clean(h.Identity), repository, clean(h.Branch), clean(h.SHA), millis(h.At), clean(h.Text)))
 		if err != nil || !fresh {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO signatures (id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail)
-			VALUES ($1,$2,$3,$4,$5,1,$6,$6,'','',0,0) ON CONFLICT (id) DO UPDATE SET seen = signatures.seen + 1, last = excluded.last`,
-			sig.ID, clean(sig.Text), sig.Class, sig.Kind, sig.Sketch, millis(h.At)); err != nil {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO signatures (repository, id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail)
+			VALUES ($1,$2,$3,$4,$5,$6,1,$7,$7,'','',0,0) ON CONFLICT (repository, id) DO UPDATE SET seen = signatures.seen + 1, last = excluded.last`,
+			repository, sig.ID, clean(sig.Text), sig.Class, sig.Kind, sig.Sketch, millis(h.At)); err != nil {
 			return err
 		}
-		// Bounded: the counts stay, old examples go.
-		_, err := tx.ExecContext(ctx, `DELETE FROM signature_hits WHERE signature_id = $1 AND at < (
-			SELECT MIN(at) FROM (SELECT at FROM signature_hits WHERE signature_id = $1 ORDER BY at DESC LIMIT 200) newest)`, sig.ID)
-		return err
+		if _, err := tx.ExecContext(ctx, `DELETE FROM signature_hits WHERE repository = $1 AND signature_id = $2 AND at < (
+			SELECT MIN(at) FROM (SELECT at FROM signature_hits WHERE repository = $1 AND signature_id = $2 ORDER BY at DESC LIMIT $3) newest)`,
+			repository, sig.ID, maxSignatureHits); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM signature_hits WHERE repository = $1 AND at < (
+			SELECT MIN(at) FROM (SELECT at FROM signature_hits WHERE repository = $1 ORDER BY at DESC LIMIT $2) newest)`, repository, maxHits); err != nil || known {
+			return err
+		}
+		return trimSignatures(ctx, tx, repository, sig.ID)
 	})
 	return before, fresh, err
+}
+
+// trimSignatures drops the signatures that a repository has too many of, but not
+// the one that is new, with their failures and lessons.
+func trimSignatures(ctx context.Context, tx *sql.Tx, repository, fresh string) error {
+	var n int
+	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM signatures WHERE repository = $1`, repository).Scan(&n); err != nil || n <= maxSignatures {
+		return err
+	}
+	gone, err := collect(ctx, tx, func(r *sql.Rows) (string, error) {
+		var id string
+		return id, r.Scan(&id)
+	}, `SELECT id FROM signatures WHERE repository = $1 AND id <> $2
+		ORDER BY CASE WHEN seen > 1 THEN 1 ELSE 0 END, last, id LIMIT $3`, repository, fresh, n-maxSignatures)
+	if err != nil {
+		return err
+	}
+	for _, id := range gone {
+		for _, table := range []string{"signature_hits", "lessons"} {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE repository = $1 AND signature_id = $2`, repository, id); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM signatures WHERE repository = $1 AND id = $2`, repository, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const hitColumns = `signature_id, run_id, job_key, step, attempt, identity, repository, branch, sha, at, text`
@@ -128,9 +178,10 @@ func scanHit(r *sql.Rows) (Hit, error) {
 	return h, err
 }
 
-// Hits lists the newest failures of a signature.
-func (s *Store) Hits(ctx context.Context, signature string, limit int) ([]Hit, error) {
-	out, err := collect(ctx, s.read, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE signature_id = $1 ORDER BY at DESC LIMIT $2`, signature, limit)
+// Hits lists the newest failures of a repository's signature.
+func (s *Store) Hits(ctx context.Context, repository, signature string, limit int) ([]Hit, error) {
+	out, err := collect(ctx, s.read, scanHit, `SELECT `+hitColumns+` FROM signature_hits WHERE repository = $1 AND signature_id = $2 ORDER BY at DESC LIMIT $3`,
+		clean(repository), signature, limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: failures of signature %s: %w", signature, err)
 	}
@@ -147,19 +198,23 @@ func (s *Store) RunHits(ctx context.Context, runID string) ([]Hit, error) {
 }
 
 // PutLesson stores a lesson, or renews the one for the same step and signature:
-// its text, evidence and expiry.
+// its text, evidence and expiry. The lessons of a repository that were not
+// renewed for longest make room.
 func (s *Store) PutLesson(ctx context.Context, l Lesson) error {
 	if l.ID == "" {
 		l.ID = ci.NewID()
 	}
-	_, err := s.write.ExecContext(ctx, `INSERT INTO lessons (id, repository, identity, signature_id, text, evidence, created, last, expires, shown, helped)
-		VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,0,0) ON CONFLICT (identity, signature_id) DO UPDATE SET text = excluded.text, evidence = excluded.evidence,
-			last = excluded.last, expires = excluded.expires`,
-		l.ID, clean(l.Repository), clean(l.Identity), l.Signature, clean(l.Text), clean(l.Evidence), millis(l.Created), millis(l.Last), millis(l.Expires))
-	if err != nil {
-		return fmt.Errorf("store: lesson: %w", err)
-	}
-	return nil
+	return s.tx(ctx, "lesson", func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO lessons (id, repository, identity, signature_id, text, evidence, created, last, expires, shown, helped)
+			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,0,0) ON CONFLICT (identity, signature_id) DO UPDATE SET text = excluded.text, evidence = excluded.evidence,
+				last = excluded.last, expires = excluded.expires WHERE lessons.repository = excluded.repository`,
+			l.ID, clean(l.Repository), clean(l.Identity), l.Signature, clean(l.Text), clean(l.Evidence), millis(l.Created), millis(l.Last), millis(l.Expires)); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM lessons WHERE repository = $1 AND last < (
+			SELECT MIN(last) FROM (SELECT last FROM lessons WHERE repository = $1 ORDER BY last DESC LIMIT $2) newest)`, clean(l.Repository), maxLessons)
+		return err
+	})
 }
 
 // Lessons lists the lessons that have not expired at now, the newest first;
@@ -180,15 +235,17 @@ func (s *Store) Lessons(ctx context.Context, repository string, now time.Time) (
 }
 
 // LessonShown counts that the lesson of a step and signature was shown.
-func (s *Store) LessonShown(ctx context.Context, identity, signature string) error {
-	if _, err := s.write.ExecContext(ctx, `UPDATE lessons SET shown = shown + 1 WHERE identity = $1 AND signature_id = $2`, clean(identity), signature); err != nil {
+func (s *Store) LessonShown(ctx context.Context, repository, identity, signature string) error {
+	if _, err := s.write.ExecContext(ctx, `UPDATE lessons SET shown = shown + 1 WHERE repository = $1 AND identity = $2 AND signature_id = $3`,
+		clean(repository), clean(identity), signature); err != nil {
 		return fmt.Errorf("store: lesson: %w", err)
 	}
 	return nil
 }
 
 // LessonHelped counts that, after a lesson was shown, what it is about ended.
-func (l *Learning) LessonHelped(identity, signature string) error {
-	_, err := l.tx.ExecContext(l.ctx, `UPDATE lessons SET helped = helped + 1 WHERE identity = $1 AND signature_id = $2 AND helped < shown`, clean(identity), signature)
+func (l *Learning) LessonHelped(repository, identity, signature string) error {
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE lessons SET helped = helped + 1 WHERE repository = $1 AND identity = $2 AND signature_id = $3 AND helped < shown`,
+		clean(repository), clean(identity), signature)
 	return err
 }

@@ -479,7 +479,7 @@ func testLearnOnce(t *testing.T, a, b *store.Store) {
 		if len(k.Models) != 1 || len(k.Nodes) != 1 || len(k.Edges) != 1 || k.Models[0].Body[1] != 255 || k.Nodes[0].OK != float64(head) {
 			t.Errorf("changed: %+v", k)
 		}
-		return l.Forget([]string{"n"}, k.Edges, []string{k.Models[0].Key})
+		return l.Forget([]store.Node{{ID: "n"}}, k.Edges, []string{k.Models[0].Key})
 	}))
 	ok(t, a.Learn(ctx, "test", func(l *store.Learning) error {
 		k, err := l.Changed(version - 1)
@@ -548,7 +548,7 @@ func testPredictions(t *testing.T, a, b *store.Store) {
 	if len(got) != 1 || got[0].PFail != .25 || !got[0].Failed || !got[0].Counts || got[0].DurationMS != 1000 || got[0].Reasons[0] != "why" {
 		t.Errorf("%+v", got)
 	}
-	if closed := must[[]store.Prediction](t)(b.ClosedPredictions(ctx, 5)); len(closed) != 1 {
+	if closed := must[[]store.Prediction](t)(b.ClosedPredictions(ctx, "", 5)); len(closed) != 1 {
 		t.Errorf("%+v", closed)
 	}
 }
@@ -557,7 +557,7 @@ func testSignatures(t *testing.T, a, b *store.Store) {
 	ctx := t.Context()
 	sig := store.Signature{ID: "sig", Text: "error: <num>", Class: "compile"}
 	for i := range 3 {
-		h := store.Hit{Run: fmt.Sprint("r", i), JobKey: "j", Step: 1, Identity: "step", SHA: fmt.Sprint("c", i), At: time.UnixMilli(int64(1000 + i))}
+		h := store.Hit{Run: fmt.Sprint("r", i), JobKey: "j", Step: 1, Repository: "o/s", Identity: "step", SHA: fmt.Sprint("c", i), At: time.UnixMilli(int64(1000 + i))}
 		before, fresh, err := a.AddHit(ctx, sig, h)
 		ok(t, err)
 		if before.Seen != i || !fresh {
@@ -568,15 +568,15 @@ func testSignatures(t *testing.T, a, b *store.Store) {
 		}
 	}
 	ok(t, a.Learn(ctx, "s", func(l *store.Learning) error {
-		hits, err := l.RecentHits("step", 2)
+		hits, err := l.RecentHits("o/s", "step", 2)
 		if len(hits) != 2 || hits[0].SHA != "c2" {
 			t.Errorf("%+v", hits)
 		}
-		ok(t, l.Fixed("sig", "c9", "mend it"))
-		ok(t, l.CountRetry("sig", true))
+		ok(t, l.Fixed("o/s", "sig", "c9", "mend it"))
+		ok(t, l.CountRetry("o/s", "sig", true))
 		return err
 	}))
-	got := must[store.Signature](t)(b.Signature(ctx, "sig"))
+	got := must[store.Signature](t)(b.Signature(ctx, "o/s", "sig"))
 	if got.Seen != 3 || got.FixedBy != "c9" || got.RetryOK != 1 || got.RetryFail != 0 || got.First.UnixMilli() != 1000 || got.Last.UnixMilli() != 1002 {
 		t.Errorf("%+v", got)
 	}
@@ -595,10 +595,10 @@ func testLessons(t *testing.T, a, b *store.Store) {
 	if len(got) != 1 || got[0].Text != "two" {
 		t.Fatalf("%+v", got)
 	}
-	ok(t, a.LessonShown(ctx, "i", "s"))
+	ok(t, a.LessonShown(ctx, "o/l", "i", "s"))
 	ok(t, a.Learn(ctx, "l", func(l *store.Learning) error {
-		ok(t, l.LessonHelped("i", "s"))
-		return l.LessonHelped("i", "s") // once for each time it was shown
+		ok(t, l.LessonHelped("o/l", "i", "s"))
+		return l.LessonHelped("o/l", "i", "s") // once for each time it was shown
 	}))
 	if got := must[[]store.Lesson](t)(b.Lessons(ctx, "", now)); got[0].Shown != 1 || got[0].Helped != 1 {
 		t.Errorf("%+v", got)
