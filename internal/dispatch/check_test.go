@@ -1,13 +1,17 @@
 package dispatch
 
 import (
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
@@ -32,6 +36,29 @@ func TestSummaryIsText(t *testing.T) {
 }
 
 // A check never goes back, and says what is true.
+// When GitHub says how long to wait, that long at least is waited, and no longer
+// than a little more; without a word of it the wait doubles.
+func TestCheckWaitsAsLongAsGitHubSays(t *testing.T) {
+	r := &reporter{d: &Dispatcher{cfg: Config{Retry: time.Second}, log: slog.New(slog.DiscardHandler)}}
+	for _, c := range []struct {
+		tries int
+		err   error
+		least time.Duration
+	}{
+		{0, &github.Error{Status: 403, Temporary: true, RetryAfter: time.Hour}, time.Hour},
+		{3, &github.Error{Status: 429, Temporary: true, RetryAfter: 2 * time.Second}, 8 * time.Second},
+		{0, &github.Error{Status: 502, Temporary: true}, time.Second},
+		{4, errors.New("no route"), 16 * time.Second},
+	} {
+		ch := &check{id: "x", tries: c.tries}
+		began := time.Now()
+		r.sent(ch, github.Check{Status: ci.Completed}, c.err)
+		if wait := ch.after.Sub(began); wait < c.least || wait > c.least*5/4+time.Minute || ch.over || ch.sent != "" {
+			t.Errorf("%v after %d tries: %v, want %v: %+v", c.err, c.tries, wait, c.least, ch)
+		}
+	}
+}
+
 func TestTitle(t *testing.T) {
 	for _, c := range []struct {
 		job  board.Job

@@ -28,6 +28,8 @@ type stand struct {
 	stop     func()
 	released int
 	ok       *bool
+	// taking, if set, is closed when a snapshot begins, which then waits for take.
+	taking, take chan struct{}
 }
 
 func newStand(t *testing.T) *stand {
@@ -52,9 +54,16 @@ func (s *stand) Begin()                {}
 func (s *stand) End(_ context.Context, ok bool, _ string) {
 	s.ok = &ok
 }
-func (s *stand) Snapshot(context.Context) (*pool.Checkpoint, error) { return &pool.Checkpoint{}, nil }
-func (s *stand) Rollback(context.Context, *pool.Checkpoint) error   { return nil }
-func (s *stand) Lost() <-chan struct{}                              { return s.lost }
+func (s *stand) Snapshot(context.Context) (*pool.Checkpoint, error) {
+	if s.taking != nil {
+		close(s.taking)
+		<-s.take
+		s.taking = nil
+	}
+	return &pool.Checkpoint{}, nil
+}
+func (s *stand) Rollback(context.Context, *pool.Checkpoint) error { return nil }
+func (s *stand) Lost() <-chan struct{}                            { return s.lost }
 func (s *stand) Err() error {
 	select {
 	case <-s.lost:
@@ -218,6 +227,63 @@ func TestSnapshots(t *testing.T) {
 	if st, err := c.Status(t.Context()); err != nil || !slices.Equal(st.Snapshots, []string{"clean", "s2", "s3"}) {
 		t.Error(st, err)
 	}
+}
+
+// A snapshot suffers no command beside it, and no command a snapshot: each is
+// told so, and both come once the other has ended.
+func TestSnapshotIsTakenAlone(t *testing.T) {
+	c, v, _, _ := held(t)
+	busy := func(what string, err error) {
+		t.Helper()
+		var f *Fault
+		if !errors.As(err, &f) || f.Kind != faultBusy {
+			t.Errorf("%s: %v, want busy", what, err)
+		}
+	}
+	in, feed := io.Pipe()
+	said := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Exec(context.Background(), guest.Cmd{Argv: []string{"sh", "-c", "echo up; cat"}, Stdin: in, Stdout: once{said}}, nil)
+		ended <- err
+	}()
+	<-said
+	_, err := c.Snapshot(t.Context(), "")
+	busy("a snapshot beside a command", err)
+	busy("a rollback beside a command", c.Rollback(t.Context(), "s1"))
+	feed.Close()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	v.taking, v.take = make(chan struct{}), make(chan struct{})
+	go func() {
+		_, err := c.Snapshot(context.Background(), "s1")
+		ended <- err
+	}()
+	<-v.taking
+	_, err = c.Exec(t.Context(), guest.Cmd{Argv: []string{"true"}}, nil)
+	busy("a command beside a snapshot", err)
+	_, err = c.Snapshot(t.Context(), "s2")
+	busy("a snapshot beside a snapshot", err)
+	close(v.take)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if _, _, end := run(t, c, nil, "true"); end.Code != 0 {
+		t.Error(end)
+	}
+}
+
+// once closes its channel with the first byte.
+type once struct{ said chan struct{} }
+
+func (o once) Write(p []byte) (int, error) {
+	select {
+	case <-o.said:
+	default:
+		close(o.said)
+	}
+	return len(p), nil
 }
 
 func TestEnds(t *testing.T) {

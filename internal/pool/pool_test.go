@@ -471,19 +471,23 @@ func TestRollback(t *testing.T) {
 
 func TestDamagedTemplate(t *testing.T) {
 	s := &shelf{dir: t.TempDir()}
-	damage := func() {
+	damage := func(how func([]byte) []byte) {
 		files, _ := filepath.Glob(filepath.Join(s.dir, "*", vmtest.MemoryFile))
 		if len(files) != 1 {
 			t.Fatalf("templates: %v", files)
 		}
-		if err := os.WriteFile(files[0], []byte("nonsense"), 0o600); err != nil {
+		b, err := os.ReadFile(files[0])
+		if err == nil {
+			err = os.WriteFile(files[0], how(b), 0o600)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Run("between processes", func(t *testing.T) {
 		r := rigOn(t, s, nil)
 		release(t, r.claim(t, Request{}))
-		damage()
+		damage(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) // Restore does not see that
 		r2 := rigOn(t, s, nil)
 		l := r2.claim(t, Request{})
 		echo(t, l)
@@ -494,7 +498,7 @@ func TestDamagedTemplate(t *testing.T) {
 		if !strings.Contains(r2.log.String(), "damaged") {
 			t.Error("nothing was said")
 		}
-		damage() // and while a process uses it
+		damage(func([]byte) []byte { return []byte("nonsense") }) // and while a process uses it
 		release(t, r2.claim(t, Request{}))
 		if made, drops, _ := s.counts(); made != 3 || drops != 2 {
 			t.Errorf("made %d, dropped %d", made, drops)
