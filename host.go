@@ -23,6 +23,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
@@ -45,6 +46,11 @@ type HostConfig struct {
 	Warm int
 	// Network is what machines may reach: "default", "none", "allow:HOST,HOST".
 	Network string
+	// Jail is what stands between a machine's monitor and this host: "require"
+	// refuses to run where a wall is missing, "best" ("" as well) takes what can be
+	// had. This program is started once more for each machine, under another name,
+	// to build the walls; an init function sees to it.
+	Jail string
 	// Learn is "off" or "advise"; "" is advise. Off changes nothing else.
 	Learn string
 	// Progress, if set, hears how the image is built, a line at a time.
@@ -149,8 +155,12 @@ func (h *Host) image(ctx context.Context, cfg HostConfig) (*image.Image, error) 
 }
 
 func (h *Host) driver(ctx context.Context, cfg HostConfig, img *image.Image) (vm.Driver, error) {
-	f := firecracker.New(firecracker.Config{CacheDir: h.dirs.Cache, Kernel: img.Kernel, Log: h.log})
-	q := qemu.New(qemu.Config{CacheDir: h.dirs.Cache, Log: h.log})
+	walls := jail.Policy{Require: cfg.Jail == config.JailRequire}
+	if cfg.Jail != "" && cfg.Jail != config.JailBest && !walls.Require {
+		return nil, fmt.Errorf("jail %q: want require or best", cfg.Jail)
+	}
+	f := firecracker.New(firecracker.Config{CacheDir: h.dirs.Cache, Kernel: img.Kernel, Jail: walls, Log: h.log})
+	q := qemu.New(qemu.Config{CacheDir: h.dirs.Cache, Jail: walls, Log: h.log})
 	works := func(d vm.Driver) error {
 		if n, ok := d.(interface{ ProbeNetwork(context.Context) error }); ok {
 			if err := n.ProbeNetwork(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/tui"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
@@ -58,7 +59,8 @@ type app struct {
 	err     io.Writer
 	getenv  func(string) string
 	verbose bool
-	records *tui.JSON // of --json: see [app.json]
+	records *tui.JSON    // of --json: see [app.json]
+	walls   *jail.Policy // of the server; nil reads the environment: see [app.jail]
 }
 
 var (

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -21,6 +23,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
@@ -130,6 +133,7 @@ func (a *app) examine(ctx context.Context) *examination {
 	}
 	kernel := a.examineImage(e, dirs)
 	a.examineQEMU(ctx, e, dirs, kernel)
+	a.examineWalls(ctx, e)
 	a.examineFirecracker(ctx, e, dirs, kernel)
 	want := a.getenv("HEARTH_DRIVER")
 	d, err := a.driver(ctx, want, dirs)
@@ -233,6 +237,65 @@ func (a *app) examineQEMU(ctx context.Context, e *examination, dirs config.Dirs,
 	}
 	e.note("kvm", fix, "does not work: %s (%s); machines run by emulation, 6 to 18 times slower where it is the processor that counts", k.Reason, when)
 }
+
+// examineWalls makes a jail and says what stands around it.
+func (a *app) examineWalls(ctx context.Context, e *examination) {
+	p, err := a.jail()
+	if err != nil {
+		e.fault("walls", "unset HEARTH_JAIL and HEARTH_UID_BASE", "%v", err)
+		return
+	}
+	r := jail.Look(ctx, p)
+	if r.Fault != nil {
+		e.fault("walls", "", "a jail cannot be made: %v", r.Fault)
+		return
+	}
+	w := r.Walls
+	var have []string
+	switch {
+	case w.UID != os.Geteuid():
+		have = append(have, fmt.Sprintf("a user of its own for each machine (%d to %d)", r.UIDBase, r.UIDBase+jail.UIDs-1))
+	case w.NewUser:
+		have = append(have, "a user namespace")
+	}
+	if w.Caps == 0 {
+		have = append(have, "no capabilities")
+	}
+	if w.NoNewPrivs {
+		have = append(have, "no new privileges")
+	}
+	if w.Seccomp > 0 {
+		have = append(have, "seccomp")
+	}
+	if w.OwnRoot {
+		have = append(have, "a root directory with the monitor alone in it")
+	}
+	var ns []string
+	for _, n := range slices.Sorted(maps.Keys(w.Namespaces)) {
+		if w.Namespaces[n] {
+			ns = append(ns, n)
+		}
+	}
+	if len(ns) > 0 {
+		have = append(have, "namespaces: "+strings.Join(ns, " "))
+	}
+	switch err := w.Check(); {
+	case err == nil:
+		e.ok("walls", "around the QEMU of each machine: %s", strings.Join(have, ", "))
+	case p.Require:
+		e.fault("walls", jail.Remedy, "%s only; HEARTH_JAIL requires more: %s", strings.Join(have, ", "), oneLine(err))
+	default:
+		e.note("walls", jail.Remedy, "%s only, for %v: %s; machines run all the same", strings.Join(have, ", "), r.Missing, oneLine(err))
+	}
+	if r.NoGroup != nil {
+		e.note("limits", "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1), and as a user start hearth by systemd-run --user --scope -p Delegate=yes",
+			"of a monitor: open files, tasks, file sizes, no core dumps; but not its memory, processor and disk: %v", r.NoGroup)
+		return
+	}
+	e.ok("limits", "of a monitor: memory, tasks, processor and disk, by a cgroup in %s; open files, file sizes, no core dumps", r.CGroup)
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (a *app) examineFirecracker(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
 	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Log: a.log()})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
@@ -26,9 +28,41 @@ type machineOptions struct {
 	max       int
 }
 
+// jail is what stands around machines: what the server's settings say, or
+// HEARTH_JAIL and HEARTH_UID_BASE, which for a person at a terminal begin with what
+// can be had.
+func (a *app) jail() (jail.Policy, error) {
+	if a.walls != nil {
+		return *a.walls, nil
+	}
+	p := jail.Policy{}
+	switch v := a.getenv("HEARTH_JAIL"); v {
+	case "", config.JailBest:
+	case config.JailRequire:
+		p.Require = true
+	default:
+		return p, usage("HEARTH_JAIL=%q: want require or best", v)
+	}
+	if v := a.getenv("HEARTH_UID_BASE"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err == nil {
+			p.UIDBase = n
+			err = p.Check()
+		}
+		if err != nil {
+			return p, usage("HEARTH_UID_BASE: %v", err)
+		}
+	}
+	return p, nil
+}
+
 // driver returns the driver by its name; auto is the best that works here.
 func (a *app) driver(ctx context.Context, name string, dirs config.Dirs) (vm.Driver, error) {
-	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Log: a.log()})
+	walls, err := a.jail()
+	if err != nil {
+		return nil, err
+	}
+	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Jail: walls, Log: a.log()})
 	switch name {
 	case "", "auto", "qemu":
 		if err := q.Probe(ctx); err != nil {
@@ -49,7 +83,11 @@ func (a *app) driver(ctx context.Context, name string, dirs config.Dirs) (vm.Dri
 // Whether this kernel boots under KVM is found out once a host; without one,
 // something smaller is tried.
 func (a *app) firecracker(ctx context.Context, dirs config.Dirs, kernel string) (vm.Driver, error) {
-	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Log: a.log()})
+	walls, err := a.jail()
+	if err != nil {
+		return nil, err
+	}
+	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Jail: walls, Log: a.log()})
 	if err := f.ProbeNetwork(ctx); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/web"
 	"github.com/hearth-ci/hearth/internal/webhook"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -131,6 +132,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
 	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, warm: cfg.Warm, max: cfg.Machines})
 	if err != nil {
 		return err

@@ -114,6 +114,13 @@ type Config struct {
 	SecretsFile string `json:"secrets_file"`
 	// Driver is auto, qemu or firecracker.
 	Driver string `json:"driver"`
+	// Jail is "require", to run machines only behind all the walls that keep a
+	// monitor from the host (`hearth doctor` lists them), or "best", to run with
+	// those that can be had.
+	Jail string `json:"jail"`
+	// UIDBase is the first of the 4096 users that machines have, one each, where
+	// hearth runs as root; 0 is 1900000000. No account may be among them.
+	UIDBase int `json:"uid_base"`
 	// Machines is how many run at once; 0 asks the machine.
 	Machines int `json:"machines"`
 	// Warm is how many machines wait ready.
@@ -144,6 +151,12 @@ type Doors struct {
 	Connections int `json:"connections"`
 }
 
+// What Jail may be.
+const (
+	JailRequire = "require"
+	JailBest    = "best"
+)
+
 // Duration is a time.Duration that reads and writes as "90s", "15m".
 type Duration time.Duration
 
@@ -167,6 +180,7 @@ func Default() Config {
 		Listen:     "127.0.0.1:8787",
 		GitHubURL:  "https://api.github.com",
 		Driver:     "auto",
+		Jail:       JailRequire,
 		CPUs:       2,
 		MemoryMiB:  1024,
 		Warm:       1,
@@ -220,10 +234,12 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	text("JWT_SECRET_FILE", &c.JWTSecretFile)
 	text("SECRETS_FILE", &c.SecretsFile)
 	text("DRIVER", &c.Driver)
+	text("JAIL", &c.Jail)
 	text("LEARN", &c.Learn)
 	if v := getenv("HEARTH_HOSTS"); v != "" {
 		c.Hosts = strings.Split(v, ",")
 	}
+	number("UID_BASE", func(n int64) { c.UIDBase = int(n) })
 	number("APP_ID", func(n int64) { c.AppID = n })
 	number("MACHINES", func(n int64) { c.Machines = int(n) })
 	number("WARM", func(n int64) { c.Warm = int(n) })
@@ -277,6 +293,14 @@ func (c Config) Validate() error {
 	case "auto", "qemu", "firecracker":
 	default:
 		bad("driver %q: want auto, qemu or firecracker", c.Driver)
+	}
+	switch c.Jail {
+	case JailRequire, JailBest:
+	default:
+		bad("jail %q: want require or best", c.Jail)
+	}
+	if c.UIDBase != 0 && (c.UIDBase < 1000 || c.UIDBase > 1<<31-1-4096) {
+		bad("uid_base %d: want the first of 4096 user ids that no account has, from 1000 to %d", c.UIDBase, 1<<31-1-4096)
 	}
 	switch c.Learn {
 	case "off", "advise", "act":

@@ -82,6 +82,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 )
 
 // Config says how a [Driver] works. The zero value is usable.
@@ -100,6 +101,9 @@ type Config struct {
 
 	// ProbeTimeout bounds the boot that decides whether KVM works; 15 s if 0.
 	ProbeTimeout time.Duration
+
+	// Jail is what stands around each Firecracker.
+	Jail jail.Policy
 
 	// Log hears what was decided and why; nil discards.
 	Log *slog.Logger

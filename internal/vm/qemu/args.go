@@ -3,11 +3,8 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/hearth-ci/hearth/internal/vm"
 )
 
 // accel is how the guest's processor is made.
@@ -26,8 +23,35 @@ const (
 	fdConsole = 4 // one end of a socket pair: the serial console
 	fdAgent   = 5 // listening socket: the agent's channel
 	// Then the network's connected socket and the incoming state, where there
-	// are such.
+	// are such, and the images of the disks.
 )
+
+// The paths that QEMU insists on opening itself. There is nothing at them: see
+// jail.Cmd.Open.
+const (
+	kernelPath = "/jail/kernel"
+	initrdPath = "/jail/initrd"
+	memoryPath = "/jail/memory"
+)
+
+// image is one file of a disk. QEMU gets it open: for writing if it is what the
+// guest writes to, for reading only if it is not.
+type image struct {
+	Path   string `json:"path"`
+	Format string `json:"format"`
+	fd     int
+}
+
+// drive is a disk: the image that the guest sees, and those below it, down to
+// the one that stands on nothing. QEMU is told all of them. What a qcow2 image
+// itself says about the one below it is never followed: a monitor that a guest
+// has taken over could have written anything there, and it would be Hearth, with
+// all its rights, who opens it.
+type drive struct {
+	ID       string
+	ReadOnly bool
+	Images   []image
+}
 
 // layout is what both a boot and a restore must agree on, or the state of the
 // one would not fit the devices of the other.
@@ -36,9 +60,9 @@ type layout struct {
 	Accel     accel
 	CPUs      int
 	MemoryMiB int
-	Memory    string // path of the memory file, "" for memory without one
-	Shared    bool   // writes go to that file (a template), or stay private (a clone)
-	Disks     []vm.Disk
+	Memory    bool // is a file, or nobody's business
+	Shared    bool // writes go to that file (a template), or stay private (a clone)
+	Drives    []drive
 	NetFD     int // connected socket, if HasNet
 	HasNet    bool
 	MAC       string
@@ -51,8 +75,8 @@ func (l layout) args() []string {
 	}
 	size := strconv.Itoa(l.MemoryMiB) + "M"
 	memory := "memory-backend-ram,id=ram0,size=" + size
-	if l.Memory != "" {
-		memory = "memory-backend-file,id=ram0,mem-path=" + comma(l.Memory) + ",share=" + onOff(l.Shared) + ",size=" + size
+	if l.Memory {
+		memory = "memory-backend-file,id=ram0,mem-path=" + memoryPath + ",share=" + onOff(l.Shared) + ",size=" + size
 	}
 	a := []string{
 		"-name", "hearth-" + l.ID,
@@ -66,7 +90,8 @@ func (l layout) args() []string {
 		"-object", memory,
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		// A guest that breaks out of the emulator finds itself in a process that
-		// cannot start another, nor gain privileges.
+		// cannot start another, nor gain privileges. What is around that process is
+		// package jail's.
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", fdMonitor), "-mon", "chardev=qmp,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", fdConsole), "-serial", "chardev:console",
@@ -75,7 +100,10 @@ func (l layout) args() []string {
 		"-device", "virtserialport,chardev=agent,name=hearth.agent",
 		"-object", "rng-builtin,id=rng0", "-device", "virtio-rng-device,rng=rng0",
 	}
-	for _, d := range l.Disks {
+	for _, d := range l.Drives {
+		for _, i := range d.Images {
+			a = append(a, "-add-fd", fmt.Sprintf("fd=%d,set=%d", i.fd, i.fd))
+		}
 		a = append(a, "-blockdev", blockdev(d), "-device", "virtio-blk-device,drive="+d.ID+"-disk,serial="+d.ID)
 	}
 	if l.HasNet {
@@ -85,33 +113,36 @@ func (l layout) args() []string {
 	return a
 }
 
-// blockdev describes a disk as JSON, so that no character in its path matters.
-func blockdev(d vm.Disk) string {
-	path, err := filepath.Abs(d.Path)
-	if err != nil {
-		path = d.Path
-	}
+// blockdev describes a disk.
+func blockdev(d drive) string {
 	type node = map[string]any
-	file := node{"driver": "file", "filename": path, "discard": "unmap"}
-	n := node{"driver": d.Format, "node-name": d.ID + "-disk", "read-only": d.ReadOnly, "file": file, "discard": "unmap"}
-	if d.Format == "" {
-		n["driver"] = "raw"
+	var below node
+	for n := len(d.Images) - 1; n >= 0; n-- {
+		i := d.Images[n]
+		file := node{"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", i.fd), "discard": "unmap"}
+		k := node{"driver": i.Format, "read-only": d.ReadOnly || n > 0, "file": file, "discard": "unmap"}
+		if i.Format == "qcow2" {
+			k["backing"] = below // nil is null: none, whatever the image says
+		}
+		if n == 0 {
+			k["node-name"] = d.ID + "-disk"
+		}
+		if n == 0 && !d.ReadOnly {
+			// What a job writes need not survive the host: the machine is thrown away
+			// after it. Not waiting for the host's disk is the gain.
+			k["cache"] = node{"direct": false, "no-flush": true}
+			file["cache"] = k["cache"]
+		} else {
+			file["read-only"] = true
+		}
+		below = k
 	}
-	if !d.ReadOnly {
-		// What a job writes need not survive the host: the machine is thrown away
-		// after it. Not waiting for the host's disk is the gain.
-		n["cache"] = node{"direct": false, "no-flush": true}
-		file["cache"] = n["cache"]
-	}
-	b, err := json.Marshal(n)
+	b, err := json.Marshal(below)
 	if err != nil {
 		panic(err) // strings and booleans always marshal
 	}
 	return string(b)
 }
-
-// comma escapes a value for QEMU's option lists.
-func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 func onOff(b bool) string {
 	if b {

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +17,7 @@ import (
 	"unsafe"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 )
 
 // Names in a machine's directory.
@@ -33,7 +34,7 @@ type machine struct {
 	spec   vm.Spec
 	layout layout
 
-	cmd     *exec.Cmd
+	cmd     *jail.Cmd
 	stderr  console
 	console console
 	qmp     *qmp
@@ -65,12 +66,23 @@ var (
 	_ vm.Tailer      = (*machine)(nil)
 )
 
+// launch is what a boot and a restore do differently.
+type launch struct {
+	args     []string
+	incoming *os.File          // the state to begin with; closed by whoever launches
+	open     map[string]string // what QEMU opens, and what it gets: paths
+	openings jail.Openings
+}
+
 // launch starts a QEMU and waits until its monitor answers. When it fails,
 // nothing is left running.
-func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *os.File, extra []string) (_ *machine, err error) {
+func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launch) (_ *machine, err error) {
 	m := &machine{driver: d, spec: spec, operation: make(chan struct{}, 1), done: make(chan struct{}), migration: make(chan string, 16)}
 	fail := func(op string, err error) (*machine, error) {
 		return nil, &vm.Error{Machine: spec.ID, Op: op, Err: err, Tail: m.tail()}
+	}
+	if start.incoming != nil {
+		defer start.incoming.Close()
 	}
 	var files []*os.File // QEMU's
 	release := func() {
@@ -92,6 +104,14 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 		return fail("start", err)
 	}
 	files = append(files, qmpFile)
+	open := map[string]*os.File{}
+	defer func() {
+		for _, f := range open {
+			if f != m.memory {
+				f.Close()
+			}
+		}
+	}()
 	conConn, conFile, err := socketPair("console")
 	if err != nil {
 		qmpConn.Close()
@@ -119,13 +139,50 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 			drop()
 			return fail("start", err)
 		}
-		l.Memory = fmt.Sprintf("/proc/self/fd/%d", fdMonitor+len(files))
-		files = append(files, m.memory)
+		open[memoryPath] = m.memory
 	}
 	inFD := fdMonitor + len(files)
-	if incoming != nil {
-		files = append(files, incoming) // closed by us as well
-		extra = append(extra, "-incoming", "defer")
+	if start.incoming != nil {
+		files = append(files, start.incoming)
+		start.args = append(start.args, "-incoming", "defer")
+	}
+	limits := jail.Limits{MemoryMiB: spec.MemoryMiB, CPUs: spec.CPUs, FileSize: int64(spec.MemoryMiB) << 20}
+	for i := range l.Drives {
+		d := &l.Drives[i]
+		d.Images = slices.Clone(d.Images)
+		for n := range d.Images {
+			mode := os.O_RDONLY
+			if n == 0 && !d.ReadOnly {
+				mode = os.O_RDWR
+				size, err := virtualSize(d.Images[n].Path, d.Images[n].Format)
+				if err != nil {
+					drop()
+					return fail("start", fmt.Errorf("disk %s: %w", d.ID, err))
+				}
+				limits.FileSize = max(limits.FileSize, size)
+			}
+			f, err := os.OpenFile(d.Images[n].Path, mode, 0)
+			if err != nil {
+				drop()
+				return fail("start", fmt.Errorf("disk %s: %w", d.ID, err))
+			}
+			d.Images[n].fd = fdMonitor + len(files)
+			files = append(files, f)
+		}
+	}
+	limits.FileSize += limits.FileSize/8 + 1<<30 // what describes the contents
+	if l.Accel == kvm {
+		start.open[kvmDevice] = d.device
+	}
+	for name, path := range start.open {
+		mode := os.O_RDONLY
+		if name == kvmDevice {
+			mode = os.O_RDWR
+		}
+		if open[name], err = os.OpenFile(path, mode, 0); err != nil {
+			drop()
+			return fail("start", err)
+		}
 	}
 	if m.console.file, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
 		drop()
@@ -136,6 +193,10 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 	m.qmp = newQMP(qmpConn, m.event)
 
 	binary, _, err := d.find(ctx)
+	var see []string
+	if err == nil {
+		see, err = d.files(ctx)
+	}
 	if err == nil {
 		err = vm.WriteRecord(spec.Dir, d.Name(), spec, 0)
 	}
@@ -144,15 +205,11 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 		m.console.file.Close()
 		return fail("start", err)
 	}
-	m.cmd = exec.Command(binary, append(l.args(), extra...)...)
-	m.cmd.ExtraFiles = files
-	m.cmd.Stderr = &m.stderr
-	m.cmd.Stdout = &m.stderr
-	m.cmd.Dir = "/"
-	m.cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"} // ours may hold secrets
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL,
-		Setpgid:   true, // Ctrl-C is for hearth, which then ends its machines in order
+	m.cmd = &jail.Cmd{
+		Policy: d.cfg.Jail, Name: spec.ID, Dir: spec.Dir, See: see,
+		Args: append(append([]string{binary}, l.args()...), start.args...), Files: files,
+		Open: open, Openings: start.openings, Limits: limits,
+		Stdout: &m.stderr, Stderr: &m.stderr,
 	}
 	started := make(chan error, 1)
 	go m.run(started)
@@ -189,18 +246,17 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, incoming *o
 			}
 		}
 	}()
-	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Process.Pid); err != nil {
+	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Pid()); err != nil {
 		return fail("start", err)
 	}
-	if incoming != nil {
+	if start.incoming != nil {
 		if err := m.load(ctx, inFD); err != nil {
 			return fail("restore", err)
 		}
-		return m, nil
-	}
-	if _, err := m.qmp.call(ctx, command{Execute: "qmp_capabilities"}); err != nil {
+	} else if _, err := m.qmp.call(ctx, command{Execute: "qmp_capabilities"}); err != nil {
 		return fail("start", err)
 	}
+	m.cmd.Settled()
 	return m, nil
 }
 
@@ -362,9 +418,7 @@ func (m *machine) end() {
 }
 
 func (m *machine) kill() {
-	if m.cmd != nil { // but in tests
-		m.cmd.Process.Kill()
-	}
+	m.cmd.Kill()
 }
 
 func (m *machine) ID() string { return m.spec.ID }
@@ -375,7 +429,7 @@ func (m *machine) Pid() int {
 	case <-m.done:
 		return 0
 	default:
-		return m.cmd.Process.Pid
+		return m.cmd.Pid()
 	}
 }
 
@@ -443,7 +497,7 @@ func (m *machine) Close(ctx context.Context) error {
 	select {
 	case <-m.done:
 	case <-ctx.Done():
-		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Process.Pid, context.Cause(ctx))}
+		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Pid(), context.Cause(ctx))}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 // A qcow2 overlay is made by hand: 256 KiB of mostly zeros, instead of a
@@ -112,4 +113,77 @@ func virtualSize(name, format string) (int64, error) {
 		return int64(size), nil
 	}
 	return 0, errors.New("unknown disk format " + format)
+}
+
+// chain returns the images of a disk, from the one that the guest sees down, as
+// their headers name them. It is for images that no machine has written to.
+func chain(path, format string) ([]image, error) {
+	var all []image
+	for {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return nil, err
+		}
+		if format == "" {
+			format = "raw"
+		}
+		all = append(all, image{Path: abs, Format: format})
+		if format != "qcow2" {
+			return all, nil
+		}
+		if len(all) > maxChain {
+			return nil, fmt.Errorf("%s: more than %d images, one upon the other", all[0].Path, maxChain)
+		}
+		if path, format, err = below(abs); err != nil || path == "" {
+			return all, err
+		}
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(abs), path)
+		}
+	}
+}
+
+const maxChain = 64
+
+// below reads which image a qcow2 image stands on; "" if on none.
+func below(name string) (path, format string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", "", err
+	}
+	defer f.Close()
+	head := make([]byte, qcowCluster)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) || n < 104 || binary.BigEndian.Uint32(head) != qcowMagic {
+		return "", "", fmt.Errorf("%s: the image is not in qcow2 format", name)
+	}
+	head = head[:n]
+	be := binary.BigEndian
+	at, size := be.Uint64(head[8:]), be.Uint32(head[16:])
+	if at == 0 || size == 0 {
+		return "", "", nil
+	}
+	if size > 1023 || at > uint64(n) || at+uint64(size) > uint64(n) {
+		return "", "", fmt.Errorf("%s: damaged qcow2 header", name)
+	}
+	path = string(head[at : at+uint64(size)])
+	e := 72
+	if be.Uint32(head[4:]) >= 3 {
+		e = int(min(be.Uint32(head[100:]), qcowCluster))
+	}
+	for e+8 <= n {
+		kind, size := be.Uint32(head[e:]), int(min(be.Uint32(head[e+4:]), qcowCluster))
+		if kind == 0 || e+8+size > n {
+			break
+		}
+		if kind == 0xe2792aca {
+			format = string(head[e+8 : e+8+size])
+		}
+		e += 8 + (size+7)/8*8
+	}
+	switch format {
+	case "raw", "qcow2":
+		return path, format, nil
+	}
+	return "", "", fmt.Errorf("%s: it does not say that the image below it is raw or qcow2, but %q", name, format)
 }

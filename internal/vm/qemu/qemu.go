@@ -13,8 +13,11 @@
 //
 // # Processes and files
 //
-// QEMU inherits every socket that it needs as an open file: monitor, console,
-// the agent's channel, network. It is started from a goroutine that holds its
+// QEMU runs in a jail (package jail), in which there is nothing but QEMU. All
+// that a machine consists of comes in as open files: monitor, console, the
+// agent's channel, network, the images of the disks, kernel, memory, state. So no
+// file of Hearth's needs to be readable to another user, and what is opened for
+// reading cannot be written to. It is started from a goroutine that holds its
 // operating system thread until QEMU has ended, with that thread's death
 // arranged to kill it, so that no way of ending hearth leaves a QEMU behind.
 //
@@ -52,6 +55,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 )
 
 // Config says how a [Driver] works. The zero value is usable.
@@ -69,6 +73,9 @@ type Config struct {
 	// ProbeTimeout bounds the boot that decides whether KVM works; 10 s if 0.
 	ProbeTimeout time.Duration
 
+	// Jail is what stands around each QEMU.
+	Jail jail.Policy
+
 	// Log hears what was decided and why; nil discards.
 	Log *slog.Logger
 }
@@ -83,6 +90,7 @@ type Driver struct {
 	mu       sync.Mutex
 	binary   string // absolute, once found
 	version  string
+	needs    []string // files that it cannot do without, once looked for
 	tsc      int64
 	verdicts map[string]Verdict
 }
@@ -115,8 +123,10 @@ func (d *Driver) Name() string { return "qemu" }
 // Probe finds QEMU and checks its version. It does not say whether KVM works:
 // that takes a kernel, see [Driver.Verdict].
 func (d *Driver) Probe(ctx context.Context) error {
-	_, _, err := d.find(ctx)
-	return err
+	if _, _, err := d.find(ctx); err != nil {
+		return err
+	}
+	return d.cfg.Jail.Available()
 }
 
 // Version returns QEMU's version, as "7.2.22".
@@ -161,6 +171,42 @@ func (d *Driver) find(ctx context.Context) (binary, version string, err error) {
 	}
 	d.binary, d.version = path, version
 	return path, version, nil
+}
+
+// firmware are where QEMU keeps what a machine begins with.
+var firmware = []string{"/usr/share/qemu", "/usr/share/seabios", "/usr/share/qemu-kvm", "/usr/local/share/qemu"}
+
+// files returns what QEMU must be able to see: itself, its accelerator (a module
+// with some distributions), their libraries, firmware.
+func (d *Driver) files(ctx context.Context) ([]string, error) {
+	binary, _, err := d.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.needs != nil {
+		return d.needs, nil
+	}
+	programs := []string{binary}
+	for _, dir := range []string{"/usr/lib/*/qemu", "/usr/lib/qemu", "/usr/lib64/qemu", "/usr/lib64/qemu-kvm", "/usr/local/lib/qemu", "/usr/local/lib/*/qemu"} {
+		modules, err := filepath.Glob(dir + "/accel-*-x86_64.so")
+		if err != nil {
+			return nil, err
+		}
+		programs = append(programs, modules...)
+	}
+	needs, err := jail.Needs(ctx, programs...)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range firmware {
+		if _, err := os.Stat(dir); err == nil {
+			needs = append(needs, dir)
+		}
+	}
+	d.needs = needs
+	return needs, nil
 }
 
 // Fingerprint implements [vm.Fingerprinter].
@@ -228,21 +274,22 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 
 // boot starts a machine with a given accelerator.
 func (d *Driver) boot(ctx context.Context, spec vm.Spec, a accel) (*machine, error) {
-	for _, f := range []string{spec.Kernel, spec.Initrd} {
-		if f == "" {
-			continue
+	l := layout{ID: spec.ID, Accel: a, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, MAC: spec.MAC}
+	l.Memory, l.Shared = spec.Template, spec.Template
+	for _, disk := range spec.Disks {
+		images, err := chain(disk.Path, disk.Format)
+		if err != nil {
+			return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: fmt.Errorf("disk %s: %w", disk.ID, err)}
 		}
-		if _, err := os.Stat(f); err != nil {
-			return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: err}
-		}
+		l.Drives = append(l.Drives, drive{ID: disk.ID, ReadOnly: disk.ReadOnly, Images: images})
 	}
-	l := layout{ID: spec.ID, Accel: a, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Disks: spec.Disks, MAC: spec.MAC}
-	l.Shared = spec.Template
-	extra := []string{"-kernel", spec.Kernel, "-append", cmdline(spec.Cmdline, a, d.timeStampKHz())}
+	start := launch{open: map[string]string{kernelPath: spec.Kernel}, openings: jail.OpenAll}
+	start.args = []string{"-kernel", kernelPath, "-append", cmdline(spec.Cmdline, a, d.timeStampKHz())}
 	if spec.Initrd != "" {
-		extra = append(extra, "-initrd", spec.Initrd)
+		start.open[initrdPath] = spec.Initrd
+		start.args = append(start.args, "-initrd", initrdPath)
 	}
-	return d.launch(ctx, spec, l, nil, extra)
+	return d.launch(ctx, spec, l, start)
 }
 
 // ready checks spec and completes it.

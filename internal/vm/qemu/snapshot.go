@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 )
 
 const (
@@ -38,12 +39,14 @@ type manifest struct {
 }
 
 // disk is one disk of a snapshot. File is its copy in the snapshot's directory,
-// for a writable one; Path is where a read-only one was.
+// for a writable one, and Below the images under it; Path is where a read-only
+// one was.
 type disk struct {
-	ID     string `json:"id"`
-	Format string `json:"format"`
-	File   string `json:"file,omitempty"`
-	Path   string `json:"path,omitempty"`
+	ID     string  `json:"id"`
+	Format string  `json:"format"`
+	File   string  `json:"file,omitempty"`
+	Below  []image `json:"below,omitempty"`
+	Path   string  `json:"path,omitempty"`
 }
 
 type file struct {
@@ -51,7 +54,7 @@ type file struct {
 	Sum  uint32 `json:"crc32c"`
 }
 
-const manifestVersion = 2
+const manifestVersion = 3
 
 // Snapshot implements [vm.Snapshotter].
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
@@ -115,18 +118,14 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 		}
 		out.Files[memoryName] = f
 	}
-	for _, d := range m.layout.Disks {
-		sd := disk{ID: d.ID, Format: d.Format}
-		if sd.Format == "" {
-			sd.Format = "raw"
-		}
+	for _, d := range m.layout.Drives {
+		top := d.Images[0]
+		sd := disk{ID: d.ID, Format: top.Format}
 		if d.ReadOnly {
-			if sd.Path, err = filepath.Abs(d.Path); err != nil {
-				return err
-			}
+			sd.Path = top.Path
 		} else {
-			sd.File = "disk-" + d.ID + "." + sd.Format
-			if err := copySparse(ctx, filepath.Join(dir, sd.File), d.Path); err != nil {
+			sd.File, sd.Below = "disk-"+d.ID+"."+sd.Format, d.Images[1:]
+			if err := copySparse(ctx, filepath.Join(dir, sd.File), top.Path); err != nil {
 				return fmt.Errorf("copy disk %s: %w", d.ID, err)
 			}
 		}
@@ -394,33 +393,42 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 	if err := d.ready(ctx, &spec); err != nil {
 		return nil, err
 	}
+	l := layout{ID: spec.ID, Accel: s.Accel, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Memory: s.Shared, MAC: spec.MAC}
 	for _, k := range s.Disks {
 		v := vm.Disk{ID: k.ID, Format: k.Format, Path: k.Path, ReadOnly: true}
 		if g, ok := given[k.ID]; ok && k.File == "" {
 			v.Path = g.Path
 		}
+		var images []image
 		if k.File != "" {
 			v = vm.Disk{ID: k.ID, Format: "qcow2", Path: filepath.Join(spec.Dir, "disk-"+k.ID+".qcow2")}
-			if err := createOverlay(v.Path, filepath.Join(dir, k.File), k.Format); err != nil {
+			first := image{Path: filepath.Join(dir, k.File), Format: k.Format}
+			if err := createOverlay(v.Path, first.Path, first.Format); err != nil {
 				return nil, fmt.Errorf("machine %s: disk %s: %w", spec.ID, k.ID, err)
 			}
-		} else if _, err := os.Stat(v.Path); err != nil {
+			images = append([]image{{Path: v.Path, Format: v.Format}, first}, k.Below...)
+		} else if images, err = chain(v.Path, v.Format); err != nil {
 			return nil, fmt.Errorf("%w: disk %s: %w", vm.ErrSnapshot, k.ID, err)
 		}
+		for _, i := range images {
+			if _, err := os.Stat(i.Path); err != nil {
+				return nil, fmt.Errorf("%w: disk %s: %w", vm.ErrSnapshot, k.ID, err)
+			}
+		}
 		spec.Disks = append(spec.Disks, v)
+		l.Drives = append(l.Drives, drive{ID: k.ID, ReadOnly: v.ReadOnly, Images: images})
 	}
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	state, err := os.Open(filepath.Join(dir, stateName))
-	if err != nil {
+	start := launch{open: map[string]string{}, openings: jail.OpenWriting}
+	if s.Shared {
+		start.open[memoryPath] = filepath.Join(dir, memoryName)
+	}
+	if start.incoming, err = os.Open(filepath.Join(dir, stateName)); err != nil {
 		return nil, fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
 	}
-	l := layout{ID: spec.ID, Accel: s.Accel, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Disks: spec.Disks, MAC: spec.MAC}
-	if s.Shared {
-		l.Memory = filepath.Join(dir, memoryName)
-	}
-	m, err := d.launch(ctx, spec, l, state, nil)
+	m, err := d.launch(ctx, spec, l, start)
 	if err != nil {
 		return nil, err
 	}

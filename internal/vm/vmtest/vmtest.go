@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 )
 
 // Suite is what the tests need to know about a driver.
@@ -51,9 +53,15 @@ type Suite struct {
 	// StreamsEnd says that a snapshot of a machine that goes on ends its streams.
 	StreamsEnd bool
 
+	// Writable names the directories, as seen in the jail, that a VMM may write to;
+	// most need none.
+	Writable []string
+
 	// OnHost says that "guests" run in this process, so that host names, clocks
 	// and generators are the host's own.
 	OnHost bool
+
+	allowed map[string]bool // directories that a machine has files of
 }
 
 // limit is how long anything may take: an emulated boot on a busy machine, with
@@ -74,6 +82,13 @@ func BuildTool(t testing.TB) string {
 
 // Run tests a driver.
 func Run(t *testing.T, s Suite) {
+	s.allowed = map[string]bool{}
+	for _, f := range []string{s.Spec.Kernel, s.Spec.Initrd} {
+		s.allowed[filepath.Dir(f)] = true
+	}
+	for _, d := range s.Spec.Disks {
+		s.allowed[filepath.Dir(d.Path)] = true
+	}
 	if err := s.Driver.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe: %v", err)
 	}
@@ -179,6 +194,7 @@ func (s *Suite) start(t *testing.T, spec vm.Spec) vm.Machine {
 	if err != nil {
 		t.Fatalf("Start: %v", err)
 	}
+	s.allowed[spec.Dir] = true
 	s.track(t, m, spec.Dir)
 	return m
 }
@@ -276,6 +292,7 @@ func (s *Suite) life(t *testing.T) {
 	if p, ok := m.(vm.Process); ok && len(processes(spec.ID)) == 0 {
 		t.Errorf("process %d does not carry hearth-%s in its command line", p.Pid(), spec.ID)
 	}
+	s.walls(t, m)
 	if got := s.do(t, c, "echo", "hello", "there"); got != "hello there" {
 		t.Errorf("echo printed %q", got)
 	}
@@ -325,6 +342,53 @@ func (s *Suite) life(t *testing.T) {
 		t.Errorf("Dial after Close: %v", err)
 	}
 	gone(t, spec.ID, spec.Dir)
+}
+
+// walls looks at the VMM from outside, as it runs: what stands around it, and
+// that nothing of the host's came along.
+func (s *Suite) walls(t *testing.T, m vm.Machine) jail.Walls {
+	t.Helper()
+	p, ok := m.(vm.Process)
+	if !ok {
+		t.Logf("driver %s has no process of its own on the host: its walls are not tested", s.Driver.Name())
+		return jail.Walls{}
+	}
+	report := jail.Look(t.Context(), jail.Policy{})
+	w, err := jail.Inspect(p.Pid())
+	if err != nil {
+		t.Errorf("the VMM's walls: %v", err)
+		return w
+	}
+	if report.Missing != nil {
+		t.Logf("SKIPPED, NOT PASSED: this host allows no jail: %v", report.Missing)
+		return w
+	}
+	if err := w.Check(); err != nil {
+		t.Errorf("the VMM's walls: %v", err)
+	}
+	for _, dir := range w.Writable {
+		if !slices.Contains(s.Writable, dir) {
+			t.Errorf("the VMM may write to %s; mounts: %q", dir, w.Mounts)
+		}
+	}
+	for _, f := range w.Files {
+		if dir := filepath.Dir(f); strings.HasPrefix(f, "/") && !strings.HasPrefix(f, "/dev/") && f != "/" && !s.allowed[dir] && !strings.HasPrefix(f, "/memfd:") {
+			t.Errorf("the VMM has %s open", f)
+		}
+	}
+	switch {
+	case report.NoGroup != nil:
+		t.Logf("SKIPPED, NOT PASSED: limits by cgroup: %v", report.NoGroup)
+	case w.CGroup == "":
+		t.Error("the VMM is in our own cgroup")
+	default:
+		for _, f := range []string{"memory.max", "pids.max", "cpu.max"} {
+			if v := w.Limit(f); v == "" || strings.HasPrefix(v, "max") {
+				t.Errorf("cgroup %s: %s is %q", w.CGroup, f, v)
+			}
+		}
+	}
+	return w
 }
 
 func (s *Suite) pauseResume(t *testing.T, p vm.Pauser, c *guest.Client) {
@@ -574,6 +638,7 @@ func (s *Suite) restore(t *testing.T, dir string) vm.Machine {
 	if err != nil {
 		t.Fatalf("Restore: %v", err)
 	}
+	s.allowed[spec.Dir], s.allowed[dir] = true, true
 	s.track(t, m, spec.Dir)
 	return m
 }
@@ -588,6 +653,14 @@ func (s *Suite) clones(t *testing.T, dir string) {
 	for range 3 {
 		m := s.restore(t, dir)
 		all = append(all, clone{m, connect(t, m)})
+	}
+	// Each is another user, or in another user namespace.
+	var users []jail.Walls
+	for _, c := range all {
+		users = append(users, s.walls(t, c.m))
+	}
+	if w := users; w[0].UID != 0 && !w[0].NewUser && (w[0].UID == w[1].UID || w[1].UID == w[2].UID || w[0].UID == w[2].UID) {
+		t.Errorf("clones share a user: %d, %d, %d", w[0].UID, w[1].UID, w[2].UID)
 	}
 	random := map[string]int{}
 	for i, c := range all {
