@@ -270,6 +270,15 @@ func firstLine(s string) string {
 	return line
 }
 
+// secretSettings is settings for a file that holds secrets; it says so if others may
+// read it, too.
+func (a *app) secretSettings(file string, must bool, into map[string]string) error {
+	if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		fmt.Fprintf(a.err, "hearth: warning: %s holds secrets, and others may read or write it (mode %04o): chmod 600 %s\n", file, info.Mode().Perm(), file)
+	}
+	return settings(file, must, into)
+}
+
 // settings reads NAME=value lines, as .secrets, .vars, .env and .input hold
 // them: comments, optional "export", quotes around a value, values of several
 // lines in double quotes.

@@ -475,6 +475,7 @@ type runSettings struct {
 	secrets, vars, env, inputs map[string]string
 	platforms                  map[string]string
 	envSecrets, envVars        map[string]map[string]string
+	files                      []string // that these were read from, absolute
 }
 
 func (a *app) settings(p *project, o runOptions) (runSettings, error) {
@@ -495,9 +496,14 @@ func (a *app) settings(p *project, o runOptions) (runSettings, error) {
 		if file == "" {
 			file = filepath.Join(p.root, k.def)
 		}
-		if err := settings(file, k.file != "", k.into); err != nil {
+		read := settings
+		if k.flag == "secret" {
+			read = a.secretSettings
+		}
+		if err := read(file, k.file != "", k.into); err != nil {
 			return s, err
 		}
+		s.files = append(s.files, file)
 		for _, kv := range k.given {
 			name, v, ok := strings.Cut(kv, "=")
 			if !ok && k.fromEnv {
@@ -517,18 +523,27 @@ func (a *app) settings(p *project, o runOptions) (runSettings, error) {
 		flag  string
 		given []string
 		into  map[string]map[string]string
-	}{{"environment-secret-file", o.envSecretFiles, s.envSecrets}, {"environment-var-file", o.envVarFiles, s.envVars}} {
+		read  func(file string, must bool, into map[string]string) error
+	}{{"environment-secret-file", o.envSecretFiles, s.envSecrets, a.secretSettings}, {"environment-var-file", o.envVarFiles, s.envVars, settings}} {
 		for _, kv := range k.given {
 			name, file, ok := strings.Cut(kv, "=")
 			if !ok || name == "" || file == "" {
 				return s, usage("--%s %s: want ENV=FILE", k.flag, kv)
 			}
 			m := map[string]string{}
-			if err := settings(file, true, m); err != nil {
+			if err := k.read(file, true, m); err != nil {
 				return s, err
 			}
+			s.files = append(s.files, file)
 			k.into[strings.ToLower(name)] = m
 		}
+	}
+	for i, f := range s.files {
+		abs, err := filepath.Abs(f)
+		if err != nil {
+			return s, err
+		}
+		s.files[i] = abs
 	}
 	for _, kv := range o.platform {
 		label, img, ok := strings.Cut(kv, "=")
@@ -606,7 +621,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			return &worker.Runner{
 				Pool: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
-				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch},
+				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
 				Image: func(labels []string) (*image.Image, error) {

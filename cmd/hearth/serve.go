@@ -87,7 +87,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 
 	secrets := map[string]string{}
 	if cfg.SecretsFile != "" {
-		if err := settings(cfg.SecretsFile, true, secrets); err != nil {
+		if err := a.secretSettings(cfg.SecretsFile, true, secrets); err != nil {
 			return err
 		}
 	}

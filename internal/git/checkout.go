@@ -45,11 +45,7 @@ func (c Checkout) Write(ctx context.Context, w io.Writer) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-		format, err := c.From.Run(ctx, "rev-parse", "--show-object-format")
-		if err != nil {
-			return err
-		}
-		if to, err = Init(temp, format, ""); err != nil {
+		if to, err = Init(temp, c.From.format, ""); err != nil {
 			return err
 		}
 		if err := c.fetch(ctx, to); err != nil {
@@ -112,28 +108,32 @@ func (c Checkout) fetch(ctx context.Context, to Dir) error {
 // finish makes a git directory that of a working tree: refs, HEAD, index, config.
 func (c Checkout) finish(ctx context.Context, to Dir) error {
 	branch, onBranch := strings.CutPrefix(c.Ref, "refs/heads/")
-	refs := [][]string{{"update-ref", "--no-deref", "HEAD", c.SHA}}
+	// update-ref refuses what is no name of a ref.
+	head, refs := c.SHA, ""
 	switch {
 	case onBranch:
-		refs = [][]string{{"update-ref", c.Ref, c.SHA}, {"symbolic-ref", "HEAD", c.Ref}, {"update-ref", "refs/remotes/origin/" + branch, c.SHA}}
-	case strings.HasPrefix(c.Ref, "refs/tags/"):
-		refs = append(refs, []string{"update-ref", c.Ref, c.SHA})
+		head = "ref: " + c.Ref
+		refs = fmt.Sprintf("update %s\x00%s\x00\x00update refs/remotes/origin/%s\x00%[2]s\x00\x00", c.Ref, c.SHA, branch)
+	case strings.HasPrefix(c.Ref, "refs/tags/") && c.Depth > 0 && !c.Tags: // else it was fetched, with what it says
+		refs = fmt.Sprintf("update %s\x00%s\x00\x00", c.Ref, c.SHA)
+	}
+	if refs != "" {
+		if err := to.stream(ctx, strings.NewReader(refs), io.Discard, "update-ref", "-z", "--stdin"); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(to.path, "HEAD"), []byte(head+"\n"), 0o644); err != nil {
+		return err
 	}
 	if c.Shallow {
 		if err := os.WriteFile(filepath.Join(to.path, "shallow"), []byte(c.SHA+"\n"), 0o644); err != nil {
 			return err
 		}
 	}
-	for _, args := range append(refs, []string{"read-tree", c.SHA}) {
-		if _, err := to.Run(ctx, args...); err != nil {
-			return err
-		}
-	}
-	format, err := to.Run(ctx, "rev-parse", "--show-object-format")
-	if err != nil {
+	if _, err := to.Run(ctx, "read-tree", c.SHA); err != nil {
 		return err
 	}
-	config := head(format, false) + "[core]\n\tlogallrefupdates = true\n"
+	config := header(to.format, false) + "[core]\n\tlogallrefupdates = true\n"
 	if c.Origin != "" {
 		config += fmt.Sprintf("[remote \"origin\"]\n\turl = %s\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n", value(c.Origin))
 		if onBranch {

@@ -64,6 +64,7 @@ var passed = []string{
 // Dir is a git directory whose config file Hearth wrote.
 type Dir struct {
 	path      string
+	format    string   // of its hash, "" for sha1
 	work      string   // working tree, "" for none
 	config    []string // further settings, "key=value"; they do not show in the list of processes
 	protocols string   // that may be fetched over, separated by colons
@@ -107,13 +108,13 @@ func Init(path, format, config string) (Dir, error) {
 		}
 	}
 	for _, f := range []struct{ name, text string }{
-		{"info/attributes", attributes}, {"config", head(format, true) + config}, {"HEAD", "ref: refs/heads/main\n"}, // HEAD last: it makes the repository
+		{"info/attributes", attributes}, {"config", header(format, true) + config}, {"HEAD", "ref: refs/heads/main\n"}, // HEAD last: it makes the repository
 	} {
 		if err := os.WriteFile(filepath.Join(path, f.name), []byte(f.text), 0o644); err != nil {
 			return Dir{}, err
 		}
 	}
-	return Dir{path: path}, nil
+	return Dir{path: path, format: format}, nil
 }
 
 // Temp makes a git directory in the system's temporary directory.
@@ -129,8 +130,8 @@ func Temp() (Dir, error) {
 	return d, err
 }
 
-// head is the beginning of a config file.
-func head(format string, bare bool) string {
+// header is the beginning of a config file.
+func header(format string, bare bool) string {
 	version, extension := 0, ""
 	if format != "" && format != "sha1" {
 		version, extension = 1, "[extensions]\n\tobjectformat = "+format+"\n"

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -45,7 +47,7 @@ func (d Dir) Import(ctx context.Context, message string, from Source) (commit, t
 	if err != nil {
 		return "", "", err
 	}
-	if _, err := d.Run(ctx, "update-ref", "-d", "refs/hearth/import"); err != nil {
+	if err := os.RemoveAll(filepath.Join(d.path, "refs", "hearth")); err != nil {
 		return "", "", err
 	}
 	commit, tree, _ = strings.Cut(out, "\n")

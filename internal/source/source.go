@@ -117,14 +117,22 @@ func origin(server, repository string) string {
 
 // leave takes out what stays on this host.
 func (d *Dir) leave(files []git.File) []git.File {
+	stay := map[string]bool{}
+	for _, s := range d.Stay {
+		stay[real(s)] = true
+	}
+	root := real(d.Root)
 	return slices.DeleteFunc(files, func(f git.File) bool {
-		if f.Tracked {
-			return false
-		}
-		return Private(f.Name) || slices.ContainsFunc(d.Stay, func(s string) bool {
-			return s == filepath.Join(d.Root, filepath.FromSlash(f.Name))
-		})
+		return !f.Tracked && (Private(f.Name) || stay[filepath.Join(root, filepath.FromSlash(f.Name))])
 	})
+}
+
+// real is a path without links, where that can be found out.
+func real(p string) string {
+	if r, err := filepath.EvalSymlinks(p); err == nil {
+		return r
+	}
+	return p
 }
 
 // plain makes a history of one commit for a directory without any.

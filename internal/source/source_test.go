@@ -282,3 +282,107 @@ func TestTemporaryDirectoryInTheTree(t *testing.T) {
 		t.Errorf("the tree has %q", run(t, dir, "git", "ls-files"))
 	}
 }
+
+// Repositories in every form that git leaves them in.
+func TestForms(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(d *Dir)
+		want string // of a.txt
+	}{
+		"a linked working tree": {func(d *Dir) {
+			tree := filepath.Join(t.TempDir(), "tree")
+			run(t, d.Root, "git", "worktree", "add", "-q", "-b", "other", tree, "v1")
+			d.Root, d.Branch = tree, "other"
+		}, "one"},
+		"packed": {func(d *Dir) { run(t, d.Root, "git", "gc", "-q"); run(t, d.Root, "git", "pack-refs", "--all") }, "three"},
+		"an index in two parts": {func(d *Dir) {
+			run(t, d.Root, "git", "update-index", "--split-index")
+			write(t, d.Root+"/more", "x")
+			run(t, d.Root, "git", "add", "more")
+		}, "three"},
+		"a sparse checkout": {func(d *Dir) {
+			write(t, d.Root+"/in/f", "x")
+			run(t, d.Root, "git", "add", "in")
+			run(t, d.Root, "git", "commit", "-qam", "third")
+			run(t, d.Root, "git", "sparse-checkout", "set", "--no-cone", "/in/")
+			if _, err := os.Stat(d.Root + "/a.txt"); err == nil {
+				t.Fatal("it is not sparse")
+			}
+		}, "three"},
+		"a conflict": {func(d *Dir) {
+			run(t, d.Root, "git", "commit", "-qam", "ours")
+			run(t, d.Root, "git", "checkout", "-q", "side")
+			write(t, d.Root+"/a.txt", "theirs")
+			run(t, d.Root, "git", "commit", "-qam", "theirs")
+			run(t, d.Root, "git", "checkout", "-q", "main")
+			exec.Command("git", "-C", d.Root, "-c", "user.name=a", "-c", "user.email=a@b", "merge", "-q", "side").Run()
+			write(t, d.Root+"/a.txt", "resolved")
+		}, "resolved"},
+		"no ref at all": {func(d *Dir) { run(t, d.Root, "git", "checkout", "-q", "--detach"); d.Branch = "" }, "three"},
+		"borrowed objects": {func(d *Dir) {
+			to := filepath.Join(t.TempDir(), "clone")
+			run(t, d.Root, "git", "clone", "-q", "--shared", "-b", "main", d.Root, to)
+			d.Root = to
+		}, "two"},
+		"a shallow one": {func(d *Dir) {
+			to := filepath.Join(t.TempDir(), "clone")
+			run(t, d.Root, "git", "clone", "-q", "--depth=1", "-b", "main", "file://"+d.Root, to)
+			d.Root = to
+		}, "two"},
+		"another hash": {func(d *Dir) {
+			d.Root = t.TempDir()
+			run(t, d.Root, "git", "init", "-q", "-b", "main", "--object-format=sha256")
+			write(t, d.Root+"/a.txt", "long")
+			run(t, d.Root, "git", "add", ".")
+			run(t, d.Root, "git", "commit", "-qm", "first")
+		}, "long"},
+		"no commit yet": {func(d *Dir) {
+			d.Root = t.TempDir()
+			run(t, d.Root, "git", "init", "-q")
+			write(t, d.Root+"/a.txt", "new")
+		}, "new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := repository(t)
+			c.make(d)
+			for _, depth := range []int{1, 0} {
+				dir, sha := checkout(t, d, action.CheckoutRequest{Depth: depth})
+				if b, _ := os.ReadFile(dir + "/a.txt"); string(b) != c.want {
+					t.Errorf("depth %d: a.txt is %q", depth, b)
+				}
+				if name != "no commit yet" && sha != run(t, d.Root, "git", "rev-parse", "HEAD") || sha != run(t, dir, "git", "rev-parse", "HEAD") {
+					t.Errorf("depth %d: HEAD is %s", depth, sha)
+				}
+				run(t, dir, "git", "fsck", "--no-progress", "--connectivity-only")
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := repository(t).Checkout(ctx, action.CheckoutRequest{}, io.Discard); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// An annotated tag stays one.
+func TestAnnotatedTag(t *testing.T) {
+	d := repository(t)
+	run(t, d.Root, "git", "tag", "-a", "-m", "annotated", "v2", "v1")
+	dir, sha := checkout(t, d, action.CheckoutRequest{Ref: "v2", Depth: 0})
+	if run(t, dir, "git", "cat-file", "-t", "v2") != "tag" || sha != run(t, d.Root, "git", "rev-parse", "v1") {
+		t.Error("the tag is not what it was")
+	}
+}
+
+// What is in Git LFS comes as a pointer, and that is said.
+func TestPointersAreSaid(t *testing.T) {
+	d := repository(t)
+	write(t, d.Root+"/big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+	var said []string
+	if _, err := d.Checkout(t.Context(), action.CheckoutRequest{Depth: 1, Note: func(s string) { said = append(said, s) }}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "1 file, for instance \"big.bin\"") {
+		t.Errorf("%q", said)
+	}
+}
