@@ -179,6 +179,7 @@ func (p *planner) evaluate(j *Job, needs *expr.Value, final bool) error {
 	if final {
 		j.Late = nil
 	}
+	p.run.limit(j)
 	return nil
 }
 

@@ -82,6 +82,11 @@ type Run struct {
 
 	// ReadOnly lowers every token to reading.
 	ReadOnly bool `json:"read_only,omitempty"`
+	// Trust is a word of whoever planned the run about who is behind it; it is only
+	// kept here.
+	Trust string `json:"trust,omitempty"`
+	// MaxMinutes is the most that a job's timeout may be, or 0: see Limit.
+	MaxMinutes float64 `json:"max_minutes,omitempty"`
 	// Only keeps, of every matrix having these keys, the cells with these values.
 	Only []Cell `json:"only,omitempty"`
 }
@@ -226,6 +231,31 @@ func (r *Run) Job(key string) *Job {
 		}
 	}
 	return nil
+}
+
+// Limit sets the most that the jobs' timeouts may be, in minutes: of those that
+// are planned, and of those whose timeout becomes known when they start. A job
+// that asks for more, or for none (timeout-minutes: 0), has that much. To clean up
+// after a cancellation a job then has DefaultCancelTimeoutMinutes at most. The run
+// must not have been started.
+func (r *Run) Limit(minutes float64) {
+	r.MaxMinutes = minutes
+	for _, j := range r.Jobs {
+		r.limit(j)
+	}
+}
+
+func (r *Run) limit(j *Job) {
+	if r.MaxMinutes <= 0 {
+		return
+	}
+	// Written so that NaN is no way around it.
+	if !(j.TimeoutMinutes > 0 && j.TimeoutMinutes <= r.MaxMinutes) {
+		j.TimeoutMinutes = r.MaxMinutes
+	}
+	if !(j.CancelTimeoutMinutes >= 0 && j.CancelTimeoutMinutes <= DefaultCancelTimeoutMinutes) {
+		j.CancelTimeoutMinutes = DefaultCancelTimeoutMinutes
+	}
 }
 
 // Inputs is the inputs context of j.

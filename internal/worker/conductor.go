@@ -49,8 +49,9 @@ type Conductor struct {
 	ID       string // run id
 	Sink     ci.Sink
 	Executor Executor
-	// Groups holds the concurrency groups; nil is none.
+	// Groups holds the concurrency groups, those of this run in Scope; nil is none.
 	Groups *Groups
+	Scope  string
 	// Risk puts jobs that are ready at the same moment in order: see [Risk]. nil
 	// keeps the file's order.
 	Risk func(j *plan.Job) (perSecond float64, known bool)
@@ -287,7 +288,7 @@ func (c *Conductor) enter(stop context.CancelCauseFunc, g *plan.Group) place {
 	if g == nil || c.Groups == nil {
 		return place{}
 	}
-	return c.Groups.enter(*g, func(reason string) { stop(errors.New(reason)) })
+	return c.Groups.enter(c.Scope, *g, func(reason string) { stop(errors.New(reason)) })
 }
 
 // closed is the turn of whoever has nobody before it.
@@ -338,7 +339,7 @@ func (c *Conductor) hold(ctx context.Context, cancel func(reason string), groups
 		if g == nil || c.Groups == nil {
 			continue
 		}
-		r, err := c.Groups.Hold(ctx, *g, cancel)
+		r, err := c.Groups.Hold(ctx, c.Scope, *g, cancel)
 		if err != nil {
 			release()
 			return nil, err

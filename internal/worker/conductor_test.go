@@ -395,7 +395,7 @@ func TestBarredRunStartsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		groups := NewGroups()
 		src := "on: push\nconcurrency: g\njobs:\n  a: {if: always(), runs-on: ubuntu-latest, steps: [{run: echo}]}\n"
-		release, err := groups.Hold(context.Background(), plan.Group{Name: "g"}, func(string) {})
+		release, err := groups.Hold(context.Background(), "", plan.Group{Name: "g"}, func(string) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -407,7 +407,7 @@ func TestBarredRunStartsNothing(t *testing.T) {
 		})
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(context.Background())
-		wg.Go(func() { groups.Hold(ctx, plan.Group{Name: "g"}, func(string) {}) })
+		wg.Go(func() { groups.Hold(ctx, "", plan.Group{Name: "g"}, func(string) {}) })
 		synctest.Wait()
 		if got != ci.Cancelled || len(m.ran) != 0 {
 			t.Errorf("%s, ran %v", got, m.ran)

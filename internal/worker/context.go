@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -16,7 +17,8 @@ type Facts struct {
 	HeadRef string
 	Server  string // https://github.com
 	API     string // https://api.github.com
-	Actor   string
+	Actor   string // who did what the event tells
+	Again   string // who asked for the run to be repeated; "" is Actor
 }
 
 // GitHubContext returns the github context of a run, without what only a job
@@ -35,7 +37,7 @@ func GitHubContext(f Facts) expr.Value {
 		refName = strings.TrimPrefix(f.Run.Ref, "refs/pull/")
 	}
 	set("actor", f.Actor)
-	set("triggering_actor", f.Actor)
+	set("triggering_actor", cmp.Or(f.Again, f.Actor))
 	set("api_url", f.API)
 	set("base_ref", f.BaseRef)
 	m.Set("event", f.Payload)

@@ -11,12 +11,15 @@ import (
 )
 
 // Groups are the concurrency groups of one process: of each, one holder at a
-// time. With queue "single" the newest one waits and those that waited before
+// time. A group is of a scope, a repository: the same name in another one is
+// another group. Letters' case does not count. With queue "single" the newest one waits and those that waited before
 // are cancelled; with "max" all wait in order.
 type Groups struct {
 	mu sync.Mutex
-	m  map[string]*group
+	m  map[groupKey]*group
 }
+
+type groupKey struct{ scope, name string } // in lower case
 
 type group struct {
 	holder  *holder
@@ -30,23 +33,23 @@ type holder struct {
 }
 
 // NewGroups returns an empty set of groups.
-func NewGroups() *Groups { return &Groups{m: map[string]*group{}} }
+func NewGroups() *Groups { return &Groups{m: map[groupKey]*group{}} }
 
 // place is a place in a group: held, or in the line.
 type place struct {
-	g    *Groups
-	name string // of the group; "" is none
-	me   *holder
+	g   *Groups
+	key groupKey
+	me  *holder // nil is no group
 }
 
-// enter takes a place in the group, behind those that came before. It never
+// enter takes a place in the group of a scope, behind those that came before. It never
 // waits. cancel is called, at most once, when a newcomer with cancel-in-progress
 // wants the holder to stop.
-func (g *Groups) enter(want plan.Group, cancel func(reason string)) place {
-	name := strings.ToLower(want.Name)
-	if name == "" {
+func (g *Groups) enter(scope string, want plan.Group, cancel func(reason string)) place {
+	if want.Name == "" {
 		return place{}
 	}
+	key := groupKey{strings.ToLower(scope), strings.ToLower(want.Name)}
 	var once sync.Once
 	me := &holder{
 		cancel: func(reason string) { once.Do(func() { cancel(reason) }) },
@@ -55,10 +58,10 @@ func (g *Groups) enter(want plan.Group, cancel func(reason string)) place {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	gr := g.m[name]
+	gr := g.m[key]
 	if gr == nil {
 		gr = &group{}
-		g.m[name] = gr
+		g.m[key] = gr
 	}
 	if gr.holder == nil {
 		gr.holder = me
@@ -75,7 +78,7 @@ func (g *Groups) enter(want plan.Group, cancel func(reason string)) place {
 		}
 		gr.waiting = append(gr.waiting, me)
 	}
-	return place{g, name, me}
+	return place{g, key, me}
 }
 
 // held reports whether it is the place's turn.
@@ -97,7 +100,7 @@ func (p place) wait(ctx context.Context) (release func(), err error) {
 	if p.me == nil {
 		return func() {}, nil
 	}
-	release = sync.OnceFunc(func() { p.g.release(p.name, p.me) })
+	release = sync.OnceFunc(func() { p.g.release(p.key, p.me) })
 	select {
 	case <-p.me.turn:
 		return release, nil
@@ -111,15 +114,15 @@ func (p place) wait(ctx context.Context) (release func(), err error) {
 
 // Hold waits for the group and holds it until release is called: see
 // [Groups.enter] for cancel. The error says why the group was not to be had.
-func (g *Groups) Hold(ctx context.Context, want plan.Group, cancel func(reason string)) (release func(), err error) {
-	return g.enter(want, cancel).wait(ctx)
+func (g *Groups) Hold(ctx context.Context, scope string, want plan.Group, cancel func(reason string)) (release func(), err error) {
+	return g.enter(scope, want, cancel).wait(ctx)
 }
 
 // release gives the group to the next one, or takes a waiting one out.
-func (g *Groups) release(name string, me *holder) {
+func (g *Groups) release(key groupKey, me *holder) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	gr := g.m[name]
+	gr := g.m[key]
 	if gr == nil {
 		return
 	}
@@ -133,7 +136,7 @@ func (g *Groups) release(name string, me *holder) {
 		return
 	}
 	if len(gr.waiting) == 0 {
-		delete(g.m, name)
+		delete(g.m, key)
 		return
 	}
 	gr.holder, gr.waiting = gr.waiting[0], gr.waiting[1:]
