@@ -32,6 +32,15 @@ type Check struct {
 	Text       string // Markdown
 	// Annotations are sent in batches; those beyond a thousand are left out.
 	Annotations []Annotation
+	// Actions are buttons: what is chosen comes as check_run requested_action.
+	Actions []Action
+}
+
+// Action is a button of a check.
+type Action struct {
+	Label       string // at most 20 characters
+	Description string // 40
+	Identifier  string // 20
 }
 
 // Annotation is a remark at a place in a file.
@@ -61,6 +70,7 @@ func (r *Repo) CreateCheck(ctx context.Context, c Check) (int64, error) {
 		if c.Status == ci.Completed {
 			opts.Conclusion, opts.CompletedAt = new(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
 		}
+		opts.Actions = actions(c)
 		run, _, err := r.client.Checks.CreateCheckRun(ctx, r.owner, r.name, opts)
 		id = run.GetID()
 		return err
@@ -95,6 +105,7 @@ func (r *Repo) update(ctx context.Context, id int64, c Check, annotations []Anno
 		if c.Status == ci.Completed {
 			opts.Conclusion, opts.CompletedAt = new(string(c.Conclusion)), &gh.Timestamp{Time: c.Completed}
 		}
+		opts.Actions = actions(c)
 		_, _, err := r.client.Checks.UpdateCheckRun(ctx, r.owner, r.name, id, opts)
 		return err
 	})
@@ -116,6 +127,14 @@ func (r *Repo) FindCheck(ctx context.Context, sha, name, externalID string) (id 
 		return nil
 	})
 	return id, err
+}
+
+func actions(c Check) []*gh.CheckRunAction {
+	var out []*gh.CheckRunAction
+	for _, a := range c.Actions {
+		out = append(out, &gh.CheckRunAction{Label: a.Label, Description: a.Description, Identifier: a.Identifier})
+	}
+	return out
 }
 
 func batch(all []Annotation) [][]Annotation {

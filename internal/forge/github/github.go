@@ -1,9 +1,9 @@
 // Package github speaks to GitHub as an App: what a push changed, the workflow
 // files and the tree at an exact commit, check runs, tokens for jobs.
 //
-// Every call is made with the token of the installation that the repository
-// belongs to (ghinstallation renews it), against a base URL that can be set for
-// GitHub Enterprise Server. Every answer is bounded. What is asked for is an
+// Every call is made with a token of the installation that the repository belongs
+// to (ghinstallation renews it), which is good for that repository alone, against
+// a base URL that can be set for GitHub Enterprise Server. Every answer is bounded. What is asked for is an
 // exact sha; there is no falling back to a branch.
 //
 // Errors are [*Error]. Its Temporary says whether asking again later can help:
@@ -157,6 +157,10 @@ func classify(op string, err error) *Error {
 		// Its text may quote headers; only the status goes on.
 		e.Status = token.Response.StatusCode
 		e.Err = fmt.Errorf("no installation token: %d", e.Status)
+		if e.Status == http.StatusUnprocessableEntity {
+			// So GitHub says that the repository is not among the installation's.
+			e.Status = http.StatusNotFound
+		}
 		e.limited(token.Response.Header)
 	default:
 		var u *url.Error
@@ -209,6 +213,8 @@ func (a *App) Repo(installation int64, owner, name string) (*Repo, error) {
 	}
 	tr := ghinstallation.NewFromAppsTransport(a.apps, installation)
 	tr.BaseURL = a.apps.BaseURL
+	// What is read for one repository cannot come out of another one.
+	tr.InstallationTokenOptions = &gh.InstallationTokenOptions{Repositories: []string{name}}
 	c, err := a.client(tr)
 	if err != nil {
 		return nil, err

@@ -49,6 +49,17 @@ type Server struct {
 	requests   []string
 	fault      func(r *http.Request) *Fault
 	changed    chan struct{}
+	deliveries []delivery
+	// noAdministration: the App was not granted administration: read.
+	noAdministration bool
+}
+
+// delivery is one that the App's webhook was sent.
+type delivery struct {
+	id    int64
+	guid  string
+	event string
+	body  []byte
 }
 
 // Fault is what the server answers instead.
@@ -65,6 +76,10 @@ type repo struct {
 	commits map[string]commit
 	refs    map[string]string // heads/main → sha
 	pulls   map[int][]string
+
+	visibility string            // "" is public
+	shares     string            // access_level; "" is none
+	roles      map[string]string // login → admin, write, read
 }
 
 type commit struct {
@@ -92,6 +107,7 @@ type Check struct {
 	CompletedAt string           `json:"completed_at,omitempty"`
 	Output      Output           `json:"output"`
 	History     []string         `json:"-"` // statuses and conclusions in order
+	Actions     []string         `json:"-"` // identifiers
 	Annotations []map[string]any `json:"-"`
 }
 
@@ -114,6 +130,11 @@ func New() *Server {
 	mux.HandleFunc("GET /repos/{owner}/{repo}/installation", s.app(s.installation))
 	mux.HandleFunc("POST /app/installations/{id}/access_tokens", s.app(s.accessToken))
 	mux.HandleFunc("GET /app/installations/{id}", s.app(s.installed))
+	mux.HandleFunc("GET /app/hook/deliveries", s.app(s.listDeliveries))
+	mux.HandleFunc("GET /app/hook/deliveries/{id}", s.app(s.oneDelivery))
+	mux.HandleFunc("GET /repos/{owner}/{repo}", s.repo("metadata", "read", s.about))
+	mux.HandleFunc("GET /repos/{owner}/{repo}/actions/permissions/access", s.repo("administration", "read", s.access))
+	mux.HandleFunc("GET /repos/{owner}/{repo}/collaborators/{user}/permission", s.repo("metadata", "read", s.role))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/git/ref/{ref...}", s.repo("contents", "read", s.ref))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/contents/{path...}", s.repo("contents", "read", s.contents))
 	mux.HandleFunc("GET /repos/{owner}/{repo}/commits/{sha}", s.repo("contents", "read", s.commit))
@@ -195,10 +216,39 @@ func (s *Server) Pull(name string, number int, paths ...string) {
 	s.of(name).pulls[number] = paths
 }
 
+// Hide makes a repository private or internal, whose workflows those may use that
+// shares names: none, user, organization, enterprise.
+func (s *Server) Hide(name, visibility, shares string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(name).visibility, s.of(name).shares = visibility, shares
+}
+
+// Role says what a user may do in a repository: admin, write, read.
+func (s *Server) Role(name, login, role string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(name).roles[login] = role
+}
+
+// Send notes that the App's webhook was sent a body.
+func (s *Server) Send(guid, event string, body []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deliveries = append(s.deliveries, delivery{int64(len(s.deliveries)) + 1, guid, event, body})
+}
+
+// WithholdAdministration takes the permission administration: read from the App.
+func (s *Server) WithholdAdministration() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noAdministration = true
+}
+
 func (s *Server) of(name string) *repo {
 	r := s.repos[name]
 	if r == nil {
-		r = &repo{trees: map[string]map[string]string{}, changes: map[string][]string{}, commits: map[string]commit{}, refs: map[string]string{}, pulls: map[int][]string{}}
+		r = &repo{trees: map[string]map[string]string{}, changes: map[string][]string{}, commits: map[string]commit{}, refs: map[string]string{}, pulls: map[int][]string{}, roles: map[string]string{}}
 		s.repos[name] = r
 	}
 	return r
@@ -308,7 +358,9 @@ func (s *Server) repo(scope, access string, next func(http.ResponseWriter, *http
 		case found == nil, t.repos != nil && !slices.Contains(t.repos, r.PathValue("repo")):
 			s.deny(w, http.StatusNotFound, "Not Found")
 		case t.permissions[scope] != access && t.permissions[scope] != "write":
-			s.violate("%s %s needs %s: %s", r.Method, r.URL.Path, scope, access)
+			if scope != "administration" { // which an App may lack, and only then be told
+				s.violate("%s %s needs %s: %s", r.Method, r.URL.Path, scope, access)
+			}
 			s.deny(w, http.StatusForbidden, "Resource not accessible by integration")
 		default:
 			next(w, r, found)
@@ -328,8 +380,80 @@ func (s *Server) installation(w http.ResponseWriter, r *http.Request) {
 }
 
 // permissions are what the installation was granted.
-func permissions() map[string]string {
-	return map[string]string{"metadata": "read", "contents": "read", "checks": "write", "pull_requests": "read", "statuses": "write"}
+func (s *Server) permissions() map[string]string {
+	out := map[string]string{"metadata": "read", "contents": "read", "checks": "write", "pull_requests": "read", "statuses": "write", "administration": "read"}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.noAdministration {
+		delete(out, "administration")
+	}
+	return out
+}
+
+func (s *Server) about(w http.ResponseWriter, r *http.Request, rp *repo) {
+	s.mu.Lock()
+	visibility := rp.visibility
+	s.mu.Unlock()
+	if visibility == "" {
+		visibility = "public"
+	}
+	name := r.PathValue("owner") + "/" + r.PathValue("repo")
+	s.answer(w, http.StatusOK, map[string]any{"id": 1, "name": r.PathValue("repo"), "full_name": name, "private": visibility != "public", "visibility": visibility})
+}
+
+func (s *Server) access(w http.ResponseWriter, r *http.Request, rp *repo) {
+	s.mu.Lock()
+	visibility, level := rp.visibility, rp.shares
+	s.mu.Unlock()
+	if visibility == "" || visibility == "public" {
+		s.deny(w, http.StatusUnprocessableEntity, "Access policy only applies to internal and private repositories.")
+		return
+	}
+	if level == "" {
+		level = "none"
+	}
+	s.answer(w, http.StatusOK, map[string]any{"access_level": level})
+}
+
+func (s *Server) role(w http.ResponseWriter, r *http.Request, rp *repo) {
+	s.mu.Lock()
+	role := rp.roles[r.PathValue("user")]
+	s.mu.Unlock()
+	if role == "" {
+		role = "read" // of a public repository, everybody
+	}
+	s.answer(w, http.StatusOK, map[string]any{"permission": role, "role_name": role, "user": map[string]any{"login": r.PathValue("user")}})
+}
+
+// listDeliveries pages by twos, so that a client has to follow the cursor.
+func (s *Server) listDeliveries(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	all := slices.Clone(s.deliveries)
+	s.mu.Unlock()
+	slices.Reverse(all)
+	from, _ := strconv.Atoi(strings.TrimPrefix(r.URL.Query().Get("cursor"), "v1_"))
+	from = min(max(from, 0), len(all))
+	to := min(from+2, len(all))
+	if to < len(all) {
+		w.Header().Set("Link", fmt.Sprintf(`<%s%s?cursor=v1_%d>; rel="next"`, s.URL, r.URL.Path, to))
+	}
+	out := []map[string]any{}
+	for _, d := range all[from:to] {
+		out = append(out, map[string]any{"id": d.id, "guid": d.guid, "event": d.event, "delivered_at": time.Now().UTC().Format(time.RFC3339), "status": "OK", "status_code": 202})
+	}
+	s.answer(w, http.StatusOK, out)
+}
+
+func (s *Server) oneDelivery(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.deliveries {
+		if strconv.FormatInt(d.id, 10) == r.PathValue("id") {
+			s.answer(w, http.StatusOK, map[string]any{"id": d.id, "guid": d.guid, "event": d.event, "request": map[string]any{"payload": json.RawMessage(d.body)}})
+			return
+		}
+	}
+	s.deny(w, http.StatusNotFound, "Not Found")
 }
 
 func (s *Server) installed(w http.ResponseWriter, r *http.Request) {
@@ -337,7 +461,7 @@ func (s *Server) installed(w http.ResponseWriter, r *http.Request) {
 		s.deny(w, http.StatusNotFound, "Not Found")
 		return
 	}
-	s.answer(w, http.StatusOK, map[string]any{"id": s.Installation, "app_id": s.AppID, "permissions": permissions()})
+	s.answer(w, http.StatusOK, map[string]any{"id": s.Installation, "app_id": s.AppID, "permissions": s.permissions()})
 }
 
 func (s *Server) ref(w http.ResponseWriter, r *http.Request, rp *repo) {
@@ -367,7 +491,24 @@ func (s *Server) accessToken(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	granted := permissions()
+	granted := s.permissions()
+	if body.Repositories == nil {
+		s.violate("a token for all repositories of the installation was asked for")
+	}
+	s.mu.Lock()
+	for _, name := range body.Repositories {
+		known := false
+		for full := range s.repos {
+			_, have, _ := strings.Cut(full, "/")
+			known = known || strings.EqualFold(have, name)
+		}
+		if !known {
+			s.mu.Unlock()
+			s.deny(w, http.StatusUnprocessableEntity, "There is at least one repository that does not exist or is not accessible to the parent installation.")
+			return
+		}
+	}
+	s.mu.Unlock()
 	for scope, access := range body.Permissions {
 		if granted[scope] != access && granted[scope] != "write" {
 			s.deny(w, http.StatusUnprocessableEntity, "The permissions requested are not granted to this installation.")
@@ -528,16 +669,16 @@ func (s *Server) codeload(w http.ResponseWriter, r *http.Request) {
 }
 
 type checkBody struct {
-	Name        *string `json:"name"`
-	HeadSHA     *string `json:"head_sha"`
-	DetailsURL  *string `json:"details_url"`
-	ExternalID  *string `json:"external_id"`
-	Status      *string `json:"status"`
-	Conclusion  *string `json:"conclusion"`
-	StartedAt   *string `json:"started_at"`
-	CompletedAt *string `json:"completed_at"`
-	Output      *Output `json:"output"`
-	Actions     []any   `json:"actions"`
+	Name        *string             `json:"name"`
+	HeadSHA     *string             `json:"head_sha"`
+	DetailsURL  *string             `json:"details_url"`
+	ExternalID  *string             `json:"external_id"`
+	Status      *string             `json:"status"`
+	Conclusion  *string             `json:"conclusion"`
+	StartedAt   *string             `json:"started_at"`
+	CompletedAt *string             `json:"completed_at"`
+	Output      *Output             `json:"output"`
+	Actions     []map[string]string `json:"actions"`
 }
 
 func (s *Server) readCheck(w http.ResponseWriter, r *http.Request) (b checkBody, ok bool) {
@@ -568,6 +709,18 @@ func (s *Server) readCheck(w http.ResponseWriter, r *http.Request) (b checkBody,
 		if at != nil {
 			if _, err := time.Parse(time.RFC3339, *at); err != nil {
 				refuse("time %q", *at)
+				return b, false
+			}
+		}
+	}
+	if len(b.Actions) > 3 {
+		refuse("%d actions", len(b.Actions))
+		return b, false
+	}
+	for _, a := range b.Actions {
+		for k, most := range map[string]int{"label": 20, "description": 40, "identifier": 20} {
+			if len(a[k]) == 0 || len(a[k]) > most {
+				refuse("an action's %s %q", k, a[k])
 				return b, false
 			}
 		}
@@ -667,6 +820,12 @@ func (s *Server) apply(c *Check, b checkBody) {
 		c.Annotations = append(c.Annotations, b.Output.Annotations...)
 		c.Output = *b.Output
 		c.Output.Annotations = nil
+	}
+	if b.Actions != nil {
+		c.Actions = nil
+		for _, a := range b.Actions {
+			c.Actions = append(c.Actions, a["identifier"])
+		}
 	}
 	state := c.Status
 	if c.Conclusion != "" {
