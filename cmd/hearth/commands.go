@@ -8,6 +8,7 @@ func (a *app) commands() []*cobra.Command {
 		a.runCommand(),
 		a.serveCommand(),
 		a.eventsCommand(),
+		a.approveCommand(),
 		a.runsCommand(),
 		a.showCommand(),
 		a.logsCommand(),

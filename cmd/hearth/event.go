@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/source"
@@ -290,48 +291,9 @@ func settings(file string, must bool, into map[string]string) error {
 		}
 		return usage("%v", err)
 	}
-	lines := strings.Split(strings.ReplaceAll(string(b), "\r\n", "\n"), "\n")
-	for i := 0; i < len(lines); i++ {
-		line := strings.TrimSpace(lines[i])
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		at := i + 1
-		k, v, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
-		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
-		if !ok || k == "" || strings.ContainsAny(k, " \t\"'") {
-			return usage("%s:%d: want NAME=value", file, at) // the line itself may hold a secret
-		}
-		switch {
-		case strings.HasPrefix(v, `"`):
-			for !closed(v) {
-				if i++; i == len(lines) {
-					return usage("%s:%d: the quote is not closed", file, at)
-				}
-				v += "\n" + lines[i]
-			}
-			v = strings.NewReplacer(`\n`, "\n", `\"`, `"`, `\\`, `\`).Replace(strings.TrimSpace(v)[1 : len(strings.TrimSpace(v))-1])
-		case len(v) > 1 && strings.HasPrefix(v, "'") && strings.HasSuffix(v, "'"):
-			v = v[1 : len(v)-1]
-		default:
-			if before, _, ok := strings.Cut(v, " #"); ok {
-				v = strings.TrimSpace(before)
-			}
-		}
-		into[k] = v
+	err = config.ParseLines(b, func(_ int, name, value string) { into[name] = value })
+	if wrong, ok := errors.AsType[*config.LineError](err); ok {
+		return usage("%s:%d: %s", file, wrong.Line, wrong.Text)
 	}
-	return nil
-}
-
-// closed reports whether a value that began with a double quote ends with one.
-func closed(v string) bool {
-	v = strings.TrimSpace(v)
-	if len(v) < 2 || v[len(v)-1] != '"' {
-		return false
-	}
-	slashes := 0
-	for i := len(v) - 2; i > 0 && v[i] == '\\'; i-- {
-		slashes++
-	}
-	return slashes%2 == 0
+	return err
 }

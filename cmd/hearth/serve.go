@@ -9,12 +9,15 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/user"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/api"
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/config"
@@ -46,7 +49,8 @@ a microVM, and report a check run for each. The pages are at /, the HTTP API for
 machines below /api.
 
 Settings come from --config FILE (JSON) and HEARTH_* variables; the GitHub App's
-are app_id, app_key_file and HEARTH_WEBHOOK_SECRET. Without an App there are the
+are app_id, app_key_file and HEARTH_WEBHOOK_SECRET. The setting repositories says
+which are served; deliveries of others are refused. Without an App there are the
 pages and the API only. The pages ask nobody who they are: listen where only
 those can reach them who may see the logs, and let GitHub in to
 /webhooks/github alone.
@@ -85,10 +89,18 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
 
-	secrets := map[string]string{}
-	if cfg.SecretsFile != "" {
-		if err := a.secretSettings(cfg.SecretsFile, true, secrets); err != nil {
-			return err
+	var secrets, vars *config.Values
+	for _, d := range []struct {
+		dir    string
+		secret bool
+		into   **config.Values
+	}{{cfg.SecretsDir, true, &secrets}, {cfg.VarsDir, false, &vars}} {
+		if d.dir != "" {
+			v, err := config.ReadValues(d.dir, d.secret)
+			if err != nil {
+				return usage("%v", err)
+			}
+			*d.into = v
 		}
 	}
 	var app *github.App
@@ -128,10 +140,6 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err != nil {
 		return usage("learn: %v", err)
 	}
-	resolver, err := a.resolver(runOptions{}, dirs, "")
-	if err != nil {
-		return err
-	}
 	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
 	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, warm: cfg.Warm, max: cfg.Machines})
 	if err != nil {
@@ -144,9 +152,12 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		atOnce = max(min(means.CPUs/cfg.CPUs, means.MemoryMiB/cfg.MemoryMiB), 1)
 	}
 	server := forgeServer(cfg.GitHubURL)
+	// Without credentials, and apart from the mirrors of `hearth run`, which may have
+	// been filled with a developer's: what a stranger's workflow names is public.
+	resolver := action.NewResolver(action.Config{Dir: filepath.Join(dirs.Cache, "serve", "actions"), Server: server, Log: log})
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
-		Pool: machines, Labels: serverLabels(cfg), Machines: atOnce, CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Secrets: secrets,
+		Pool: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: []string{"bash", "sh", "python"}, Learn: learner, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
@@ -162,6 +173,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	mux.Handle("/webhooks/github", &webhook.Handler{
 		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: dispatch.Deliveries{Store: s}, Stored: d.Wake, Log: log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
+		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
 	web.New(dispatch.Pages{Store: s}, version, log).Register(mux)
 	vms.Register(mux)
@@ -214,6 +226,51 @@ func forgeServer(apiURL string) string {
 	return strings.TrimSuffix(apiURL, "/api/v3")
 }
 
+func (a *app) approveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "approve [RUN…]", Short: "Let runs start that wait for approval, or list them",
+		Long: `Let runs start that wait for approval: those of pull requests from forks whose
+authors have contributed nothing yet, or of all forks, as the setting approval of
+their repository says. Look at the changes first. An approval is for one run, at
+one commit: what is pushed later waits again. A server that runs takes it within
+seconds. Without arguments, the runs that wait are listed.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			s, _, err := a.store(c.Context(), "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			if len(args) == 0 {
+				runs, err := dispatch.Waiting(c.Context(), s)
+				if err != nil || len(runs) == 0 {
+					fmt.Fprintln(a.err, "no run waits for approval")
+					return err
+				}
+				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(w, "RUN\tWHEN\tREPOSITORY\tWORKFLOW\tREF\tCOMMIT\tBY")
+				for _, r := range runs {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), board.Clean(r.Repository), board.Clean(r.Workflow), board.Clean(r.Ref), r.SHA, board.Clean(r.Actor))
+				}
+				return w.Flush()
+			}
+			by := "the server's administrator"
+			if u, err := user.Current(); err == nil {
+				by = u.Username
+			}
+			var errs []error
+			for _, id := range args {
+				run, err := dispatch.Approve(c.Context(), s, id, by)
+				if err != nil {
+					errs = append(errs, usage("%v (hearth approve lists those that do)", err))
+					continue
+				}
+				fmt.Fprintf(a.err, "run %s of %s at %s may start\n", run.ID, board.Clean(run.Repository), run.SHA)
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
 func (a *app) eventsCommand() *cobra.Command {
 	var limit int
 	c := &cobra.Command{
@@ -256,7 +313,7 @@ func (a *app) eventsCommand() *cobra.Command {
 			defer s.Close()
 			if err := s.ReplayEvent(c.Context(), args[0]); err != nil {
 				if errors.Is(err, store.ErrNotFound) {
-					return usage("there is no event %s that has ended: hearth events lists them", args[0])
+					return usage("there is no event %s that has ended and was let in: hearth events lists them; what was refused can be delivered again from the App's page", args[0])
 				}
 				return err
 			}

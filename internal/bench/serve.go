@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/dispatch"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
@@ -81,7 +82,8 @@ func Serve(ctx context.Context, o ServeOptions) (*Report, error) {
 func push(installation int64, repository, sha string) ([]byte, error) {
 	_, name, _ := strings.Cut(repository, "/")
 	return json.Marshal(map[string]any{
-		"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true,
+		"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true, "deleted": false, "forced": false,
+		"base_ref": nil, "compare": "", "commits": []any{}, "pusher": map[string]any{"name": "octocat"},
 		"repository":   map[string]any{"full_name": repository, "name": name, "default_branch": "main", "description": strings.Repeat("a repository ", 500)},
 		"installation": map[string]any{"id": installation}, "sender": map[string]any{"login": "octocat"},
 		"head_commit": map[string]any{"id": sha, "message": "A change"},
@@ -135,10 +137,14 @@ func deliveries(ctx context.Context, o ServeOptions, r *Report) error {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	defer transport.CloseIdleConnections()
 	to := &sender{server.URL, &http.Client{Transport: transport, Timeout: 10 * time.Second}}
-	body, err := push(1, "owner/repository", strings.Repeat("a", 40))
+	sha := strings.Repeat("a", 40)
+	template, err := push(1, "owner/repository", sha)
 	if err != nil {
 		return err
 	}
+	// No two are alike: of a body that comes again GitHub would be asked.
+	var sent atomic.Int64
+	body := func() []byte { return bytes.ReplaceAll(template, []byte(sha), fmt.Appendf(nil, "%040x", sent.Add(1))) }
 	var failed atomic.Pointer[error]
 	note := func(err error) {
 		if err != nil {
@@ -155,7 +161,7 @@ func deliveries(ctx context.Context, o ServeOptions, r *Report) error {
 		for range senders {
 			wg.Go(func() {
 				for time.Since(began) < time.Second && ctx.Err() == nil && failed.Load() == nil {
-					note(to.post(ctx, body))
+					note(to.post(ctx, body()))
 					n.Add(1)
 				}
 			})
@@ -181,7 +187,7 @@ func deliveries(ctx context.Context, o ServeOptions, r *Report) error {
 			break
 		}
 		wg.Go(func() {
-			note(to.post(ctx, body))
+			note(to.post(ctx, body()))
 			// From when it was due: a queue in front of us counts.
 			took[i] = float64(time.Since(due).Microseconds()) / 1000
 		})
@@ -215,7 +221,7 @@ func checks(ctx context.Context, o ServeOptions, r *Report) (err error) {
 		return err
 	}
 	d, err := dispatch.New(dispatch.Config{Store: s, Queue: queue.New(s, queue.Config{}), Forge: app, AppID: gh.AppID, Pool: o.Pool, Labels: []string{"ubuntu-latest"},
-		Machines: 1, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Learn: learner})
+		Machines: 1, Learn: learner, Policy: config.Config{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Repositories: config.Repositories{"owner/*": {}}}.Policy})
 	if err != nil {
 		return err
 	}

@@ -109,9 +109,16 @@ type Config struct {
 	// JWTSecret signs and checks the bearer tokens of the HTTP API (HS256).
 	JWTSecret     string `json:"-"` // HEARTH_JWT_SECRET or jwt_secret_file
 	JWTSecretFile string `json:"jwt_secret_file"`
-	// SecretsFile holds the workflows' secrets, NAME=value a line, readable by
-	// its owner only.
-	SecretsFile string `json:"secrets_file"`
+	// Repositories says which repositories are served, and what is set for each.
+	// None are by default: all of them has to be written, "*".
+	Repositories Repositories `json:"repositories"`
+	// SecretsDir holds the workflows' secrets, readable by its owner only, and
+	// VarsDir their variables: of organisations, repositories and environments.
+	// See [Values].
+	SecretsDir string `json:"secrets_dir"`
+	VarsDir    string `json:"vars_dir"`
+	// SecretsFile was one file of secrets for everybody. It is refused.
+	SecretsFile string `json:"secrets_file,omitempty"`
 	// Driver is auto, qemu or firecracker.
 	Driver string `json:"driver"`
 	// Jail is "require", to run machines only behind all the walls that keep a
@@ -174,6 +181,13 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// Bounds of a machine's size.
+const (
+	maxCPUs   = 64
+	minMemory = 128 // MiB
+	maxMemory = 1 << 20
+)
+
 // Default is the configuration of a fresh machine.
 func Default() Config {
 	return Config{
@@ -232,7 +246,15 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	text("GITHUB_URL", &c.GitHubURL)
 	text("JWT_SECRET", &c.JWTSecret)
 	text("JWT_SECRET_FILE", &c.JWTSecretFile)
+	text("SECRETS_DIR", &c.SecretsDir)
+	text("VARS_DIR", &c.VarsDir)
 	text("SECRETS_FILE", &c.SecretsFile)
+	if v := getenv("HEARTH_REPOSITORIES"); v != "" {
+		c.Repositories = Repositories{}
+		for pattern := range strings.SplitSeq(v, ",") {
+			c.Repositories[strings.TrimSpace(pattern)] = Repository{}
+		}
+	}
 	text("DRIVER", &c.Driver)
 	text("JAIL", &c.Jail)
 	text("LEARN", &c.Learn)
@@ -307,11 +329,11 @@ func (c Config) Validate() error {
 	default:
 		bad("learn %q: want off, advise or act", c.Learn)
 	}
-	if c.CPUs < 1 || c.CPUs > 64 {
-		bad("cpus %d: want 1 to 64", c.CPUs)
+	if c.CPUs < 1 || c.CPUs > maxCPUs {
+		bad("cpus %d: want 1 to %d", c.CPUs, maxCPUs)
 	}
-	if c.MemoryMiB < 128 || c.MemoryMiB > 1<<20 {
-		bad("memory_mib %d: want at least 128", c.MemoryMiB)
+	if c.MemoryMiB < minMemory || c.MemoryMiB > maxMemory {
+		bad("memory_mib %d: want at least %d", c.MemoryMiB, minMemory)
 	}
 	if c.Machines < 0 || c.Warm < 0 {
 		bad("machines and warm cannot be negative")
@@ -325,11 +347,22 @@ func (c Config) Validate() error {
 	if c.SessionTTL <= 0 {
 		bad("session_ttl must be positive")
 	}
+	errs = append(errs, c.Repositories.validate()...)
+	if c.AppID != 0 && len(c.Repositories) == 0 {
+		errs = append(errs, errNoRepositories)
+	}
 	if c.SecretsFile != "" {
-		if info, err := os.Stat(c.SecretsFile); err != nil {
-			bad("secrets_file: %v", err)
-		} else if info.Mode().Perm()&0o077 != 0 {
-			bad("secrets_file %s is readable by others: chmod 600 it", c.SecretsFile)
+		bad("secrets_file is gone: one file gave every repository's jobs the secrets of all. Name a directory as secrets_dir and put each secret where it belongs: " +
+			"org/OWNER, repo/OWNER/NAME or env/OWNER/NAME/ENVIRONMENT, with NAME=value a line")
+	}
+	for _, d := range []struct {
+		name, dir string
+		secret    bool
+	}{{"secrets_dir", c.SecretsDir, true}, {"vars_dir", c.VarsDir, false}} {
+		if d.dir != "" {
+			if _, err := ReadValues(d.dir, d.secret); err != nil {
+				bad("%s: %w", d.name, err)
+			}
 		}
 	}
 	return errors.Join(errs...)

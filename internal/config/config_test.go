@@ -31,6 +31,15 @@ func TestValidateNamesEverythingAtOnce(t *testing.T) {
 			t.Errorf("no word of %s in: %v", want, err)
 		}
 	}
+	c = Default()
+	c.SecretsFile, c.SecretsDir = "/x", "/nowhere/at/all"
+	c.Repositories = Repositories{"acme*": {}, "a/b": {Approval: "never", Limits: Limits{Network: "some", MaxTimeout: 1, CPUs: 99, MemoryMiB: 1, Machines: -1}, Fork: Limits{Network: "allow:a b"}}, "A/b": {}}
+	err = c.Validate()
+	for _, want := range []string{"secrets_file is gone", "org/OWNER, repo/OWNER/NAME", "secrets_dir: ", `"acme*": want`, "approval", `"some"`, "max_timeout", "cpus 99", "memory_mib 1", "machines", "fork: ", "twice"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no word of %s in: %v", want, err)
+		}
+	}
 	if err := Default().Validate(); err != nil {
 		t.Errorf("the defaults are refused: %v", err)
 	}
@@ -48,6 +57,18 @@ func TestLoadOrder(t *testing.T) {
 	}
 	if c.Listen != "127.0.0.1:2" || c.CPUs != 3 || time.Duration(c.SessionTTL) != 2*time.Minute || c.WebhookSecret != "hush" || c.MemoryMiB != Default().MemoryMiB {
 		t.Errorf("got %+v", c)
+	}
+	c, err = Load("", env("HEARTH_REPOSITORIES", "acme/app, octo/*", "HEARTH_SECRETS_FILE", "/x"))
+	if _, ok := c.Policy("octo/x"); err != nil || !ok || len(c.Repositories) != 2 || c.SecretsFile != "/x" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	os.WriteFile(file, []byte(`{"repositories":["acme/*"]}`), 0o600)
+	if c, err := Load(file, env()); err != nil || len(c.Repositories) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	os.WriteFile(file, []byte(`{"repositories":{"acme/*":{"netwrk":"none"}}}`), 0o600)
+	if _, err := Load(file, env()); err == nil || !strings.Contains(err.Error(), "netwrk") {
+		t.Errorf("an unknown key of a repository must be named: %v", err)
 	}
 	os.WriteFile(file, []byte(`{"lisen":"x"}`), 0o600)
 	if _, err := Load(file, env()); err == nil || !strings.Contains(err.Error(), "lisen") {

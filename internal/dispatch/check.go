@@ -21,6 +21,9 @@ import (
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
+// approveButton is the identifier of the button of a check that waits.
+const approveButton = "approve"
+
 // checks is the space of facts with the check runs that have not been ended on
 // GitHub, by job id (of an invalid workflow: by run id).
 const checks = "check"
@@ -45,6 +48,7 @@ type reporter struct {
 	plan *plan.Run // nil once a run is over
 	// whole: the run has no jobs and one check, which says why.
 	whole bool
+	waits bool // for approval
 
 	mu     sync.Mutex
 	board  board.Board
@@ -167,8 +171,10 @@ func (r *reporter) recall(ctx context.Context, jobs []store.StoredJob) error {
 	return nil
 }
 
-// settle ends the checks of runs that have ended without GitHub hearing of it.
-func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool) error {
+// settle ends the checks of runs that have ended without GitHub hearing of it, and
+// shows those of runs that wait for approval: of all runs that are not taken, or of
+// only one.
+func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool, only string) error {
 	facts, err := d.cfg.Store.Facts(ctx, checks)
 	if err != nil {
 		return err
@@ -176,7 +182,7 @@ func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool) error {
 	for id, text := range facts {
 		var f openCheck
 		err := json.Unmarshal([]byte(text), &f)
-		if err == nil && taken[f.Run] {
+		if err == nil && (taken[f.Run] || only != "" && f.Run != only) {
 			continue
 		}
 		taken[f.Run] = true
@@ -207,6 +213,7 @@ func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool) error {
 			continue
 		}
 		r := d.reporter(run, f.Head, repo)
+		r.waits = run.Status != ci.Completed
 		if err := r.recall(ctx, jobs); err != nil {
 			return err
 		}
@@ -217,7 +224,7 @@ func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool) error {
 			}
 		}
 		r.close()
-		d.reporters.Go(func() { r.work(d.report) })
+		d.show(r)
 	}
 	return nil
 }
@@ -422,6 +429,13 @@ func (r *reporter) look(c *check) github.Check {
 	}
 	out.Status, out.Started = cmp.Or(j.Status, ci.Queued), j.Started
 	_, word := board.Mark(j.Status, j.Conclusion, j.Infrastructure)
+	if r.waits && out.Status == ci.Queued {
+		out.Title = "Waiting for approval"
+		out.Summary = text(waitText) + ". Whoever may write to the repository presses the button, or whoever runs this server says\n\n    hearth approve " + r.run.ID +
+			"\n\nThat approves of this commit only."
+		out.Actions = []github.Action{{Label: "Approve and run", Description: "Run the workflow at this commit", Identifier: approveButton}}
+		return out
+	}
 	switch j.Status {
 	case ci.InProgress:
 		out.Title = "Running"

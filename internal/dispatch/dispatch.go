@@ -12,12 +12,12 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
-	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/queue"
@@ -45,12 +45,15 @@ type Config struct {
 	// Labels are what this server's workers answer to.
 	Labels []string
 	// Machines is how many jobs run at once; 0 is 1.
-	Machines        int
-	CPUs, MemoryMiB int
-	Network         network.Policy
+	Machines int
 
-	Secrets map[string]string // of all workflows but those of forks' pull requests
-	Vars    map[string]string
+	// Policy says what holds for a repository (owner/name), and whether it is served
+	// at all. With nil none is.
+	Policy func(repository string) (config.Policy, bool)
+	// Secrets and Vars are those of the workflows; nil is none.
+	Secrets, Vars *config.Values
+	// Actions brings what is public; it must have no credentials, and keep what it
+	// brings apart from where anything with credentials does.
 	Actions *action.Resolver
 	Learn   *learn.Learner // nil and off: nothing is learned
 	// Shells are those that the image has; nil is not known.
@@ -80,12 +83,14 @@ type Dispatcher struct {
 	desk   *worker.Desk
 	ledger *ledger.Ledger
 	groups *worker.Groups
+	slots  slots
 	wake   chan struct{}
 
 	mu       sync.Mutex
 	flights  map[string]*flight       // events that are being handled, by id
 	lanes    map[string]chan struct{} // by repository: closed when its last event so far is done
 	runs     map[string]*conducted    // by id
+	shown    map[string]func()        // by id of a run that waits for approval: ends its reporter
 	stopping bool
 
 	conductors sync.WaitGroup
@@ -134,7 +139,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: worker.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log}, wake: make(chan struct{}, 1),
-		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}}
+		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}, shown: map[string]func(){}}
 	d.desk = &worker.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
 			j, err := cfg.Store.Job(ctx, id)
@@ -177,6 +182,19 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 		})
 	}
 	wg.Go(func() { d.events(ctx) })
+	wg.Go(func() {
+		for t := time.NewTicker(time.Hour); ; {
+			if err := d.expire(keep, time.Now()); err != nil {
+				d.log.Error("runs that wait for approval", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return
+			case <-t.C:
+			}
+		}
+	})
 	wg.Go(func() {
 		if err := d.desk.Work(ctx, "serve-"+ci.NewID(), d.cfg.Labels, d.cfg.Machines); err != nil {
 			d.log.Error("workers ended", "error", err)
@@ -263,8 +281,9 @@ func (d *Dispatcher) enter(e store.StoredEvent) (before, mine chan struct{}, fre
 		return nil, nil, false
 	}
 	d.flights[e.ID] = &flight{tries: e.Tries}
-	before, mine = d.lanes[e.Repository], make(chan struct{})
-	d.lanes[e.Repository] = mine
+	lane := strings.ToLower(e.Repository)
+	before, mine = d.lanes[lane], make(chan struct{})
+	d.lanes[lane] = mine
 	return before, mine, true
 }
 
@@ -272,8 +291,8 @@ func (d *Dispatcher) leave(e store.StoredEvent, mine chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.flights, e.ID)
-	if d.lanes[e.Repository] == mine {
-		delete(d.lanes, e.Repository)
+	if lane := strings.ToLower(e.Repository); d.lanes[lane] == mine {
+		delete(d.lanes, lane)
 	}
 	close(mine)
 }
@@ -301,8 +320,12 @@ func (d *Dispatcher) handle(ctx context.Context, e store.StoredEvent) {
 	}
 	again, wait := d.again(ctx, e, err)
 	if !again {
-		d.log.Error("event failed", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "error", err)
-		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, store.EventFailed, err.Error()); err != nil {
+		state := store.EventFailed
+		if refused, ok := errors.AsType[*refusal](err); ok && refused.barred {
+			state = store.EventRefused
+		}
+		d.log.Error("event "+string(state), "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "error", err)
+		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, state, err.Error()); err != nil {
 			d.log.Error("event", "delivery", e.Delivery, "error", err)
 		}
 		return
@@ -343,8 +366,13 @@ func (d *Dispatcher) again(ctx context.Context, e store.StoredEvent, err error) 
 }
 
 // refusal is a reason why an event can never be handled.
-type refusal struct{ text string }
+type refusal struct {
+	text   string
+	barred bool // it is not let in: nothing of it is kept
+}
 
 func (r *refusal) Error() string { return r.text }
 
-func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...)} }
+func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), false} }
+
+func bar(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), true} }

@@ -105,6 +105,7 @@ func (s *site) request(changes map[string]any) []byte {
 	maps.Copy(all, changes)
 	s.gh.Commit(hello, head2, map[string]string{".github/workflows/ci.yml": passes})
 	s.gh.Commit(hello, base2, map[string]string{"README.md": "none here"})
+	s.gh.Ref(hello, "refs/heads/master", base2)
 	s.gh.Describe(hello, head2, "Update the README")
 	s.gh.Pull(hello, 2, "README.md")
 	return payloadOf(s.t, "pull_request.opened", all)
@@ -282,7 +283,7 @@ func TestAgain(t *testing.T) {
 	if e := ask(s.gh.Checks()[1].ExternalID); !strings.HasPrefix(e.Detail, "attempt 3 of") {
 		t.Error(e.Detail)
 	}
-	if e := ask(ci.NewID()); e.State != store.EventFailed {
+	if e := ask(ci.NewID()); e.State != store.EventRefused {
 		t.Error(e.State, e.Detail)
 	}
 	if e := s.deliver("check_run", payloadOf(t, "check_run.rerequested", map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "action": "created", "check_run.app.id": s.gh.AppID})); e.Detail != "about this server's own checks" {

@@ -24,8 +24,8 @@
 // pull request the merge commit, if the payload names one and it merges the head
 // that the payload names, or else the head itself (the event's detail says
 // which; GitHub makes merge commits in its own time, and payloads carry stale
-// ones); of pull_request_target the base. Events that concern no commit run what
-// the default branch says. Check runs of pull requests are made at the head,
+// ones). pull_request_target, and events that concern no commit, run what the
+// default branch says. Check runs of pull requests are made at the head,
 // where GitHub shows them.
 //
 // # What is said
@@ -38,9 +38,26 @@
 //
 // # Trust
 //
-// A pull request from a fork gets no secrets and a token that reads. Everything
-// in a payload is taken as text from outside: refs, names and messages are never
-// paths or commands here.
+// One server has many repositories, of people who need not trust each other (trust.go).
+//
+//   - A repository that Config.Policy does not name starts nothing, by whatever way
+//     it comes: its deliveries, a run of an earlier process, a re-run, an approval.
+//   - Everything is keyed by repository: secrets, variables, concurrency groups,
+//     slots, tokens (those that this server reads with, too). The id in a check is
+//     public: it counts only in a delivery of its own repository and installation.
+//   - A delivery is what its body says, not its headers, which nobody has signed
+//     (webhook.Shape); a body that came before under another delivery id counts only
+//     if GitHub says that it sent it so.
+//   - Who is behind the code decides what it gets: a pull request from a fork no
+//     secrets, no variables, a token that reads, limits of its own, concurrency groups
+//     of its own, and perhaps a wait for somebody's approval of that commit;
+//     Dependabot secrets of its own and a token that reads. That stays with the plan,
+//     over restarts and re-runs, whoever asks for them.
+//   - Workflows of other repositories are read as anybody may, but for those of the
+//     same owner, if they are served and share them.
+//
+// Everything in a payload is taken as text from outside: refs, names and messages
+// are never paths or commands here.
 //
 // # Goroutines
 //

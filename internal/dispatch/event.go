@@ -10,6 +10,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/webhook"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
@@ -50,6 +51,9 @@ type payload struct {
 			ID int64 `json:"id"`
 		} `json:"app"`
 	} `json:"check_run"`
+	RequestedAction struct {
+		Identifier string `json:"identifier"`
+	} `json:"requested_action"`
 	CheckSuite *struct {
 		App struct {
 			ID int64 `json:"id"`
@@ -58,6 +62,8 @@ type payload struct {
 	Repository struct {
 		FullName      string `json:"full_name"`
 		DefaultBranch string `json:"default_branch"`
+		Private       bool   `json:"private"` // internal ones are private, too
+		Visibility    string `json:"visibility"`
 	} `json:"repository"`
 	Installation struct {
 		ID int64 `json:"id"`
@@ -65,6 +71,8 @@ type payload struct {
 	Sender struct {
 		Login string `json:"login"`
 	} `json:"sender"`
+
+	again string // who asked for it once more; not of the payload
 }
 
 type pull struct {
@@ -72,6 +80,10 @@ type pull struct {
 	MergeCommitSHA string `json:"merge_commit_sha"`
 	Head           side   `json:"head"`
 	Base           side   `json:"base"`
+	Association    string `json:"author_association"` // of its author with the repository
+	User           struct {
+		Login string `json:"login"`
+	} `json:"user"`
 }
 
 type side struct {
@@ -92,9 +104,11 @@ func (p *pull) fork(repository string) bool {
 // are two.
 type occasion struct {
 	workflow.Happening
-	Fork bool   // no secrets, a token that reads
-	Only string // path of the one workflow file that may run; "" is all
-	Note string // about the commit, for the event's detail
+	Trust trust
+	Waits bool   // for approval
+	By    string // who has approved of it already
+	Only  string // path of the one workflow file that may run; "" is all
+	Note  string // about the commit, for the event's detail
 	// Changed lists the changed paths; nil where paths do not count.
 	Changed func(ctx context.Context) (files []string, known bool, err error)
 }
@@ -106,9 +120,13 @@ func validSHA(s string) bool {
 
 func zeroSHA(s string) bool { return strings.Trim(s, "0") == "" }
 
-// decode reads a stored payload.
+// decode reads a stored payload. What it is decides its shape, once more: an event
+// may have been stored by an older version.
 func decode(e store.StoredEvent) (payload, expr.Value, error) {
 	var p payload
+	if err := webhook.Shape(e.Name, e.Payload); err != nil {
+		return p, expr.Value{}, bar("%v", err)
+	}
 	if err := json.Unmarshal(e.Payload, &p); err != nil {
 		return p, expr.Value{}, refuse("the payload is not what GitHub sends for %s: %v", e.Name, err)
 	}
@@ -122,11 +140,18 @@ func decode(e store.StoredEvent) (payload, expr.Value, error) {
 // occasions finds out what a delivery may start and at which commits. None, with
 // a reason, is no error.
 func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name string, p payload, whole expr.Value) (out []occasion, reason string, err error) {
+	actor := ofOwn
+	if isDependabot(p.Sender.Login) {
+		actor = ofDependabot
+	}
 	base := workflow.Happening{Event: name, Action: p.Action, Payload: whole, DefaultBranch: p.Repository.DefaultBranch}
 	switch name {
 	case "push":
-		o := occasion{Happening: base}
+		o := occasion{Happening: base, Trust: actor}
 		o.Ref, o.SHA = p.Ref, p.After
+		if name := strings.TrimPrefix(strings.TrimPrefix(p.Ref, "refs/heads/"), "refs/tags/"); name == p.Ref || name == "" {
+			return nil, "", refuse("the push names no branch or tag: %q", p.Ref)
+		}
 		if p.Deleted || zeroSHA(p.After) {
 			return nil, fmt.Sprintf("the push deletes %s", p.Ref), nil
 		}
@@ -140,6 +165,9 @@ func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name stri
 		if pr == nil || !validSHA(pr.Head.SHA) || !validSHA(pr.Base.SHA) {
 			return nil, "", refuse("the payload names no pull request with a head and a base")
 		}
+		if pr.Base.Repo == nil || !strings.EqualFold(pr.Base.Repo.FullName, p.Repository.FullName) {
+			return nil, "", refuse("the pull request is not of %s", p.Repository.FullName)
+		}
 		number := pr.Number
 		if number == 0 {
 			number = p.Number
@@ -151,15 +179,25 @@ func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name stri
 		base.BaseRef, base.HeadRef, base.HeadMessage = pr.Base.Ref, pr.Head.Ref, head.Message
 		changed := func(ctx context.Context) ([]string, bool, error) { return repo.PullFiles(ctx, number) }
 		for _, event := range workflow.TriggerEvents(name) {
-			o := occasion{Happening: base, Changed: changed}
+			o := occasion{Happening: base, Changed: changed, Trust: actor}
 			o.Event = event
 			if event == "pull_request_target" {
-				// What the base says, with its secrets: nothing of the head's is run.
-				o.Ref, o.SHA = "refs/heads/"+pr.Base.Ref, pr.Base.SHA
+				// What the default branch says, with its secrets: nothing of the head's is
+				// run, and nothing of the base's, which an old branch may be.
+				o.Trust = ofOwn
+				if isDependabot(pr.User.Login) {
+					o.Trust = ofDependabot
+				}
+				if o.Ref, o.SHA, err = onDefault(ctx, repo, p); err != nil {
+					return nil, "", err
+				}
 				out = append(out, o)
 				continue
 			}
-			o.Fork = pr.fork(p.Repository.FullName)
+			if pr.fork(p.Repository.FullName) {
+				policy, _ := d.policy(p.Repository.FullName)
+				o.Trust, o.Waits = ofFork, mustWait(policy, pr)
+			}
 			o.Ref, o.SHA = fmt.Sprintf("refs/pull/%d/merge", number), pr.Head.SHA
 			o.Note = "at the head " + short(pr.Head.SHA) + ": GitHub names no merge commit yet"
 			if validSHA(pr.MergeCommitSHA) {
@@ -184,12 +222,14 @@ func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name stri
 		}
 		return []occasion{o}, "", nil
 	case "create", "release", "merge_group", "deployment", "deployment_status":
-		o := occasion{Happening: base}
+		o := occasion{Happening: base, Trust: actor}
 		switch {
 		case name == "create" && p.RefType == "tag":
 			o.Ref = "refs/tags/" + p.Ref
-		case name == "create":
+		case name == "create" && p.RefType == "branch":
 			o.Ref = "refs/heads/" + p.Ref
+		case name == "create":
+			return nil, "", refuse("it creates neither a branch nor a tag: %q", p.RefType)
 		case p.Release != nil:
 			o.Ref = "refs/tags/" + p.Release.TagName
 		case p.MergeGroup != nil:
@@ -210,11 +250,7 @@ func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name stri
 		if event == "repository_dispatch" {
 			o.Action = p.Action // the event_type
 		}
-		if p.Repository.DefaultBranch == "" {
-			return nil, "", refuse("the payload names no default branch")
-		}
-		o.Ref = "refs/heads/" + p.Repository.DefaultBranch
-		if o.SHA, err = repo.Resolve(ctx, o.Ref); err != nil {
+		if o.Ref, o.SHA, err = onDefault(ctx, repo, p); err != nil {
 			return nil, "", err
 		}
 		out = append(out, o)
@@ -223,6 +259,16 @@ func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name stri
 		reason = fmt.Sprintf("%s starts no workflows", name)
 	}
 	return out, reason, nil
+}
+
+// onDefault is the default branch and its commit.
+func onDefault(ctx context.Context, repo *github.Repo, p payload) (ref, sha string, err error) {
+	if p.Repository.DefaultBranch == "" {
+		return "", "", refuse("the payload names no default branch")
+	}
+	ref = "refs/heads/" + p.Repository.DefaultBranch
+	sha, err = repo.Resolve(ctx, ref)
+	return ref, sha, err
 }
 
 // pushed lists the paths that a push changed.

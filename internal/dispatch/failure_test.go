@@ -36,7 +36,7 @@ func TestRefusedDeliveries(t *testing.T) {
 		{"no signature", "push", body, "-", 401, "refused"},
 		{"the signature of another secret", "push", body, "sha256=" + hex.EncodeToString(webhook.Sign("guess", body)), 401, "refused"},
 		{"SHA-1", "push", body, "sha1=0000000000000000000000000000000000000000", 401, "refused"},
-		{"26 MB", "push", append(body[:len(body):len(body)], make([]byte, 26<<20)...), "sha256=00", 413, "refused"},
+		{"26 MB", "push", append(body[:len(body):len(body)], make([]byte, 26<<20)...), "sha256=" + strings.Repeat("0", 64), 413, "refused"},
 		{"no JSON", "push", []byte("{\"ref\":"), "", 400, "refused"},
 		{"an event that is not known", "sunrise", body, "", 202, "ignored"},
 		{"ping", "ping", payloadOf(t, "ping", nil), "", 202, "ignored"},
@@ -196,7 +196,7 @@ func TestCheckIsMadeOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := s.push(nil)
-	event, _, err := st.AddEvent(t.Context(), ci.Event{Name: "push", Delivery: "d", Repository: hello, Payload: body}, store.EventDone)
+	event, _, err := st.AddEvent(t.Context(), ci.Event{Name: "push", Delivery: "d", Repository: hello, Payload: body}, store.EventDone, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestCheckIsMadeOnce(t *testing.T) {
 	s.ended(1)
 }
 
-const waits = `name: Slow
+const waiting = `name: Slow
 on: push
 jobs:
   quick:
@@ -275,7 +275,7 @@ func lines(t *testing.T, name string) int {
 func TestKilled(t *testing.T) {
 	s := newForge(t)
 	dir, marks := t.TempDir(), t.TempDir()
-	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": fmt.Sprintf(waits, marks)})
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": fmt.Sprintf(waiting, marks)})
 	t.Cleanup(func() { os.WriteFile(filepath.Join(marks, "go"), nil, 0o600) }) // frees the killed one's shell
 
 	given, err := json.Marshal(s.forge(dir))
@@ -367,7 +367,7 @@ func deliver(t *testing.T, address string, body []byte) {
 func TestStopped(t *testing.T) {
 	s := newForge(t)
 	dir, marks := t.TempDir(), t.TempDir()
-	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": fmt.Sprintf(waits, marks)})
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": fmt.Sprintf(waiting, marks)})
 	s.start(s.forge(dir), func(c *Config) { c.Grace = 50 * time.Millisecond })
 	s.deliver("push", s.push(nil))
 	s.until("the job runs", func() bool { return lines(t, filepath.Join(marks, "slow")) == 1 })

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -77,7 +78,7 @@ func TestRealMachines(t *testing.T) {
 	s := newForge(t)
 	s.patience = 3 * time.Minute
 	s.start(s.forge(t.TempDir()), func(c *Config) {
-		c.Pool, c.CPUs, c.MemoryMiB = machines, 1, 768
+		c.Pool, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
 		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
 			return r.Execute(ctx, run, job, needs, nil)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/webhook"
 	"github.com/hearth-ci/hearth/internal/worker"
 )
 
@@ -70,9 +71,18 @@ func dig(v expr.Value, path ...string) expr.Value {
 	return v
 }
 
-// conduct drives a run to its end in a goroutine of its own. before is what ended
-// in an earlier process; nil is a run that has just been made.
-func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob) {
+// stage is how far a run has come that is to be conducted.
+type stage uint8
+
+const (
+	made        stage = iota // just now
+	approvedNow              // its checks were shown before
+	begun                    // by an earlier process
+)
+
+// conduct drives a run to its end in a goroutine of its own. before is the jobs of
+// a run that is not just made.
+func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob, at stage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopping {
@@ -88,18 +98,18 @@ func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, b
 			d.mu.Unlock()
 			cancel(nil)
 		}()
-		if err := d.drive(ctx, c, run, planned, repo, before); err != nil {
+		if err := d.drive(ctx, c, run, planned, repo, before, at); err != nil {
 			d.log.Error("run", "run", run.ID, "repository", run.Repository, "error", err)
 		}
 	})
 }
 
-func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob) error {
+func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob, at stage) error {
 	keep := context.WithoutCancel(ctx)
 	r := d.reporter(run, headOf(planned), repo)
 	r.plan = planned
 	defer r.close()
-	if before != nil {
+	if at != made {
 		if err := r.recall(keep, before); err != nil {
 			return err
 		}
@@ -114,8 +124,8 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		return errors.Join(err, entry.Close())
 	}
 	d.reporters.Go(func() { r.work(d.report) })
-	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
-	if before == nil {
+	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
+	if at != begun {
 		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
 		con.Risk = worker.Risk(entry.Forecast)
 	}
@@ -125,18 +135,15 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		}
 	}
 	ids := &jobIDs{store: d.cfg.Store, run: run.ID}
-	secrets := d.cfg.Secrets
-	if planned.ReadOnly {
-		secrets = nil
-	}
-	con.Executor = &worker.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
+	policy, _ := d.policy(run.Repository)
+	con.Executor = &bounded{slots: &d.slots, repository: run.Repository, fork: trustOf(planned) == ofFork, limit: policy.Fork, own: policy.Own, Executor: &worker.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
 		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
 			if err := d.fits(job.Labels); err != nil {
 				return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 			}
-			return d.cfg.Run(ctx, d.runner(run, sink, secrets, repo), p, job, needs)
+			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), p, job, needs)
 		},
-	}
+	}}
 	_, err = con.Drive(ctx, nil)
 	if entry.Sealed() {
 		err = nil
@@ -145,19 +152,22 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 }
 
 // runner is what runs one attempt at a job of a run.
-func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, secrets map[string]string, repo *github.Repo) *worker.Runner {
+func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo *github.Repo) *worker.Runner {
 	branch := ""
 	if refs := "refs/heads/"; len(run.Ref) > len(refs) && run.Ref[:len(refs)] == refs {
 		branch = run.Ref[len(refs):]
 	}
-	return &worker.Runner{
+	limit := d.limit(run.Repository, t)
+	r := &worker.Runner{
 		Pool: d.cfg.Pool, Image: d.cfg.Image, RunID: run.ID, Repository: run.Repository, File: run.File, Ref: run.Ref, SHA: run.SHA, Attempt: run.Attempt,
-		Sink: sink, Secrets: secrets, Network: d.cfg.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions,
-		CPUs: d.cfg.CPUs, MemoryMiB: d.cfg.MemoryMiB, Log: d.log,
+		Sink: sink, Network: limit.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions,
+		CPUs: limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log,
 		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },
 		Source: &source.Archive{SHA: run.SHA, Branch: branch, Repository: run.Repository, Server: d.cfg.Server,
 			Open: func(ctx context.Context, sha string) (io.ReadCloser, error) { return repo.Tarball(ctx, sha) }},
 	}
+	d.given(r, t)
+	return r
 }
 
 // jobIDs finds the rows of a run's jobs; cells of a matrix get theirs on the way.
@@ -200,15 +210,23 @@ func (d *Dispatcher) resume(ctx context.Context) error {
 		if run.EventID == "" {
 			continue // of a `hearth run` on the same database
 		}
-		if taken[run.ID], err = d.takeUp(ctx, run); err != nil {
+		if a, asked, err := approvalOf(ctx, d.cfg.Store, run.ID); err != nil {
+			return err
+		} else if asked && a.By == "" {
+			continue // it waits
+		}
+		if taken[run.ID], err = d.takeUp(ctx, run, begun); err != nil {
 			return err
 		}
 	}
-	return d.settle(ctx, taken)
+	return d.settle(ctx, taken, "")
 }
 
 // takeUp goes on with a run, or ends it if it cannot be gone on with.
-func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run) (conducted bool, err error) {
+func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducted bool, err error) {
+	if _, served := d.policy(run.Repository); !served {
+		return false, d.ledger.Cancel(ctx, run, webhook.NotServed(run.Repository))
+	}
 	text, err := d.cfg.Store.Plan(ctx, run.ID)
 	if err != nil {
 		return false, err
@@ -222,11 +240,9 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run) (conducted bool, er
 		var repo *github.Repo
 		installation := int64(dig(planned.GitHub, "event", "installation", "id").ToNumber())
 		if repo, err = d.repo(ctx, run.Repository, max(installation, 0)); err == nil {
-			d.log.Info("run taken up again", "run", run.ID, "repository", run.Repository, "workflow", run.Workflow)
-			if jobs == nil {
-				jobs = []store.StoredJob{}
-			}
-			d.conduct(run, &planned, repo, jobs)
+			d.log.Info("run taken up", "run", run.ID, "repository", run.Repository, "workflow", run.Workflow)
+			planned.Limit(d.limit(run.Repository, trustOf(&planned)).MaxTimeout.Minutes())
+			d.conduct(run, &planned, repo, jobs, at)
 			return true, nil
 		}
 		if isTemporary(err) {

@@ -7,18 +7,22 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/web"
+	"github.com/hearth-ci/hearth/internal/webhook"
 )
 
 // Deliveries stores what the webhook takes in.
 type Deliveries struct{ Store *store.Store }
 
 // Record stores an event once for its delivery.
-func (s Deliveries) Record(ctx context.Context, e ci.Event, ignored bool) (string, bool, error) {
+func (s Deliveries) Record(ctx context.Context, e ci.Event, v webhook.Verdict) (string, bool, error) {
 	state := store.EventPending
-	if ignored {
+	switch {
+	case v.Refused != "":
+		state = store.EventRefused
+	case v.Ignored:
 		state = store.EventNoted
 	}
-	return s.Store.AddEvent(ctx, e, state)
+	return s.Store.AddEvent(ctx, e, state, v.Refused)
 }
 
 // Pages is what the web pages show: a store as a [web.Source].

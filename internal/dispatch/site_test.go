@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
@@ -58,9 +59,13 @@ type live struct {
 
 // seen is a job that was run, with what it was given.
 type seen struct {
-	key     string
-	secrets map[string]string
-	token   string
+	repository string
+	key        string
+	secrets    map[string]string
+	vars       string
+	token      string
+	minutes    float64
+	runner     *worker.Runner
 }
 
 // forge is how to reach the GitHub of a test.
@@ -86,10 +91,15 @@ func open(f forge, log *slog.Logger, change func(*Config)) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := values(f.Dir, map[string]string{"org/Codertocat": "DEPLOY_KEY=hunter2-hunter2", "org/octo-org": "DEPLOY_KEY=hunter2-hunter2"})
+	if err != nil {
+		return nil, err
+	}
 	cfg := Config{
 		Store: s.store, Queue: queue.New(s.store, queue.Config{Lease: time.Second, Poll: 20 * time.Millisecond}), Forge: app, AppID: f.AppID,
 		Labels: []string{"ubuntu-latest", "linux", "x64", "self-hosted"}, Machines: 4, Learn: learner,
-		Secrets: map[string]string{"DEPLOY_KEY": "hunter2-hunter2"}, Run: s.run, Retry: 20 * time.Millisecond, Poll: 50 * time.Millisecond, Log: log,
+		Policy:  config.Config{Repositories: config.Repositories{"Codertocat/*": {}, "octo-org/*": {}}}.Policy,
+		Secrets: secrets, Run: s.run, Retry: 20 * time.Millisecond, Poll: 50 * time.Millisecond, Log: log,
 	}
 	mux := http.NewServeMux()
 	s.http = httptest.NewServer(mux)
@@ -114,6 +124,23 @@ func open(f forge, log *slog.Logger, change func(*Config)) (*live, error) {
 		return errors.Join(err, s.store.Close())
 	})
 	return s, nil
+}
+
+// values makes a directory of secrets or variables and reads it.
+func values(dir string, files map[string]string) (*config.Values, error) {
+	dir, err := os.MkdirTemp(dir, "values-")
+	if err != nil {
+		return nil, err
+	}
+	for name, text := range files {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o700); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return config.ReadValues(dir, true)
 }
 
 // TestMain is a server by itself where the environment says so: something to be
@@ -196,7 +223,7 @@ func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *pl
 		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
 	s.mu.Lock()
-	s.jobs = append(s.jobs, seen{job.Key, secrets, token})
+	s.jobs = append(s.jobs, seen{r.Repository, job.Key, secrets, run.Vars.JSON(), token, job.TimeoutMinutes, r})
 	before := s.before
 	s.mu.Unlock()
 	if before != nil {
@@ -295,7 +322,9 @@ func (s *site) post(event, delivery string, body []byte, signature string) (int,
 // deliver posts a right delivery and waits until the event has come to its end.
 func (s *site) deliver(event string, body []byte) store.StoredEvent {
 	s.t.Helper()
-	code, answer := s.post(event, ci.NewID(), body, "")
+	id := ci.NewID()
+	s.gh.Send(id, event, body)
+	code, answer := s.post(event, id, body, "")
 	if code != http.StatusAccepted || answer["status"] != "accepted" {
 		s.t.Fatalf("%s: %d %v", event, code, answer)
 	}
@@ -305,7 +334,7 @@ func (s *site) deliver(event string, body []byte) store.StoredEvent {
 		if e, err = s.store.Event(context.Background(), answer["id"]); err != nil {
 			s.t.Fatal(err)
 		}
-		return e.State == store.EventDone || e.State == store.EventFailed
+		return e.State == store.EventDone || e.State == store.EventFailed || e.State == store.EventRefused
 	})
 	return e
 }

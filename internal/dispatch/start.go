@@ -20,6 +20,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
+	"github.com/hearth-ci/hearth/internal/webhook"
 	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -59,14 +60,34 @@ func (d *Dispatcher) repo(ctx context.Context, full string, installation int64) 
 // start turns an event into runs. detail says what came of it. What an earlier
 // try has made already is left alone.
 func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail string, err error) {
+	if _, served := d.policy(e.Repository); !served {
+		return "", bar("%s", webhook.NotServed(e.Repository))
+	}
+	if e.Name == approvalEvent && e.Delivery == "" {
+		var a struct{ Run, SHA, By string }
+		if err := json.Unmarshal(e.Payload, &a); err != nil {
+			return "", refuse("the approval cannot be read: %v", err)
+		}
+		return d.approved(ctx, e.Repository, a.Run, a.SHA, a.By)
+	}
 	p, whole, err := decode(e)
 	if err != nil {
 		return "", err
 	}
-	if own := d.own(p); own && p.Action != "rerequested" {
+	if p.Repository.FullName != e.Repository {
+		return "", bar("the payload is about another repository")
+	}
+	if err := d.genuine(ctx, e); err != nil {
+		return "", err
+	}
+	if d.own(p) {
+		switch {
+		case p.Action == "rerequested":
+			return d.rerun(ctx, e, p)
+		case p.Action == "requested_action" && p.RequestedAction.Identifier == approveButton:
+			return d.pressed(ctx, e, p)
+		}
 		return "about this server's own checks", nil
-	} else if own {
-		return d.rerun(ctx, e, p)
 	}
 	repo, err := d.repo(ctx, e.Repository, p.Installation.ID)
 	if err != nil {
@@ -127,7 +148,7 @@ func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, 
 		if workflow.Errors(diags) {
 			// Whether it would run for this event cannot be known. A push or a
 			// change of a pull request is when its author looks.
-			if o.Event == "push" && strings.HasPrefix(o.Ref, "refs/heads/") || o.Event == "pull_request" && o.Fork || o.Only != "" {
+			if o.Event == "push" && strings.HasPrefix(o.Ref, "refs/heads/") || o.Event == "pull_request" && o.Trust == ofFork || o.Only != "" {
 				if err := d.invalid(ctx, e, p, repo, o, f.Path, f.Path, diags, 0, 0); err != nil {
 					return nil, err
 				}
@@ -153,6 +174,9 @@ func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, 
 		}
 		started++
 		said = append(said, fmt.Sprintf("%s: run %s", f.Path, run.ID))
+		if o.Waits {
+			said[len(said)-1] += " waits for approval"
+		}
 	}
 	head := fmt.Sprintf("%s: no workflow runs", o.Event)
 	if started == 1 {
@@ -219,12 +243,23 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 			jobs = append(jobs, ci.Job{Key: j.Key, Job: j.ID, Name: j.Name, Labels: j.Labels, Status: ci.Queued})
 		}
 	}
+	// That it waits is known before it is there: a crash between the two lets
+	// nothing start.
+	keep := context.WithoutCancel(ctx)
+	if o.Waits || o.By != "" {
+		if err := d.setApproval(keep, run.ID, approval{SHA: run.SHA, By: o.By}); err != nil {
+			return run, err
+		}
+	}
 	// From here on the run exists, whatever becomes of ctx.
-	run, _, err = d.cfg.Store.CreateRun(context.WithoutCancel(ctx), run, jobs, text)
+	run, _, err = d.cfg.Store.CreateRun(keep, run, jobs, text)
 	if err != nil {
 		return run, err
 	}
-	d.conduct(run, planned, repo, nil)
+	if o.Waits {
+		return run, d.await(keep, run, planned, d.reporter(run, headOf(planned), repo))
+	}
+	d.conduct(run, planned, repo, nil, made)
 	return run, nil
 }
 
@@ -232,7 +267,7 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
 	var trouble error
 	opt := workflow.Options{DefaultPermissions: "read"}
-	ds := workflow.Link(w, d.load(ctx, p, repo, o.SHA, o.Fork, &trouble), opt)
+	ds := workflow.Link(w, d.load(ctx, p, repo, o.SHA, o.Trust, &trouble), opt)
 	if trouble != nil {
 		return nil, nil, trouble
 	}
@@ -263,13 +298,15 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o 
 		}
 	}
 	planned, more := plan.Build(plan.Request{
-		Workflow: w, Event: &o.Happening, Inputs: inputs, Vars: object(d.cfg.Vars), DefaultPermissions: "read", ReadOnly: o.Fork,
-		GitHub: worker.GitHubContext(worker.Facts{Run: *run, Payload: content, BaseRef: o.BaseRef, HeadRef: o.HeadRef, Server: d.cfg.Server, API: d.cfg.API, Actor: p.Sender.Login}),
+		Workflow: w, Event: &o.Happening, Inputs: inputs, Vars: d.vars(run.Repository, o.Trust), DefaultPermissions: "read", ReadOnly: o.Trust != ofOwn,
+		GitHub: worker.GitHubContext(worker.Facts{Run: *run, Payload: content, BaseRef: o.BaseRef, HeadRef: o.HeadRef, Server: d.cfg.Server, API: d.cfg.API, Actor: p.Sender.Login, Again: p.again}),
 	})
 	ds = append(ds, more...)
 	if workflow.Errors(ds) || planned == nil {
 		return nil, ds, nil
 	}
+	planned.Trust = string(o.Trust)
+	planned.Limit(d.limit(run.Repository, o.Trust).MaxTimeout.Minutes())
 	run.Name, run.Workflow = planned.Name, planned.Workflow
 	for _, j := range planned.Jobs {
 		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
@@ -317,9 +354,13 @@ func (d *Dispatcher) fits(labels []string) error {
 }
 
 // public reads a workflow of another repository without any credentials.
-func (d *Dispatcher) public(ctx context.Context, uses string) ([]byte, error) {
+func (d *Dispatcher) public(ctx context.Context, uses string, t trust) ([]byte, error) {
+	why := "of other owners, and of repositories that this server does not serve, public workflows only can be called"
+	if t == ofFork {
+		why = "a pull request from a fork may call public workflows only"
+	}
 	if d.cfg.Actions == nil {
-		return nil, errors.New("a pull request from a fork may call public workflows only, and this server fetches none")
+		return nil, errors.New(why + ", and this server fetches none")
 	}
 	ref, err := action.ParseRef(uses)
 	if err != nil {
@@ -327,7 +368,7 @@ func (d *Dispatcher) public(ctx context.Context, uses string) ([]byte, error) {
 	}
 	tree, err := d.cfg.Actions.Resolve(ctx, ref)
 	if err != nil {
-		return nil, fmt.Errorf("a pull request from a fork may call public workflows only: %w", err)
+		return nil, fmt.Errorf("%s: %w", why, err)
 	}
 	return tree.ReadFile(ctx, ref.Path, action.MaxFile)
 }
@@ -351,13 +392,13 @@ func object(m map[string]string) expr.Value {
 }
 
 // load reads called workflows: of the run's repository at its commit, of others
-// at the ref they name, as far as the App's installation may read them. trouble
-// gets what is nobody's fault: then what Link says does not count.
+// at the ref they name, where mayRead lets it. trouble gets what is nobody's
+// fault: then what Link says does not count.
 //
 // A pull request from a fork reads workflows of other repositories as anybody
 // may: with the installation's rights, its file could have those of a private
 // repository shown to it.
-func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha string, fork bool, trouble *error) workflow.Load {
+func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha string, t trust, trouble *error) workflow.Load {
 	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
 		where, ref, path, name := repo, sha, uses, uses
 		local := strings.HasPrefix(uses, "./")
@@ -379,16 +420,21 @@ func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha
 			if len(parts) != 3 {
 				return "", nil, fmt.Errorf("%q is no workflow: want owner/repository/.github/workflows/file.yml@ref", uses)
 			}
-			if fork && !strings.EqualFold(parts[0]+"/"+parts[1], p.Repository.FullName) {
-				b, err := d.public(ctx, uses)
-				return uses, b, err
-			}
-			var err error
-			if where, err = d.repo(ctx, parts[0]+"/"+parts[1], p.Installation.ID); err != nil {
-				if status(err) == 0 || isTemporary(err) {
-					*trouble = cmp.Or(*trouble, err)
+			if other := parts[0] + "/" + parts[1]; !strings.EqualFold(other, p.Repository.FullName) {
+				rights, err := d.mayRead(ctx, p, t, other)
+				if err == nil && !rights {
+					b, err := d.public(ctx, uses, t)
+					return uses, b, err
 				}
-				return "", nil, err
+				if err == nil {
+					where, err = d.repo(ctx, other, p.Installation.ID)
+				}
+				if err != nil {
+					if isTemporary(err) || ctx.Err() != nil {
+						*trouble = cmp.Or(*trouble, err)
+					}
+					return "", nil, err
+				}
 			}
 			path, ref = parts[2], uses[at+1:]
 		}
@@ -449,29 +495,30 @@ func (d *Dispatcher) rerun(ctx context.Context, e store.StoredEvent, p payload) 
 	if p.CheckRun == nil || !ci.ValidID(p.CheckRun.ExternalID) {
 		return "re-run one check by itself: GitHub names no workflow here", nil
 	}
-	id := p.CheckRun.ExternalID
-	var run ci.Run
-	job, err := d.cfg.Store.Job(ctx, id)
-	if err == nil {
-		id = job.RunID
-	}
-	if run, err = d.cfg.Store.Run(ctx, id); err != nil {
-		return "", refuse("the check that is to run again is not on record: %v", err)
+	run, source, err := d.ofCheck(ctx, e, p)
+	if err != nil {
+		return "", err
 	}
 	if again, err := d.cfg.Store.Runs(ctx, store.RunFilter{EventID: e.ID, Limit: 1}); err != nil || len(again) > 0 {
 		return "made already", err
 	}
-	source, err := d.origin(ctx, run)
+	// What was approved of stays so, at the same commit, and what was not does not
+	// start by being asked for again.
+	approved, asked, err := approvalOf(ctx, d.cfg.Store, run.ID)
 	if err != nil {
-		return "", refuse("the event of run %s is not on record: %v", run.ID, err)
+		return "", err
 	}
-	// The event of the new run is the one of the old; that it is this delivery
-	// that asked for it is what keeps it from being made twice.
+	if asked && approved.By == "" && run.Status != ci.Completed {
+		return fmt.Sprintf("run %s waits for approval", run.ID), nil
+	}
+	// The event of the new run is the one of the old, with who did what it tells:
+	// whoever asks for it again lends it nothing. That it is this delivery that asked
+	// is what keeps it from being made twice.
 	was, whole, err := decode(source)
 	if err != nil {
 		return "", err
 	}
-	was.Installation, was.Sender = p.Installation, p.Sender
+	was.Installation, was.Repository, was.again = p.Installation, p.Repository, p.Sender.Login
 	repo, err := d.repo(ctx, run.Repository, was.Installation.ID)
 	if err != nil {
 		return "", err
@@ -485,6 +532,9 @@ func (d *Dispatcher) rerun(ctx context.Context, e store.StoredEvent, p payload) 
 			continue
 		}
 		o.SHA, o.Ref = run.SHA, run.Ref
+		if asked && approved.By != "" && approved.SHA == run.SHA {
+			o.Waits, o.By = false, approved.By
+		}
 		text, err := repo.File(ctx, run.File, o.SHA)
 		if err != nil {
 			return "", err

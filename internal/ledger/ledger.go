@@ -259,6 +259,17 @@ func (l *Ledger) recover(ctx context.Context, runID string) error {
 // Lose ends a run that nobody will ever go on with. The last sign of life is the
 // best that is known of when it ended.
 func (l *Ledger) Lose(ctx context.Context, run ci.Run, reason string) error {
+	return l.end(ctx, run, ci.Record{Conclusion: ci.Failure, Infrastructure: true, Reason: reason})
+}
+
+// Cancel ends a run now that nobody drives.
+func (l *Ledger) Cancel(ctx context.Context, run ci.Run, reason string) error {
+	return l.end(ctx, run, ci.Record{Conclusion: ci.Cancelled, Reason: reason, Time: time.Now()})
+}
+
+// end ends a run and what has not ended of it as base says, at the last sign of
+// life if it says no time.
+func (l *Ledger) end(ctx context.Context, run ci.Run, base ci.Record) error {
 	last := run.Created
 	for after := int64(0); ; {
 		records, err := l.Store.RunRecords(ctx, run.ID, after, 1000)
@@ -286,7 +297,10 @@ func (l *Ledger) Lose(ctx context.Context, run ci.Run, reason string) error {
 	if err != nil {
 		return err
 	}
-	base := ci.Record{Time: last, Conclusion: ci.Failure, Infrastructure: true, Reason: reason}
+	if base.Time.IsZero() {
+		base.Time = last
+	}
+	last = base.Time
 	for _, j := range jobs {
 		if j.Status == ci.Completed {
 			continue
@@ -306,7 +320,7 @@ func (l *Ledger) Lose(ctx context.Context, run ci.Run, reason string) error {
 				continue
 			}
 			s := r
-			s.Type, s.Step, s.StepID, s.Name, s.Outcome, s.ExitCode, s.DurationMS = ci.StepFinished, st.Number, st.StepID, st.Name, ci.Failure, new(0), since(st.Started)
+			s.Type, s.Step, s.StepID, s.Name, s.Outcome, s.ExitCode, s.DurationMS = ci.StepFinished, st.Number, st.StepID, st.Name, base.Conclusion, new(0), since(st.Started)
 			sink.Emit(s)
 		}
 		r.Type, r.Name, r.DurationMS = ci.JobFinished, j.Name, since(j.Started)

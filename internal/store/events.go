@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -21,7 +23,14 @@ const (
 	EventFailed  EventState = "failed"
 	// EventNoted is an event that asks for nothing: stored for the record.
 	EventNoted EventState = "noted"
+	// EventRefused is an event that was not let in: stored for the record, without
+	// its payload.
+	EventRefused EventState = "refused"
 )
+
+// maxAgain is how many deliveries of one repository may wait whose bodies were
+// seen before.
+const maxAgain = 32
 
 // StoredEvent is an event with the state of its handling.
 type StoredEvent struct {
@@ -29,12 +38,19 @@ type StoredEvent struct {
 	State  EventState `json:"state"`
 	Detail string     `json:"detail,omitempty"` // what came of it, or why it failed
 	Tries  int        `json:"tries"`
+	// Again: its body was delivered before, under another delivery id.
+	Again bool `json:"again,omitempty"`
 }
+
+// ErrTooMany: so many deliveries that repeat earlier ones wait already.
+var ErrTooMany = errors.New("too many deliveries wait whose bodies were seen before")
 
 // AddEvent stores an event, with its raw payload, as pending (or as given) and
 // reports whether it is new: false means that its delivery id was there before
-// and nothing was stored. An empty id is filled in.
-func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState) (id string, fresh bool, err error) {
+// and nothing was stored; but a delivery that was refused may come once more and
+// be taken. detail is what is known already of what comes of it. An empty id is
+// filled in.
+func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState, detail string) (id string, fresh bool, err error) {
 	if e.ID == "" {
 		e.ID = ci.NewID()
 	}
@@ -44,33 +60,56 @@ func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState) (id 
 	if state == "" {
 		state = EventPending
 	}
+	if state == EventRefused {
+		e.Payload = nil
+	}
 	var delivery any
 	if e.Delivery != "" {
 		delivery = clean(e.Delivery)
 	}
-	fresh, err = changed(s.write.ExecContext(ctx, `INSERT INTO events
-		(id, name, action, delivery, repository, payload, received, state, detail, tries, due)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', 0, 0) ON CONFLICT (delivery) DO NOTHING`,
-		e.ID, clean(e.Name), clean(e.Action), delivery, clean(e.Repository), e.Payload, millis(e.Received), string(state)))
-	if err != nil {
-		return "", false, fmt.Errorf("store: event %s: %w", e.Delivery, err)
-	}
-	if !fresh {
-		err := s.write.QueryRowContext(ctx, `SELECT id FROM events WHERE delivery = $1`, delivery).Scan(&e.ID)
-		if err != nil {
-			return "", false, fmt.Errorf("store: event %s: %w", e.Delivery, err)
+	err = s.tx(ctx, "event "+e.Delivery, func(tx *sql.Tx) error {
+		fresh, err = changed(tx.ExecContext(ctx, `INSERT INTO events
+			(id, name, action, delivery, repository, payload, received, state, detail, tries, due)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0) ON CONFLICT (delivery) DO UPDATE SET
+			name = excluded.name, action = excluded.action, repository = excluded.repository, payload = excluded.payload,
+			received = excluded.received, state = excluded.state, detail = excluded.detail, tries = 0, due = 0, again = 0
+			WHERE events.state = 'refused' AND excluded.state <> 'refused'`,
+			e.ID, clean(e.Name), clean(e.Action), delivery, clean(e.Repository), e.Payload, millis(e.Received), string(state), clean(detail)))
+		if err != nil || delivery == nil {
+			return err
 		}
+		if err := tx.QueryRowContext(ctx, `SELECT id FROM events WHERE delivery = $1`, delivery).Scan(&e.ID); err != nil || !fresh || state != EventPending {
+			return err
+		}
+		digest := sha256.Sum256(e.Payload)
+		first, err := changed(tx.ExecContext(ctx, `INSERT INTO bodies (digest, event, received) VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING`,
+			hex.EncodeToString(digest[:]), e.ID, millis(e.Received)))
+		if err != nil || first {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE events SET again = 1 WHERE id = $1`, e.ID); err != nil {
+			return err
+		}
+		var waiting int
+		err = tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM events WHERE again = 1 AND state IN ('pending', 'taken') AND repository = $1`, clean(e.Repository)).Scan(&waiting)
+		if err == nil && waiting > maxAgain {
+			err = ErrTooMany
+		}
+		return err
+	})
+	if err != nil {
+		return "", false, err
 	}
 	return e.ID, fresh, nil
 }
 
-const eventColumns = `id, name, action, COALESCE(delivery, ''), repository, payload, received, state, detail, tries`
+const eventColumns = `id, name, action, COALESCE(delivery, ''), repository, payload, received, state, detail, tries, again`
 
 func scanEvent(r interface{ Scan(...any) error }) (StoredEvent, error) {
 	var e StoredEvent
-	var received int64
-	err := r.Scan(&e.ID, &e.Name, &e.Action, &e.Delivery, &e.Repository, &e.Payload, &received, &e.State, &e.Detail, &e.Tries)
-	e.Received = moment(received)
+	var received, again int64
+	err := r.Scan(&e.ID, &e.Name, &e.Action, &e.Delivery, &e.Repository, &e.Payload, &received, &e.State, &e.Detail, &e.Tries, &again)
+	e.Received, e.Again = moment(received), again != 0
 	return e, err
 }
 
@@ -89,7 +128,7 @@ func (s *Store) Event(ctx context.Context, id string) (StoredEvent, error) {
 // Events lists the newest events first, without their payloads.
 func (s *Store) Events(ctx context.Context, limit int) ([]StoredEvent, error) {
 	out, err := collect(ctx, s.read, func(r *sql.Rows) (StoredEvent, error) { return scanEvent(r) },
-		`SELECT id, name, action, COALESCE(delivery, ''), repository, NULL, received, state, detail, tries
+		`SELECT id, name, action, COALESCE(delivery, ''), repository, NULL, received, state, detail, tries, again
 		FROM events ORDER BY received DESC, id DESC LIMIT $1`, limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: events: %w", err)
@@ -126,7 +165,8 @@ func (s *Store) FinishEvent(ctx context.Context, id string, tries int, state Eve
 }
 
 func (s *Store) moveEvent(ctx context.Context, id string, tries int, state EventState, detail string, due int64) error {
-	ok, err := changed(s.write.ExecContext(ctx, `UPDATE events SET state = $3, detail = $4, due = $5
+	ok, err := changed(s.write.ExecContext(ctx, `UPDATE events SET state = $3, detail = $4, due = $5,
+		payload = CASE WHEN $3 = 'refused' THEN NULL ELSE payload END
 		WHERE id = $1 AND tries = $2 AND state = 'taken'`, id, tries, string(state), clean(detail), due))
 	if err == nil && !ok {
 		err = ErrFenced
@@ -137,9 +177,10 @@ func (s *Store) moveEvent(ctx context.Context, id string, tries int, state Event
 	return nil
 }
 
-// ReplayEvent makes an event that has ended pending once more.
+// ReplayEvent makes an event that has ended pending once more. Of one that was
+// refused nothing is left to handle: that is ErrNotFound.
 func (s *Store) ReplayEvent(ctx context.Context, id string) error {
-	ok, err := changed(s.write.ExecContext(ctx, `UPDATE events SET state = 'pending', due = 0, detail = '' WHERE id = $1 AND state <> 'taken'`, id))
+	ok, err := changed(s.write.ExecContext(ctx, `UPDATE events SET state = 'pending', due = 0, detail = '' WHERE id = $1 AND state NOT IN ('taken', 'refused')`, id))
 	if err == nil && !ok {
 		err = ErrNotFound
 	}

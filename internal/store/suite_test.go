@@ -25,7 +25,7 @@ func TestConformance(t *testing.T) {
 			name string
 			test func(*testing.T, *store.Store, *store.Store)
 		}{
-			{"events", testEvents}, {"runs", testRuns}, {"recorder", testRecorder}, {"terminal once", testTerminalOnce},
+			{"events", testEvents}, {"bodies", testBodies}, {"runs", testRuns}, {"recorder", testRecorder}, {"terminal once", testTerminalOnce},
 			{"attempt fence", testAttemptFence}, {"step retry", testStepRetry}, {"taken up again", testTakenUpAgain}, {"matrix cell late", testLateCell},
 			{"hostile text", testHostileText}, {"no conclusion", testNoConclusion},
 			{"log windows", testLogWindows},
@@ -69,15 +69,15 @@ func newRun(t *testing.T, s *store.Store, repo string, keys ...string) (ci.Run, 
 func testEvents(t *testing.T, a, b *store.Store) {
 	ctx := t.Context()
 	payload := []byte("{\"x\":\"\\u0000\"}\xff")
-	id, fresh, err := a.AddEvent(ctx, ci.Event{Name: "push", Delivery: "d-1", Repository: "o/r", Payload: payload}, "")
+	id, fresh, err := a.AddEvent(ctx, ci.Event{Name: "push", Delivery: "d-1", Repository: "o/r", Payload: payload}, "", "")
 	ok(t, err)
-	again, fresh2, err := b.AddEvent(ctx, ci.Event{Name: "push", Delivery: "d-1", Repository: "o/r", Payload: []byte("other")}, "")
+	again, fresh2, err := b.AddEvent(ctx, ci.Event{Name: "push", Delivery: "d-1", Repository: "o/r", Payload: []byte("other")}, "", "")
 	ok(t, err)
 	if !fresh || fresh2 || again != id {
 		t.Fatalf("a replayed delivery: fresh %v then %v, id %s then %s", fresh, fresh2, id, again)
 	}
 	for range 2 { // no delivery id: each is new
-		if _, fresh, err := a.AddEvent(ctx, ci.Event{Name: "local"}, store.EventNoted); err != nil || !fresh {
+		if _, fresh, err := a.AddEvent(ctx, ci.Event{Name: "local"}, store.EventNoted, ""); err != nil || !fresh {
 			t.Fatalf("event without delivery: %v %v", fresh, err)
 		}
 	}
@@ -105,6 +105,62 @@ func testEvents(t *testing.T, a, b *store.Store) {
 	}
 	if all := must[[]store.StoredEvent](t)(a.Events(ctx, 10)); len(all) != 3 {
 		t.Fatalf("%d events", len(all))
+	}
+}
+
+// A body is known by what it is, not by the delivery id that it comes with, and
+// what was refused keeps no payload but may come once more.
+func testBodies(t *testing.T, a, b *store.Store) {
+	ctx := t.Context()
+	add := func(s *store.Store, delivery, body string, state store.EventState) (string, bool, error) {
+		return s.AddEvent(ctx, ci.Event{Name: "push", Delivery: delivery, Repository: "o/bodies", Payload: []byte(body)}, state, "why")
+	}
+	event := func(delivery, body string, state store.EventState) store.StoredEvent {
+		t.Helper()
+		id, fresh, err := add(a, delivery, body, state)
+		ok(t, err)
+		if !fresh {
+			t.Fatalf("%s is not new", delivery)
+		}
+		return must[store.StoredEvent](t)(b.Event(ctx, id))
+	}
+	no := event("b-1", "one", store.EventRefused)
+	if no.Payload != nil || no.Detail != "why" || no.State != store.EventRefused {
+		t.Fatalf("refused: %+v", no)
+	}
+	if err := a.ReplayEvent(ctx, no.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("a refused event is handled again: %v", err)
+	}
+	if _, fresh, err := add(b, "b-1", "one", store.EventRefused); err != nil || fresh {
+		t.Fatalf("refused twice: %v, %v", fresh, err)
+	}
+	// Redelivered, and now it may: a body that was only refused is not seen before.
+	if e := event("b-1", "one", store.EventPending); e.ID != no.ID || string(e.Payload) != "one" || e.Again {
+		t.Fatalf("taken after all: %+v", e)
+	}
+	if e := event("b-2", "two", store.EventPending); e.Again {
+		t.Fatalf("%+v", e)
+	}
+	if e := event("b-3", "one", store.EventPending); !e.Again {
+		t.Fatalf("the body of b-1 under another id: %+v", e)
+	}
+	var err error
+	n := 0
+	for ; err == nil && n < 100; n++ {
+		_, _, err = add(a, fmt.Sprintf("b-many-%d", n), "one", store.EventPending)
+	}
+	if !errors.Is(err, store.ErrTooMany) || n > 40 {
+		t.Fatalf("%d of one body wait: %v", n, err)
+	}
+	for range n + 2 {
+		e, took, err := a.TakeEvent(ctx, time.Now().Add(time.Hour), time.Minute)
+		if err != nil || !took {
+			t.Fatal(took, err)
+		}
+		ok(t, a.FinishEvent(ctx, e.ID, e.Tries, store.EventRefused, "a replay"))
+		if e = must[store.StoredEvent](t)(b.Event(ctx, e.ID)); e.Payload != nil {
+			t.Fatalf("%+v", e)
+		}
 	}
 }
 

@@ -43,7 +43,7 @@ func wrong() string { return "sha256=" + strings.Repeat("0", 64) }
 // real delivers a push of about n bytes as GitHub does.
 func real(t *testing.T, s *httptest.Server, n int) int {
 	t.Helper()
-	body := []byte(`{"ref":"refs/heads/main","repository":{"full_name":"octo/hello"},"filler":"` + strings.Repeat("x", n) + `"}`)
+	body := []byte(`{"filler":"` + strings.Repeat("x", n) + `",` + string(push[1:]))
 	req, _ := http.NewRequest("POST", s.URL+"/webhooks/github", strings.NewReader(string(body)))
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-GitHub-Event", "push")

@@ -14,13 +14,18 @@
 //	202 accepted    stored; it will be looked at
 //	202 duplicate   the id was there before; nothing is done twice
 //	202 ignored     stored for the record: an event that starts nothing here
-//	400             not JSON, or without the headers that GitHub sends
+//	400             not JSON, without the headers that GitHub sends, or not the body
+//	                of the event that it is said to be (shape.go)
 //	401             no signature, or a wrong one; nothing was stored
+//	403             of a repository that this server does not serve
 //	408             it came too slowly
 //	413             larger than the limit; nothing was stored
 //	415             the webhook's content type is not application/json
 //	503             the store did not take it, or too many come at once: GitHub may
 //	                deliver again
+//
+// What is signed and still refused (400 for its shape, 403) is stored too, but for
+// its payload, so that whoever runs the server sees it.
 package webhook
 
 import (
@@ -44,7 +49,14 @@ import (
 
 // Recorder stores events. fresh is false when the delivery is known already.
 type Recorder interface {
-	Record(ctx context.Context, e ci.Event, ignored bool) (id string, fresh bool, err error)
+	Record(ctx context.Context, e ci.Event, v Verdict) (id string, fresh bool, err error)
+}
+
+// Verdict is what the handler found out about a delivery. The zero Verdict is one
+// to look at.
+type Verdict struct {
+	Ignored bool   // it starts nothing
+	Refused string // why it is not let in
 }
 
 // Handler is POST /webhooks/github.
@@ -54,6 +66,9 @@ type Handler struct {
 	Recorder Recorder
 	// Starts says whether an event of this name can start something here.
 	Starts func(event string) bool
+	// Serves says whether this server serves a repository (owner/name); nil leaves
+	// that to who handles the event.
+	Serves func(repository string) bool
 	// Stored is called after a fresh event that may start something was stored.
 	Stored func()
 	Log    *slog.Logger
@@ -146,20 +161,30 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.Now != nil {
 		now = h.Now
 	}
-	ignored := event == "ping" || !h.Starts(event) || payload.Repository.FullName == ""
+	repository := payload.Repository.FullName
+	v := Verdict{Ignored: event == "ping" || !h.Starts(event) || repository == ""}
+	code := 0
+	if err := Shape(event, body); err != nil {
+		v.Refused, code = err.Error(), http.StatusBadRequest
+	} else if !v.Ignored && h.Serves != nil && !h.Serves(repository) {
+		v.Refused, code = NotServed(repository), http.StatusForbidden
+	}
 	id, fresh, err := h.Recorder.Record(r.Context(), ci.Event{
-		Name: event, Action: payload.Action, Delivery: delivery, Repository: payload.Repository.FullName, Payload: body, Received: now(),
-	}, ignored)
+		Name: event, Action: payload.Action, Delivery: delivery, Repository: repository, Payload: body, Received: now(),
+	}, v)
 	switch {
 	case err != nil:
 		h.Log.Error("delivery not stored", "delivery", delivery, "error", err)
 		w.Header().Set("Retry-After", "30")
 		reply(w, http.StatusServiceUnavailable, answer{"refused", "", "the record could not be written"})
+	case v.Refused != "":
+		h.Log.Warn("delivery refused", "reason", v.Refused, "event", event, "delivery", delivery, "repository", repository)
+		reply(w, code, answer{"refused", id, v.Refused})
 	case !fresh:
 		reply(w, http.StatusAccepted, answer{"duplicate", id, "this delivery was accepted before"})
 	case event == "ping":
 		reply(w, http.StatusAccepted, answer{"ignored", id, "pong"})
-	case ignored:
+	case v.Ignored:
 		reply(w, http.StatusAccepted, answer{"ignored", id, "a " + event + " event starts nothing here"})
 	default:
 		if h.Stored != nil {
@@ -167,6 +192,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		reply(w, http.StatusAccepted, answer{"accepted", id, ""})
 	}
+}
+
+// NotServed is why a delivery of such a repository is refused.
+func NotServed(repository string) string {
+	return "this server does not serve " + repository + " (setting repositories)"
 }
 
 // refuse answers what is not signed by whom it should be.

@@ -17,25 +17,26 @@ import (
 )
 
 type memory struct {
-	events map[string]ci.Event
-	err    error
+	events   map[string]ci.Event
+	verdicts map[string]Verdict
+	err      error
 }
 
-func (m *memory) Record(_ context.Context, e ci.Event, _ bool) (string, bool, error) {
+func (m *memory) Record(_ context.Context, e ci.Event, v Verdict) (string, bool, error) {
 	if m.err != nil {
 		return "", false, m.err
 	}
 	if _, ok := m.events[e.Delivery]; ok {
 		return "id", false, nil
 	}
-	m.events[e.Delivery] = e
+	m.events[e.Delivery], m.verdicts[e.Delivery] = e, v
 	return "id", true, nil
 }
 
 const secret = "It's a Secret to Everybody"
 
 func handler() (*Handler, *memory) {
-	m := &memory{events: map[string]ci.Event{}}
+	m := &memory{events: map[string]ci.Event{}, verdicts: map[string]Verdict{}}
 	return &Handler{Secret: secret, MaxBody: 1 << 20, Recorder: m, Starts: func(e string) bool { return e == "push" }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, m
 }
 
@@ -55,7 +56,7 @@ func deliver(h http.Handler, body []byte, change func(*http.Request)) (int, answ
 	return w.Code, a
 }
 
-var push = []byte(`{"ref":"refs/heads/main","repository":{"full_name":"octo/hello"}}`)
+var push = []byte(strings.ReplaceAll(bodies["push"], "o/r", "octo/hello"))
 
 // The example of GitHub's documentation.
 func TestSignOfTheDocumentation(t *testing.T) {
@@ -91,7 +92,8 @@ func TestDeliveries(t *testing.T) {
 		{"no event", push, func(r *http.Request) { r.Header.Del("X-GitHub-Event") }, 400, "X-GitHub-Event", 0},
 		{"odd delivery id", push, func(r *http.Request) { r.Header.Set("X-GitHub-Delivery", "../../etc") }, 400, "malformed", 0},
 		{"unknown event", push, func(r *http.Request) { r.Header.Set("X-GitHub-Event", "moonrise") }, 202, "moonrise", 1},
-		{"no repository", []byte("{}"), nil, 202, "ignored", 1},
+		{"no repository", bytes.ReplaceAll(push, []byte(`"full_name"`), []byte(`"name"`)), nil, 202, "ignored", 1},
+		{"nothing in it", []byte("{}"), nil, 400, "has no ref", 1},
 		{"ping", []byte(`{"zen":"x"}`), func(r *http.Request) { r.Header.Set("X-GitHub-Event", "ping") }, 202, "pong", 1},
 		{"GET", push, func(r *http.Request) { r.Method = "GET" }, 405, "POST", 0},
 	} {
@@ -146,8 +148,8 @@ func FuzzDelivery(f *testing.F) {
 			r.Header["X-Github-Event"] = []string{event}
 			r.Header["X-Github-Delivery"] = []string{delivery}
 		})
-		if (status == 202) != (len(m.events) == 1) {
-			t.Errorf("status %d, %d stored", status, len(m.events))
+		if v := m.verdicts[delivery]; (status == 202) != (len(m.events) == 1 && v.Refused == "") {
+			t.Errorf("status %d, %d stored, %+v", status, len(m.events), v)
 		}
 	})
 }
