@@ -25,9 +25,9 @@ type layer struct {
 var layers = map[string]layer{
 	"ci":        {},
 	"expr":      {},
-	"command":   {},
 	"text":      {},
 	"mask":      {ours: []string{"text"}},
+	"command":   {ours: []string{"text"}},
 	"guest":     {},
 	"vm":        {},
 	"graph":     {},

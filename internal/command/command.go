@@ -12,6 +12,8 @@
 //     force, which line is only text, what follows from each (process.go).
 //   - [ParsePairs], [ParsePaths] read the command files (file.go).
 //   - [Matchers] and [Scanner] turn output lines into annotations (matcher.go).
+//     What their regular expressions may cost is bounded for the whole job: in
+//     size, before they are compiled, and in time, of the lines they are tried on.
 //
 // Names, rules and wordings are those of GitHub's runner, since workflows and
 // people rely on both.
@@ -33,6 +35,9 @@ type Command struct {
 // maxCommand is the longest line that is looked at as a command. GitHub has no
 // such limit; a pipe line of megabytes that begins with :: is output.
 const maxCommand = 4 << 20
+
+// maxProperties is how many a command may have; the best known has seven.
+const maxProperties = 50
 
 // Parse reads a line as a command: "::name key=value,key=value::data", with
 // white space before it, or the older "##[name key=value;key=value]data"
@@ -97,7 +102,7 @@ func (c *Command) properties(s, sep string, un *strings.Replacer) {
 	for pair := range strings.SplitSeq(s, sep) {
 		key, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
 		// A property without a value is none, as on GitHub.
-		if !ok || key == "" || value == "" {
+		if !ok || key == "" || value == "" || len(c.Properties) == maxProperties {
 			continue
 		}
 		if c.Properties == nil {

@@ -173,7 +173,7 @@ func TestMatchers(t *testing.T) {
 		"done",
 		"  7:8  error  No file before this  x",
 	} {
-		if a, ok := s.Line(l); ok {
+		if a, ok := s.Line(t.Context(), l); ok {
 			got = append(got, fmt.Sprintf("%s %s:%d:%d %s [%s]", a.Level, a.File, a.Line, a.Column, a.Message, a.Title))
 		}
 	}
@@ -187,7 +187,7 @@ func TestMatchers(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	m.Remove("GO")
-	if _, ok := s.Line("./a/b.go:12:3: x"); ok {
+	if _, ok := s.Line(t.Context(), "./a/b.go:12:3: x"); ok {
 		t.Error("a removed matcher still matches")
 	}
 }
@@ -260,7 +260,7 @@ func FuzzMatchers(f *testing.F) {
 		}
 		s := m.NewScanner()
 		for line := range strings.SplitSeq(in, "\n") {
-			if a, ok := s.Line(line); ok && a.Message == "" {
+			if a, ok := s.Line(t.Context(), line); ok && a.Message == "" {
 				t.Fatal("empty message")
 			}
 		}

@@ -204,7 +204,7 @@ func (x *execution) setMatchers(e command.Effect) {
 		warn(err)
 		return
 	}
-	list, err := command.ParseMatchers(data)
+	list, err := r.matchers.Load(data)
 	if err != nil {
 		warn(err)
 		return

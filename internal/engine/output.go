@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -40,10 +41,14 @@ func newStream(x *execution, name string) *stream {
 	return s
 }
 
-// Write splits p into lines. Like GitHub's, our lines also end at a lone \r.
+// Write splits p into lines. Like GitHub's, our lines also end at a lone \r. When
+// the job is over nothing more becomes of them.
 func (s *stream) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
+		if hard := s.x.r.hard; hard.Err() != nil {
+			return n - len(p), context.Cause(hard)
+		}
 		if s.cr {
 			s.cr = false
 			nl := p[0] == '\n'
@@ -233,7 +238,7 @@ func (x *execution) effect(s *stream, e command.Effect, line string) {
 	case command.Print:
 		s.print(e.Value)
 		if e.Value == line {
-			if a, ok := x.matcher.Line(line); ok {
+			if a, ok := x.matcher.Line(x.ctx, line); ok {
 				for _, e := range x.commands.Count(a) {
 					x.effect(s, e, "")
 				}

@@ -41,8 +41,8 @@ func sameInPieces(t *testing.T, out []byte, cut int) {
 			t.Fatal(err)
 		}
 		var list []ci.Record
-		r := &run{mask: set, summary: map[int]string{}, job: Job{Plan: &plan.Job{}, Emit: ci.SinkFunc(func(rec ci.Record) { list = append(list, rec) })}}
-		x := &execution{r: r, state: map[string]string{}}
+		r := &run{hard: t.Context(), mask: set, summary: map[int]string{}, job: Job{Plan: &plan.Job{}, Emit: ci.SinkFunc(func(rec ci.Record) { list = append(list, rec) })}}
+		x := &execution{r: r, ctx: t.Context(), state: map[string]string{}}
 		x.commands = command.NewProcessor(command.Options{})
 		x.listen()
 		for rest := out; len(rest) > 0; {
@@ -78,8 +78,8 @@ func BenchmarkOutput(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &run{mask: set, job: Job{RunID: "r", Plan: &plan.Job{}, Emit: ci.SinkFunc(func(ci.Record) {})}}
-	x := &execution{r: r}
+	r := &run{hard: b.Context(), mask: set, job: Job{RunID: "r", Plan: &plan.Job{}, Emit: ci.SinkFunc(func(ci.Record) {})}}
+	x := &execution{r: r, ctx: b.Context()}
 	x.commands = command.NewProcessor(command.Options{})
 	x.listen()
 	block := bytes.Repeat([]byte("2026-11-23T21:00:00Z ok   github.com/x/y 0.012s\n"), 600)

@@ -311,6 +311,9 @@ func (x *execution) begin() {
 // listen is ready for output.
 func (x *execution) listen() {
 	x.matcher = x.r.matchers.NewScanner()
+	x.matcher.Off = func(owner, why string) {
+		x.say("warning", fmt.Sprintf("The problem matcher '%s' is switched off for the rest of the job: %s.", owner, why))
+	}
 	x.outputs, x.failed = vars{}, false
 	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""
 	x.streams = [2]*stream{newStream(x, "stdout"), newStream(x, "stderr")}
