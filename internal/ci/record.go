@@ -1,6 +1,11 @@
 package ci
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
 
 // RecordVersion is the version of the record schema: Record.V of every line.
 // Fields are only ever added within a version.
@@ -91,7 +96,9 @@ type Record struct {
 	// connection
 	Connection *ConnectionEvent `json:"connection,omitempty"`
 
-	// job.finished of a job with outputs; step.finished with outputs. Masked.
+	// job.finished of a job with outputs; step.finished with outputs. Masked. Where
+	// a job's end is recorded they are whole; what is kept of the record and shown
+	// is [Brief].
 	Outputs map[string]string `json:"outputs,omitempty"`
 	// Attempt of a retried step or job, from 1; 0 and 1 are the first.
 	Attempt int `json:"attempt,omitempty"`
@@ -137,6 +144,36 @@ type ConnectionEvent struct {
 	Refused  bool   `json:"refused,omitempty"`
 	BytesOut int64  `json:"bytes_out,omitempty"`
 	BytesIn  int64  `json:"bytes_in,omitempty"`
+}
+
+// Bounds on the outputs that a record shows.
+const (
+	maxShownName   = 200
+	maxShownOutput = 64 << 10
+	maxShownSum    = 256 << 10
+)
+
+// Brief returns outputs as a record shows them: the first by name, shortened. What
+// is handed to other jobs is never taken from there.
+func Brief(outputs map[string]string) map[string]string {
+	if len(outputs) == 0 {
+		return nil
+	}
+	cut := func(s string, n int) string {
+		if len(s) <= n {
+			return s
+		}
+		return strings.ToValidUTF8(s[:n], "") + "…"
+	}
+	out, room := map[string]string{}, maxShownSum
+	for _, k := range slices.Sorted(maps.Keys(outputs)) {
+		name, value := cut(k, maxShownName), cut(outputs[k], maxShownOutput)
+		if room -= len(name) + len(value); room < 0 {
+			break
+		}
+		out[name] = value
+	}
+	return out
 }
 
 // Sink takes the records of a run. Emit fills in V, Seq and Time where they are

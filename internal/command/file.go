@@ -7,13 +7,24 @@ import (
 	"strings"
 )
 
-// Bounds on what a step may leave in its command files.
+// Bounds on what a step may leave in its command files, and set by commands.
+// GitHub's are those of one output (1 MB), of the summary (1 MiB), and of all
+// outputs of a run (50 MB, which is for who runs jobs to count); what a process can
+// be given of variables is Linux's.
 const (
-	// MaxFile is the most that is read of GITHUB_ENV, GITHUB_OUTPUT,
-	// GITHUB_STATE and GITHUB_PATH.
-	MaxFile = 16 << 20
+	// MaxFile is the most that GITHUB_ENV, GITHUB_STATE and GITHUB_PATH may hold.
+	MaxFile = 1 << 20
+	// MaxOutputFile is the most that GITHUB_OUTPUT may hold.
+	MaxOutputFile = 8 << 20
 	// MaxSummary is the most that GITHUB_STEP_SUMMARY may hold.
 	MaxSummary = 1 << 20
+	// MaxOutput is the most that one output may hold.
+	MaxOutput = 1 << 20
+	// MaxVariable is the most that "NAME=value" may have: one string that a
+	// process is given.
+	MaxVariable = 128<<10 - 1
+	// MaxVariables is the most that all variables of a process may have together.
+	MaxVariables = 1 << 20
 )
 
 // Pair is one assignment of a command file.

@@ -38,8 +38,16 @@
 // # Secrets
 //
 // Everything that leaves the package in a record has been through one
-// [mask.Set]: lines, names, annotations, outputs, reasons. The set holds the
-// job's secrets and its token, and what steps add.
+// [mask.Set]: lines, names, annotations, outputs and their names, reasons; and with
+// that it is clean, so that nobody has to join what control characters kept apart.
+// The set holds the job's secrets and its token, and what steps add.
+//
+// # Bounds
+//
+// What a step prints, leaves in its command files and sets for others is bounded,
+// each and in sum, with GitHub's limits where there are some. Whoever goes beyond
+// them fails with a sentence that says so: it is the author's failure, and never
+// that the machine was lost.
 package engine
 
 import (
@@ -48,6 +56,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/action"
@@ -181,6 +190,28 @@ type Job struct {
 
 	// Mask takes the secrets; nil makes a set of the job's own.
 	Mask *mask.Set
+	// Handed counts the outputs of all jobs of the run; nil counts those of this
+	// job alone.
+	Handed *Allowance
+}
+
+// Bounds on the outputs of jobs, as on GitHub.
+const (
+	maxJobOutputs = 8 << 20  // bytes, of one job
+	maxRunOutputs = 50 << 20 // of all jobs of a run
+)
+
+// Allowance is what the jobs of one run may still hand on as outputs. The zero
+// value is that of a run that begins.
+type Allowance struct{ taken atomic.Int64 }
+
+// Take takes n bytes, and reports whether they were there.
+func (a *Allowance) Take(n int) bool {
+	if a.taken.Add(int64(n)) <= maxRunOutputs {
+		return true
+	}
+	a.taken.Add(int64(-n))
+	return false
 }
 
 // Result is how a job ended.
@@ -201,5 +232,6 @@ var (
 	errCancelled   = errors.New("the job was cancelled")
 	errJobTimeout  = errors.New("the job's timeout has passed")
 	errStepCancel  = errors.New("the step was cancelled by another")
+	errUnmasked    = errors.New("the step asked for a mask that cannot be")
 	errHardTimeout = errors.New("the time for cleaning up has passed")
 )

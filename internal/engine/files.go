@@ -5,6 +5,7 @@ package engine
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,116 +41,127 @@ func (x *execution) put(id, script, content string) error {
 	return r.job.Guest.TarIn(x.ctx, r.layout.Temp, &b, "")
 }
 
-// maxLeft is the most that is read of all a step's command files together.
-const maxLeft = 3*command.MaxFile + 2*command.MaxSummary
+// maxFile is the most that a command file may hold.
+func maxFile(name string) int64 {
+	switch name {
+	case "output":
+		return command.MaxOutputFile
+	case "summary":
+		return command.MaxSummary
+	}
+	return command.MaxFile
+}
 
 // collect reads the step's command files and keeps what they say. It does so also
 // after a failure and after a cancellation, so it is not under the step's own
 // context.
 func (x *execution) collect() error {
 	r := x.r
-	var left bounded
-	left.max = maxLeft
-	err := r.job.Guest.TarOut(r.hard, x.dir, []string{"."}, &left)
+	pr, pw := io.Pipe()
+	var files map[string]string
+	var unread error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		files, unread = untar(pr)
+		pr.CloseWithError(cmp.Or(unread, errEnough))
+	}()
+	err := r.job.Guest.TarOut(r.hard, x.dir, []string{"."}, pw)
+	pw.CloseWithError(cmp.Or(err, io.EOF))
+	<-done
+	if large, ok := errors.AsType[*tooLarge](unread); ok {
+		if large.name != "summary" {
+			x.refuse(large.name, large)
+			return nil
+		}
+		// As on GitHub the step goes on without a summary.
+		x.error(fmt.Sprintf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk. For more information see: https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary", command.MaxSummary>>10, large.size>>10))
+		err, unread = nil, nil
+	}
 	switch {
-	case left.over:
-		x.failed = true
-		x.error(fmt.Sprintf("Unable to process file commands successfully: the step left more than %d MiB in them.", maxLeft>>20))
-		return nil
 	case err != nil && errors.Is(err, fs.ErrNotExist):
 		return nil // the job removed them
-	case err != nil:
+	case err != nil && !errors.Is(err, errEnough):
 		return err
-	}
-	files, err := untar(left.Bytes())
-	if err != nil {
-		return fmt.Errorf("the archive of its command files: %w", err)
+	case unread != nil:
+		return fmt.Errorf("the archive of its command files: %w", unread)
 	}
 	x.takeFiles(files)
 	return nil
 }
 
+// refuse fails the step for what it left in a command file.
+func (x *execution) refuse(which string, err error) {
+	x.error(fmt.Sprintf("Unable to process file command '%s' successfully.", which))
+	x.error(err.Error())
+	x.failed = true
+}
+
 // takeFiles acts on the files in GitHub's order.
 func (x *execution) takeFiles(files map[string]string) {
-	refuse := func(which string, err error) {
-		x.error(fmt.Sprintf("Unable to process file command '%s' successfully.", which))
-		x.error(err.Error())
-		x.failed = true
-	}
-	pairs := func(which string, max int) []command.Pair {
-		text := files[which]
-		if len(text) > max {
-			refuse(which, fmt.Errorf("The file has %d bytes; at most %d are read.", len(text), max))
-			return nil
-		}
-		list, err := command.ParsePairs(text)
+	pairs := func(which string) []command.Pair {
+		list, err := command.ParsePairs(files[which])
 		if err != nil {
-			refuse(which, err)
+			x.refuse(which, err)
 		}
 		return list
 	}
-	if len(files["path"]) <= command.MaxFile {
-		for _, p := range command.ParsePaths(files["path"]) {
-			x.addPath(p)
-		}
+	for _, p := range command.ParsePaths(files["path"]) {
+		x.addPath(p)
 	}
-	for _, p := range pairs("env", command.MaxFile) {
+	for _, p := range pairs("env") {
 		if command.Blocked(p.Key) {
 			x.error(fmt.Sprintf("Can't store %s output parameter using '$GITHUB_ENV' command.", p.Key))
 			continue
 		}
 		x.setEnv(p.Key, p.Value)
 	}
-	for _, p := range pairs("state", command.MaxFile) {
-		x.state[p.Key] = p.Value
+	for _, p := range pairs("state") {
+		x.saveState(p.Key, p.Value)
 	}
-	for _, p := range pairs("output", command.MaxFile) {
+	for _, p := range pairs("output") {
 		x.setOutput(p.Key, p.Value)
 	}
-	switch s := files["summary"]; {
-	case len(s) > command.MaxSummary:
-		x.error(fmt.Sprintf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk. For more information see: https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary", command.MaxSummary>>10, len(s)>>10))
-	case s != "":
-		x.summary = x.r.mask.String(strings.ToValidUTF8(s, "\ufffd"))
+	if s := files["summary"]; s != "" {
+		x.summary = x.r.mask.String(s)
 	}
 }
 
-// bounded is a buffer that refuses more than max bytes.
-type bounded struct {
-	bytes.Buffer
-	max  int
-	over bool
+// errEnough ends an archive of which nothing more is wanted.
+var errEnough = errors.New("nothing more of the archive is read")
+
+// tooLarge says that a step left more in a command file than it may.
+type tooLarge struct {
+	name string
+	size int64
 }
 
-var errBound = errors.New("more than was allowed")
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > b.max {
-		b.over = true
-		return 0, errBound
-	}
-	return b.Buffer.Write(p)
+func (e *tooLarge) Error() string {
+	return fmt.Sprintf("The file that GITHUB_%s names has %d bytes; at most %d are possible.", strings.ToUpper(e.name), e.size, maxFile(e.name))
 }
 
 // untar reads the command files out of an archive that a guest made; anything
 // else in it is ignored.
-func untar(b []byte) (map[string]string, error) {
+func untar(r io.Reader) (map[string]string, error) {
 	out := map[string]string{}
-	t := tar.NewReader(bytes.NewReader(b))
+	t := tar.NewReader(r)
 	for {
 		h, err := t.Next()
 		if err == io.EOF {
 			return out, nil
 		}
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		name := path.Clean(h.Name)
 		for _, f := range commandFiles {
 			if name == f && h.Typeflag == tar.TypeReg {
-				data, err := io.ReadAll(t)
-				if err != nil {
-					return nil, err
+				if h.Size > maxFile(f) {
+					return out, &tooLarge{f, h.Size}
+				}
+				data := make([]byte, h.Size)
+				if _, err := io.ReadFull(t, data); err != nil {
+					return out, err
 				}
 				out[f] = string(data)
 			}
@@ -157,13 +169,63 @@ func untar(b []byte) (map[string]string, error) {
 	}
 }
 
-func (x *execution) setOutput(name, value string) { x.outputs.set(name, value) }
+// maxKept bounds what the steps of a job may set for those after them, in all:
+// outputs, state, variables.
+const maxKept = 50 << 20
+
+// keep reports whether a value of at most so many bytes can be kept, and fails the
+// step if not.
+func (x *execution) keep(what, name, value string, most int) bool {
+	if len(value) > most {
+		x.failed = true
+		x.error(fmt.Sprintf("The %s '%s' has %d bytes; at most %d are possible.", what, shortName(name), len(value), most))
+		return false
+	}
+	r := x.r
+	r.mu.Lock()
+	r.kept += len(name) + len(value)
+	over := r.kept > maxKept
+	r.mu.Unlock()
+	if over {
+		x.failed = true
+		x.error(fmt.Sprintf("The %s '%s' is too much: the steps of a job may set at most %d MiB of outputs, state and environment in all.", what, shortName(name), maxKept>>20))
+	}
+	return !over
+}
+
+// shortName is a name that a step chose, for a sentence.
+func shortName(s string) string {
+	if len(s) > 100 {
+		s = strings.ToValidUTF8(s[:100], "") + "…"
+	}
+	return s
+}
+
+func (x *execution) setOutput(name, value string) {
+	if x.keep("output", name, value, command.MaxOutput) {
+		x.outputs.set(name, value)
+	}
+}
+
+func (x *execution) saveState(name, value string) {
+	if x.keep("state", name, value, command.MaxVariable-len("STATE_=")-len(name)) {
+		x.state[name] = value
+	}
+}
 
 // What a step sets for others holds once it has ended, so that an attempt that is
 // not the last leaves nothing.
-func (x *execution) setEnv(name, value string) { x.newEnv.set(name, value) }
+func (x *execution) setEnv(name, value string) {
+	if x.keep("environment variable", name, value, command.MaxVariable-len("=")-len(name)) {
+		x.newEnv.set(name, value)
+	}
+}
 
-func (x *execution) addPath(p string) { x.newPaths = append(x.newPaths, p) }
+func (x *execution) addPath(p string) {
+	if x.keep("path", p, p, command.MaxVariable-len("PATH=")) {
+		x.newPaths = append(x.newPaths, p)
+	}
+}
 
 // commit hands on what the step set.
 func (x *execution) commit() {
@@ -175,7 +237,9 @@ func (x *execution) commit() {
 	}
 	if x.summary != "" {
 		x.r.mu.Lock()
-		x.r.summary[x.number] += x.summary
+		if x.r.kept += len(x.summary); x.r.kept <= maxKept {
+			x.r.summary[x.number] += x.summary
+		}
 		x.r.mu.Unlock()
 	}
 	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -216,3 +217,20 @@ func (n *guestNode) Mode() fs.FileMode  { return n.mode }
 func (n *guestNode) ModTime() time.Time { return time.Time{} }
 func (n *guestNode) IsDir() bool        { return n.mode.IsDir() }
 func (n *guestNode) Sys() any           { return nil }
+
+// bounded is a buffer that refuses more than max bytes.
+type bounded struct {
+	bytes.Buffer
+	max  int
+	over bool
+}
+
+var errBound = errors.New("more than was allowed")
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > b.max {
+		b.over = true
+		return 0, errBound
+	}
+	return b.Buffer.Write(p)
+}

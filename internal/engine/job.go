@@ -57,6 +57,8 @@ type run struct {
 	steps      []StepResult
 	summary    map[int]string
 	numbers    int
+	kept       int    // bytes that steps have set for others
+	reason     string // why the job failed, if none of its steps did
 	broken     string // why no step can run: the workflow is at fault
 }
 
@@ -149,6 +151,9 @@ func (r *run) run(ctx context.Context) (Result, error) {
 		res.Conclusion, res.Reason = ci.Cancelled, r.mask.String(r.cancelled.Error())
 	default:
 		res.Conclusion = r.status
+		if r.status == ci.Failure {
+			res.Reason = r.mask.String(r.reason)
+		}
 	}
 	infra := r.infra
 	r.mu.Unlock()
@@ -380,13 +385,25 @@ func (l *limited) Write(p []byte) (int, error) {
 }
 
 // outputs evaluates the job's outputs. One that would give a secret away is
-// dropped with GitHub's warning.
+// dropped with GitHub's warning; one that is too large fails the job.
 func (r *run) outputs(top *scope) map[string]string {
 	if r.def.Outputs == nil {
 		return nil
 	}
 	out := map[string]string{}
 	env := r.evalEnv(top, vars{})
+	handed, sum := r.job.Handed, 0
+	if handed == nil {
+		handed = &Allowance{}
+	}
+	refuse := func(format string, args ...any) {
+		msg := fmt.Sprintf(format, args...)
+		r.annotateJob("error", msg)
+		r.fail()
+		r.mu.Lock()
+		r.reason = cmp.Or(r.reason, msg)
+		r.mu.Unlock()
+	}
 	for _, p := range r.def.Outputs.Pairs {
 		key := p.Key.Text()
 		v, err := p.Value.EvalString(env)
@@ -402,7 +419,16 @@ func (r *run) outputs(top *scope) map[string]string {
 			r.annotateJob("warning", fmt.Sprintf("Skip output '%s' since it may contain secret.", key))
 			continue
 		}
-		out[key] = v
+		switch sum += len(v); {
+		case len(v) > command.MaxOutput:
+			refuse("The job's output '%s' has %d bytes; an output can have at most %d.", key, len(v), command.MaxOutput)
+		case sum > maxJobOutputs:
+			refuse("The job's outputs have more than %d MiB with '%s': hand files on as artifacts.", maxJobOutputs>>20, key)
+		case !handed.Take(len(v)):
+			refuse("The outputs of the run's jobs have more than %d MiB with '%s' of this one: hand files on as artifacts.", maxRunOutputs>>20, key)
+		default:
+			out[key] = v
+		}
 	}
 	return out
 }

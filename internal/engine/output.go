@@ -49,6 +49,9 @@ func (s *stream) Write(p []byte) (int, error) {
 		if hard := s.x.r.hard; hard.Err() != nil {
 			return n - len(p), context.Cause(hard)
 		}
+		if s.x.mute {
+			return n, nil
+		}
 		if s.cr {
 			s.cr = false
 			nl := p[0] == '\n'
@@ -260,14 +263,17 @@ func (x *execution) effect(s *stream, e command.Effect, line string) {
 		r.annotate(x, e.Annotation)
 	case command.AddMask:
 		if err := r.mask.Add(e.Value); err != nil {
-			// Not being able to mask is not a thing to go on after.
-			x.failed = true
-			x.error("::add-mask::: " + err.Error())
+			// The step is about to print what nothing can hide.
+			x.failed, x.mute = true, true
+			x.error(fmt.Sprintf("::add-mask::: %s. The step is ended, and what it still prints is not shown.", err))
+			if x.stop != nil {
+				x.stop(errUnmasked)
+			}
 		}
 	case command.SetOutput:
 		x.setOutput(e.Name, e.Value)
 	case command.SaveState:
-		x.state[e.Name] = e.Value
+		x.saveState(e.Name, e.Value)
 	case command.SetEnv:
 		x.setEnv(e.Name, e.Value)
 	case command.AddPath:

@@ -51,6 +51,7 @@ type execution struct {
 	summary  string // masked
 	state    map[string]string
 	failed   bool // by a command
+	mute     bool // what it prints could hold what cannot be masked
 	streams  [2]*stream
 	grouped  bool // the output is within a group
 }
@@ -136,7 +137,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 	began := time.Now()
 	res := StepResult{Number: number, ID: s.ID, Attempts: 1}
 	finish := func() (StepResult, *execution) {
-		res.Name, res.Duration = r.clean(x.name), time.Since(began)
+		res.Name, res.Reason, res.Duration = r.clean(x.name), r.clean(res.Reason), time.Since(began)
 		rec := ci.Record{
 			Type: ci.StepFinished, Name: x.name, Conclusion: res.Conclusion, Outcome: res.Outcome, Reason: res.Reason,
 			Infrastructure: res.Infrastructure, DurationMS: new(res.Duration.Milliseconds()), ExitCode: new(res.ExitCode),
@@ -145,10 +146,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 			rec.Attempt = res.Attempts
 		}
 		if len(x.outputs.keys) > 0 {
-			rec.Outputs = map[string]string{}
-			for _, k := range x.outputs.keys {
-				rec.Outputs[k] = r.clean(x.outputs.m[k])
-			}
+			rec.Outputs = x.outputs.m
 		}
 		r.emit(x, rec)
 		r.mu.Lock()
@@ -314,7 +312,7 @@ func (x *execution) listen() {
 	x.matcher.Off = func(owner, why string) {
 		x.say("warning", fmt.Sprintf("The problem matcher '%s' is switched off for the rest of the job: %s.", owner, why))
 	}
-	x.outputs, x.failed = vars{}, false
+	x.outputs, x.failed, x.mute = vars{}, false, false
 	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""
 	x.streams = [2]*stream{newStream(x, "stdout"), newStream(x, "stderr")}
 }
@@ -372,6 +370,8 @@ func (x *execution) run(ctx context.Context) outcome {
 	}
 	switch cause := context.Cause(x.ctx); {
 	case out.c == ci.Success || cause == nil || r.lost() != nil:
+	case errors.Is(cause, errUnmasked):
+		out.c, out.reason = ci.Failure, cause.Error()
 	case errors.Is(cause, errTimeout) && s.TimeoutMinutes == nil:
 		// The timeout is that of the action around this step, which says so.
 		out.c, out.reason = ci.TimedOut, "The operation was canceled."
@@ -457,8 +457,13 @@ func (x *execution) header(title string, body ...string) {
 // exec runs a process, reads its output, and then its command files.
 func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 	r := x.r
+	environ := x.environ(extra)
+	if msg := tooMuch(environ); msg != "" {
+		x.error(msg)
+		return outcome{c: ci.Failure, reason: msg}
+	}
 	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{
-		Argv: argv, Env: x.environ(extra), Dir: dir,
+		Argv: argv, Env: environ, Dir: dir,
 		Stdout: x.streams[0], Stderr: x.streams[1],
 		StopSignal: "SIGINT", Grace: stopGrace,
 	})
@@ -485,6 +490,21 @@ func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 		return x.guestFault("read what the step left", err)
 	}
 	return out
+}
+
+// tooMuch says what of an environment is more than a process can be given.
+func tooMuch(environ []string) string {
+	sum := 0
+	for _, kv := range environ {
+		sum += len(kv) + 1
+		if name, _, _ := strings.Cut(kv, "="); len(kv) > command.MaxVariable {
+			return fmt.Sprintf("The step cannot be started: its environment variable '%s' has %d bytes; a process can be given at most %d in one.", shortName(name), len(kv), command.MaxVariable)
+		}
+	}
+	if sum > command.MaxVariables {
+		return fmt.Sprintf("The step cannot be started: its environment has %d bytes; at most %d are possible.", sum, command.MaxVariables)
+	}
+	return ""
 }
 
 // guestFault turns an error of the guest into the outcome of the step: what the

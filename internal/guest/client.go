@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -345,7 +346,8 @@ func message(p ...byte) []byte {
 // with it, in the same write; end says that there will be no more.
 func (c *Client) open(ctx context.Context, o op, request []byte, data []byte, end bool) (*stream, error) {
 	if len(request) > MaxRequest {
-		return nil, fmt.Errorf("guest: %v: the request has %d bytes, at most %d are possible", o, len(request), MaxRequest)
+		// As if the agent had refused it: it is what was asked that cannot be.
+		return nil, &Error{Op: o.String(), Errno: syscall.E2BIG, Start: o == opExec, Text: fmt.Sprintf("the request has %d bytes, at most %d are possible", len(request), MaxRequest)}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)

@@ -221,11 +221,14 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 			r.flush()
 		}
 		_, known := r.jobs[rec.JobKey]
+		// The row of a job has its outputs whole: other jobs are handed them.
+		brief := rec
+		brief.Outputs = ci.Brief(rec.Outputs)
 		err = r.s.tx(r.ctx, "record "+string(rec.Type), func(tx *sql.Tx) error {
 			if err := r.apply(tx, rec, attempt); err != nil {
 				return err
 			}
-			return appendRecord(r.ctx, tx, rec)
+			return appendRecord(r.ctx, tx, brief)
 		})
 		if err == nil {
 			r.s.hub.wake(r.run)
@@ -241,6 +244,7 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 	if err == nil {
 		r.seq++
 	}
+	rec.Outputs = ci.Brief(rec.Outputs)
 	// What could not be stored is still shown: whoever looks on may be the only
 	// one who will ever see it.
 	for _, t := range r.taps {
