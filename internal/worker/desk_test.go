@@ -182,6 +182,32 @@ func TestDeskLosesWorkers(t *testing.T) {
 	}
 }
 
+// A worker that lives and has lost its lease (it was suspended, the database was
+// away) stops what it does and has no say any more: the attempt after it counts.
+func TestDeskLosesItsLease(t *testing.T) {
+	c := newCounter(t)
+	c.work(t.Context())
+	var attempts atomic.Int32
+	out := c.execute(t.Context(), func(ctx context.Context, s ci.Sink) worker.Outcome {
+		if attempts.Add(1) > 1 {
+			return worker.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"by": "the second"}}
+		}
+		// To everybody else the lease has run out.
+		if requeued, _, err := c.store.QueueExpire(context.Background(), time.Now().Add(time.Hour)); err != nil || len(requeued) != 1 {
+			t.Errorf("%v, %v", requeued, err)
+		}
+		<-ctx.Done()
+		if cause := context.Cause(ctx); !errors.Is(cause, queue.ErrLost) {
+			t.Errorf("it ended with %v", cause)
+		}
+		s.Emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Failure, Reason: "a zombie's word"})
+		return worker.Outcome{Conclusion: ci.Failure, Reason: "a zombie's word"}
+	})
+	if j := c.ended(); out.Conclusion != ci.Success || j.Conclusion != ci.Success || j.Attempt != 2 || j.Outputs["by"] != "the second" || attempts.Load() != 2 {
+		t.Errorf("%+v, %+v, %d attempts", out, j, attempts.Load())
+	}
+}
+
 // Workers that are to stop give back what does not end in time, unrecorded.
 func TestDeskStops(t *testing.T) {
 	c := newCounter(t)
