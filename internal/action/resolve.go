@@ -142,7 +142,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 		return nil, inputError("Unable to resolve action `%s@%s`: it is no commit", name, ref)
 	}
 	r.touch(dir)
-	r.trim(dir)
+	r.trim(ctx)
 	return t, nil
 }
 
@@ -237,10 +237,38 @@ func (r *Resolver) touch(dir string) {
 	os.Chtimes(dir, now, now)
 }
 
-// trim removes the mirrors that were used the longest ago, while all together
-// are too large. That of dir, which is locked and in use, stays.
-func (r *Resolver) trim(dir string) {
-	dirs, _ := filepath.Glob(filepath.Join(r.cfg.Dir, "*", "*.git"))
+// trim keeps the mirrors within MaxBytes.
+func (r *Resolver) trim(ctx context.Context) {
+	gone, err := Trim(ctx, r.cfg.Dir, Limits{Bytes: r.cfg.MaxBytes})
+	for _, m := range gone {
+		r.cfg.Log.Info("removed the mirror of an action", "mirror", m.Name, "bytes", m.Bytes, "reason", m.Why)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.cfg.Log.Warn("cannot remove the mirror of an action", "err", err)
+	}
+}
+
+// Limits say which mirrors to keep. A zero of either sets no limit.
+type Limits struct {
+	Unused time.Duration // since one was last asked for
+	Bytes  int64         // all together; the least recently used go first
+	DryRun bool          // say what would be removed, and remove nothing
+}
+
+// Removed is a mirror that was removed.
+type Removed struct {
+	Name  string // owner/repo
+	Bytes int64
+	Why   string
+}
+
+// inUse is for how long after it was asked for a mirror may be read from.
+const inUse = time.Hour
+
+// Trim removes mirrors below dir that are beyond the limits, and what a process
+// that died while it removed one has left. One that is in use stays. It returns
+// what it removed, also with an error.
+func Trim(ctx context.Context, dir string, l Limits) (removed []Removed, err error) {
 	type mirror struct {
 		dir  string
 		used time.Time
@@ -248,9 +276,16 @@ func (r *Resolver) trim(dir string) {
 	}
 	var all []mirror
 	var total int64
+	dirs, err := filepath.Glob(filepath.Join(dir, "*", "*.git*"))
+	if err != nil {
+		return nil, err
+	}
 	for _, d := range dirs {
+		if ctx.Err() != nil {
+			return removed, context.Cause(ctx)
+		}
 		fi, err := os.Stat(d)
-		if err != nil {
+		if err != nil || !fi.IsDir() {
 			continue
 		}
 		m := mirror{dir: d, used: fi.ModTime()}
@@ -262,23 +297,73 @@ func (r *Resolver) trim(dir string) {
 			}
 			return nil
 		})
+		if !strings.HasSuffix(d, ".git") {
+			if !strings.Contains(filepath.Base(d), ".git.gone-") {
+				continue
+			}
+			// Half removed. Its process may be at it still: then both do the same.
+			if !l.DryRun {
+				err = os.RemoveAll(d)
+			}
+			if err != nil {
+				return removed, err
+			}
+			removed = append(removed, Removed{mirrorName(d), m.size, "left over when it was removed"})
+			continue
+		}
 		total += m.size
 		all = append(all, m)
 	}
 	slices.SortFunc(all, func(a, b mirror) int { return a.used.Compare(b.used) })
 	for _, m := range all {
-		// What was used within the hour may be in use now.
-		if total <= r.cfg.MaxBytes || m.dir == dir || time.Since(m.used) < time.Hour {
+		why := ""
+		switch {
+		case time.Since(m.used) < inUse:
+		case l.Unused > 0 && time.Since(m.used) > l.Unused:
+			why = fmt.Sprintf("not used since %s", m.used.Format(time.DateOnly))
+		case l.Bytes > 0 && total > l.Bytes:
+			why = fmt.Sprintf("all together take more than %d MiB", l.Bytes>>20)
+		}
+		if why == "" || ctx.Err() != nil {
 			continue
 		}
-		// Moved first: nobody sees half a mirror.
-		gone := fmt.Sprintf("%s.gone-%d", m.dir, os.Getpid())
-		if os.Rename(m.dir, gone) == nil {
-			os.RemoveAll(gone)
-			total -= m.size
-			r.cfg.Log.Info("removed the mirror of an action that was not used for long", "mirror", m.dir, "bytes", m.size)
+		if !l.DryRun {
+			ok, err := drop(m.dir)
+			if err != nil {
+				return removed, err
+			}
+			if !ok {
+				continue
+			}
 		}
+		total -= m.size
+		removed = append(removed, Removed{mirrorName(m.dir), m.size, why})
 	}
+	return removed, context.Cause(ctx)
+}
+
+// drop removes a mirror, unless somebody has it locked.
+func drop(dir string) (bool, error) {
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return false, nil
+	}
+	// Moved first: nobody sees half a mirror.
+	gone := fmt.Sprintf("%s.gone-%d", dir, os.Getpid())
+	if err := os.Rename(dir, gone); err != nil {
+		return false, err
+	}
+	return true, os.RemoveAll(gone)
+}
+
+// mirrorName is the repository of a mirror's directory.
+func mirrorName(dir string) string {
+	name, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(dir), ".git"), ".git.gone-")
+	return filepath.Base(filepath.Dir(dir)) + "/" + name
 }
 
 // ReadFile returns a file of the tree; name is relative to its root. The error

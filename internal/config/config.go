@@ -145,6 +145,9 @@ type Config struct {
 	// Labels are what this host answers to beside the default ones.
 	Labels []string `json:"labels"`
 
+	// Retention is what is kept, and how long.
+	Retention Retention `json:"retention"`
+
 	Doors
 }
 
@@ -164,11 +167,39 @@ const (
 	JailBest    = "best"
 )
 
-// Duration is a time.Duration that reads and writes as "90s", "15m".
+// Duration is a time.Duration that reads and writes as "90s", "15m", "30d".
 type Duration time.Duration
 
+// String is the duration as text.
+func (d Duration) String() string {
+	const day = Duration(24 * time.Hour)
+	if d >= day && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	return time.Duration(d).String()
+}
+
+// Set reads the duration from text, as a flag.
+func (d *Duration) Set(s string) error {
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		if days, err := strconv.ParseUint(n, 10, 16); err == nil {
+			*d = Duration(time.Duration(days) * 24 * time.Hour)
+			return nil
+		}
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf(`%q is no duration: want one like "15m", "36h", "30d"`, s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Type names the kind of value for a flag's help.
+func (d *Duration) Type() string { return "duration" }
+
 // MarshalJSON writes the duration as text.
-func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
 
 // UnmarshalJSON reads the duration from text.
 func (d *Duration) UnmarshalJSON(b []byte) error {
@@ -176,9 +207,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf(`a duration is text, like "15m": %w`, err)
 	}
-	v, err := time.ParseDuration(s)
-	*d = Duration(v)
-	return err
+	return d.Set(s)
 }
 
 // Bounds of a machine's size.
@@ -201,6 +230,7 @@ func Default() Config {
 		MaxBody:    25 << 20,
 		SessionTTL: Duration(15 * time.Minute),
 		Learn:      "advise",
+		Retention:  DefaultRetention(),
 		Doors:      Doors{Connections: 1000},
 	}
 }
@@ -262,6 +292,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 		c.Hosts = strings.Split(v, ",")
 	}
 	number("UID_BASE", func(n int64) { c.UIDBase = int(n) })
+	errs = append(errs, c.Retention.environment(getenv)...)
 	number("APP_ID", func(n int64) { c.AppID = n })
 	number("MACHINES", func(n int64) { c.Machines = int(n) })
 	number("WARM", func(n int64) { c.Warm = int(n) })
@@ -341,6 +372,7 @@ func (c Config) Validate() error {
 	if c.MaxBody < 1<<10 {
 		bad("max_body %d: want at least 1024 bytes", c.MaxBody)
 	}
+	errs = append(errs, c.Retention.validate()...)
 	if c.Connections < 16 {
 		bad("connections %d: want at least 16", c.Connections)
 	}

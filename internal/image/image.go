@@ -67,6 +67,11 @@ type Image struct {
 	Layers   []*Layer  // in the order kernel, initrd, base, tools
 
 	dir string
+	// Templates in use, as locks on their manifests: see Template.
+	templates struct {
+		sync.Mutex
+		held map[string]*os.File
+	}
 }
 
 // BaseFS and ToolsFS name the file system type of Image.Base and Image.Tools.

@@ -115,49 +115,209 @@ func Remove(ctx context.Context, dir, ref string) (freed int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := st.removeImage(m); err != nil {
+	if err := st.inUse(m); err != nil {
 		return 0, err
 	}
-	return st.collect(0)
+	if err := os.RemoveAll(filepath.Join(st.dir, m.ID)); err != nil {
+		return 0, err
+	}
+	c := &collection{store: st, gone: map[string]bool{}}
+	err = c.orphans(0)
+	return c.freed(), err
 }
 
-// GC removes images that are not the newest of their name or whose use is
-// longer ago than unused, unless somebody holds them, then the layers,
-// templates and unfinished builds that belong to nothing. It returns how many
-// bytes it freed.
-func GC(ctx context.Context, dir string, unused time.Duration) (freed int64, err error) {
+// Limits say what of the images to keep. A zero of either sets no limit.
+type Limits struct {
+	// Unused is how long an image or a template is kept that nobody uses.
+	Unused time.Duration
+	// Bytes bounds everything together: templates go first, which are made again
+	// in seconds, then images, those not used for longest before others.
+	Bytes int64
+	// DryRun says what would be removed, and removes nothing.
+	DryRun bool
+}
+
+// Removed is something that GC removed.
+type Removed struct {
+	Kind  string `json:"kind"` // image, layer, template, package, leftover
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"` // on disk
+	Why   string `json:"why"`
+}
+
+// young is how old a layer or a template has to be before GC takes it for
+// unused: whoever made it may not have got to use it.
+const young = time.Hour
+
+// GC removes images that are not the newest of their name or that are beyond the
+// limits, then the layers, templates and unfinished builds that belong to
+// nothing. What somebody holds stays, and so does the image that jobs get. It
+// returns what it removed, also with an error.
+func GC(ctx context.Context, dir string, l Limits) ([]Removed, error) {
 	st, err := openStore(dir, nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	unlock, err := st.lock(ctx, nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unlock()
-	if err := st.sweep(ctx); err != nil {
-		return 0, err
+	c := &collection{store: st, dry: l.DryRun, gone: map[string]bool{}}
+	if err := c.leftovers(ctx); err != nil {
+		return c.removed, err
 	}
 	manifests, err := st.manifests()
 	if err != nil {
-		return 0, err
+		return c.removed, err
 	}
 	newest := map[string]bool{}
 	for _, m := range manifests {
-		old := newest[m.Name] || time.Since(st.used(m.ID)) > unused
+		replaced := newest[m.Name]
 		newest[m.Name] = true
-		if !old {
-			continue
+		switch {
+		case replaced:
+			err = c.image(m, "a newer one has its name")
+		case m.Name != DefaultName && l.Unused > 0 && time.Since(st.used(m.ID)) > l.Unused:
+			err = c.image(m, "not used for "+days(l.Unused))
 		}
-		if err := st.removeImage(m); err != nil && !errors.Is(err, ErrInUse) {
-			return 0, err
+		if err != nil {
+			return c.removed, err
 		}
 	}
-	return st.collect(time.Hour)
+	if err := c.orphans(young); err != nil {
+		return c.removed, err
+	}
+	if err := c.templates(func(id string, used time.Time) string {
+		if l.Unused > 0 && time.Since(used) > l.Unused {
+			return "not used for " + days(l.Unused)
+		}
+		return ""
+	}); err != nil || l.Bytes <= 0 {
+		return c.removed, err
+	}
+	return c.removed, c.shrink(ctx, manifests, l.Bytes)
 }
 
-// removeImage removes an image's manifest; its layers are left to collect.
-func (s *store) removeImage(m manifest) error {
+func days(d time.Duration) string {
+	if d >= 24*time.Hour && d%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%d days", d/(24*time.Hour))
+	}
+	return d.String()
+}
+
+// collection is one removal of what is not needed. The store is locked.
+type collection struct {
+	*store
+	dry     bool
+	gone    map[string]bool // images, in a dry run still there
+	removed []Removed
+}
+
+func (c *collection) note(r Removed) { c.removed = append(c.removed, r) }
+
+func (c *collection) freed() (n int64) {
+	for _, r := range c.removed {
+		n += r.Bytes
+	}
+	return n
+}
+
+// leftovers removes what interrupted builds left: see sweep.
+func (c *collection) leftovers(ctx context.Context) error {
+	tmp := filepath.Join(c.dir, "tmp")
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		c.note(Removed{"leftover", e.Name(), treeSize(filepath.Join(tmp, e.Name())), "of an interrupted build"})
+	}
+	if c.dry {
+		return nil
+	}
+	return c.sweep(ctx)
+}
+
+// image removes an image unless it is in use. Its layers are left to orphans.
+func (c *collection) image(m manifest, why string) error {
+	err := c.inUse(m)
+	if err == nil && !c.dry {
+		err = os.RemoveAll(filepath.Join(c.dir, m.ID))
+	}
+	if errors.Is(err, ErrInUse) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.gone[m.ID] = true
+	c.note(Removed{Kind: "image", Name: m.Name + " " + m.ID[:12], Why: why})
+	return nil
+}
+
+// shrink removes templates and images while all is larger than limit.
+func (c *collection) shrink(ctx context.Context, manifests []manifest, limit int64) error {
+	before := c.freed()
+	size := treeSize(c.dir)
+	if c.dry {
+		size -= before // it is still there
+	}
+	over := func() bool { return size-(c.freed()-before) > limit }
+	why := "all together take more than " + bytesText(limit)
+	type one struct {
+		id   string
+		used time.Time
+	}
+	var old []one
+	if err := c.templates(func(id string, used time.Time) string {
+		old = append(old, one{id, used})
+		return ""
+	}); err != nil {
+		return err
+	}
+	slices.SortFunc(old, func(a, b one) int { return a.used.Compare(b.used) })
+	for _, t := range old {
+		if !over() || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := c.templates(func(id string, used time.Time) string {
+			if id == t.id && time.Since(used) > young {
+				return why
+			}
+			return ""
+		}); err != nil {
+			return err
+		}
+	}
+	byUse := slices.Clone(manifests)
+	slices.SortFunc(byUse, func(a, b manifest) int { return c.used(a.ID).Compare(c.used(b.ID)) })
+	for _, m := range byUse {
+		if !over() || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if c.gone[m.ID] || isDefault(manifests, m.ID) || time.Since(c.used(m.ID)) < young {
+			continue
+		}
+		if err := c.image(m, why); err != nil {
+			return err
+		}
+		if err := c.orphans(young); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isDefault: the image is what jobs get, the newest of the default's name.
+func isDefault(manifests []manifest, id string) bool {
+	i := slices.IndexFunc(manifests, func(m manifest) bool { return m.Name == DefaultName })
+	return i >= 0 && manifests[i].ID == id
+}
+
+// inUse is why an image cannot be removed: somebody holds a layer that no other
+// image has.
+func (s *store) inUse(m manifest) error {
 	for _, r := range m.Layers {
 		if s.held(filepath.Join(s.layerDir(r.Kind, r.ID), manifestName)) {
 			shared := false
@@ -171,7 +331,7 @@ func (s *store) removeImage(m manifest) error {
 			}
 		}
 	}
-	return os.RemoveAll(filepath.Join(s.dir, m.ID))
+	return nil
 }
 
 // held reports whether somebody has a shared lock on a file.
@@ -184,107 +344,144 @@ func (s *store) held(path string) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
 }
 
-// collect removes layers, references and templates that no image has and
-// nobody holds. Layers younger than age stay: Boot makes some that never
-// belong to an image.
-func (s *store) collect(age time.Duration) (freed int64, err error) {
-	manifests, err := s.manifests()
+// orphans removes layers, references and templates that no image has and nobody
+// holds. Layers younger than age stay: Boot makes some that never belong to an
+// image.
+func (c *collection) orphans(age time.Duration) error {
+	manifests, err := c.manifests()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	wanted := map[string]bool{}
 	for _, m := range manifests {
+		if c.gone[m.ID] {
+			continue
+		}
 		wanted[m.ID] = true
 		for _, r := range m.Layers {
 			wanted[r.Kind+"-"+r.ID] = true
 		}
 	}
-	remove := func(dir string, n int64) error {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-		freed += n
-		return nil
-	}
-	layers, err := os.ReadDir(filepath.Join(s.dir, "layers"))
+	layers, err := os.ReadDir(filepath.Join(c.dir, "layers"))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, e := range layers {
-		dir := filepath.Join(s.dir, "layers", e.Name())
+		dir := filepath.Join(c.dir, "layers", e.Name())
 		info, err := e.Info()
 		if err != nil {
 			continue
 		}
-		if wanted[e.Name()] || s.held(filepath.Join(dir, manifestName)) || age > 0 && time.Since(info.ModTime()) < age {
+		if wanted[e.Name()] || c.held(filepath.Join(dir, manifestName)) || age > 0 && time.Since(info.ModTime()) < age {
 			wanted[e.Name()] = true
 			continue
 		}
-		if err := remove(dir, treeSize(dir)); err != nil {
-			return freed, err
+		if err := c.remove("layer", dir, "no image has it"); err != nil {
+			return err
 		}
 	}
-	refs, err := os.ReadDir(filepath.Join(s.dir, "refs"))
+	refs, err := os.ReadDir(filepath.Join(c.dir, "refs"))
 	if err != nil {
-		return freed, err
+		return err
 	}
 	for _, e := range refs {
-		path := filepath.Join(s.dir, "refs", e.Name())
+		path := filepath.Join(c.dir, "refs", e.Name())
 		id, err := os.ReadFile(path)
 		kind, _, _ := strings.Cut(e.Name(), "-")
-		if err != nil || wanted[kind+"-"+strings.TrimSpace(string(id))] {
+		if err != nil || c.dry || wanted[kind+"-"+strings.TrimSpace(string(id))] {
 			continue
 		}
-		if err := remove(path, 0); err != nil {
-			return freed, err
+		if err := os.RemoveAll(path); err != nil {
+			return err
 		}
 	}
-	if err := s.collectDebs(wanted, remove); err != nil {
-		return freed, err
+	if err := c.debs(wanted); err != nil {
+		return err
 	}
-	templates, err := os.ReadDir(filepath.Join(s.dir, "templates"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return freed, err
-	}
-	for _, e := range templates {
-		id, _, _ := strings.Cut(e.Name(), "-")
-		dir := filepath.Join(s.dir, "templates", e.Name())
-		if wanted[id] || s.held(filepath.Join(dir, manifestName)) {
-			continue
+	return c.templates(func(id string, _ time.Time) string {
+		if image, _, _ := strings.Cut(id, "-"); !wanted[image] {
+			return "its image is gone"
 		}
-		if err := remove(dir, treeSize(dir)); err != nil {
-			return freed, err
-		}
-	}
-	return freed, nil
+		return ""
+	})
 }
 
-// collectDebs removes the kernel packages that no kept kernel layer came from.
-func (s *store) collectDebs(wanted map[string]bool, remove func(string, int64) error) error {
+// remove removes a file or directory, once.
+func (c *collection) remove(kind, path, why string) error {
+	r := Removed{Kind: kind, Name: filepath.Base(path), Bytes: treeSize(path), Why: why}
+	if slices.ContainsFunc(c.removed, func(o Removed) bool { return o.Kind == r.Kind && o.Name == r.Name }) {
+		return nil // a dry run, which has seen it
+	}
+	if !c.dry {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	c.note(r)
+	return nil
+}
+
+// templates removes the templates that nobody holds and for which why says why.
+// It gets a template's name and when it was last used.
+func (c *collection) templates(why func(name string, used time.Time) string) error {
+	templates, err := os.ReadDir(filepath.Join(c.dir, "templates"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range templates {
+		dir := filepath.Join(c.dir, "templates", e.Name())
+		var used time.Time // of one without a manifest: never
+		f, err := os.Open(filepath.Join(dir, manifestName))
+		if err == nil {
+			if info, err := f.Stat(); err == nil {
+				used = info.ModTime()
+			}
+		}
+		if reason := why(e.Name(), used); reason != "" {
+			// Locked until it is gone, so that who finds it meanwhile makes another.
+			if f == nil || syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+				err = c.remove("template", dir, reason)
+			} else {
+				err = nil
+			}
+		} else {
+			err = nil
+		}
+		if f != nil {
+			f.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// debs removes the kernel packages that no kept kernel layer came from.
+func (c *collection) debs(wanted map[string]bool) error {
 	keep := map[string]bool{}
 	for name := range wanted {
 		if !strings.HasPrefix(name, "kernel-") {
 			continue
 		}
 		var l Layer
-		data, err := os.ReadFile(filepath.Join(s.dir, "layers", name, manifestName))
+		data, err := os.ReadFile(filepath.Join(c.dir, "layers", name, manifestName))
 		if err != nil || json.Unmarshal(data, &l) != nil {
 			continue
 		}
 		keep[l.Info["package"]+".deb"] = true
 	}
-	debs, err := os.ReadDir(filepath.Join(s.dir, "debs"))
+	debs, err := os.ReadDir(filepath.Join(c.dir, "debs"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
 	}
 	for _, e := range debs {
-		path := filepath.Join(s.dir, "debs", e.Name())
 		if keep[e.Name()] {
 			continue
 		}
-		if err := remove(path, treeSize(path)); err != nil {
+		if err := c.remove("package", filepath.Join(c.dir, "debs", e.Name()), "no kernel is made of it"); err != nil {
 			return err
 		}
 	}
@@ -329,8 +526,8 @@ func (i *Image) Template(ctx context.Context, key string, create func(ctx contex
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(i.dir, "templates", i.ID+"-"+hashStrings("template", key)[:16])
-	if templateValid(dir, i.ID, key) {
+	dir := i.templateDir(key)
+	if templateValid(dir, i.ID, key) && i.useTemplate(dir) {
 		return dir, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -341,7 +538,7 @@ func (i *Image) Template(ctx context.Context, key string, create func(ctx contex
 		return "", err
 	}
 	defer unlock()
-	if templateValid(dir, i.ID, key) {
+	if templateValid(dir, i.ID, key) && i.useTemplate(dir) {
 		return dir, nil
 	}
 	tmp, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "template-")
@@ -377,12 +574,58 @@ func (i *Image) Template(ctx context.Context, key string, create func(ctx contex
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err
 	}
-	return dir, os.Rename(tmp, dir)
+	if err := os.Rename(tmp, dir); err != nil {
+		return "", err
+	}
+	i.useTemplate(dir)
+	return dir, nil
+}
+
+func (i *Image) templateDir(key string) string {
+	return filepath.Join(i.dir, "templates", i.ID+"-"+hashStrings("template", key)[:16])
+}
+
+// useTemplate keeps a template from being collected while this image, or the
+// process, lives, and notes that it was used. It reports false if the template
+// is being removed.
+func (i *Image) useTemplate(dir string) bool {
+	i.templates.Lock()
+	defer i.templates.Unlock()
+	path := filepath.Join(dir, manifestName)
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return false
+	}
+	if _, err := os.Stat(path); err != nil { // removed between opening and locking
+		f.Close()
+		return false
+	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // where we may not it only looks less used
+	if old := i.templates.held[dir]; old != nil {
+		old.Close()
+	}
+	if i.templates.held == nil {
+		i.templates.held = map[string]*os.File{}
+	}
+	i.templates.held[dir] = f
+	return true
 }
 
 // DropTemplate removes a template, for instance one that would not restore.
 func (i *Image) DropTemplate(key string) error {
-	return os.RemoveAll(filepath.Join(i.dir, "templates", i.ID+"-"+hashStrings("template", key)[:16]))
+	dir := i.templateDir(key)
+	i.templates.Lock()
+	defer i.templates.Unlock()
+	if f := i.templates.held[dir]; f != nil {
+		f.Close()
+		delete(i.templates.held, dir)
+	}
+	return os.RemoveAll(dir)
 }
 
 // templateValid compares a template's files with what they were. Access does

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -508,6 +510,7 @@ func TestGC(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
+		ended(img)
 	}
 	stale := filepath.Join(s.dir, "debs", "linux-image-old.deb")
 	if err := os.MkdirAll(filepath.Dir(stale), 0o755); err != nil {
@@ -520,7 +523,7 @@ func TestGC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := GC(t.Context(), s.dir, time.Minute); err != nil {
+	if _, err := GC(t.Context(), s.dir, Limits{Unused: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	list, err := List(s.dir)
@@ -528,7 +531,7 @@ func TestGC(t *testing.T) {
 		t.Fatalf("after the first collection: %+v %v", list, err)
 	}
 	release()
-	if _, err := GC(t.Context(), s.dir, time.Minute); err != nil {
+	if _, err := GC(t.Context(), s.dir, Limits{Unused: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	list, err = List(s.dir)
@@ -549,6 +552,76 @@ func TestGC(t *testing.T) {
 	}
 	if got := names(t, filepath.Join(s.dir, "refs")); len(got) != 4 {
 		t.Errorf("refs: %v", got)
+	}
+}
+
+// ended is as if the process that used an image's templates had ended.
+func ended(i *Image) {
+	for _, f := range i.templates.held {
+		f.Close()
+	}
+	i.templates.held = nil
+}
+
+// TestGCOfTemplates: a template goes when nobody has used it for long, or when
+// there is no room; never one that a process still uses, since it would restore
+// machines from nothing.
+func TestGCOfTemplates(t *testing.T) {
+	s := newTestStore(t)
+	img := fakeImage(t, s, DefaultName, "one")
+	past := time.Now().Add(-3 * time.Hour)
+	for _, l := range img.Layers {
+		if err := os.Chtimes(l.dir, past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	template := func(key string, used time.Time) string {
+		t.Helper()
+		dir, err := img.Template(t.Context(), key, func(_ context.Context, dir string) error {
+			return os.WriteFile(filepath.Join(dir, "ram"), bytes.Repeat([]byte("ram"), 1<<20), 0o644)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(filepath.Join(dir, manifestName), used, used); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Base(dir)
+	}
+	left := func(want ...string) {
+		t.Helper()
+		slices.Sort(want)
+		if got := names(t, filepath.Join(s.dir, "templates")); !slices.Equal(got, want) {
+			t.Fatalf("templates %v, want %v", got, want)
+		}
+	}
+	gc := func(l Limits, want int) []Removed {
+		t.Helper()
+		removed, err := GC(t.Context(), s.dir, l)
+		if err != nil || len(removed) != want {
+			t.Fatalf("removed %+v, %v", removed, err)
+		}
+		return removed
+	}
+	old, held := template("old", past), template("held", past)
+	gc(Limits{Unused: time.Hour}, 0) // both are in use
+	ended(img)
+	fresh := template("fresh", time.Now())
+	template("held", past) // used again, and its time set back
+	left(old, held, fresh)
+	if r := gc(Limits{Unused: time.Hour, DryRun: true}, 1); r[0].Name != old || r[0].Bytes < 3<<20 || r[0].Kind != "template" {
+		t.Fatalf("a dry run says %+v", r)
+	}
+	left(old, held, fresh)
+	gc(Limits{Unused: time.Hour}, 1)
+	left(held, fresh)
+	ended(img)
+	gc(Limits{Bytes: treeSize(s.dir) - 1}, 1) // the one that was used longest ago makes room
+	left(fresh)
+	gc(Limits{Bytes: 1}, 0) // young, and the image that jobs get: both stay
+	left(fresh)
+	if list, err := List(s.dir); err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
 	}
 }
 

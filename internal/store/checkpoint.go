@@ -44,6 +44,12 @@ func newCheckpointer(db *sql.DB) *checkpointer {
 	return &checkpointer{db, func() { cancel(); wg.Wait() }}
 }
 
+// truncate copies the whole log and makes its file empty, which waits for readers.
+func (c *checkpointer) truncate(ctx context.Context) error {
+	_, err := c.db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+	return err
+}
+
 func (c *checkpointer) close() error {
 	if c == nil {
 		return nil

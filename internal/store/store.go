@@ -37,7 +37,7 @@
 //
 // One file a group of tables: events.go, runs.go, records.go with recorder.go
 // and logs.go, queue.go, predictions.go, signatures.go, knowledge.go,
-// sessions.go, facts.go.
+// sessions.go, facts.go; retention.go removes from most of them.
 package store
 
 import (
@@ -51,6 +51,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -68,6 +69,10 @@ var (
 	// ErrFenced: a newer attempt owns it.
 	ErrFenced = errors.New("a newer attempt has taken over")
 )
+
+// incremental is SQLite's number of the auto_vacuum mode in which pages that
+// became free are given back when asked for.
+const incremental = 2
 
 // Dialect names the database behind a Store.
 type Dialect string
@@ -146,7 +151,8 @@ func (s *Store) openSQLite(path string) error {
 	f.Close()
 	dsn := func(extra string) string {
 		u := url.URL{Scheme: "file", Path: abs}
-		return u.String() + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)" + extra
+		// Files made from now on can shrink: see Shrink. It has to be said first.
+		return u.String() + "?_pragma=auto_vacuum(" + strconv.Itoa(incremental) + ")&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)" + extra
 	}
 	if s.write, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=wal_autocheckpoint("+checkpointBound+")")); err != nil {
 		return fmt.Errorf("open store %s: %w", abs, err)
