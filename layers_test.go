@@ -54,8 +54,11 @@ var layers = map[string]layer{
 	"vm/firecracker/nested": {ours: []string{"guest", "image", "vm", "vm/qemu"}},
 	"image/imagetest":       {ours: []string{"image"}},
 	"vm/firecracker":        {ours: []string{"vm", "vm/jail"}, others: []string{"golang.org/x/sys"}},
-	"image":                 {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/klauspost/compress"}},
-	"pool":                  {ours: []string{"vm", "guest", "image", "network"}, others: []string{"golang.org/x/sys"}},
+	"image":                 {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
+	// The table of what images take from npm, and the program that keeps it.
+	"image/pin":        {},
+	"image/pin/update": {ours: []string{"image/pin"}},
+	"pool":             {ours: []string{"vm", "guest", "image", "network"}, others: []string{"golang.org/x/sys"}},
 
 	"queue": {ours: []string{"ci"}},
 	"store": {ours: []string{"ci", "graph", "queue"}, others: []string{"modernc.org/sqlite", "github.com/jackc/pgx", "github.com/pressly/goose"}},

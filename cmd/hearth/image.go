@@ -19,13 +19,13 @@ import (
 
 func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "image", Short: "Images that machines boot from: build, list, remove",
+		Use: "image", Short: "Images that machines boot from: build, list, look into, remove",
 		Long: `An image is a kernel, an initramfs with the guest agent, a read-only root file
 system and a tools disk with Node. The default one is built when it is first
 needed. Images are kept by what they are made of: what has not changed is not
 built again.`,
 	}
-	c.AddCommand(a.imageBuildCommand(), a.imageListCommand(), a.imageRemoveCommand())
+	c.AddCommand(a.imageBuildCommand(), a.imageListCommand(), a.imageInspectCommand(), a.imageSBOMCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
 	return c
 }
 
@@ -127,6 +127,137 @@ func (a *app) imageListCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c
+}
+
+// openImage opens the image that a command line names, or the default one.
+func (a *app) openImage(args []string) (*image.Image, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	ref := image.DefaultName
+	if len(args) > 0 {
+		ref = args[0]
+	}
+	img, err := image.Open(dirs.Images(), ref)
+	switch {
+	case errors.Is(err, image.ErrNotFound):
+		return nil, &exit{exitUsage, err}
+	case err != nil:
+		return nil, &exit{exitInfrastructure, err}
+	}
+	return img, nil
+}
+
+func (a *app) imageInspectCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "inspect [IMAGE]", Short: "What is in an image and where it came from", Args: cobra.MaximumNArgs(1),
+		Long: `Show an image's layers, files and sums, how many packages each layer holds, and
+the programs that are pinned rather than signed by Debian. --json lists every
+package; hearth image sbom is the same in a standard format.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			img, err := a.openImage(args)
+			if err != nil {
+				return err
+			}
+			contents, contentsErr := img.Contents()
+			if contentsErr != nil && errors.Is(contentsErr, image.ErrCorrupt) {
+				return &exit{exitInfrastructure, contentsErr}
+			}
+			if asJSON {
+				return json.NewEncoder(a.out).Encode(struct {
+					ID       string                     `json:"id"`
+					Name     string                     `json:"name"`
+					Packages []string                   `json:"packages,omitempty"`
+					Created  time.Time                  `json:"created"`
+					Layers   []*image.Layer             `json:"layers"`
+					Contents map[string][]image.Package `json:"contents,omitempty"`
+				}{img.ID, img.Name, img.Packages, img.Created, img.Layers, contents})
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintf(w, "image\t%s\n", board.Clean(img.Name))
+			fmt.Fprintf(w, "id\t%s\n", img.ID)
+			fmt.Fprintf(w, "built\t%s (%s ago)\n", img.Created.Format(time.DateTime), board.Short(time.Since(img.Created)))
+			fmt.Fprintf(w, "size\t%s\n", megabytes(img.Size()))
+			for _, l := range img.Layers {
+				fmt.Fprintf(w, "%s\t%s\n", l.Kind, l.ID)
+				for _, f := range l.Files {
+					if !strings.HasSuffix(f.Name, ".ko") {
+						fmt.Fprintf(w, "\t%s  sha256 %s\n", board.Clean(f.Name), f.SHA256)
+					}
+				}
+				count := 0
+				for _, p := range contents[l.Kind] {
+					if p.In == "" {
+						count++
+					}
+					if p.In != "" || p.Type == "deb" && l.Kind == "base" {
+						continue
+					}
+					line := fmt.Sprintf("%s %s  sha256 %s", p.Name, p.Version, p.SHA256)
+					if p.Upstream != "" {
+						line += "  upstream: " + p.Upstream
+					}
+					fmt.Fprintf(w, "\t%s\n", board.Clean(line))
+				}
+				if l.Kind == "base" && count > 0 {
+					fmt.Fprintf(w, "\t%d Debian packages\n", count)
+				}
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			if contentsErr != nil {
+				fmt.Fprintln(a.err, contentsErr)
+			}
+			if old := img.Outdated(); old != "" {
+				fmt.Fprintln(a.err, old)
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON, with every package")
+	return c
+}
+
+func (a *app) imageSBOMCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "sbom [IMAGE]", Short: "Print an image's bill of materials (CycloneDX 1.6, JSON)", Args: cobra.MaximumNArgs(1),
+		Long: `Print every file and every package of an image, with versions and sums, for
+scanners and for the record:
+
+  hearth image sbom > sbom.json`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			img, err := a.openImage(args)
+			if err != nil {
+				return err
+			}
+			bom, err := img.SBOM()
+			if err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			_, err = a.out.Write(bom)
+			return err
+		},
+	}
+}
+
+func (a *app) imageVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify [IMAGE]", Short: "Read every byte of an image and compare it with what was built", Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			img, err := a.openImage(args)
+			if err != nil {
+				return err
+			}
+			if err := img.Verify(); err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			fmt.Fprintf(a.out, "image %s (%s): every byte is as it was built\n", board.Clean(img.Name), img.ID)
+			return nil
+		},
+	}
 }
 
 func (a *app) imageRemoveCommand() *cobra.Command {

@@ -123,6 +123,7 @@ func (a *app) buildImage(ctx context.Context, opt image.Options) (*image.Image, 
 		if opt.Agent, err = image.FindAgent(); err != nil {
 			return nil, &exit{exitInfrastructure, err}
 		}
+		opt.AgentVersion = version // they are built together
 	}
 	opt.Log = a.log()
 	p := &progress{w: a.err, terminal: isTerminal(a.err)}

@@ -2,7 +2,9 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,10 +30,25 @@ var defaultSources = []string{
 
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+// keys is the keyring that package lists must be signed with.
+func (b *builder) keys() string {
+	if b.keyring != "" {
+		return b.keyring
+	}
+	return debianKeyring
+}
+
+func (b *builder) checkKeys() error {
+	if _, err := os.Stat(b.keys()); err != nil {
+		return &MissingToolError{Tool: b.keys(), Package: toolPackages["debian-keys"]}
+	}
+	return nil
+}
+
 // newApt makes package lists under dir and reads them from the network.
 func (b *builder) newApt(ctx context.Context, dir string) (*apt, error) {
-	if _, err := os.Stat(debianKeyring); err != nil {
-		return nil, &MissingToolError{Tool: debianKeyring, Package: toolPackages["debian-keys"]}
+	if err := b.checkKeys(); err != nil {
+		return nil, err
 	}
 	a := &apt{dir: filepath.Join(dir, "apt"), sources: b.sources(ctx)}
 	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
@@ -41,7 +58,7 @@ func (b *builder) newApt(ctx context.Context, dir string) (*apt, error) {
 	}
 	var list strings.Builder
 	for _, s := range a.sources {
-		list.WriteString(strings.Replace(s, "deb ", "deb [signed-by="+debianKeyring+"] ", 1) + "\n")
+		list.WriteString(strings.Replace(s, "deb ", "deb [signed-by="+b.keys()+"] ", 1) + "\n")
 	}
 	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(list.String()), 0o644); err != nil {
 		return nil, err
@@ -104,6 +121,12 @@ func (a *apt) run(ctx context.Context, dir string, argv ...string) ([]byte, erro
 		"-oAPT::Architectures=amd64",
 		"-oAPT::Sandbox::User=root", // it cannot reach into our directory
 		"-oAcquire::Languages=none",
+		// Whatever the host's configuration allows itself: what goes into an image
+		// is signed by Debian.
+		"-oAPT::Get::AllowUnauthenticated=false",
+		"-oAcquire::AllowInsecureRepositories=false",
+		"-oAcquire::AllowWeakRepositories=false",
+		"-oAcquire::AllowDowngradeToInsecureRepositories=false",
 		"-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
 		"-oAcquire::Retries=3",
 	}
@@ -126,35 +149,42 @@ func (a *apt) dependency(ctx context.Context, meta, prefix string) (string, erro
 	return "", fmt.Errorf("package %s depends on no %s… package", meta, prefix)
 }
 
-// download fetches a package into dir, verified by apt, and returns its path.
-// A package that is there already is not fetched again.
-func (a *apt) download(ctx context.Context, pkg, dir string) (string, error) {
+// download fetches a package into dir and returns its path and its sum, which
+// is the one that the signed lists give. A package that is there already is not
+// fetched again.
+func (a *apt) download(ctx context.Context, pkg, dir string) (path, sum string, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return "", "", err
 	}
 	// 'URI' NAME SIZE SHA256:HASH
 	out, err := a.run(ctx, dir, "apt-get", "download", "--print-uris", pkg)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	fields := strings.Fields(string(out))
 	if len(fields) < 4 || !filepath.IsLocal(fields[1]) || filepath.Base(fields[1]) != fields[1] {
-		return "", fmt.Errorf("apt-get download --print-uris %s said %q", pkg, strings.TrimSpace(string(out)))
+		return "", "", fmt.Errorf("apt-get download --print-uris %s said %q", pkg, strings.TrimSpace(string(out)))
 	}
-	path := filepath.Join(dir, fields[1])
-	want, hashed := strings.CutPrefix(fields[3], "SHA256:")
-	if sum, err := hashFile(path); err == nil && hashed && sum == want {
-		return path, nil
+	path = filepath.Join(dir, fields[1])
+	want, ok := strings.CutPrefix(fields[3], "SHA256:")
+	if !ok || !isHash(want) {
+		return "", "", fmt.Errorf("the package lists give no sha256 for %s, only %q", pkg, fields[3])
+	}
+	if sum, err := hashFile(path); err == nil && sum == want {
+		return path, sum, nil
+	}
+	// What lies there is damaged or of another time; apt would keep it.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", "", err
 	}
 	if _, err := a.run(ctx, dir, "apt-get", "download", pkg); err != nil {
-		return "", fmt.Errorf("downloading %s: %w", pkg, err)
+		return "", "", fmt.Errorf("downloading %s: %w", pkg, err)
 	}
-	sum, err := hashFile(path)
-	if err != nil {
-		return "", err
+	if sum, err = hashFile(path); err != nil {
+		return "", "", err
 	}
-	if hashed && sum != want {
-		return "", fmt.Errorf("%s: sha256 is %s, Debian says %s", path, sum, want)
+	if sum != want {
+		return "", "", fmt.Errorf("%s: sha256 is %s, Debian says %s", path, sum, want)
 	}
-	return path, nil
+	return path, sum, nil
 }

@@ -8,12 +8,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // baseVersion changes whenever the way the root file system is made does, in
 // ways that its package list and script do not show.
-const baseVersion = "1"
+const baseVersion = "2"
 
 const baseName = "base.erofs"
 
@@ -44,12 +45,16 @@ var basePackages = [...]string{
 //go:embed customize.sh
 var customize string
 
-// makeBase runs mmdebstrap and packs the result. $1 is the new root, $2 the
-// file system image, $3 a sources.list; the rest is mmdebstrap's.
+// makeBase runs mmdebstrap, copies out what tells which packages are in the
+// result, and packs it. $1 is the new root, $2 the file system image, $3 a
+// sources.list, $4 where the copies go; the rest is mmdebstrap's.
 const makeBase = `
-root=$1 out=$2 sources=$3
-shift 3
+root=$1 out=$2 sources=$3 about=$4
+shift 4
 mmdebstrap "$@" "$root" "$sources"
+cp "$root/var/lib/dpkg/status" "$about/status"
+cp "$root"/var/lib/apt/lists/*InRelease "$about"
+/usr/lib/apt/apt-helper cat-file "$root"/var/lib/apt/lists/*_Packages* >"$about/Packages"
 mkfs.erofs -zlz4 --quiet "$out" "$root"
 rm -rf -- "$root"
 `
@@ -75,8 +80,8 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	}
 	step := b.step("base")
 	step.detail(0, "starting mmdebstrap")
-	if _, err := os.Stat(debianKeyring); err != nil {
-		return nil, &MissingToolError{Tool: debianKeyring, Package: toolPackages["debian-keys"]}
+	if err := b.checkKeys(); err != nil {
+		return nil, err
 	}
 	// Outside of the layer's directory, since only files are a layer, and
 	// beside it, since that is swept too.
@@ -104,11 +109,15 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	if err := b.checkPackages(ctx, work); err != nil {
 		return nil, err
 	}
+	about := filepath.Join(work, "about")
+	if err := os.Mkdir(about, 0o755); err != nil {
+		return nil, err
+	}
 	packages := slices.Concat(basePackages[:], b.opt.Packages)
 	args := []string{
-		filepath.Join(work, "root"), filepath.Join(dir, baseName), sources,
+		filepath.Join(work, "root"), filepath.Join(dir, baseName), sources, about,
 		"--mode=root", "--variant=minbase", "--format=directory", "--verbose",
-		"--keyring=" + debianKeyring,
+		"--keyring=" + b.keys(),
 		"--include=" + strings.Join(packages, ","),
 		// CI machines live for minutes: no documentation, no fsync.
 		"--dpkgopt=force-unsafe-io",
@@ -131,7 +140,37 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	if _, err := mmdebstrap.run(ctx); err != nil {
 		return nil, err
 	}
-	return progress.version, nil
+	return b.describeBase(dir, about)
+}
+
+// describeBase lists the packages of the root file system.
+func (b *builder) describeBase(dir, about string) (map[string]string, error) {
+	status, err := os.Open(filepath.Join(about, "status"))
+	if err != nil {
+		return nil, err
+	}
+	defer status.Close()
+	lists, err := os.Open(filepath.Join(about, "Packages"))
+	if err != nil {
+		return nil, err
+	}
+	defer lists.Close()
+	packages, err := debPackages(status, lists)
+	if err != nil {
+		return nil, err
+	}
+	from, err := archives(about)
+	if err != nil {
+		return nil, err
+	}
+	if err := writePackages(dir, packages, from); err != nil {
+		return nil, err
+	}
+	info := map[string]string{"packages": strconv.Itoa(len(packages))}
+	for _, a := range from {
+		info[a.Suite] = a.Date
+	}
+	return info, nil
 }
 
 // checkPackages finds out about packages that do not exist in seconds, which
@@ -177,11 +216,10 @@ type debProgress struct {
 	expected int // packages, as a guess until apt says how many there are
 	unpacked int
 	setUp    int
-	version  map[string]string // of each package that was set up
 }
 
 func newDebProgress(step part, expected int) *debProgress {
-	return &debProgress{step: step, expected: max(expected, 1), version: map[string]string{}}
+	return &debProgress{step: step, expected: max(expected, 1)}
 }
 
 var (
@@ -213,7 +251,6 @@ func (d *debProgress) line(line string) {
 		d.step.detail(fraction(), "unpacking "+m[1])
 	} else if m := dpkgSetsUp.FindStringSubmatch(line); m != nil {
 		d.setUp++
-		d.version[strings.TrimSuffix(m[1], ":amd64")] = m[2]
 		d.step.detail(fraction(), "setting up "+m[1])
 	} else if m := mmdebstrapIs.FindStringSubmatch(line); m != nil {
 		text := m[1]

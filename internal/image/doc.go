@@ -8,6 +8,8 @@
 //	base     the read-only root file system: Debian with what workflows expect
 //	tools    the read-only file system for /opt/hearth: Node 20 and 24, npm
 //
+// Each lists what is in it (packages.json), as one of its files.
+//
 // All machines share an image's files; what a job writes goes to a scratch disk
 // of its own ([Scratch]), overlaid by the agent. One initrd serves every
 // driver: virtio-mmio announced by ACPI (QEMU's microvm, Firecracker) and both
@@ -28,20 +30,33 @@
 // # Identity
 //
 // A layer is found by its inputs: what it is made of, the script that makes it,
-// a version to bump when the code does. Its ID is a hash over inputs and
+// a version to bump when the code does; for the tools the pins. Its ID is a hash over inputs and
 // contents, an image's ID one over its layers' IDs; so an ID stands for exact
 // bytes, and what is derived from them ([Image.Template]) can be keyed by it.
 // Package versions are not among the inputs, or every start would have to ask
 // Debian: Options.Refresh does, and yields a new image if anything changed. A
 // new agent costs a new initrd, some milliseconds.
 //
+// # Where it comes from
+//
+// Debian's packages: lists signed by a key of debian-archive-keyring name the
+// sums of all packages. apt (for the kernel) and mmdebstrap's apt (for the base)
+// verify both, whatever the host's configuration would let pass, and whatever
+// keys the host trusts besides. What is installed and in no signed list stops the
+// build. npm's packages: the table in package pin, exact version and sha256, and
+// nothing is unpacked before its sum has been compared.
+//
+// [Image.SBOM] tells it for a given image, out of the layers' own lists. Images
+// from before there were lists stay usable and cannot tell.
+//
 // # Trust
 //
 // Every use compares size, times and inode of each file with what they were
 // when its hash was last compared, and hashes again on any difference
 // ([Image.Verify] always does). A damaged layer is ErrCorrupt with the file's
-// name from [Open], and is built again by [Build]. What apt fetches it checks
-// against Debian's signatures, what npm fetches against the registry's sha512.
+// name from [Open], and is built again by [Build]; so is an image whose manifest
+// names other layers than its ID stands for. The kernel's package, kept for
+// [Image.Extend], is compared with its sum before each use.
 //
 // # Interruption
 //

@@ -121,9 +121,23 @@ func (i *Image) modules(ctx context.Context, want []string) (own []string, added
 		return nil, nil, err
 	}
 	own = strings.Fields(string(order))
-	deb := filepath.Join(i.dir, "debs", layer.Info["package"]+".deb")
-	if _, err := os.Stat(deb); errors.Is(err, fs.ErrNotExist) {
+	list, err := layer.packages()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(list.Packages) != 1 || !filepath.IsLocal(list.Packages[0].Archive) {
+		return nil, nil, fmt.Errorf("%s: %w: it does not name the kernel's package", layer.path(packagesName), ErrCorrupt)
+	}
+	deb := filepath.Join(i.dir, "debs", list.Packages[0].Archive)
+	sum, err := hashFile(deb)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w: the kernel's package is needed again: `hearth image build --refresh` fetches it", err)
+	} else if err != nil {
+		return nil, nil, err
+	}
+	// It was verified when the kernel was taken out of it; that was another day.
+	if sum != list.Packages[0].SHA256 {
+		return nil, nil, fmt.Errorf("%s: %w: sha256 is %s, Debian says %s: `hearth image build --refresh` fetches it again", deb, ErrCorrupt, sum, list.Packages[0].SHA256)
 	}
 	kernel, err := readKernelDeb(ctx, deb)
 	if err != nil {

@@ -22,6 +22,8 @@ type Options struct {
 	Dir string
 	// Agent is the path of the static guest agent (bin/hearth-guest).
 	Agent string
+	// AgentVersion is the agent's version, for people; "" is what its build tells.
+	AgentVersion string
 	// Name is what the image is called in lists; "" is DefaultName, or
 	// DefaultName with the extra packages.
 	Name string
@@ -97,6 +99,15 @@ type manifest struct {
 	Packages []string      `json:"packages,omitempty"`
 	Created  time.Time     `json:"created"`
 	Layers   []layerRecord `json:"layers"`
+}
+
+// imageID is the hash that names an image: its layers' kinds and IDs.
+func imageID(layers []layerRecord) string {
+	ids := []string{}
+	for _, l := range layers {
+		ids = append(ids, l.Kind+" "+l.ID)
+	}
+	return hashStrings("image", "1", ids...)
 }
 
 type layerRecord struct {
@@ -175,6 +186,8 @@ type builder struct {
 	opt   Options
 	kinds []string
 	began time.Time
+	// keyring is what package lists must be signed with; "" is Debian's.
+	keyring string
 
 	mu        sync.Mutex // guards fractions and serialises Progress
 	fractions map[string]float64
@@ -189,14 +202,14 @@ func (b *builder) agentSum(path string) (string, error) {
 }
 
 // inputs returns the hash of what a layer is built from.
-func (b *builder) inputs(kind string, kernel *Layer, agentSum string) string {
+func (b *builder) inputs(kind string, kernel *Layer, agentSum string) (string, error) {
 	switch kind {
 	case "kernel":
-		return kernelInputs()
+		return kernelInputs(), nil
 	case "initrd":
-		return hashStrings("initrd", initrdVersion, kernel.ID, agentSum)
+		return hashStrings("initrd", initrdVersion, kernel.ID, agentSum), nil
 	case "base":
-		return baseInputs(b.opt.Packages)
+		return baseInputs(b.opt.Packages), nil
 	case "tools":
 		return toolsInputs()
 	}
@@ -210,7 +223,11 @@ func (b *builder) lookupAll(agentSum string) ([]*Layer, error) {
 		if len(layers) > 0 {
 			kernel = layers[0]
 		}
-		l, err := b.lookup(kind, b.inputs(kind, kernel, agentSum))
+		inputs, err := b.inputs(kind, kernel, agentSum)
+		if err != nil {
+			return nil, err
+		}
+		l, err := b.lookup(kind, inputs)
 		if err != nil {
 			return nil, err
 		}
@@ -262,7 +279,10 @@ func (b *builder) buildAll(ctx context.Context, agentSum string) ([]*Layer, erro
 
 // layerFor returns a layer from the cache or builds it.
 func (b *builder) layerFor(ctx context.Context, kind string, kernel *Layer, agentSum string) (*Layer, error) {
-	inputs := b.inputs(kind, kernel, agentSum)
+	inputs, err := b.inputs(kind, kernel, agentSum)
+	if err != nil {
+		return nil, err
+	}
 	if !b.opt.Refresh || kind == "initrd" {
 		l, err := b.lookup(kind, inputs)
 		switch {
@@ -329,13 +349,11 @@ func (p part) detail(fraction float64, text string) {
 
 // assemble makes an image of its layers and records it.
 func (b *builder) assemble(layers []*Layer) (*Image, error) {
-	ids := []string{}
 	m := manifest{Version: 1, Name: b.opt.Name, Packages: b.opt.Packages, Created: time.Now().UTC().Truncate(time.Second)}
 	for _, l := range layers {
-		ids = append(ids, l.Kind+" "+l.ID)
 		m.Layers = append(m.Layers, layerRecord{Kind: l.Kind, ID: l.ID, Files: l.Files})
 	}
-	m.ID = hashStrings("image", "1", ids...)
+	m.ID = imageID(m.Layers)
 	if m.Name == "" {
 		m.Name = strings.Join(append([]string{DefaultName}, b.opt.Packages...), "+")
 	}
@@ -346,7 +364,7 @@ func (b *builder) assemble(layers []*Layer) (*Image, error) {
 	path := filepath.Join(b.dir, m.ID, manifestName)
 	if data, err := os.ReadFile(path); err == nil {
 		var old manifest
-		if json.Unmarshal(data, &old) == nil && old.ID == m.ID && old.Name == m.Name {
+		if json.Unmarshal(data, &old) == nil && old.ID == m.ID && old.Name == m.Name && slices.EqualFunc(old.Layers, m.Layers, sameLayer) {
 			img.Created = old.Created
 			b.touch(m.ID)
 			return img, nil
@@ -363,6 +381,10 @@ func (b *builder) assemble(layers []*Layer) (*Image, error) {
 		return nil, err
 	}
 	return img, nil
+}
+
+func sameLayer(a, b layerRecord) bool {
+	return a.Kind == b.Kind && a.ID == b.ID && slices.Equal(a.Files, b.Files)
 }
 
 func newImage(dir string, m manifest, layers []*Layer) *Image {
@@ -426,6 +448,10 @@ func find(manifests []manifest, ref string) (manifest, error) {
 }
 
 func (s *store) open(m manifest) (*Image, error) {
+	path := filepath.Join(s.dir, m.ID, manifestName)
+	if imageID(m.Layers) != m.ID {
+		return nil, fmt.Errorf("%s: %w: its layers are not those of image %.12s: `hearth image build` mends it", path, ErrCorrupt, m.ID)
+	}
 	var layers []*Layer
 	for _, r := range m.Layers {
 		l, err := s.layer(r.Kind, r.ID)
@@ -434,6 +460,10 @@ func (s *store) open(m manifest) (*Image, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w: `hearth image build` mends it", m.Name, err)
+		}
+		// The layer's own list is the one that its ID stands for.
+		if !slices.Equal(r.Files, l.Files) {
+			return nil, fmt.Errorf("%s: %w: it lists other files of the %s than there are: `hearth image build` mends it", path, ErrCorrupt, r.Kind)
 		}
 		layers = append(layers, l)
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // initrdVersion changes whenever the way the initrd is made does.
-const initrdVersion = "1"
+const initrdVersion = "2"
 
 const initrdName = "initrd.cpio"
 
@@ -60,6 +60,13 @@ func (b *builder) buildInitrd(ctx context.Context, dir string, kernel *Layer, ag
 		return nil, err
 	}
 	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	packages, err := goPackages(agent, b.opt.AgentVersion)
+	if err != nil {
+		return nil, err
+	}
+	if err := writePackages(dir, packages, nil); err != nil {
 		return nil, err
 	}
 	return map[string]string{"kernel": kernel.ID}, nil

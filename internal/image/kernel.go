@@ -18,7 +18,7 @@ import (
 const suite = "bookworm"
 
 // kernelVersion changes whenever the way the kernel layer is made does.
-const kernelVersion = "1"
+const kernelVersion = "2"
 
 // kernelMeta is the package whose only content is a dependency on the current
 // kernel.
@@ -51,8 +51,19 @@ func (b *builder) buildKernel(ctx context.Context, dir string) (map[string]strin
 		return nil, err
 	}
 	step.detail(0.3, "downloading "+pkg)
-	deb, err := apt.download(ctx, pkg, filepath.Join(b.dir, "debs"))
+	deb, sum, err := apt.download(ctx, pkg, filepath.Join(b.dir, "debs"))
 	if err != nil {
+		return nil, err
+	}
+	about, err := describeDeb(ctx, deb, sum)
+	if err != nil {
+		return nil, err
+	}
+	lists, err := archives(filepath.Join(apt.dir, "state", "lists"))
+	if err != nil {
+		return nil, err
+	}
+	if err := writePackages(dir, []Package{about}, lists); err != nil {
 		return nil, err
 	}
 	step.detail(0.6, "unpacking "+filepath.Base(deb))
@@ -84,12 +95,29 @@ func (b *builder) buildKernel(ctx context.Context, dir string) (map[string]strin
 	return map[string]string{"package": strings.TrimSuffix(filepath.Base(deb), ".deb"), "release": kernel.release}, nil
 }
 
+// describeDeb makes a Package of a .deb whose sum is known.
+func describeDeb(ctx context.Context, deb, sum string) (Package, error) {
+	out, err := tool{argv: []string{"dpkg-deb", "--field", deb, "Package", "Version", "Architecture", "Source"}}.run(ctx)
+	if err != nil {
+		return Package{}, err
+	}
+	var p Package
+	err = eachStanza(bytes.NewReader(out), func(field map[string]string) error { p = debPackage(field); return nil })
+	p.SHA256, p.Archive = sum, filepath.Base(deb)
+	return p, err
+}
+
+// maxModules bounds what is kept in memory of a kernel package. Debian's cloud
+// kernel has 90 MB of modules.
+const maxModules = 512 << 20
+
 // debKernel is what we want from a kernel package.
 type debKernel struct {
 	release string // 6.1.0-56-cloud-amd64
 	bzImage []byte
 	modules map[string][]byte // by normalised name: those that a boot can need
 	builtin map[string]bool
+	room    int64 // bytes that may still be kept
 }
 
 // readKernelDeb reads a kernel package. All modules are a hundred megabytes;
@@ -110,7 +138,7 @@ func readKernelDeb(ctx context.Context, deb string) (*debKernel, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	k := &debKernel{modules: map[string][]byte{}, builtin: map[string]bool{}}
+	k := &debKernel{modules: map[string][]byte{}, builtin: map[string]bool{}, room: maxModules}
 	readErr := k.readTar(tar.NewReader(out))
 	if readErr != nil {
 		_ = cmd.Process.Kill()
@@ -128,6 +156,12 @@ func readKernelDeb(ctx context.Context, deb string) (*debKernel, error) {
 }
 
 func (k *debKernel) readTar(tr *tar.Reader) error {
+	read := func(size int64) ([]byte, error) {
+		if k.room -= size; k.room < 0 {
+			return nil, errors.New("its kernel and modules are larger than any that were seen")
+		}
+		return io.ReadAll(tr)
+	}
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -143,17 +177,17 @@ func (k *debKernel) readTar(tr *tar.Reader) error {
 		switch {
 		case strings.HasPrefix(name, "/boot/vmlinuz-"):
 			k.release = strings.TrimPrefix(base, "vmlinuz-")
-			if k.bzImage, err = io.ReadAll(tr); err != nil {
+			if k.bzImage, err = read(h.Size); err != nil {
 				return err
 			}
 		case strings.HasSuffix(base, ".ko"):
-			ko, err := io.ReadAll(tr)
+			ko, err := read(h.Size)
 			if err != nil {
 				return err
 			}
 			k.modules[moduleName(base)] = ko
 		case base == "modules.builtin":
-			list, err := io.ReadAll(tr)
+			list, err := read(h.Size)
 			if err != nil {
 				return err
 			}

