@@ -26,7 +26,7 @@ var layers = map[string]layer{
 	"ci":        {},
 	"expr":      {},
 	"text":      {},
-	"mask":      {ours: []string{"text"}},
+	"mask":      {ours: []string{"ci", "text"}},
 	"command":   {ours: []string{"text"}},
 	"guest":     {},
 	"vm":        {},

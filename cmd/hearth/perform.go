@@ -16,6 +16,9 @@ import (
 
 // performOne records, predicts and drives one run, and says what was learned.
 func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *worker.Groups, runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
+	hidden := runner(nil).Hidden()
+	worker.Hide(hidden, c.plan, c.plan.Jobs)
+	c.run.Name = c.plan.Name
 	planned, err := json.Marshal(c.plan)
 	if err != nil {
 		return "", err
@@ -34,7 +37,7 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	c.run = entry.Run
 	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
 	con := &worker.Conductor{
-		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast),
+		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
 		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) },
 	}
 	conclusion, err := con.Drive(ctx, nil)

@@ -72,6 +72,14 @@ func (c Conclusion) Result() string {
 	return string(c)
 }
 
+// Bounds on the outputs of jobs, in bytes: GitHub's, but for the middle one, which
+// is one there as well.
+const (
+	MaxOutput     = 1 << 20  // of one output
+	MaxJobOutputs = 8 << 20  // of all outputs of one job
+	MaxRunOutputs = 50 << 20 // of all jobs of a run
+)
+
 // Event is something that happened on a forge, or that a user asked for, as it
 // is stored: one delivery of a webhook, or one `hearth run`.
 type Event struct {

@@ -8,9 +8,8 @@ import (
 )
 
 // Bounds on what a step may leave in its command files, and set by commands.
-// GitHub's are those of one output (1 MB), of the summary (1 MiB), and of all
-// outputs of a run (50 MB, which is for who runs jobs to count); what a process can
-// be given of variables is Linux's.
+// What a process can be given of variables is Linux's; that of the summary is
+// GitHub's, as those of outputs are (package ci).
 const (
 	// MaxFile is the most that GITHUB_ENV, GITHUB_STATE and GITHUB_PATH may hold.
 	MaxFile = 1 << 20
@@ -18,8 +17,6 @@ const (
 	MaxOutputFile = 8 << 20
 	// MaxSummary is the most that GITHUB_STEP_SUMMARY may hold.
 	MaxSummary = 1 << 20
-	// MaxOutput is the most that one output may hold.
-	MaxOutput = 1 << 20
 	// MaxVariable is the most that "NAME=value" may have: one string that a
 	// process is given.
 	MaxVariable = 128<<10 - 1

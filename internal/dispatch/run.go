@@ -124,7 +124,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		return errors.Join(err, entry.Close())
 	}
 	d.reporters.Go(func() { r.work(d.report) })
-	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
+	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if at != begun {
 		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
 		con.Risk = worker.Risk(entry.Forecast)

@@ -307,6 +307,7 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o 
 	}
 	planned.Trust = string(o.Trust)
 	planned.Limit(d.limit(run.Repository, o.Trust).MaxTimeout.Minutes())
+	worker.Hide(d.runner(*run, nil, o.Trust, repo).Hidden(), planned, planned.Jobs)
 	run.Name, run.Workflow = planned.Name, planned.Workflow
 	for _, j := range planned.Jobs {
 		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {

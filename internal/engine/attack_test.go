@@ -299,7 +299,7 @@ jobs:
 	}
 	b = newBench(t, strings.ReplaceAll(src, "}}${{ steps.a.outputs.a }}", "}}"))
 	b.job.Handed = &Allowance{}
-	b.job.Handed.Take(maxRunOutputs - 1_000_000)
+	b.job.Handed.Take(ci.MaxRunOutputs - 1_000_000)
 	res = b.run()
 	if res.Conclusion != ci.Failure || !strings.HasPrefix(res.Reason, "The outputs of the run's jobs have more than 50 MiB with 'large'") || len(res.Outputs) != 1 {
 		t.Errorf("%s: %q; %d outputs", res.Conclusion, res.Reason, len(res.Outputs))

@@ -195,19 +195,13 @@ type Job struct {
 	Handed *Allowance
 }
 
-// Bounds on the outputs of jobs, as on GitHub.
-const (
-	maxJobOutputs = 8 << 20  // bytes, of one job
-	maxRunOutputs = 50 << 20 // of all jobs of a run
-)
-
 // Allowance is what the jobs of one run may still hand on as outputs. The zero
 // value is that of a run that begins.
 type Allowance struct{ taken atomic.Int64 }
 
 // Take takes n bytes, and reports whether they were there.
 func (a *Allowance) Take(n int) bool {
-	if a.taken.Add(int64(n)) <= maxRunOutputs {
+	if a.taken.Add(int64(n)) <= ci.MaxRunOutputs {
 		return true
 	}
 	a.taken.Add(int64(-n))

@@ -14,6 +14,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/command"
 )
 
@@ -202,7 +203,7 @@ func shortName(s string) string {
 }
 
 func (x *execution) setOutput(name, value string) {
-	if x.keep("output", name, value, command.MaxOutput) {
+	if x.keep("output", name, value, ci.MaxOutput) {
 		x.outputs.set(name, value)
 	}
 }

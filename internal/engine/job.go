@@ -420,12 +420,12 @@ func (r *run) outputs(top *scope) map[string]string {
 			continue
 		}
 		switch sum += len(v); {
-		case len(v) > command.MaxOutput:
-			refuse("The job's output '%s' has %d bytes; an output can have at most %d.", key, len(v), command.MaxOutput)
-		case sum > maxJobOutputs:
-			refuse("The job's outputs have more than %d MiB with '%s': hand files on as artifacts.", maxJobOutputs>>20, key)
+		case len(v) > ci.MaxOutput:
+			refuse("The job's output '%s' has %d bytes; an output can have at most %d.", key, len(v), ci.MaxOutput)
+		case sum > ci.MaxJobOutputs:
+			refuse("The job's outputs have more than %d MiB with '%s': hand files on as artifacts.", ci.MaxJobOutputs>>20, key)
 		case !handed.Take(len(v)):
-			refuse("The outputs of the run's jobs have more than %d MiB with '%s' of this one: hand files on as artifacts.", maxRunOutputs>>20, key)
+			refuse("The outputs of the run's jobs have more than %d MiB with '%s' of this one: hand files on as artifacts.", ci.MaxRunOutputs>>20, key)
 		default:
 			out[key] = v
 		}

@@ -1,18 +1,13 @@
 package engine
 
 import (
-	"encoding/json"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/command"
 	"github.com/hearth-ci/hearth/internal/mask"
 )
-
-// maxField bounds the text fields of a record that a step can fill.
-const maxField = 64 << 10
 
 // emit sends a record of a step, or of the job if x is nil. Every text in it is
 // masked here, so that nothing can be forgotten; text that comes from a stream
@@ -24,62 +19,11 @@ func (r *run) emit(x *execution, rec ci.Record) {
 	if x != nil {
 		rec.Step, rec.StepID = x.number, x.record
 	}
-	r.job.Emit.Emit(Masked(r.mask, rec))
+	r.job.Emit.Emit(r.mask.Record(rec))
 }
 
-// Masked returns rec with every text in it that a job can fill as people see it,
-// without secrets, and bounded. What identifies the run and its jobs stays, and so
-// do the outputs of a job that has ended, which are its results: none of them is
-// handed out that has a secret in it.
-func Masked(set *mask.Set, rec ci.Record) ci.Record {
-	for _, s := range []*string{&rec.Workflow, &rec.Name, &rec.Command, &rec.Reason, &rec.Text, &rec.Title, &rec.Message, &rec.Hint, &rec.File} {
-		*s = clean(set, *s)
-	}
-	if rec.Matrix != nil {
-		if b, err := json.Marshal(rec.Matrix); err == nil && set.Contains(string(b)) {
-			rec.Matrix = map[string]string{"matrix": mask.Mark}
-		}
-	}
-	if len(rec.Outputs) > 0 && rec.Type != ci.JobFinished {
-		shown := map[string]string{}
-		for k, v := range rec.Outputs {
-			shown[set.String(k)] = set.String(v)
-		}
-		rec.Outputs = ci.Brief(shown)
-	}
-	if c := rec.Connection; c != nil {
-		own := *c
-		own.Host, own.IP = clean(set, c.Host), clean(set, c.IP)
-		rec.Connection = &own
-	}
-	if p := rec.Prediction; p != nil {
-		own := *p
-		own.Reasons = slices.Clone(p.Reasons)
-		for i, s := range own.Reasons {
-			own.Reasons[i] = clean(set, s)
-		}
-		rec.Prediction = &own
-	}
-	if e := rec.Explanation; e != nil {
-		own := *e
-		for _, s := range []*string{&own.Text, &own.FixedBy, &own.Fix, &own.Lesson, &own.Advice} {
-			*s = clean(set, *s)
-		}
-		rec.Explanation = &own
-	}
-	return rec
-}
-
-func (r *run) clean(s string) string { return clean(r.mask, s) }
-
-// clean makes text fit for a record: masked, valid, bounded.
-func clean(set *mask.Set, s string) string {
-	s = set.String(s)
-	if len(s) > maxField {
-		s = s[:wholeRunes([]byte(s[:maxField]))] + "…"
-	}
-	return s
-}
+// clean makes text fit for a record.
+func (r *run) clean(s string) string { return r.mask.Field(s) }
 
 // log sends one line of text that was masked already.
 func (r *run) log(x *execution, stream, text string) {
@@ -93,8 +37,8 @@ func (r *run) log(x *execution, stream, text string) {
 // system sends lines that are the runner's own.
 func (r *run) system(x *execution, text string) {
 	for line := range strings.SplitSeq(r.mask.String(text), "\n") {
-		if len(line) > maxField {
-			line = line[:wholeRunes([]byte(line[:maxField]))] + "…"
+		if len(line) > mask.MaxField {
+			line = line[:wholeRunes([]byte(line[:mask.MaxField]))] + "…"
 		}
 		r.log(x, "system", line)
 	}

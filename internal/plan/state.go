@@ -619,12 +619,18 @@ func (s *State) conclude(sc *scope, out *[]Action) {
 	w := s.run.Files[s.run.Calls[sc.call].File].Workflow
 	if t := w.Trigger("workflow_call"); t != nil && len(t.Outputs) > 0 {
 		a.Outputs = make(map[string]string, len(t.Outputs))
+		sum := 0
 		for _, o := range t.Outputs {
 			v, err := o.Value.EvalString(&expr.Env{Contexts: cx})
 			if err != nil {
 				pos, msg := place(err, o.Pos)
 				a.Conclusion = ci.Failure
 				a.Reason = fmt.Sprintf("the output %q of %s: %v", o.Name, w.File, errorAt(pos, "%s", msg))
+				break
+			}
+			if sum += len(v); len(v) > ci.MaxOutput || sum > ci.MaxJobOutputs {
+				a.Conclusion = ci.Failure
+				a.Reason = fmt.Sprintf("the output %q of %s has %d bytes, and all so far %d: at most %d and %d are possible", o.Name, w.File, len(v), sum, ci.MaxOutput, ci.MaxJobOutputs)
 				break
 			}
 			a.Outputs[o.Name] = v

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/plan"
 )
 
@@ -57,8 +59,27 @@ type Conductor struct {
 	Risk func(j *plan.Job) (perSecond float64, known bool)
 	// Before is what ended before: the run is taken up again where it was.
 	Before []Finished
+	// Mask hides what no name of a job or of the run may show; nil hides nothing.
+	Mask *mask.Set
 	// Expanded hears of a run that changed because a matrix became known.
 	Expanded func(*plan.Run) error
+}
+
+// Hide masks the names of a run and of jobs of it, before they are on record: a
+// name can be made of inputs, and of what other jobs hand on.
+func Hide(set *mask.Set, run *plan.Run, jobs []*plan.Job) {
+	run.Name = set.Field(run.Name)
+	for _, j := range jobs {
+		j.Name = set.Field(j.Name)
+	}
+}
+
+// outputsKey finds in a job's context what the jobs of its run may still hand on.
+type outputsKey struct{}
+
+func allowance(ctx context.Context) *engine.Allowance {
+	a, _ := ctx.Value(outputsKey{}).(*engine.Allowance)
+	return a
 }
 
 // message tells the driving goroutine what became of something it started.
@@ -74,8 +95,16 @@ type message struct {
 // soft (may be nil) is what GitHub's cancel button does: jobs with always()
 // still run.
 func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusion, error) {
+	Hide(c.Mask, c.Run, c.Run.Jobs)
 	s := plan.NewState(c.Run)
 	began := time.Now()
+	outputs := &engine.Allowance{}
+	for _, f := range c.Before {
+		for _, v := range f.Outputs {
+			outputs.Take(len(v))
+		}
+	}
+	ctx = context.WithValue(ctx, outputsKey{}, outputs)
 	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref, SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
 	before := map[string]Finished{}
 	lost := "" // the first job that could not be run
@@ -123,6 +152,7 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 			progress = true
 			switch a.Kind {
 			case plan.Expand:
+				Hide(c.Mask, c.Run, a.Jobs)
 				for _, j := range a.Jobs {
 					if _, done := before[j.Key]; !done {
 						c.queued(j)
@@ -236,7 +266,7 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	} else if lost != "" {
 		rec.Reason, rec.Infrastructure = fmt.Sprintf("%s could not be run", lost), true
 	}
-	c.Sink.Emit(rec)
+	c.Sink.Emit(c.Mask.Record(rec))
 	return rec.Conclusion, failure
 }
 
@@ -354,7 +384,7 @@ func (c *Conductor) queued(j *plan.Job) {
 	if j.Matrix.Kind() != expr.KindNull {
 		r.Matrix = j.Matrix
 	}
-	c.Sink.Emit(r)
+	c.Sink.Emit(c.Mask.Record(r))
 }
 
 func (c *Conductor) told(j *plan.Job, out Outcome, d time.Duration) {
@@ -363,5 +393,5 @@ func (c *Conductor) told(j *plan.Job, out Outcome, d time.Duration) {
 	if j.Matrix.Kind() != expr.KindNull {
 		r.Matrix = j.Matrix
 	}
-	c.Sink.Emit(r)
+	c.Sink.Emit(c.Mask.Record(r))
 }

@@ -87,8 +87,10 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	}
 	me := &handed{
 		key: job.Key, records: h.Records, done: make(chan Outcome, 1),
-		base:    ci.Record{Run: h.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name},
-		execute: func(ctx context.Context, sink ci.Sink) Outcome { return h.Run(ctx, sink, run, job, needs) },
+		base: ci.Record{Run: h.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name},
+		execute: func(attempt context.Context, sink ci.Sink) Outcome {
+			return h.Run(context.WithValue(attempt, outputsKey{}, allowance(ctx)), sink, run, job, needs)
+		},
 	}
 	d.mu.Lock()
 	if d.jobs == nil {

@@ -3,10 +3,10 @@ package worker
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,19 +60,24 @@ const releaseTime = 30 * time.Second
 
 // Execute runs one job from the claim of its machine to its release.
 func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
+	// The job's own set is the engine's; what is told about the job from here (its
+	// connections, why it could not run) goes through the same one.
+	masked := &mask.Set{}
+	out := r.execute(ctx, masked, run, job, needs, waits)
+	out.Reason = masked.Field(out.Reason)
+	return out
+}
+
+func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
 	lost := func(what string, err error) Outcome {
 		if ctx.Err() != nil {
 			return Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
 		}
 		return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: what + ": " + err.Error()}
 	}
-	// The job's own set is the engine's; what is told about the job from here (its
-	// connections, why it could not run) goes through the same one.
-	masked, hosts := &mask.Set{}, &mask.Set{}
 	hide := func(secrets map[string]string) error {
 		for name, secret := range secrets {
-			// Names that are asked for are told in lower case.
-			if err := errors.Join(masked.Add(secret), hosts.Add(strings.ToLower(secret))); err != nil {
+			if err := masked.Add(secret); err != nil {
 				return fmt.Errorf("secret %s: %w", name, err)
 			}
 		}
@@ -83,7 +88,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	}
 	secrets, err := run.Secrets(job, r.Secrets)
 	if err != nil {
-		return Outcome{Conclusion: ci.Failure, Reason: masked.String(err.Error())}
+		return Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 	}
 	run, secrets = r.environment(run, job, secrets)
 	if err := hide(secrets); err != nil {
@@ -102,9 +107,7 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: waits,
 		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + pool.MaxLease/8),
 		Network: network.Config{Policy: r.Network, Record: func(c network.Connection) {
-			c.Host = hosts.String(masked.String(c.Host))
-			c.Reason = hosts.String(masked.String(c.Reason))
-			r.connection(job, c)
+			r.Sink.Emit(masked.Record(r.connection(job, c)))
 		}, Log: r.Log},
 	}
 	if r.Image != nil {
@@ -123,27 +126,42 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		if err := lease.Release(stop); err != nil {
 			r.Log.Error("machine not released in order", "machine", lease.ID(), "error", err)
 		}
-		r.machine(job, lease.Session(), "closed", 0)
+		r.Sink.Emit(masked.Record(r.machine(job, lease.Session(), "closed", 0)))
 	}()
 	s := lease.Session()
-	r.machine(job, s, "restored", time.Since(began))
+	r.Sink.Emit(masked.Record(r.machine(job, s, "restored", time.Since(began))))
 	lease.Begin()
 
-	hooks := &hooks{runner: r, run: run, job: job, fate: func() string { return masked.String(lease.Fate()) }}
+	hooks := &hooks{runner: r, run: run, job: job, mask: masked, fate: func() string { return masked.Field(lease.Fate()) }}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
-		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked,
+		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked, Handed: allowance(ctx),
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
 	if err != nil && lease.Err() != nil {
-		r.Log.Warn("the machine was lost", "job", job.Key, "machine", lease.ID(), "error", lease.Err())
+		r.Log.Warn("the machine was lost", "job", job.Key, "machine", lease.ID(), "error", masked.Field(lease.Err().Error()))
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
 	reason := hooks.reason(err != nil, res.Reason)
 	lease.End(end, res.Conclusion.Green(), reason)
 	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: reason, Infrastructure: err != nil, Told: hooks.ended()}
+}
+
+// Hidden is the set of all secrets that jobs of the run may be given, for what is
+// told of the run before they are. One that cannot be masked is not in it, and
+// fails the jobs that it is given to.
+func (r *Runner) Hidden() *mask.Set {
+	set := &mask.Set{}
+	for _, secrets := range append(slices.Collect(maps.Values(r.EnvironmentSecrets)), r.Secrets) {
+		for name, secret := range secrets {
+			if err := set.Add(secret); err != nil && r.Log != nil {
+				r.Log.Warn("a secret cannot be masked", "secret", name, "err", err)
+			}
+		}
+	}
+	return set
 }
 
 // environment adds what a job's deployment environment has. The run given back
@@ -186,14 +204,14 @@ func minutes(m float64) time.Duration {
 	return time.Duration(min(m, 1e5) * float64(time.Minute))
 }
 
-func (r *Runner) machine(job *plan.Job, s pool.Session, action string, took time.Duration) {
-	r.Sink.Emit(ci.Record{Type: ci.MachineRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name,
-		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}})
+func (r *Runner) machine(job *plan.Job, s pool.Session, action string, took time.Duration) ci.Record {
+	return ci.Record{Type: ci.MachineRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name,
+		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}}
 }
 
-// connection tells of a connection, whose texts have been masked: a name that is
-// asked for can hold a secret, it is the easiest way to send one.
-func (r *Runner) connection(job *plan.Job, c network.Connection) {
+// connection tells of a connection. A name that is asked for can hold a secret: it
+// is the easiest way to send one.
+func (r *Runner) connection(job *plan.Job, c network.Connection) ci.Record {
 	rec := ci.Record{Type: ci.ConnectionRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Reason: c.Reason,
 		DurationMS: new(c.Duration.Milliseconds()),
 		Connection: &ci.ConnectionEvent{Host: c.Host, Port: int(c.Port), Proto: c.Proto, Refused: c.Refused, BytesOut: c.BytesOut, BytesIn: c.BytesIn}}
@@ -203,7 +221,7 @@ func (r *Runner) connection(job *plan.Job, c network.Connection) {
 	// The label is "3 Run npm test": see engine.Job.OnStep.
 	number, _, _ := strings.Cut(c.Step, " ")
 	rec.Step, _ = strconv.Atoi(number)
-	r.Sink.Emit(rec)
+	return rec
 }
 
 // hooks stands between the engine and the learner for one job: it keeps the
@@ -213,6 +231,7 @@ type hooks struct {
 	runner *Runner
 	run    *plan.Run
 	job    *plan.Job
+	mask   *mask.Set // nil masks nothing
 
 	// fate says how the machine ended, "" if it lives; nil is not known.
 	fate func() string
@@ -253,6 +272,9 @@ func (r *Runner) Hooks(run *plan.Run, job *plan.Job) interface {
 // tail is how many lines of a step's output are kept for its explanation.
 const tail = 2000
 
+// head is how much is kept of a line.
+const head = 2 << 10
+
 // Emit passes the job's records on.
 func (h *hooks) Emit(rec ci.Record) {
 	// What the runner says itself, the script and its shell, tells nothing of a
@@ -263,7 +285,11 @@ func (h *hooks) Emit(rec ci.Record) {
 		if h.lines == nil {
 			h.lines = map[int][]string{}
 		}
-		l := append(h.lines[rec.Step], rec.Text)
+		text := rec.Text
+		if len(text) > head {
+			text = strings.ToValidUTF8(text[:head], "") // a copy: the rest can go
+		}
+		l := append(h.lines[rec.Step], text)
 		if len(l) > 2*tail {
 			l = append(l[:0:0], l[len(l)-tail:]...)
 		}
@@ -306,7 +332,7 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 	}
 	d := r.Learn.Retry(ctx, f, e)
 	e.Advice = cmp.Or(d.Reason, e.Advice)
-	r.Sink.Emit(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e})
+	r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e}))
 	if d.Act && d.Retry {
 		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}
 	}

@@ -1,0 +1,63 @@
+package mask
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// MaxField bounds the texts of a record that a job can fill, in bytes.
+const MaxField = 64 << 10
+
+// Field is [Set.String] for a text of a record: bounded.
+func (s *Set) Field(text string) string {
+	text = s.String(text)
+	if len(text) > MaxField {
+		text = strings.ToValidUTF8(text[:MaxField], "") + "…"
+	}
+	return text
+}
+
+// Record returns rec with every text in it that a job, a workflow or a repository
+// can fill as people see it, without secrets, and bounded. What identifies the run
+// and its jobs stays, and so do the outputs of a job that has ended, which are its
+// results: none of them is handed out that has a secret in it.
+func (s *Set) Record(rec ci.Record) ci.Record {
+	fields := []*string{&rec.Workflow, &rec.Name, &rec.Command, &rec.Reason, &rec.Text, &rec.Title, &rec.Message, &rec.Hint, &rec.File}
+	if c := rec.Connection; c != nil {
+		own := *c
+		rec.Connection = &own
+		fields = append(fields, &own.Host, &own.IP)
+	}
+	if p := rec.Prediction; p != nil {
+		own := *p
+		own.Reasons = slices.Clone(p.Reasons)
+		rec.Prediction = &own
+		for i := range own.Reasons {
+			fields = append(fields, &own.Reasons[i])
+		}
+	}
+	if e := rec.Explanation; e != nil {
+		own := *e
+		rec.Explanation = &own
+		fields = append(fields, &own.Text, &own.FixedBy, &own.Fix, &own.Lesson, &own.Advice)
+	}
+	for _, f := range fields {
+		*f = s.Field(*f)
+	}
+	if rec.Matrix != nil {
+		if b, err := json.Marshal(rec.Matrix); err != nil || s.Contains(string(b)) {
+			rec.Matrix = Mark
+		}
+	}
+	if len(rec.Outputs) > 0 && rec.Type != ci.JobFinished {
+		shown := map[string]string{}
+		for k, v := range rec.Outputs {
+			shown[s.String(k)] = s.String(v)
+		}
+		rec.Outputs = ci.Brief(shown)
+	}
+	return rec
+}
