@@ -48,6 +48,7 @@ bench: build ## The figures, as tables
 	-bin/hearth bench learn
 	-bin/hearth bench serve
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/expr ./internal/workflow ./internal/plan ./internal/graph ./internal/learn
+	$(GO) test -run '^$$' -bench PushToCheck -benchtime 10x ./internal/dispatch
 
 FUZZTIME ?= 30s
 fuzz: ## Every fuzzer for FUZZTIME (default 30s)

@@ -130,6 +130,21 @@ func TestLayers(t *testing.T) {
 	}
 }
 
+// What is for tests stays in them: the program that people run has no fake GitHub,
+// no fake machines and none of the testing package.
+func TestNothingForTestsInTheProduct(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./cmd/hearth", "./cmd/hearth-guest", ".").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for p := range strings.FieldsSeq(string(out)) {
+		name := short(p)
+		if p == "testing" || p == "net/http/httptest" || strings.HasPrefix(p, module) && strings.HasSuffix(name, "test") {
+			t.Errorf("the product imports %s", p)
+		}
+	}
+}
+
 // find looks a package up, or the nearest listed parent: a package's own
 // sub-packages (fakes, test suites) live in its layer.
 func find(name string) (layer, bool) {

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hearth-ci/hearth/internal/bench"
-	"github.com/hearth-ci/hearth/internal/pool"
 )
 
 func (a *app) benchCommand() *cobra.Command {
@@ -89,15 +88,12 @@ it is met. Exit code 1 if one is not.`,
 		},
 	}
 
-	var serveVMs machineOptions
-	var seconds, pushes int
-	var bare bool
+	var seconds int
 	serving := &cobra.Command{
-		Use: "serve", Short: "The server: deliveries a second, and a push to its check", Args: cobra.NoArgs,
+		Use: "serve", Short: "The server: deliveries a second, and how long an answer takes", Args: cobra.NoArgs,
 		Long: `Measure the server: deliveries that the webhook accepts in a second and how long
-an answer takes, with the database on the disk of the state directory; and the
-time from a signed push to its check in progress, in a real machine, against a
-GitHub inside this process. None of it touches what is on record here.`,
+an answer takes, with the database on the disk of the state directory. None of it
+touches what is on record here.`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			ctx := c.Context()
 			dirs, err := a.dirs()
@@ -109,26 +105,14 @@ GitHub inside this process. None of it touches what is on record here.`,
 				return &exit{exitInfrastructure, err}
 			}
 			defer os.RemoveAll(dir)
-			o := bench.ServeOptions{Dir: dir, Seconds: seconds, Rounds: pushes, Progress: progress, CPUs: serveVMs.cpus, MemoryMiB: serveVMs.memoryMiB}
-			if !bare {
-				serveVMs.warm, serveVMs.max = 1, 1
-				var p *pool.Pool
-				if p, err = a.machines(ctx, dirs, serveVMs); err != nil {
-					return err
-				}
-				defer closePool(p)
-				o.Pool = p
-			}
+			o := bench.ServeOptions{Dir: dir, Seconds: seconds, Progress: progress}
 			defer done()
 			r, err := bench.Serve(ctx, o)
 			done()
 			return report(ctx, r, err)
 		},
 	}
-	a.machineFlags(serving, &serveVMs)
 	serving.Flags().IntVar(&seconds, "seconds", 5, "of each load")
-	serving.Flags().IntVar(&pushes, "pushes", 10, "to their checks")
-	serving.Flags().BoolVar(&bare, "no-machines", false, "leave out what needs machines")
 	c.AddCommand(machines, learning, serving)
 	return c
 }

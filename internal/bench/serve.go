@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,29 +17,17 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/dispatch"
-	"github.com/hearth-ci/hearth/internal/forge/github"
-	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
-	"github.com/hearth-ci/hearth/internal/learn"
-	"github.com/hearth-ci/hearth/internal/pool"
-	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
-	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // ServeOptions say what to measure a server with.
 type ServeOptions struct {
-	Dir string // for the database: on the disk that counts
-	// Pool gives the machines for the figure from the signature to the check; nil
-	// leaves it out.
-	Pool            *pool.Pool
-	CPUs, MemoryMiB int
-	Seconds         int // of each load; 5
-	Rounds          int // pushes to their checks; 10
-	Progress        func(what string)
+	Dir      string // for the database: on the disk that counts
+	Seconds  int    // of each load; 5
+	Progress func(what string)
 }
 
 // The targets: deliveries a second, and ms to the answer.
@@ -53,15 +41,11 @@ const benchSecret = "a secret for the bench"
 // Serve measures the webhook with its database on disk, over HTTP on this
 // host's own network: how many deliveries it takes in a second from eight senders
 // that wait for each answer, and how long an answer takes while 500 a second
-// come. With a pool, it measures the time from a signed push to its check being
-// in progress, that is to the first machine at work, against a GitHub in this
-// process that answers at once.
+// come. The way from a push to its check takes a GitHub: `go test -bench` of
+// package dispatch measures it, against its faithful fake.
 func Serve(ctx context.Context, o ServeOptions) (*Report, error) {
 	if o.Seconds <= 0 {
 		o.Seconds = 5
-	}
-	if o.Rounds <= 0 {
-		o.Rounds = 10
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -69,11 +53,6 @@ func Serve(ctx context.Context, o ServeOptions) (*Report, error) {
 	r := NewReport()
 	if err := deliveries(ctx, o, r); err != nil {
 		return nil, err
-	}
-	if o.Pool != nil {
-		if err := checks(ctx, o, r); err != nil {
-			return nil, err
-		}
 	}
 	return r, nil
 }
@@ -119,8 +98,8 @@ func (s *sender) post(ctx context.Context, body []byte) error {
 	return nil
 }
 
-func hook(s *store.Store, stored func()) *webhook.Handler {
-	return &webhook.Handler{Secret: benchSecret, MaxBody: 25 << 20, Recorder: dispatch.Deliveries{Store: s}, Stored: stored, Log: slog.New(slog.DiscardHandler),
+func hook(s *store.Store) *webhook.Handler {
+	return &webhook.Handler{Secret: benchSecret, MaxBody: 25 << 20, Recorder: dispatch.Deliveries{Store: s}, Log: slog.New(slog.DiscardHandler),
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 }}
 }
 
@@ -131,12 +110,18 @@ func deliveries(ctx context.Context, o ServeOptions, r *Report) error {
 		return err
 	}
 	defer s.Close()
-	server := httptest.NewServer(hook(s, nil))
-	defer server.Close()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: hook(s)}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	defer func() { server.Close(); <-served }()
 	const senders = 8
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	defer transport.CloseIdleConnections()
-	to := &sender{server.URL, &http.Client{Transport: transport, Timeout: 10 * time.Second}}
+	to := &sender{"http://" + listener.Addr().String(), &http.Client{Transport: transport, Timeout: 10 * time.Second}}
 	sha := strings.Repeat("a", 40)
 	template, err := push(1, "owner/repository", sha)
 	if err != nil {
@@ -200,95 +185,5 @@ func deliveries(ctx context.Context, o ServeOptions, r *Report) error {
 		return *err
 	}
 	r.AddP99("delivery to answer at 500/s, p99", "ms", targetDelivery, took)
-	return nil
-}
-
-// checks measures a push on its way to a check in progress.
-func checks(ctx context.Context, o ServeOptions, r *Report) (err error) {
-	s, err := store.Open(ctx, filepath.Join(o.Dir, "checks.db"))
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	gh := githubtest.New()
-	defer gh.Close()
-	app, err := github.New(github.Config{BaseURL: gh.URL, AppID: gh.AppID, Key: gh.Key()})
-	if err != nil {
-		return err
-	}
-	learner, err := learn.Open(ctx, s, learn.Options{})
-	if err != nil {
-		return err
-	}
-	d, err := dispatch.New(dispatch.Config{Store: s, Queue: queue.New(s, queue.Config{}), Forge: app, AppID: gh.AppID, Pool: o.Pool, Labels: []string{"ubuntu-latest"},
-		Machines: 1, Learn: learner, Policy: config.Config{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Repositories: config.Repositories{"owner/*": {}}}.Policy})
-	if err != nil {
-		return err
-	}
-	serving, stop := context.WithCancelCause(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- d.Serve(serving) }()
-	defer func() {
-		stop(worker.ErrStopping)
-		if e := <-ended; err == nil {
-			err = e
-		}
-	}()
-	server := httptest.NewServer(hook(s, d.Wake))
-	defer server.Close()
-	to := &sender{server.URL, &http.Client{Timeout: 10 * time.Second}}
-	const repository = "owner/repository"
-	var queued, started, over []float64
-	for i := range o.Rounds {
-		o.Progress(fmt.Sprintf("push %d of %d to its check", i+1, o.Rounds))
-		sha := githubtest.SHA(fmt.Sprintf("%04d", i))
-		gh.Commit(repository, sha, map[string]string{".github/workflows/ci.yml": "on: push\njobs:\n  one:\n    runs-on: ubuntu-latest\n    steps:\n      - run: echo hello\n"})
-		body, err := push(gh.Installation, repository, sha)
-		if err != nil {
-			return err
-		}
-		// A machine ready, as a server has it between two pushes.
-		for until := time.Now().Add(20 * time.Second); o.Pool.Stats().Warm == 0 && time.Now().Before(until) && ctx.Err() == nil; {
-			time.Sleep(20 * time.Millisecond)
-		}
-		began := time.Now()
-		if err := to.post(ctx, body); err != nil {
-			return err
-		}
-		seen := 0 // how much of the check's history was timed
-		for seen < 3 {
-			select {
-			case <-gh.Changed():
-			case <-time.After(2 * time.Minute):
-				return fmt.Errorf("no check after two minutes: %+v", gh.Checks())
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			all := gh.Checks()
-			if len(all) <= i {
-				continue
-			}
-			ms := float64(time.Since(began).Microseconds()) / 1000
-			c := all[i]
-			if seen < 1 {
-				queued, seen = append(queued, ms), 1
-			}
-			if seen < 2 && c.Status != "queued" {
-				started, seen = append(started, ms), 2
-			}
-			if seen < 3 && c.Status == "completed" {
-				over, seen = append(over, ms), 3
-				if c.Conclusion != "success" {
-					return fmt.Errorf("the job ended as %s: %s", c.Conclusion, c.Output.Summary)
-				}
-			}
-		}
-	}
-	if v := gh.Violations(); len(v) > 0 {
-		return fmt.Errorf("GitHub would not have it: %s", strings.Join(v, "; "))
-	}
-	r.Add("signature to check queued", "ms", 0, queued)
-	r.Add("signature to check in progress", "ms", 0, started)
-	r.Add("signature to check completed", "ms", 0, over)
 	return nil
 }

@@ -2,14 +2,18 @@ package dispatch
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
@@ -47,9 +51,9 @@ jobs:
           exit 3
 `
 
-// A push, from the webhook to the checks, with a real machine for each job, and
-// the page of the run in a browser.
-func TestRealMachines(t *testing.T) {
+// realMachines opens a pool of QEMU machines of the default image.
+func realMachines(t testing.TB) *pool.Pool {
+	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("SKIPPED, NOT TESTED: no QEMU: apt-get install qemu-system-x86")
 	}
@@ -75,6 +79,12 @@ func TestRealMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("template ready in %v", time.Since(began))
+	return machines
+}
+
+// onMachines starts a server whose jobs run in machines.
+func onMachines(t testing.TB, machines *pool.Pool) *site {
+	t.Helper()
 	s := newForge(t)
 	s.patience = 3 * time.Minute
 	s.start(s.forge(t.TempDir()), func(c *Config) {
@@ -83,8 +93,15 @@ func TestRealMachines(t *testing.T) {
 			return r.Execute(ctx, run, job, needs, nil)
 		}
 	})
+	return s
+}
+
+// A push, from the webhook to the checks, with a real machine for each job, and
+// the page of the run in a browser.
+func TestRealMachines(t *testing.T) {
+	s := onMachines(t, realMachines(t))
 	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": inMachine, "main.go": "package main // of this commit\n"})
-	began = time.Now()
+	began := time.Now()
 	s.deliver("push", s.push(nil))
 	s.until("a check is in progress", func() bool {
 		for _, c := range s.gh.Checks() {
@@ -118,4 +135,45 @@ func TestRealMachines(t *testing.T) {
 		t.Error(text)
 	}
 	screenshot(b, "machine")
+}
+
+// From a signed push to its check in progress, that is to the first machine at
+// work, and to the end of its job, with a machine ready as a server has it
+// between two pushes.
+func BenchmarkPushToCheck(b *testing.B) {
+	machines := realMachines(b)
+	s := onMachines(b, machines)
+	var started, over time.Duration
+	n := 0
+	for b.Loop() {
+		b.StopTimer()
+		n++
+		sha := githubtest.SHA(fmt.Sprintf("%04d", n))
+		s.gh.Commit(hello, sha, map[string]string{".github/workflows/ci.yml": passes})
+		s.until("a machine is ready", func() bool { return machines.Stats().Warm > 0 })
+		body := s.push(map[string]any{"after": sha})
+		b.StartTimer()
+		began, seen, id := time.Now(), false, ci.NewID()
+		s.gh.Send(id, "push", body)
+		if code, answer := s.post("push", id, body, ""); code != http.StatusAccepted {
+			b.Fatalf("%d %v", code, answer)
+		}
+		s.until("the check is over", func() bool {
+			all := s.gh.Checks()
+			if len(all) < n {
+				return false
+			}
+			c := all[n-1]
+			if !seen && c.Status != "queued" {
+				seen, started = true, started+time.Since(began)
+			}
+			if c.Status == "completed" && c.Conclusion != "success" {
+				b.Fatalf("%+v", c)
+			}
+			return c.Status == "completed"
+		})
+		over += time.Since(began)
+	}
+	b.ReportMetric(float64(started.Microseconds())/1000/float64(n), "ms-to-progress")
+	b.ReportMetric(float64(over.Microseconds())/1000/float64(n), "ms-to-end")
 }

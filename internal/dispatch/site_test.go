@@ -165,12 +165,12 @@ func TestMain(m *testing.M) {
 // site is a server with its GitHub, for a test.
 type site struct {
 	*live
-	t        *testing.T
+	t        testing.TB
 	gh       *githubtest.Server
 	patience time.Duration
 }
 
-func newSite(t *testing.T, change func(*Config)) *site {
+func newSite(t testing.TB, change func(*Config)) *site {
 	t.Helper()
 	s := newForge(t)
 	s.start(s.forge(t.TempDir()), change)
@@ -178,7 +178,7 @@ func newSite(t *testing.T, change func(*Config)) *site {
 }
 
 // newForge is a site without a server.
-func newForge(t *testing.T) *site {
+func newForge(t testing.TB) *site {
 	s := &site{t: t, gh: githubtest.New(), patience: patience}
 	t.Cleanup(func() {
 		s.gh.Close()
@@ -257,7 +257,7 @@ func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *pl
 }
 
 // payload reads an example and puts changes into it: "a.b.c" → value.
-func payloadOf(t *testing.T, name string, changes map[string]any) []byte {
+func payloadOf(t testing.TB, name string, changes map[string]any) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name+".json"))
 	if err != nil {
