@@ -562,7 +562,7 @@ func (r *run) extra(x *execution, cond *expr.Expr, do func() outcome) {
 	default:
 		r.emit(x, ci.Record{Type: ci.StepStarted, Name: x.name, Command: x.def.Uses})
 		if r.job.OnStep != nil {
-			r.job.OnStep(fmt.Sprintf("%d %s", x.number, r.clean(x.name)))
+			r.job.OnStep(x.number)
 		}
 		out := x.run(r.hard)
 		x.commit()

@@ -184,9 +184,9 @@ type Job struct {
 	Results Results
 
 	Emit   ci.Sink
-	Hooks  Hooks              // nil is none
-	OnStep func(label string) // labels what follows (connections) with a step; may be nil
-	Log    *slog.Logger       // nil discards
+	Hooks  Hooks            // nil is none
+	OnStep func(number int) // says to which step what follows (connections) belongs; may be nil
+	Log    *slog.Logger     // nil discards
 
 	// Mask takes the secrets; nil makes a set of the job's own.
 	Mask *mask.Set

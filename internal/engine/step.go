@@ -181,7 +181,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 
 	r.emit(x, ci.Record{Type: ci.StepStarted, Name: x.name, Command: stepCommand(s)})
 	if r.job.OnStep != nil {
-		r.job.OnStep(fmt.Sprintf("%d %s", number, r.clean(x.name)))
+		r.job.OnStep(number)
 	}
 	info := StepInfo{Number: number, ID: s.ID, Name: r.clean(x.name), Command: r.clean(stepCommand(s)), Attempt: 1}
 	if err != nil {

@@ -60,7 +60,7 @@ func (n *Network) answerDNS(ctx context.Context, query []byte) []byte {
 	case n.rules.resolve(name) != "":
 		// Of the two questions that every look-up asks, one is recorded.
 		if question.Type != dnsmessage.TypeAAAA {
-			n.record.add(Connection{Step: n.stepLabel(), Host: name, Port: 53, Proto: "dns",
+			n.record.add(Connection{Step: int(n.step.Load()), Host: name, Port: 53, Proto: "dns",
 				Refused: true, Reason: n.rules.resolve(name), Start: time.Now()})
 		}
 		reply.RCode = dnsmessage.RCodeRefused

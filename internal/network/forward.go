@@ -43,7 +43,7 @@ func (n *Network) slot() (release func(), ok bool) {
 // newFlow begins the record of a connection.
 func (n *Network) newFlow(proto string, to netip.AddrPort) (*flow, []string) {
 	names := n.names.lookup(to.Addr())
-	f := &flow{c: Connection{Step: n.stepLabel(), IP: to.Addr(), Port: to.Port(), Proto: proto, Start: time.Now()}}
+	f := &flow{c: Connection{Step: int(n.step.Load()), IP: to.Addr(), Port: to.Port(), Proto: proto, Start: time.Now()}}
 	if len(names) > 0 {
 		f.c.Host = names[len(names)-1]
 	}

@@ -99,7 +99,7 @@ type Network struct {
 	rules    *rules
 	record   *recorder
 	names    *nameTable
-	step     atomic.Pointer[string]
+	step     atomic.Int64
 	stack    *stack.Stack
 	ep       *channel.Endpoint // the stack's end of the cable
 	services map[uint16]*connListener
@@ -227,15 +227,9 @@ func (n *Network) startStack() error {
 	return n.startDNS()
 }
 
-// SetStep names the step that connections opened from now on belong to.
-func (n *Network) SetStep(label string) { n.step.Store(&label) }
-
-func (n *Network) stepLabel() string {
-	if s := n.step.Load(); s != nil {
-		return *s
-	}
-	return ""
-}
+// SetStep says which step, by its number, the connections opened from now on
+// belong to.
+func (n *Network) SetStep(number int) { n.step.Store(int64(number)) }
 
 // Listen waits at a Unix socket for the machine's cable, one at a time, until
 // Close, which removes the socket.

@@ -367,7 +367,7 @@ func TestTCPThrough(t *testing.T) {
 	w := &world{names: map[string][]netip.Addr{"example.com": {netip.MustParseAddr(site)}}}
 	n, rec := newNetwork(t, Config{}, w)
 	w.serveTCP(t, site+":7", echo)
-	n.SetStep("build / test")
+	n.SetStep(7)
 	g := plug(t, n)
 	if ips, code := g.lookup("Example.COM", dnsmessage.TypeA); len(ips) != 1 || ips[0].String() != site {
 		t.Fatalf("%v %v", ips, code)
@@ -392,10 +392,10 @@ func TestTCPThrough(t *testing.T) {
 	if err != nil || !bytes.Equal(got, data) {
 		t.Fatalf("%d bytes back: %v", len(got), err)
 	}
-	n.SetStep("another")
+	n.SetStep(8)
 	c.Close()
 	r := rec.wait(t, func(c Connection) bool { return c.Port == 7 })
-	if r.Step != "build / test" || r.Host != "example.com" || r.IP.String() != site || r.Proto != "tcp" || r.Refused ||
+	if r.Step != 7 || r.Host != "example.com" || r.IP.String() != site || r.Proto != "tcp" || r.Refused ||
 		r.BytesOut != int64(len(data)) || r.BytesIn != int64(len(data)) || r.Duration <= 0 {
 		t.Errorf("%+v", r)
 	}
@@ -720,7 +720,7 @@ func TestUDPThrough(t *testing.T) {
 	defer server.Close()
 	w.servers["udp "+site+":123"] = server.LocalAddr().String()
 	n, rec := newNetwork(t, Config{Limits: Limits{UDPIdle: 200 * time.Millisecond}}, w)
-	n.SetStep("clock")
+	n.SetStep(9)
 	g := plug(t, n)
 	to := full(site + ":123")
 	conn, err := gonet.DialUDP(g.stack, nil, &to, ipv4.ProtocolNumber)
@@ -741,7 +741,7 @@ func TestUDPThrough(t *testing.T) {
 		}
 	}
 	r := rec.wait(t, func(c Connection) bool { return c.Proto == "udp" }) // after the idle time
-	if r.Step != "clock" || r.BytesOut == 0 || r.BytesIn != r.BytesOut+15 {
+	if r.Step != 9 || r.BytesOut == 0 || r.BytesIn != r.BytesOut+15 {
 		t.Errorf("%+v", r)
 	}
 	bad := full("192.168.1.1:53")
@@ -951,11 +951,11 @@ func TestRecordsAreBounded(t *testing.T) {
 	var got []Connection
 	r := newRecorder(func(c Connection) { got = append(got, c) }, 3)
 	for i := range 10 {
-		r.add(Connection{Step: "a", IP: netip.MustParseAddr(site), Port: uint16(i), BytesIn: 1, Start: time.Now()})
+		r.add(Connection{Step: 1, IP: netip.MustParseAddr(site), Port: uint16(i), BytesIn: 1, Start: time.Now()})
 	}
-	r.add(Connection{Step: "b", Start: time.Now()})
+	r.add(Connection{Step: 2, Start: time.Now()})
 	r.flush()
-	if len(got) != 5 || got[4].Dropped != 7 || got[4].BytesIn != 7 || got[4].Step != "a" {
+	if len(got) != 5 || got[4].Dropped != 7 || got[4].BytesIn != 7 || got[4].Step != 1 {
 		t.Errorf("%+v", got)
 	}
 	names := newNameTable(2)

@@ -129,7 +129,7 @@ func TestFromInsideAGuest(t *testing.T) {
 		}
 		return strings.TrimSpace(out.String()), exit.Code
 	}
-	n.SetStep("reachable")
+	n.SetStep(1)
 	const curl = "curl -sS --max-time 20 "
 	for script, want := range map[string]string{
 		curl + "http://site.example/":                                       "the public site",
@@ -144,7 +144,7 @@ func TestFromInsideAGuest(t *testing.T) {
 			t.Errorf("%s: %q, exit %d; want %q", script, out, code, want)
 		}
 	}
-	n.SetStep("refused")
+	n.SetStep(2)
 	_, port, _ := net.SplitHostPort(loopback.Addr().String())
 	for _, address := range []string{"10.0.2.2:" + port, "10.0.2.2:22", "rebind.example:" + port, "inside.example", "192.168.1.1", "172.16.0.1",
 		"10.1.1.1", "100.64.0.1", "169.254.169.254/latest/meta-data/", "nowhere.example"} {
@@ -152,7 +152,7 @@ func TestFromInsideAGuest(t *testing.T) {
 			t.Errorf("%s can be reached: %q", address, out)
 		}
 	}
-	n.SetStep("download")
+	n.SetStep(3)
 	for _, mtu := range []int{1500, 9000} {
 		if out, code := run(fmt.Sprintf("sudo ip link set dev $(ls /sys/class/net | grep -v lo | head -1) mtu %d", mtu)); code != 0 {
 			t.Log(out)
@@ -177,11 +177,11 @@ func TestFromInsideAGuest(t *testing.T) {
 	var seen []string
 	var bytesIn int64
 	for _, r := range records {
-		if r.Step == "download" {
+		if r.Step == 3 {
 			bytesIn += r.BytesIn
 			continue
 		}
-		seen = append(seen, fmt.Sprintf("%s: %s %v:%d refused %v %s", r.Step, r.Host, r.IP, r.Port, r.Refused, r.Reason))
+		seen = append(seen, fmt.Sprintf("%d: %s %v:%d refused %v %s", r.Step, r.Host, r.IP, r.Port, r.Refused, r.Reason))
 	}
 	t.Log(strings.Join(seen, "\n"))
 	for _, want := range []string{"reachable: site.example 93.184.216.34:80 refused false", "refused: rebind.example 127.0.0.1", "refused: inside.example 192.168.1.1:80 refused true private", "169.254.169.254:80 refused true metadata"} {

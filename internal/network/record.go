@@ -12,7 +12,7 @@ import (
 // A Connection is what happened between a guest and one address. A refusal is
 // recorded once per step, address, port and protocol.
 type Connection struct {
-	Step     string        `json:"step"`           // what SetStep said when it was opened
+	Step     int           `json:"step"`           // what SetStep said when it was opened; 0 is none
 	Host     string        `json:"host,omitempty"` // the name this guest resolved to the address, if it did
 	IP       netip.Addr    `json:"ip"`             // invalid for a refused name
 	Port     uint16        `json:"port"`
@@ -32,20 +32,21 @@ type recorder struct {
 	max int
 
 	mu    sync.Mutex
-	count map[string]int         // records by step
-	extra map[string]*Connection // what was beyond, by step
-	seen  map[refusal]struct{}   // refusals recorded already
+	count map[int]int          // records by step
+	extra map[int]*Connection  // what was beyond, by step
+	seen  map[refusal]struct{} // refusals recorded already
 }
 
 // refusal is what makes two refusals the same: a guest that tries again every
 // millisecond makes no more of a record than one that tries once.
 type refusal struct {
-	step, proto, host string
-	to                netip.AddrPort
+	step        int
+	proto, host string
+	to          netip.AddrPort
 }
 
 func newRecorder(out func(Connection), limit int) *recorder {
-	return &recorder{out: out, max: limit, count: map[string]int{}, extra: map[string]*Connection{}, seen: map[refusal]struct{}{}}
+	return &recorder{out: out, max: limit, count: map[int]int{}, extra: map[int]*Connection{}, seen: map[refusal]struct{}{}}
 }
 
 // add passes one connection on, one call at a time.
@@ -64,9 +65,9 @@ func (r *recorder) add(c Connection) {
 			r.seen[key] = struct{}{}
 		}
 	}
-	// Steps are named by us, but how many there are is the workflow's choice.
+	// Steps are numbered by us, but how many there are is the workflow's choice.
 	if len(r.count) > 10_000 {
-		c.Step = ""
+		c.Step = 0
 	}
 	if r.count[c.Step] >= r.max {
 		e := r.extra[c.Step]
@@ -93,7 +94,7 @@ func (r *recorder) flush() {
 		e.Reason = fmt.Sprintf("%d more connections than are recorded for a step", e.Dropped)
 		r.out(*e)
 	}
-	r.extra = map[string]*Connection{}
+	r.extra = map[int]*Connection{}
 }
 
 // flow is a connection under way.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -218,9 +217,7 @@ func (r *Runner) connection(job *plan.Job, c network.Connection) ci.Record {
 	if c.IP.IsValid() {
 		rec.Connection.IP = c.IP.String()
 	}
-	// The label is "3 Run npm test": see engine.Job.OnStep.
-	number, _, _ := strings.Cut(c.Step, " ")
-	rec.Step, _ = strconv.Atoi(number)
+	rec.Step = c.Step
 	return rec
 }
 
