@@ -25,6 +25,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
@@ -51,9 +52,8 @@ machines below /api.
 Settings come from --config FILE (JSON) and HEARTH_* variables; the GitHub App's
 are app_id, app_key_file and HEARTH_WEBHOOK_SECRET. The setting repositories says
 which are served; deliveries of others are refused. Without an App there are the
-pages and the API only. The pages ask nobody who they are: listen where only
-those can reach them who may see the logs, and let GitHub in to
-/webhooks/github alone.
+pages and the API only. The pages want a login as soon as others may reach them
+(an App, or an address that is not loopback): hearth token --login makes one.
 
 The first SIGTERM or Ctrl-C takes nothing new, lets jobs end for half a minute
 and leaves the others in the queue for the next start; the second ends it at once,
@@ -127,6 +127,10 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err != nil {
 		return usage("url: %v", err)
 	}
+	reach, err := network.ParsePolicy(cfg.API.Network)
+	if err != nil {
+		return usage("api.network: %v", err)
+	}
 	hosts, err := door.NewHosts(base, cfg.Hosts)
 	if err != nil {
 		return usage("%v", err)
@@ -163,11 +167,19 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err != nil {
 		return &exit{exitInfrastructure, err}
 	}
+	passes := door.OpenPasses(dirs.Passes())
 	spool := dirs.Spool()
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return &exit{exitInfrastructure, err}
 	}
-	vms := api.New(api.Config{Machines: api.FromPool(machines), Secret: []byte(cfg.JWTSecret), TTL: time.Duration(cfg.SessionTTL), Version: version, Log: log})
+	vms := api.New(api.Config{
+		Machines: api.FromPool(machines), Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
+		Quotas: api.Quotas{
+			VMs: cfg.API.VMs, AllVMs: cfg.API.AllVMs, Executions: cfg.API.Executions, AllExecutions: cfg.API.AllExecutions, Snapshots: cfg.API.Snapshots,
+			AllSnapshots: cfg.API.AllSnapshots, SnapshotBytes: int64(cfg.API.SnapshotSize), AllSnapshotBytes: int64(cfg.API.AllSnapshotSize),
+		},
+		TTL: time.Duration(cfg.SessionTTL), Version: version, Log: log,
+	})
 
 	mux := http.NewServeMux()
 	mux.Handle("/webhooks/github", &webhook.Handler{
@@ -175,7 +187,11 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
-	web.New(dispatch.Pages{Store: s}, version, log).Register(mux)
+	pages := web.Config{Source: dispatch.Pages{Store: s}, Version: version, Log: log}
+	if cfg.Login == "always" || app != nil || !door.Loopback(listener.Addr()) || !door.LoopbackName(base.Hostname()) {
+		pages.Login = &door.Login{Passes: passes, Secure: base.Scheme == "https", TTL: time.Duration(cfg.LoginTTL)}
+	}
+	web.New(pages).Register(mux)
 	vms.Register(mux)
 	doors, err := door.SameOrigin(base, mux, "/api/") // which answers in its own words
 	if err != nil {

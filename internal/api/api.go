@@ -12,9 +12,13 @@
 // # Who may
 //
 // Everything but /health wants a bearer token: a JWT signed with HS256, for this
-// API, that expires (token.go). A token is for everything or for one machine;
+// API, that expires (token.go). A machine belongs to the subject of the token by
+// which it was made, and exists for no other: not in lists, not by its id. A token
+// is for its subject's machines, for one of them, or for everybody's (admin);
 // whoever makes a machine gets one of the second kind with it, so that an agent
-// need not hold more than its own machine's.
+// need not hold more than its own machine's. What is held at once is bounded for a
+// subject and for all (quota.go), bodies and outputs too, and what a machine may
+// reach is never more than the settings say.
 //
 // # A machine's life
 //
@@ -46,7 +50,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
 )
 
@@ -57,6 +63,16 @@ type Config struct {
 	// Secret signs and checks tokens. Without one everything but /health is
 	// refused; New refuses a short one.
 	Secret []byte
+	// Issuers and Audiences are whose tokens are taken, signed with the same
+	// secret, beside Hearth's own ("hearth", "hearth-api"). With "" among them a
+	// token that names none is.
+	Issuers, Audiences []string
+	// Revoked says whether the token of this id (jti) was taken back; nil says that
+	// none was.
+	Revoked func(id string) (bool, error)
+	// Network is the most that a machine may reach, and what it may where a request
+	// does not say.
+	Network network.Policy
 	// TTL is the life of a VM whose request does not say; 1 h. MaxTTL bounds what
 	// a request may say; 6 h.
 	TTL, MaxTTL time.Duration
@@ -67,10 +83,9 @@ type Config struct {
 	MaxBody int64
 	// MaxOutput is how many bytes of each output stream an answer holds; 1 MiB.
 	MaxOutput int
-	// MaxVMs is how many VMs may exist at once by way of the API, and how many
-	// one execution may address; 64. What the host really has is the pool's to
-	// say.
-	MaxVMs int
+	// Quotas bounds what is held at once. What the host really has is the pool's
+	// to say.
+	Quotas Quotas
 	// Version is shown by /health.
 	Version string
 	// Log hears of machines made and released; nil discards.
@@ -111,6 +126,9 @@ func (p poolMachines) Claim(ctx context.Context, r pool.Request) (VM, error) {
 	return l, nil
 }
 
+// writeTime is how long a client may take for an answer.
+const writeTime = time.Minute
+
 // Server answers. Make it with New; end it with Close, after the HTTP server.
 type Server struct {
 	cfg   Config
@@ -118,12 +136,15 @@ type Server struct {
 	start time.Time
 	cors  *http.CrossOriginProtection
 
+	bodies *door.Bodies
+	books  books
+	output store
+
 	wg sync.WaitGroup // a goroutine a machine
 
 	mu       sync.Mutex
 	closed   bool
 	vms      map[string]*machine
-	reserved int      // machines that are being made
 	gone     []ending // released, newest last; bounded
 	executed int
 	failed   int // executions with an exit code that is not 0
@@ -147,10 +168,11 @@ func New(cfg Config) *Server {
 	if cfg.MaxOutput == 0 {
 		cfg.MaxOutput = 1 << 20
 	}
-	if cfg.MaxVMs == 0 {
-		cfg.MaxVMs = 64
-	}
+	cfg.Quotas.defaults()
 	s := &Server{cfg: cfg, log: cfg.Log, start: time.Now(), cors: http.NewCrossOriginProtection(), vms: map[string]*machine{}}
+	// In memory alone: a body may hold secrets.
+	s.bodies = &door.Bodies{Memory: max(16<<20, 2*cfg.MaxBody)}
+	s.books.quotas, s.output.left = cfg.Quotas, cfg.Quotas.AllOutput
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -202,10 +224,19 @@ func (s *Server) guard(handle func(http.ResponseWriter, *http.Request, grant) er
 		}
 		g, err := s.authorize(r)
 		if err != nil {
+			if r.ContentLength != 0 {
+				w.Header().Set("Connection", "close") // what it carries stays unread
+			}
 			s.fail(w, r, err)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, s.cfg.MaxBody)
+		body, err := s.bodies.Take(w, r, s.cfg.MaxBody, g.issuer+" "+g.subject, nil)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		defer body.Close()
+		r.Body = body
 		if err := handle(w, r, g); err != nil {
 			s.fail(w, r, err)
 		}
@@ -263,6 +294,10 @@ func explain(err error) *Error {
 		return e
 	case errors.As(err, &tooLong):
 		return problem(http.StatusRequestEntityTooLarge, "body_too_large", "put large input into a file of the VM, or send less", "the request has more than %d bytes", tooLong.Limit)
+	case errors.Is(err, door.ErrFull):
+		return problem(http.StatusServiceUnavailable, "busy", "try again in a moment", "too many requests with large bodies at once").later(5 * time.Second)
+	case errors.Is(err, door.ErrSlow):
+		return problem(http.StatusRequestTimeout, "too_slow", "send it again, faster", "%v", err)
 	case errors.Is(err, pool.ErrTooLarge):
 		return problem(http.StatusUnprocessableEntity, "too_large", "ask for fewer CPUs or less memory", "%v", err)
 	case errors.Is(err, pool.ErrBusy):
@@ -294,10 +329,20 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func reply(w http.ResponseWriter, status int, v any) {
+	head(w, status)
+	encode(w, v)
+}
+
+func head(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
+}
+
+// encode writes a value, for which the client has a while.
+func encode(w http.ResponseWriter, v any) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	enc.Encode(v) // a client that is gone hears nothing
@@ -310,10 +355,7 @@ func read(r *http.Request, into any, empty bool) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
-	var tooLong *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLong):
-		return err
 	case err == io.EOF && empty:
 		return nil
 	case err == io.EOF:
@@ -342,17 +384,18 @@ func (s *Server) sessions(w http.ResponseWriter, r *http.Request, g grant) error
 	if err := g.everything(); err != nil {
 		return err
 	}
-	all := s.cfg.Machines.Sessions()
-	out := make([]session, len(all))
-	for i, x := range all {
-		out[i] = describe(x)
+	out := []session{}
+	for _, x := range s.cfg.Machines.Sessions() {
+		if o, ours := s.owner(x.ID); g.admin || ours && g.sees(x.ID, o) {
+			out = append(out, describe(x))
+		}
 	}
 	reply(w, http.StatusOK, map[string]any{"sessions": out})
 	return nil
 }
 
 func (s *Server) stats(w http.ResponseWriter, r *http.Request, g grant) error {
-	if err := g.everything(); err != nil {
+	if err := g.all(); err != nil {
 		return err
 	}
 	p := s.cfg.Machines.Stats()

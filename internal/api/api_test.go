@@ -157,6 +157,7 @@ type server struct {
 	api   *Server
 	hosts *hosts
 	token string
+	admin string
 }
 
 func serve(t *testing.T, cfg Config, most int) *server {
@@ -188,11 +189,17 @@ func serve(t *testing.T, cfg Config, most int) *server {
 			t.Errorf("%d machines are left after Close", len(h.live))
 		}
 	})
-	var err error
-	if s.token, err = Token(secret, "test", "", time.Hour); err != nil {
+	s.token, s.admin = token(t, Grant{Subject: "test"}), token(t, Grant{Subject: "root", Admin: true})
+	return s
+}
+
+func token(t *testing.T, g Grant) string {
+	t.Helper()
+	x, err := Sign(secret, g, time.Hour)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return x.Token
 }
 
 type answer struct {
@@ -271,7 +278,7 @@ func TestTokens(t *testing.T) {
 	s := serve(t, Config{}, 4)
 	now := time.Now()
 	good := func(change func(*claims)) claims {
-		c := claims{scopeAll, jwt.RegisteredClaims{Issuer: tokenIssuer, Audience: jwt.ClaimStrings{tokenAudience}, Subject: "x",
+		c := claims{scopeAll, "", jwt.RegisteredClaims{Issuer: tokenIssuer, Audience: jwt.ClaimStrings{tokenAudience}, Subject: "x",
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Hour))}}
 		if change != nil {
 			change(&c)
@@ -301,6 +308,7 @@ func TestTokens(t *testing.T) {
 	}{
 		{"good", whole, 200, ""},
 		{"for one machine", hs(func(c *claims) { c.Scope = "vm:m1" }), 200, ""},
+		{"of nobody", hs(func(c *claims) { c.Subject = "" }), 401, "unauthorized"},
 		{"none at all", "", 401, "unauthorized"},
 		{"rubbish", "abc", 401, "unauthorized"},
 		{"three parts of rubbish", "a.b.c", 401, "unauthorized"},
@@ -360,7 +368,7 @@ func TestTokens(t *testing.T) {
 		secret string
 		ttl    time.Duration
 	}{{"short", time.Hour}, {string(secret), 0}, {string(secret), -1}, {string(secret), MaxTokenAge + 1}} {
-		if _, err := Token([]byte(bad.secret), "", "", bad.ttl); err == nil {
+		if _, err := Sign([]byte(bad.secret), Grant{Subject: "x"}, bad.ttl); err == nil {
 			t.Errorf("a token for %d bytes and %v", len(bad.secret), bad.ttl)
 		}
 	}
@@ -443,7 +451,8 @@ func TestMachine(t *testing.T) {
 	if !found {
 		t.Error("how the session ended is not told:", a.raw)
 	}
-	a = s.ok("GET", "/api/stats", nil)
+	s.do("GET", "/api/stats", s.token, nil).want(403, "wrong_scope")
+	a = s.do("GET", "/api/stats", s.admin, nil)
 	if e := a.body["executions"].(map[string]any); e["total"] != 1.0 || e["nonzero"] != 1.0 || e["errors"] != 0.0 {
 		t.Error(a.raw)
 	}
@@ -560,7 +569,7 @@ func TestSeveral(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	s := serve(t, Config{MaxVMs: 2}, 1)
+	s := serve(t, Config{Quotas: Quotas{AllVMs: 2}}, 1)
 	id, _ := s.vm(nil)
 	a := s.do("POST", "/api/vms", s.token, nil).want(503, "busy")
 	if a.header.Get("Retry-After") == "" {
@@ -685,7 +694,7 @@ func TestClosed(t *testing.T) {
 func TestClip(t *testing.T) {
 	for _, most := range []int{2, 10, 16, 1000} {
 		for _, size := range []int{1, 3, 7, 50} {
-			c := newClip(most)
+			c := newClip(most, &store{left: 1 << 30})
 			var all strings.Builder
 			for i := range 20 {
 				p := strings.Repeat(string(rune('a'+i)), size)

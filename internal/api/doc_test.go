@@ -50,7 +50,7 @@ func TestManual(t *testing.T) {
 	}
 	t.Run("host", func(t *testing.T) {
 		s := serve(t, Config{Version: "test"}, 4)
-		manual(t, s.URL, s.token)
+		manual(t, s.URL, s.token, s.admin)
 	})
 	t.Run("machines", func(t *testing.T) {
 		if testing.Short() {
@@ -63,19 +63,16 @@ func TestManual(t *testing.T) {
 		h := httptest.NewServer(mux)
 		defer h.Close()
 		defer s.Close(context.Background())
-		token, err := Token(secret, "manual", "", time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		manual(t, h.URL, token)
+		own := token(t, Grant{Subject: "manual"})
+		manual(t, h.URL, own, token(t, Grant{Subject: "root", Admin: true}))
 
 		// What stand-ins cannot tell: a rollback brings back what was there, and a
 		// machine whose time is over is gone from the host.
-		c := &server{Server: h, t: t, api: s, token: token}
-		id, own := c.vm(map[string]any{"ttl_seconds": 120, "network": "none"})
+		c := &server{Server: h, t: t, api: s, token: own}
+		id, its := c.vm(map[string]any{"ttl_seconds": 120, "network": "none"})
 		run := func(code string) answer {
 			t.Helper()
-			a := c.do("POST", "/api/llm/execute", own, map[string]any{"language": "bash", "vm_id": id, "code": code})
+			a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "bash", "vm_id": id, "code": code})
 			if a.status != 200 || a.body["exit_code"] != 0.0 {
 				t.Fatal(a.status, a.raw)
 			}
@@ -88,7 +85,7 @@ func TestManual(t *testing.T) {
 		if a := run("cat state; id -un"); a.body["stdout"] != "before\nrunner\n" {
 			t.Error(a.raw)
 		}
-		if a := c.do("POST", "/api/llm/execute", own, map[string]any{"language": "javascript", "vm_id": id, "code": "console.log([1,2].map(x => x * 2))"}); a.body["stdout"] != "[ 2, 4 ]\n" {
+		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "javascript", "vm_id": id, "code": "console.log([1,2].map(x => x * 2))"}); a.body["stdout"] != "[ 2, 4 ]\n" {
 			t.Error(a.raw)
 		}
 		// A machine that dies in the middle is an error, not an exit code.
@@ -99,7 +96,7 @@ func TestManual(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 			m.vm.(*pool.Lease).Machine().Close(context.Background())
 		}()
-		if a := c.do("POST", "/api/llm/execute", own, map[string]any{"language": "sh", "vm_id": id, "code": "sleep 60"}); a.status < 400 || a.body["exit_code"] != nil {
+		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "sh", "vm_id": id, "code": "sleep 60"}); a.status < 400 || a.body["exit_code"] != nil {
 			t.Error(a.status, a.raw)
 		}
 		<-m.done
@@ -112,7 +109,7 @@ func TestManual(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatal("not released")
 		}
-		c.do("GET", "/api/vms/"+short, token, nil).want(410, "vm_gone")
+		c.do("GET", "/api/vms/"+short, own, nil).want(410, "vm_gone")
 	})
 }
 
@@ -146,7 +143,7 @@ func machines(t *testing.T) *pool.Pool {
 	return p
 }
 
-func manual(t *testing.T, url, token string) {
+func manual(t *testing.T, url, token, admin string) {
 	t.Helper()
 	dir := t.TempDir()
 	var script strings.Builder
@@ -159,7 +156,7 @@ func manual(t *testing.T, url, token string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "HEARTH_URL="+url, "TOKEN="+token)
+	cmd.Env = append(os.Environ(), "HEARTH_URL="+url, "TOKEN="+token, "ADMIN="+admin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("the manual's commands: %v\n%s", err, out)
 	}

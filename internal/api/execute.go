@@ -18,6 +18,12 @@ import (
 // Config.MaxBody lets it come.
 const maxCode = 8 << 20
 
+const (
+	maxEnv      = 1000     // variables
+	maxTogether = 16 << 20 // bytes of output of several machines in one answer
+	maxAtOnce   = 32       // executions of one machine
+)
+
 // language is how code of one language is run: from a file of its own, since an
 // argument has at most 128 KiB and standard input belongs to the code.
 type language struct {
@@ -65,6 +71,8 @@ type Execution struct {
 	Signal     string    `json:"signal,omitempty"`    // that ended it
 	TimedOut   bool      `json:"timed_out,omitempty"` // after timeout_seconds
 	Truncated  bool      `json:"truncated,omitempty"` // the output is not all there
+
+	room int // that its output takes
 }
 
 // outcome is one of several: an Execution or an Error.
@@ -96,12 +104,13 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request, g grant) error 
 		if err != nil {
 			return err
 		}
+		most := min(s.cfg.MaxOutput, maxTogether/2/len(all))
 		results := make([]outcome, len(all))
 		var wg sync.WaitGroup
 		for i, m := range all {
 			wg.Go(func() {
 				results[i].VM = m.vm.ID()
-				x, err := s.run(ctx, m, &e, lang, timeout)
+				x, err := s.run(ctx, m, &e, lang, timeout, most)
 				if err != nil {
 					results[i].Failed = explain(err)
 					return
@@ -113,31 +122,51 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request, g grant) error 
 		if e.Count > 0 {
 			s.throwAway(all)
 		}
-		reply(w, http.StatusOK, map[string]any{"results": results})
+		s.replyEach(w, results)
 		return nil
 	case e.VM != "":
 		m, err := s.find(g, e.VM)
 		if err != nil {
 			return err
 		}
-		x, err := s.run(ctx, m, &e, lang, timeout)
+		x, err := s.run(ctx, m, &e, lang, timeout, s.cfg.MaxOutput)
 		if err != nil {
 			return err
 		}
+		defer s.output.give(x.room)
 		reply(w, http.StatusOK, x)
 		return nil
 	}
-	fresh, err := s.fresh(ctx, &e, 1, timeout)
+	fresh, err := s.fresh(ctx, g, &e, 1, timeout)
 	if err != nil {
 		return err
 	}
-	x, err := s.run(ctx, fresh[0], &e, lang, timeout)
+	x, err := s.run(ctx, fresh[0], &e, lang, timeout, s.cfg.MaxOutput)
 	s.throwAway(fresh)
 	if err != nil {
 		return err
 	}
+	defer s.output.give(x.room)
 	reply(w, http.StatusOK, x)
 	return nil
+}
+
+// replyEach answers with one result after the other: as one piece, escaped, they
+// might be many times what they are now.
+func (s *Server) replyEach(w http.ResponseWriter, results []outcome) {
+	head(w, http.StatusOK)
+	fmt.Fprint(w, `{"results":[`)
+	for i := range results {
+		if i > 0 {
+			fmt.Fprint(w, ",")
+		}
+		encode(w, results[i])
+		if x := results[i].Execution; x != nil {
+			s.output.give(x.room)
+		}
+		results[i] = outcome{}
+	}
+	fmt.Fprintln(w, "]}")
 }
 
 // check says what is wrong with a request before any machine is touched.
@@ -175,10 +204,13 @@ func (s *Server) check(e *execution) (language, time.Duration, error) {
 		return bad(fmt.Sprintf("want 0 (for %.0f) to %.0f", s.cfg.Timeout.Seconds(), most.Seconds()), "timeout_seconds is %v", e.Timeout)
 	case e.WorkingDir != "" && (!strings.HasPrefix(e.WorkingDir, "/") || strings.ContainsRune(e.WorkingDir, 0)):
 		return bad("give an absolute path inside the VM, or leave it out for /home/runner", "working_dir %q is not an absolute path", e.WorkingDir)
-	case e.Count < 0 || e.Count > s.cfg.MaxVMs || len(e.VMs) > s.cfg.MaxVMs:
-		return bad(fmt.Sprintf("want at most %d", s.cfg.MaxVMs), "too many VMs at once: %d", max(e.Count, len(e.VMs)))
+	case e.Count < 0 || e.Count > s.cfg.Quotas.VMs || len(e.VMs) > s.cfg.Quotas.AllVMs:
+		return bad(fmt.Sprintf("want at most %d", s.cfg.Quotas.VMs), "too many VMs at once: %d", max(e.Count, len(e.VMs)))
 	case (e.VM != "" || len(e.VMs) > 0) && e.order != (order{}):
 		return bad("leave them out, or leave vm_id out", "name, cpus, memory_mib, network and ttl_seconds are for a new VM")
+	}
+	if len(e.Env) > maxEnv {
+		return bad(fmt.Sprintf("want at most %d", maxEnv), "env has %d entries", len(e.Env))
 	}
 	for k, v := range e.Env {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
@@ -200,7 +232,7 @@ func (s *Server) check(e *execution) (language, time.Duration, error) {
 // several finds the machines that are asked for, or makes them: all or none.
 func (s *Server) several(ctx context.Context, g grant, e *execution, timeout time.Duration) ([]*machine, error) {
 	if e.Count > 0 {
-		return s.fresh(ctx, e, e.Count, timeout)
+		return s.fresh(ctx, g, e, e.Count, timeout)
 	}
 	var all []*machine
 	for _, id := range e.VMs {
@@ -214,7 +246,7 @@ func (s *Server) several(ctx context.Context, g grant, e *execution, timeout tim
 }
 
 // fresh makes n machines that live as long as the code may run.
-func (s *Server) fresh(ctx context.Context, e *execution, n int, timeout time.Duration) ([]*machine, error) {
+func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeout time.Duration) ([]*machine, error) {
 	o := e.order
 	if o.TTLSeconds == 0 {
 		o.TTLSeconds = min(timeout+time.Minute, s.cfg.MaxTTL).Seconds()
@@ -226,7 +258,7 @@ func (s *Server) fresh(ctx context.Context, e *execution, n int, timeout time.Du
 	all, errs := make([]*machine, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { all[i], errs[i] = s.make(ctx, o.Name, req) })
+		wg.Go(func() { all[i], errs[i] = s.make(ctx, g.owner, o.Name, req) })
 	}
 	wg.Wait()
 	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })
@@ -255,8 +287,13 @@ func (s *Server) throwAway(all []*machine) {
 	}
 }
 
-// run runs the code in one machine.
-func (s *Server) run(ctx context.Context, m *machine, e *execution, lang language, timeout time.Duration) (x *Execution, err error) {
+// run runs the code in one machine. What its output takes of s.output is the
+// caller's to give back.
+func (s *Server) run(ctx context.Context, m *machine, e *execution, lang language, timeout time.Duration, most int) (x *Execution, err error) {
+	if err := s.books.take(m.owner, use{runs: 1}); err != nil {
+		return nil, err
+	}
+	defer s.books.give(m.owner, use{runs: 1})
 	if err := m.enter(false); err != nil {
 		return nil, err
 	}
@@ -285,7 +322,12 @@ func (s *Server) run(ctx context.Context, m *machine, e *execution, lang languag
 		defer cancel()
 		client.Remove(ctx, file)
 	}()
-	stdout, stderr := newClip(s.cfg.MaxOutput), newClip(s.cfg.MaxOutput)
+	stdout, stderr := newClip(most, &s.output), newClip(most, &s.output)
+	defer func() {
+		if err != nil {
+			s.output.give(stdout.taken + stderr.taken)
+		}
+	}()
 	env := []string{toolPath, "LANG=C.UTF-8"}
 	for k, v := range e.Env {
 		env = append(env, k+"="+v)
@@ -305,7 +347,7 @@ func (s *Server) run(ctx context.Context, m *machine, e *execution, lang languag
 	x.DurationMS = x.Completed.Sub(x.Started).Milliseconds()
 	x.ExitCode, x.Signal, x.TimedOut = end.Code, end.Signal, end.TimedOut
 	x.Stdout, x.Stderr = stdout.String(), stderr.String()
-	x.Truncated = stdout.cut() || stderr.cut()
+	x.Truncated, x.room = stdout.cut() || stderr.cut(), stdout.taken+stderr.taken
 	code = &end.Code
 	s.log.Debug("executed", "vm", x.VM, "execution", x.ID, "agent", e.Agent, "language", lang.names[0], "exit", x.ExitCode, "took", end.Duration)
 	return x, nil

@@ -25,6 +25,7 @@ const (
 type machine struct {
 	server *Server
 	vm     VM
+	owner  owner
 	name   string
 	policy network.Policy
 
@@ -39,11 +40,14 @@ type machine struct {
 	exclusive bool // a snapshot or a rollback is under way
 	last      *int // exit code of the last execution
 	shots     []*shot
+	held      use  // of the snapshots
+	over      bool // held was given back
 }
 
 // ending is what is remembered of a machine that is no more.
 type ending struct {
 	id, reason string
+	owner      owner
 	at         time.Time
 }
 
@@ -53,6 +57,7 @@ type shot struct {
 	VM         string    `json:"vm_id"`
 	Created    time.Time `json:"created_at"`
 	DurationMS int64     `json:"duration_ms"`
+	Bytes      int64     `json:"bytes"` // on the server's disk
 
 	point *pool.Checkpoint
 }
@@ -107,9 +112,15 @@ func (s *Server) request(o order) (pool.Request, error) {
 	bad := func(hint, format string, args ...any) (pool.Request, error) {
 		return pool.Request{}, problem(http.StatusBadRequest, "bad_request", hint, format, args...)
 	}
-	policy, err := network.ParsePolicy(o.Network)
-	if err != nil {
-		return bad(`want "default", "none" or "allow:HOST,HOST"`, "network: %v", err)
+	policy := s.cfg.Network
+	if o.Network != "" && o.Network != "default" {
+		var err error
+		if policy, err = network.ParsePolicy(o.Network); err != nil {
+			return bad(`want "default", "none" or "allow:HOST,HOST"`, "network: %v", err)
+		}
+		if err := policy.Within(s.cfg.Network); err != nil {
+			return pool.Request{}, problem(http.StatusForbidden, "network_refused", "ask for less, or have the server's api.network say more", "network: %v", err)
+		}
 	}
 	if o.CPUs < 0 || o.MemoryMiB < 0 || o.MemoryMiB > 0 && o.MemoryMiB < 128 {
 		return bad("leave them out for the default, or ask for 1 CPU and 128 MiB or more", "a VM of %d CPUs and %d MiB makes no sense", o.CPUs, o.MemoryMiB)
@@ -128,29 +139,26 @@ func (s *Server) request(o order) (pool.Request, error) {
 }
 
 // make claims a machine and watches over it until it is released.
-func (s *Server) make(ctx context.Context, name string, r pool.Request) (*machine, error) {
+func (s *Server) make(ctx context.Context, o owner, name string, r pool.Request) (*machine, error) {
 	s.mu.Lock()
-	switch {
-	case s.closed:
+	if s.closed {
 		s.mu.Unlock()
 		return nil, pool.ErrClosed
-	case len(s.vms)+s.reserved >= s.cfg.MaxVMs:
-		n := len(s.vms)
-		s.mu.Unlock()
-		return nil, problem(http.StatusTooManyRequests, "too_many_vms", "delete some: GET /api/vms lists them", "there are %d VMs, and no more may be made over the API", n).later(30 * time.Second)
 	}
-	s.reserved++
 	s.wg.Add(1) // before Close can wait
 	s.mu.Unlock()
-	vm, err := s.cfg.Machines.Claim(ctx, r)
-	s.mu.Lock()
-	s.reserved--
-	if err != nil {
-		s.mu.Unlock()
+	if err := s.books.take(o, use{vms: 1}); err != nil {
 		s.wg.Done()
 		return nil, err
 	}
-	m := &machine{server: s, vm: vm, name: name, policy: r.Network.Policy, ended: make(chan struct{}), done: make(chan struct{})}
+	vm, err := s.cfg.Machines.Claim(ctx, r)
+	if err != nil {
+		s.books.give(o, use{vms: 1})
+		s.wg.Done()
+		return nil, err
+	}
+	s.mu.Lock()
+	m := &machine{server: s, vm: vm, owner: o, name: name, policy: r.Network.Policy, ended: make(chan struct{}), done: make(chan struct{})}
 	s.vms[vm.ID()] = m
 	closed := s.closed
 	s.mu.Unlock()
@@ -159,7 +167,7 @@ func (s *Server) make(ctx context.Context, name string, r pool.Request) (*machin
 		m.end("the server ended")
 		return nil, pool.ErrClosed
 	}
-	s.log.Info("VM made", "vm", vm.ID(), "name", name, "delete_by", r.Deadline)
+	s.log.Info("VM made", "vm", vm.ID(), "name", name, "subject", o.subject, "delete_by", r.Deadline)
 	return m, nil
 }
 
@@ -193,11 +201,17 @@ func (m *machine) watch() {
 	}
 	s.mu.Lock()
 	delete(s.vms, m.vm.ID())
-	s.gone = append(s.gone, ending{m.vm.ID(), m.reason, time.Now()})
+	s.gone = append(s.gone, ending{m.vm.ID(), m.reason, m.owner, time.Now()})
 	if len(s.gone) > maxGone {
 		s.gone = slices.Delete(s.gone, 0, len(s.gone)-maxGone)
 	}
 	s.mu.Unlock()
+	m.mu.Lock()
+	held := m.held
+	m.over = true
+	m.mu.Unlock()
+	held.vms = 1
+	s.books.give(m.owner, held)
 	s.log.Info("VM released", "vm", m.vm.ID(), "reason", m.reason)
 	close(m.done)
 }
@@ -221,14 +235,29 @@ func (m *machine) release(ctx context.Context, reason string) error {
 	}
 }
 
-// find returns a machine that a token allows.
+// owner is whose a machine of this id is or was, if it is one of ours.
+func (s *Server) owner(id string) (owner, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.vms[id]; ok {
+		return m.owner, true
+	}
+	for _, e := range s.gone {
+		if e.id == id {
+			return e.owner, true
+		}
+	}
+	return owner{}, false
+}
+
+// find returns a machine that a token allows. Those of others do not exist.
 func (s *Server) find(g grant, id string) (*machine, error) {
 	if err := g.machine(id); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m, ok := s.vms[id]; ok {
+	if m, ok := s.vms[id]; ok && g.sees(id, m.owner) {
 		select {
 		case <-m.ended:
 			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s is being released: %s", id, m.reason)
@@ -237,17 +266,20 @@ func (s *Server) find(g grant, id string) (*machine, error) {
 		}
 	}
 	for _, e := range s.gone {
-		if e.id == id {
+		if e.id == id && g.sees(id, e.owner) {
 			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released at %s: %s", id, e.at.UTC().Format(time.RFC3339), e.reason)
 		}
 	}
-	return nil, problem(http.StatusNotFound, "no_such_vm", "GET /api/vms lists the VMs there are", "there is no VM %q", id)
+	return nil, problem(http.StatusNotFound, "no_such_vm", "GET /api/vms lists the VMs there are", "there is no VM %.100q", id)
 }
 
 // enter begins an execution, or an exclusive use that suffers none beside it.
 func (m *machine) enter(exclusive bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !exclusive && m.running >= maxAtOnce {
+		return problem(http.StatusTooManyRequests, "too_many_executions", "wait for some of them to end", "the VM %s is running %d programs, and may run no more", m.vm.ID(), m.running).later(time.Second)
+	}
 	if m.exclusive {
 		return problem(http.StatusConflict, "vm_busy", "try again in a moment", "a snapshot or rollback of the VM %s is under way", m.vm.ID()).later(time.Second)
 	}
@@ -279,7 +311,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, g grant) error {
 	s.mu.Lock()
 	var all []*machine
 	for id, m := range s.vms {
-		if g.vm == "" || g.vm == id {
+		if g.sees(id, m.owner) {
 			all = append(all, m)
 		}
 	}
@@ -311,12 +343,12 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, g grant) error {
 	if err != nil {
 		return err
 	}
-	m, err := s.make(r.Context(), o.Name, req)
+	m, err := s.make(r.Context(), g.owner, o.Name, req)
 	if err != nil {
 		return err
 	}
 	d := m.describe()
-	token, err := Token(s.cfg.Secret, g.who, d.ID, max(time.Until(d.DeleteBy), time.Second))
+	token, err := Sign(s.cfg.Secret, Grant{Subject: g.subject, VM: d.ID, parent: g.id}, max(time.Until(d.DeleteBy), time.Second))
 	if err != nil {
 		return errors.Join(err, m.release(r.Context(), "its token could not be made"))
 	}
@@ -325,7 +357,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, g grant) error {
 		session
 		Token   string    `json:"token"` // good for this machine alone
 		Expires time.Time `json:"token_expires_at"`
-	}{d, token, d.DeleteBy})
+	}{d, token.Token, d.DeleteBy})
 	return nil
 }
 
@@ -396,13 +428,30 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, g grant) error
 	if x.Name == "" {
 		x.Name = x.ID
 	}
-	if x.point, err = m.vm.Snapshot(r.Context()); err != nil {
+	// Until it is there nobody knows how large it is: as large as the memory, as if
+	// all of it were in use.
+	held := use{shots: 1, bytes: int64(m.vm.Session().MemoryMiB) << 20}
+	if err := s.books.take(m.owner, held); err != nil {
 		return err
 	}
-	x.DurationMS = time.Since(x.Created).Milliseconds()
+	if x.point, err = m.vm.Snapshot(r.Context()); err != nil {
+		s.books.give(m.owner, held)
+		return err
+	}
+	x.DurationMS, x.Bytes = time.Since(x.Created).Milliseconds(), x.point.Bytes()
+	s.books.give(m.owner, use{bytes: held.bytes - x.Bytes})
+	held.bytes = x.Bytes
 	m.mu.Lock()
-	m.shots = append(m.shots, x)
+	over := m.over
+	if !over {
+		m.shots = append(m.shots, x)
+		m.held.add(held, 1)
+	}
 	m.mu.Unlock()
+	if over {
+		s.books.give(m.owner, held)
+		return m.lost(pool.ErrClosed)
+	}
 	reply(w, http.StatusCreated, x)
 	return nil
 }

@@ -151,16 +151,6 @@ type Config struct {
 	Doors
 }
 
-// Doors says who may come in, and how much a client may hold. Its settings stand
-// beside the others.
-type Doors struct {
-	// Hosts are names under which this server answers beside the host of url, those
-	// of loopback and the address that a connection comes to: NAME or NAME:PORT.
-	Hosts []string `json:"hosts"`
-	// Connections is how many may be open at once.
-	Connections int `json:"connections"`
-}
-
 // What Jail may be.
 const (
 	JailRequire = "require"
@@ -231,7 +221,7 @@ func Default() Config {
 		SessionTTL: Duration(15 * time.Minute),
 		Learn:      "advise",
 		Retention:  DefaultRetention(),
-		Doors:      Doors{Connections: 1000},
+		Doors:      defaultDoors(),
 	}
 }
 
@@ -288,6 +278,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	text("DRIVER", &c.Driver)
 	text("JAIL", &c.Jail)
 	text("LEARN", &c.Learn)
+	text("LOGIN", &c.Login)
 	if v := getenv("HEARTH_HOSTS"); v != "" {
 		c.Hosts = strings.Split(v, ",")
 	}
@@ -373,9 +364,7 @@ func (c Config) Validate() error {
 		bad("max_body %d: want at least 1024 bytes", c.MaxBody)
 	}
 	errs = append(errs, c.Retention.validate()...)
-	if c.Connections < 16 {
-		bad("connections %d: want at least 16", c.Connections)
-	}
+	errs = append(errs, c.Doors.validate()...)
 	if c.SessionTTL <= 0 {
 		bad("session_ttl must be positive")
 	}

@@ -52,24 +52,6 @@ func (p Pages) Records(ctx context.Context, runID string, after int64, limit int
 	return out, err
 }
 
-// Log reads on in a job's log.
-func (p Pages) Log(ctx context.Context, runID, jobKey string, offset int64, limit int) ([]web.Line, error) {
-	var out []web.Line
-	for l, err := range p.Store.Log(ctx, store.LogQuery{Run: runID, Job: jobKey, Offset: offset}) {
-		if errors.Is(err, store.ErrNotFound) {
-			return out, nil // no such job yet
-		}
-		if err != nil {
-			return out, err
-		}
-		out = append(out, web.Line{Record: l.Record, End: l.End})
-		if len(out) == limit {
-			break
-		}
-	}
-	return out, nil
-}
-
 // LogTail reads the last n lines of a job's log. What it costs does not depend
 // on how long the log is.
 func (p Pages) LogTail(ctx context.Context, runID, jobKey string, n int) (web.Window, error) {
@@ -85,9 +67,9 @@ func window(w store.LogWindow, err error) (web.Window, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		err = nil // no such job yet
 	}
-	out := web.Window{First: w.First, Total: w.Total, End: w.End, Lines: make([]web.Line, len(w.Lines))}
+	out := web.Window{First: w.First, Total: w.Total, Lines: make([]web.Line, len(w.Lines))}
 	for i, l := range w.Lines {
-		out.Lines[i] = web.Line{Record: l.Record, Number: l.Number, End: l.End}
+		out.Lines[i] = web.Line{Record: l.Record, Number: l.Number}
 	}
 	return out, err
 }

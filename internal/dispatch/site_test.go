@@ -112,7 +112,7 @@ func open(f forge, log *slog.Logger, change func(*Config)) (*live, error) {
 	}
 	mux.Handle("/webhooks/github", &webhook.Handler{Secret: secret, MaxBody: 25 << 20, Recorder: Deliveries{s.store}, Log: log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 }, Stored: s.d.Wake})
-	web.New(Pages{s.store}, "test", log).Register(mux)
+	web.New(web.Config{Source: Pages{s.store}, Version: "test", Log: log}).Register(mux)
 	serving, stop := context.WithCancelCause(ctx)
 	done := make(chan error, 1)
 	go func() { done <- s.d.Serve(serving) }()

@@ -93,15 +93,12 @@ func (h *Hosts) Allowed(hostport string, local net.Addr) bool {
 	if err != nil || host == "" {
 		return false
 	}
-	n := name(host)
-	if n == "localhost" {
+	if LoopbackName(host) {
 		return true // of any port: a tunnel has another than this server
 	}
+	n := name(host)
 	if ip, err := netip.ParseAddr(n); err == nil {
 		// An address is no name that somebody else could have point here.
-		if ip.IsLoopback() {
-			return true
-		}
 		if a, ok := local.(*net.TCPAddr); ok && a.AddrPort().Addr().Unmap().WithZone("") == ip.Unmap() {
 			return true
 		}
@@ -166,6 +163,12 @@ func clip(s string, n int) string {
 func Loopback(a net.Addr) bool {
 	t, ok := a.(*net.TCPAddr)
 	return ok && t.IP.IsLoopback()
+}
+
+// LoopbackName says whether a host name is this machine's own.
+func LoopbackName(host string) bool {
+	ip, err := netip.ParseAddr(name(host))
+	return err == nil && ip.IsLoopback() || name(host) == "localhost"
 }
 
 // Client is who a request is from, as far as an address can tell: that of

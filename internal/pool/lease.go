@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -385,6 +386,23 @@ func (l *Lease) Session() Session {
 type Checkpoint struct {
 	lease *Lease
 	dir   string
+}
+
+// Bytes is what the checkpoint takes on disk.
+func (c *Checkpoint) Bytes() int64 {
+	var n int64
+	filepath.WalkDir(c.dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil {
+			return nil // what is gone takes nothing
+		}
+		if info, err := e.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				n += st.Blocks * 512 // a sparse file is larger than what it takes
+			}
+		}
+		return nil
+	})
+	return n
 }
 
 // take holds the machine's course.

@@ -9,9 +9,23 @@
 // is open. There is no build step and nothing from another host: the policy in
 // the headers allows none.
 //
-// Logs can be large and jobs can be fast: a page holds the last [maxLines] lines
-// and says how many came before, the stream sends what was written since in
-// batches, and a slow reader slows nobody but itself.
+// # What a page costs
+//
+// Logs can be large and jobs can be fast, and whoever may look may look often. So
+// what a request costs does not depend on how much there is: a page reads the
+// window of the log that it shows ([maxLines] lines, [maxText] bytes) and links to
+// those before and after, the stream sends what was written since in batches and
+// leaves out what it cannot keep up with, a run's board is kept and goes on from
+// the last record it has seen. Only the plain text of a log is read as a whole,
+// piece by piece as the client takes it. What one client has going at once is
+// bounded, and what all have; a slow reader slows nobody but itself, and not for
+// ever.
+//
+// # Who may look
+//
+// Everybody, or whoever has logged in ([Config].Login; package door). Without a
+// login every page, stream and log is the one page that says how to get one, and
+// goes on from there to where it stands.
 package web
 
 import (
@@ -25,36 +39,48 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/door"
 )
 
 const (
-	maxLines   = 5000
-	maxStreams = 256 // EventSources at once
-	maxRecords = 20000
+	maxLines   = 2000
+	maxText    = 256 << 10 // bytes of a log's text on one page
+	maxLine    = 8 << 10   // bytes of one line of it
+	maxRecords = 20000     // that one request adds to a board
+	maxNotes   = 200
+	maxBoards  = 32 // kept
+	writeTime  = 30 * time.Second
+	readAhead  = 500 // lines of one batch
+)
+
+// What all clients may have going at once, and one of them.
+const (
+	maxStreams, clientStreams = 256, 24
+	maxPages, clientPages     = 48, 24
+	maxLogs, clientLogs       = 8, 3
 )
 
 // ErrNotFound is what a [Source] returns for what does not exist.
 var ErrNotFound = errors.New("not found")
 
-// Line is one log line and the offset behind it.
+// Line is one log line and its place in the log, from 1.
 type Line struct {
 	Record ci.Record
-	Number int64 // its place in the log, from 1; only in a Window
-	End    int64
+	Number int64
 }
 
 // Window is some lines of a job's log, out of Total. First is the number of the
-// first of them, from 1; where to go on with Source.Log is End.
+// first of them, from 1.
 type Window struct {
 	Lines        []Line
 	First, Total int64
-	End          int64
 }
 
 // Event is a delivery and what came of it.
@@ -71,8 +97,11 @@ type Source interface {
 	Run(ctx context.Context, id string) (ci.Run, error)
 	// Records returns a run's records without log lines, after a sequence number.
 	Records(ctx context.Context, runID string, after int64, limit int) ([]ci.Record, error)
-	// Log returns at most limit lines of a job's log from an offset.
-	Log(ctx context.Context, runID, jobKey string, offset int64, limit int) ([]Line, error)
+	// LogTail returns the last n lines of a job's log, LogFrom n lines from a
+	// number on, from 1: fewer where they are long. What either costs does not
+	// depend on how long the log is. Without such a log the window is empty.
+	LogTail(ctx context.Context, runID, jobKey string, n int) (Window, error)
+	LogFrom(ctx context.Context, runID, jobKey string, from int64, n int) (Window, error)
 	// Events returns the newest deliveries, without payloads.
 	Events(ctx context.Context, limit int) ([]Event, error)
 	// Watch receives after the run has changed.
@@ -85,19 +114,30 @@ var templates embed.FS
 //go:embed static
 var static embed.FS
 
+// Config says what a Server shows, and to whom.
+type Config struct {
+	Source  Source
+	Login   *door.Login // nil asks nobody who they are
+	Version string
+	Log     *slog.Logger
+}
+
 // Server serves the pages.
 type Server struct {
 	source  Source
+	login   *door.Login
 	log     *slog.Logger
 	pages   *template.Template
-	streams chan struct{}
 	version string
+	boards  boards
+
+	streams, rendered, logs *door.Slots
 }
 
 // New returns the pages' server.
-func New(source Source, version string, log *slog.Logger) *Server {
+func New(cfg Config) *Server {
 	pages := template.Must(template.New("").Funcs(template.FuncMap{
-		"clean":   board.Clean,
+		"clean":   func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
 		"short":   board.Short,
 		"percent": board.Percent,
 		"word":    func(s ci.Status, c ci.Conclusion, infra bool) string { _, w := board.Mark(s, c, infra); return w },
@@ -133,7 +173,10 @@ func New(source Source, version string, log *slog.Logger) *Server {
 			return s
 		},
 	}).ParseFS(templates, "templates/*.html"))
-	return &Server{source: source, log: log, pages: pages, streams: make(chan struct{}, maxStreams), version: version}
+	return &Server{
+		source: cfg.Source, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
+		streams: door.NewSlots(maxStreams, clientStreams), rendered: door.NewSlots(maxPages, clientPages), logs: door.NewSlots(maxLogs, clientLogs),
+	}
 }
 
 // bar is a prediction to be drawn.
@@ -229,42 +272,75 @@ func (s *Server) Register(mux *http.ServeMux) {
 		panic(err) // the embedded folder is part of the program
 	}
 	mux.Handle("GET /static/", http.StripPrefix("/static/", secure(http.FileServerFS(files))))
-	mux.Handle("GET /{$}", secure(http.HandlerFunc(s.runs)))
-	mux.Handle("GET /events", secure(http.HandlerFunc(s.deliveries)))
-	mux.Handle("GET /runs/{id}", secure(http.HandlerFunc(s.run)))
-	mux.Handle("GET /runs/{id}/events", secure(http.HandlerFunc(s.events)))
-	mux.Handle("GET /runs/{id}/log", secure(http.HandlerFunc(s.rawLog)))
+	page := func(h http.HandlerFunc) http.Handler { return secure(s.member(s.bounded(s.rendered, h))) }
+	mux.Handle("GET /{$}", page(s.runs))
+	mux.Handle("GET /events", page(s.deliveries))
+	mux.Handle("GET /runs/{id}", page(s.run))
+	mux.Handle("GET /runs/{id}/events", secure(s.member(s.bounded(s.streams, s.events))))
+	mux.Handle("GET /runs/{id}/log", secure(s.member(s.bounded(s.logs, s.rawLog))))
+	if s.login != nil {
+		mux.Handle("GET /login", secure(http.HandlerFunc(s.loginPage)))
+		mux.Handle("POST /login", secure(http.HandlerFunc(s.logIn)))
+		mux.Handle("POST /logout", secure(http.HandlerFunc(s.logOut)))
+	}
 }
 
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		next.ServeHTTP(w, r)
 	})
 }
 
+// bounded lets only so many requests at once through to a handler.
+func (s *Server) bounded(slots *door.Slots, next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		release, mine := slots.Take(s.client(r))
+		if release == nil {
+			w.Header().Set("Retry-After", "10")
+			if mine {
+				http.Error(w, "you have too many of these open: close some, or wait a moment", http.StatusTooManyRequests)
+			} else {
+				http.Error(w, "too many people look at this at the moment", http.StatusServiceUnavailable)
+			}
+			return
+		}
+		defer release()
+		// The server's time for reading the request would end what takes longer.
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
+		next(w, r)
+	})
+}
+
 func (s *Server) render(w http.ResponseWriter, status int, page string, data any) {
 	var b bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&b, page, data); err != nil {
-		s.log.Error("page", "page", page, "error", err)
+		s.log.Error("page", "page", page, "err", err)
 		http.Error(w, "the page could not be made", http.StatusInternalServerError)
 		return
 	}
+	s.send(w, status, &b)
+}
+
+func (s *Server) send(w http.ResponseWriter, status int, page *bytes.Buffer) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.WriteHeader(status)
-	w.Write(b.Bytes())
+	w.Write(page.Bytes())
 }
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrNotFound) {
-		s.render(w, http.StatusNotFound, "error.html", map[string]any{"Title": "Not found", "Text": "There is no such run, or it is not on record any more.", "Version": s.version})
+		s.render(w, http.StatusNotFound, "error.html", map[string]any{"Title": "Not found", "Text": "There is no such run, or it is not on record any more.", "Version": s.version, "Login": s.login != nil})
 		return
 	}
-	s.log.Error("page", "path", r.URL.Path, "error", err)
-	s.render(w, http.StatusInternalServerError, "error.html", map[string]any{"Title": "Error", "Text": "The record could not be read. The server's log says why.", "Version": s.version})
+	s.log.Error("page", "path", r.URL.Path, "err", err)
+	s.render(w, http.StatusInternalServerError, "error.html", map[string]any{"Title": "Error", "Text": "The record could not be read. The server's log says why.", "Version": s.version, "Login": s.login != nil})
 }
 
 func (s *Server) runs(w http.ResponseWriter, r *http.Request) {
@@ -277,7 +353,7 @@ func (s *Server) runs(w http.ResponseWriter, r *http.Request) {
 	for _, run := range runs {
 		moving = moving || run.Status != ci.Completed
 	}
-	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Refresh": moving, "Version": s.version})
+	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Refresh": moving, "Version": s.version, "Login": s.login != nil})
 }
 
 // deliveries lists what GitHub delivered, and what came of it: where to look
@@ -292,46 +368,30 @@ func (s *Server) deliveries(w http.ResponseWriter, r *http.Request) {
 	for _, e := range events {
 		moving = moving || e.State == "pending" || e.State == "taken"
 	}
-	s.render(w, http.StatusOK, "events.html", map[string]any{"Title": "Events", "Events": events, "Refresh": moving, "Version": s.version})
+	s.render(w, http.StatusOK, "events.html", map[string]any{"Title": "Events", "Events": events, "Refresh": moving, "Version": s.version, "Login": s.login != nil})
 }
 
 // view is one run as a page shows it.
 type view struct {
 	Title, Version string
-	Refresh        bool
+	Refresh, Login bool
 	Run            ci.Run
-	Board          board.Board
+	Board          *board.Board
+	MoreNotes      int        // than the board shows
 	Open           *board.Job // the job whose log is shown
 	Lines          []row
-	Skipped        int
-	Offset         int64
-	Seq            int64
-	Now            time.Time
+	First, Last    int64 // numbers of the lines shown
+	Total          int64 // how many there are
+	Earlier, Later int64 // from which line to look for them; 0 if there are none
+	Tail           bool  // the end is shown, and may be followed
 }
 
 type row struct {
-	N      int
+	N      int64
 	Step   int
 	Stream string
 	Text   string
 	Group  string // start, end
-}
-
-func (s *Server) board(ctx context.Context, id string, b *board.Board, after int64) (int64, error) {
-	for range maxRecords / 500 {
-		records, err := s.source.Records(ctx, id, after, 500)
-		if err != nil {
-			return after, err
-		}
-		for _, r := range records {
-			b.Apply(r)
-			after = r.Seq
-		}
-		if len(records) < 500 {
-			break
-		}
-	}
-	return after, nil
 }
 
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
@@ -345,19 +405,23 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	v := view{Title: run.Workflow, Version: s.version, Run: run, Now: time.Now()}
-	if v.Seq, err = s.board(ctx, id, &v.Board, 0); err != nil {
+	v := view{Title: run.Workflow, Version: s.version, Login: s.login != nil, Run: run}
+	var page bytes.Buffer
+	err = s.boards.with(ctx, s.source, id, func(b *kept) error {
+		v.Board, v.MoreNotes, v.Open = &b.board, b.moreNotes, open(&b.board, r.URL.Query().Get("job"))
+		if v.Open != nil {
+			from, _ := strconv.ParseInt(r.URL.Query().Get("from"), 10, 64)
+			if err := s.lines(ctx, &v, from); err != nil {
+				return err
+			}
+		}
+		return s.pages.ExecuteTemplate(&page, "run.html", v)
+	})
+	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	v.Open = open(&v.Board, r.URL.Query().Get("job"))
-	if v.Open != nil {
-		if err := s.lines(ctx, &v); err != nil {
-			s.fail(w, r, err)
-			return
-		}
-	}
-	s.render(w, http.StatusOK, "run.html", v)
+	s.send(w, http.StatusOK, &page)
 }
 
 // open picks the job to show: the one asked for, else the first that failed,
@@ -385,30 +449,65 @@ func open(b *board.Board, key string) *board.Job {
 	return best
 }
 
-func (s *Server) lines(ctx context.Context, v *view) error {
-	n := 0
-	for {
-		lines, err := s.source.Log(ctx, v.Run.ID, v.Open.Key, v.Offset, 2000)
-		if err != nil {
-			return err
-		}
-		for _, l := range lines {
-			n++
-			v.Offset = l.End
-			v.Lines = append(v.Lines, rowOf(n, l.Record))
-		}
-		if over := len(v.Lines) - maxLines; over > 0 {
-			v.Lines = append(v.Lines[:0], v.Lines[over:]...)
-			v.Skipped += over
-		}
-		if len(lines) < 2000 {
-			return nil
-		}
+// lines reads the part of the log that a page shows: from a line on, or the end.
+func (s *Server) lines(ctx context.Context, v *view, from int64) error {
+	var w Window
+	var err error
+	if from > 0 {
+		w, err = s.source.LogFrom(ctx, v.Run.ID, v.Open.Key, from, maxLines)
+	} else {
+		w, err = s.source.LogTail(ctx, v.Run.ID, v.Open.Key, maxLines)
 	}
+	if err != nil {
+		return err
+	}
+	v.Lines, v.Total = fit(w.Lines, from <= 0), w.Total
+	if n := len(v.Lines); n > 0 {
+		v.First, v.Last = v.Lines[0].N, v.Lines[n-1].N
+	} else {
+		v.First, v.Last = w.First, w.Total
+	}
+	if v.First > 1 {
+		v.Earlier = max(v.First-maxLines, 1)
+	}
+	if v.Tail = v.Last >= v.Total; !v.Tail {
+		v.Later = v.Last + 1
+	}
+	return nil
 }
 
-func rowOf(n int, r ci.Record) row {
-	o := row{N: n, Step: r.Step, Stream: r.Stream, Text: board.Clean(r.Text)}
+// fit makes rows of lines, of so many as go on a page: the last, or the first.
+func fit(lines []Line, last bool) []row {
+	rows := make([]row, 0, len(lines))
+	left := maxText
+	for i := range lines {
+		l := lines[i]
+		if last {
+			l = lines[len(lines)-1-i]
+		}
+		r := rowOf(l)
+		if left -= len(r.Text); left < 0 && len(rows) > 0 {
+			break
+		}
+		rows = append(rows, r)
+	}
+	if last {
+		slices.Reverse(rows)
+	}
+	return rows
+}
+
+// clip cuts a text and says so.
+func clip(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + fmt.Sprintf(" … %d bytes more", len(text)-most)
+}
+
+func rowOf(l Line) row {
+	r := l.Record
+	o := row{N: l.Number, Step: r.Step, Stream: r.Stream, Text: board.Clean(clip(r.Text, maxLine))}
 	if r.Type == ci.Group {
 		o.Group = r.Stream
 	}
@@ -418,6 +517,7 @@ func rowOf(n int, r ci.Record) row {
 	return o
 }
 
+// rawLog is a job's log as plain text: read as the client takes it.
 func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 	ctx, id, key := r.Context(), r.PathValue("id"), r.URL.Query().Get("job")
 	if !ci.ValidID(id) {
@@ -429,13 +529,20 @@ func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	for offset := int64(0); ; {
-		lines, err := s.source.Log(ctx, id, key, offset, 2000)
-		if err != nil || len(lines) == 0 {
+	w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(w)
+	for from := int64(1); ; {
+		part, err := s.source.LogFrom(ctx, id, key, from, maxLines)
+		if err != nil {
+			s.log.Error("log", "run", id, "err", err)
+			panic(http.ErrAbortHandler) // a cut log must not look like a short one
+		}
+		if len(part.Lines) == 0 {
 			return
 		}
-		for _, l := range lines {
-			offset = l.End
+		out.SetWriteDeadline(time.Now().Add(writeTime))
+		for _, l := range part.Lines {
+			from = l.Number + 1
 			if l.Record.Type == ci.LogLine {
 				if _, err := fmt.Fprintln(w, board.Clean(l.Record.Text)); err != nil {
 					return
@@ -446,19 +553,13 @@ func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 }
 
 // events streams what changes: "board" carries the rendered jobs, "log" new
-// lines of one job as JSON, "end" that nothing more will come.
+// lines of one job as JSON, "end" that nothing more will come. The lines are
+// those after line; without that there are none. Of lines that come faster than
+// they can be sent the last are, and their numbers show what was left out.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	ctx, id := r.Context(), r.PathValue("id")
 	if !ci.ValidID(id) {
 		s.fail(w, r, ErrNotFound)
-		return
-	}
-	select {
-	case s.streams <- struct{}{}:
-		defer func() { <-s.streams }()
-	default:
-		w.Header().Set("Retry-After", "10")
-		http.Error(w, "too many pages follow runs at the moment", http.StatusServiceUnavailable)
 		return
 	}
 	if _, err := s.source.Run(ctx, id); err != nil {
@@ -466,18 +567,16 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	key := r.URL.Query().Get("job")
-	offset, _ := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
-	n, _ := strconv.Atoi(r.URL.Query().Get("line"))
+	n, err := strconv.ParseInt(r.URL.Query().Get("line"), 10, 64)
+	follow := err == nil && n >= 0 && key != ""
 	out := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	changed, stop := s.source.Watch(id)
 	defer stop()
-	var b board.Board
-	seq := int64(-1)
 	send := func(event string, data []byte) error {
-		out.SetWriteDeadline(time.Now().Add(20 * time.Second))
+		out.SetWriteDeadline(time.Now().Add(writeTime))
 		var e bytes.Buffer
 		fmt.Fprintf(&e, "event: %s\n", event)
 		for line := range bytes.Lines(data) {
@@ -493,43 +592,34 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	// a server on another host wakes nobody here, hence the slow second look.
 	slow := time.NewTicker(2 * time.Second)
 	defer slow.Stop()
-	for {
+	for seq := int64(-1); ; {
+		if s.login != nil { // it may have ended meanwhile
+			if _, err := s.login.Who(r); err != nil {
+				return
+			}
+		}
 		run, err := s.source.Run(ctx, id)
 		if err != nil {
 			return
 		}
 		done := run.Status == ci.Completed
-		last := seq
-		if seq, err = s.board(ctx, id, &b, max(seq, 0)); err != nil {
+		var fragment bytes.Buffer
+		err = s.boards.with(ctx, s.source, id, func(b *kept) error {
+			if b.seq == seq {
+				return nil
+			}
+			seq = b.seq
+			return s.pages.ExecuteTemplate(&fragment, "board", view{Run: run, Board: &b.board, MoreNotes: b.moreNotes, Open: open(&b.board, key)})
+		})
+		if err != nil {
+			s.log.Error("fragment", "run", id, "err", err)
 			return
 		}
-		if seq != last {
-			v := view{Run: run, Board: b, Open: open(&b, key), Now: time.Now()}
-			var fragment bytes.Buffer
-			if err := s.pages.ExecuteTemplate(&fragment, "board", v); err != nil {
-				s.log.Error("fragment", "error", err)
-				return
-			}
-			if send("board", fragment.Bytes()) != nil {
-				return
-			}
+		if fragment.Len() > 0 && send("board", fragment.Bytes()) != nil {
+			return
 		}
-		for key != "" {
-			lines, err := s.source.Log(ctx, id, key, offset, 500)
-			if err != nil {
-				return
-			}
-			if len(lines) == 0 {
-				break
-			}
-			rows := make([]row, 0, len(lines))
-			for _, l := range lines {
-				n++
-				offset = l.End
-				rows = append(rows, rowOf(n, l.Record))
-			}
-			data, err := json.Marshal(map[string]any{"lines": rows, "offset": offset})
-			if err != nil || send("log", data) != nil {
+		if follow {
+			if n, err = s.follow(ctx, id, key, n, send); err != nil {
 				return
 			}
 		}
@@ -551,4 +641,30 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+}
+
+// follow sends the lines after n, at most a page of them, and returns the number
+// of the last.
+func (s *Server) follow(ctx context.Context, id, key string, n int64, send func(string, []byte) error) (int64, error) {
+	for sent := 0; sent < maxLines; {
+		w, err := s.source.LogFrom(ctx, id, key, n+1, readAhead)
+		if err == nil && w.Total-n > maxLines { // more than anybody reads
+			n = w.Total - readAhead
+			w, err = s.source.LogFrom(ctx, id, key, n+1, readAhead)
+		}
+		if err != nil || len(w.Lines) == 0 {
+			return n, err
+		}
+		rows := fit(w.Lines, false)
+		data, err := json.Marshal(map[string]any{"lines": rows})
+		if err == nil {
+			err = send("log", data)
+		}
+		if err != nil {
+			return n, err
+		}
+		n = rows[len(rows)-1].N
+		sent += len(rows)
+	}
+	return n, nil
 }

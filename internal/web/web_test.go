@@ -24,6 +24,8 @@ type memory struct {
 	records []ci.Record
 	lines   []Line
 	events  []Event
+	read    int // lines of logs
+	handed  int // records
 	changed chan struct{}
 	broken  error
 }
@@ -54,19 +56,30 @@ func (m *memory) Records(_ context.Context, _ string, after int64, limit int) ([
 			out = append(out, r)
 		}
 	}
+	m.handed += len(out)
 	return out, nil
 }
 
-func (m *memory) Log(_ context.Context, _, job string, offset int64, limit int) ([]Line, error) {
+func (m *memory) LogTail(ctx context.Context, run, job string, n int) (Window, error) {
+	w, _ := m.LogFrom(ctx, run, job, 1, 0)
+	return m.LogFrom(ctx, run, job, max(w.Total-int64(n)+1, 1), n)
+}
+
+func (m *memory) LogFrom(_ context.Context, _, job string, from int64, n int) (Window, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []Line
+	w := Window{First: from}
 	for _, l := range m.lines {
-		if l.End > offset && l.Record.JobKey == job && len(out) < limit {
-			out = append(out, l)
+		if l.Record.JobKey != job {
+			continue
+		}
+		w.Total++
+		if w.Total >= from && len(w.Lines) < n {
+			w.Lines = append(w.Lines, Line{l.Record, w.Total})
 		}
 	}
-	return out, nil
+	m.read += len(w.Lines)
+	return w, nil
 }
 
 func (m *memory) Events(context.Context, int) ([]Event, error) { return m.events, m.broken }
@@ -77,7 +90,7 @@ func (m *memory) emit(r ci.Record) {
 	m.mu.Lock()
 	r.Seq, r.Time = int64(len(m.records)+len(m.lines)+1), time.Now()
 	if r.Type == ci.LogLine {
-		m.lines = append(m.lines, Line{Record: r, End: int64(len(m.lines) + 1)})
+		m.lines = append(m.lines, Line{Record: r})
 	} else {
 		m.records = append(m.records, r)
 	}
@@ -93,7 +106,7 @@ func site(t *testing.T) (*memory, *httptest.Server) {
 	m := &memory{changed: make(chan struct{}, 1)}
 	m.runs = []ci.Run{{ID: ci.NewID(), Number: 7, Workflow: "CI", Name: "<script>alert(1)</script>", Event: "push", Repository: "o/r", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Status: ci.InProgress, Created: time.Now()}}
 	mux := http.NewServeMux()
-	New(m, "test", slog.New(slog.DiscardHandler)).Register(mux)
+	New(Config{Source: m, Version: "test", Log: slog.New(slog.DiscardHandler)}).Register(mux)
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return m, s
@@ -178,12 +191,33 @@ func TestGreenIsSuccess(t *testing.T) {
 func TestLongLog(t *testing.T) {
 	m, s := site(t)
 	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
-	for i := range maxLines + 10 {
-		m.lines = append(m.lines, Line{Record: ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Text: fmt.Sprint("line ", i)}, End: int64(i + 1)})
+	all := 2*maxLines + 10
+	for i := range all {
+		m.lines = append(m.lines, Line{Record: ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Text: fmt.Sprint("line ", i+1)}})
 	}
-	_, body := get(t, s.URL+"/runs/"+m.runs[0].ID)
-	if n := strings.Count(body, `class="line`); n != maxLines || !strings.Contains(body, "10 lines before these") || strings.Contains(body, ">line 9<") || !strings.Contains(body, fmt.Sprintf(">line %d<", maxLines+9)) {
-		t.Errorf("%d lines", n)
+	page := s.URL + "/runs/" + m.runs[0].ID
+	for _, c := range []struct {
+		query       string
+		first, last int
+		links       []string
+		tail        bool
+	}{
+		{"", maxLines + 11, all, []string{"from=11"}, true},
+		{"?job=a&from=11", 11, maxLines + 10, []string{"from=1\"", fmt.Sprintf("from=%d\"", maxLines+11)}, false},
+		{"?job=a&from=1", 1, maxLines, []string{fmt.Sprintf("from=%d\"", maxLines+1)}, false},
+	} {
+		_, body := get(t, page+c.query)
+		if n := strings.Count(body, `class="line`); n != c.last-c.first+1 {
+			t.Errorf("%q: %d lines", c.query, n)
+		}
+		for _, want := range append(c.links, fmt.Sprintf(">line %d<", c.first), fmt.Sprintf(`id="L%d"`, c.first), fmt.Sprintf(">line %d<", c.last), fmt.Sprintf(`data-tail="%v"`, c.tail)) {
+			if !strings.Contains(body, want) {
+				t.Errorf("%q: no %s", c.query, want)
+			}
+		}
+		if strings.Contains(body, "earlier lines") != (c.first > 1) || strings.Contains(body, "later lines") == c.tail {
+			t.Errorf("%q: links", c.query)
+		}
 	}
 }
 
@@ -192,7 +226,7 @@ func TestStream(t *testing.T) {
 	m, s := site(t)
 	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
 	m.emit(ci.Record{Type: ci.LogLine, JobKey: "a", Text: "on the page already"})
-	resp, err := http.Get(s.URL + "/runs/" + m.runs[0].ID + "/events?job=a&offset=1&line=1")
+	resp, err := http.Get(s.URL + "/runs/" + m.runs[0].ID + "/events?job=a&line=1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,9 +8,10 @@
   let job = log ? log.dataset.job : "";
   const lines = log ? log.querySelectorAll(".line") : [];
   const last = lines[lines.length - 1];
-  let n = last ? Number(last.id.slice(1)) : 0;
+  let n = log ? Number(log.dataset.last) : 0;
   let step = last ? Number(last.dataset.step) : 0;
-  const query = new URLSearchParams({ job, offset: log ? log.dataset.offset : "0", line: String(n) });
+  // Whoever reads what came earlier follows the jobs, not the log.
+  const query = new URLSearchParams({ job, line: log && log.dataset.tail === "true" ? String(n) : "" });
   const source = new EventSource(`/runs/${run}/events?${query}`);
   source.addEventListener("board", (e) => {
     document.getElementById("board").innerHTML = e.data; // rendered and escaped by the server
@@ -27,6 +28,13 @@
         h.textContent = `${step} ${name ? name.textContent : ""}`;
         if (step) log.append(h);
       }
+      if (l.N > n + 1) {
+        const p = document.createElement("p");
+        p.className = "dim";
+        p.textContent = `${l.N - n - 1} lines came too fast to show: see the plain text.`;
+        log.append(p);
+      }
+      n = l.N;
       const div = document.createElement("div");
       div.className = `line ${l.Stream}${l.Group ? " group" : ""}`;
       div.id = `L${l.N}`;
