@@ -169,7 +169,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	passes := door.OpenPasses(dirs.Passes())
 	spool := dirs.Spool()
-	if err := os.MkdirAll(spool, 0o700); err != nil {
+	if err := errors.Join(os.RemoveAll(spool), os.MkdirAll(spool, 0o700)); err != nil { // what a process left that died in the wrong moment
 		return &exit{exitInfrastructure, err}
 	}
 	vms := api.New(api.Config{

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +29,7 @@ const serveSecret = "It's a Secret to Everybody"
 type served struct {
 	t      *testing.T
 	cmd    *exec.Cmd
+	people *http.Client // with a login, once they have one
 	url    string
 	mu     sync.Mutex
 	stderr bytes.Buffer
@@ -47,7 +50,11 @@ func (p *place) serve(gh *githubtest.Server) *served {
 	if err := os.WriteFile(file, settings, 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	s := &served{t: p.t, cmd: p.command("serve", "--config", file)}
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	s := &served{t: p.t, cmd: p.command("serve", "--config", file), people: &http.Client{Jar: jar}}
 	s.cmd.Env = append(s.cmd.Env, "HEARTH_WEBHOOK_SECRET="+serveSecret)
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -114,9 +121,26 @@ func (s *served) push(body []byte, signature string) int {
 	return resp.StatusCode
 }
 
+// login lets people in, as they would let themselves in.
+func (s *served) login(p *place) {
+	s.t.Helper()
+	out, err := p.command("token", "--login").Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp, err := s.people.PostForm(s.url+"/login", url.Values{"link": {string(out)}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("%s with %s", resp.Status, out)
+	}
+}
+
 func (s *served) get(path string) string {
 	s.t.Helper()
-	resp, err := http.Get(s.url + path)
+	resp, err := s.people.Get(s.url + path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -180,6 +204,10 @@ jobs:
 	}
 	check := until("in_progress")
 	page := strings.TrimPrefix(check.DetailsURL, s.url)
+	if got := s.get(page); !strings.Contains(got, "hearth token --login") || strings.Contains(got, "of this commit") {
+		t.Errorf("a check's link without a login:\n%s", got)
+	}
+	s.login(p)
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.get(page), "of this commit"); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(s.get(page))
@@ -187,7 +215,9 @@ jobs:
 	}
 	s.end(syscall.SIGKILL)
 
+	people := s.people
 	s = p.serve(gh)
+	s.people = people // whoever was logged in is: cookies know no ports
 	check = until("completed")
 	if check.Conclusion != "success" || strings.Join(check.History, " ") != "queued in_progress completed:success" || check.Name != "CI / slow" {
 		t.Errorf("%+v\n%s", check, s.said())

@@ -202,11 +202,11 @@ func TestAttackBodiesInSum(t *testing.T) {
 	if m := mostDisk.Load(); m > 8<<20 || m == 0 {
 		t.Errorf("%d bytes on disk", m)
 	}
+	s.CloseClientConnections()
+	until(t, "nothing is held", func() bool { n, mem, disk := b.Held(); return n == 0 && mem == 0 && disk == 0 })
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("files have names: %v", left)
 	}
-	s.CloseClientConnections()
-	until(t, "nothing is held", func() bool { n, mem, disk := b.Held(); return n == 0 && mem == 0 && disk == 0 })
 }
 
 // Some slow bodies filled all the places there were for large ones, and every

@@ -106,6 +106,8 @@ func TestAttackUnsignedBodies(t *testing.T) {
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 150<<20 {
 		t.Errorf("the heap has grown by %d MiB", grown>>20)
 	}
+	s.CloseClientConnections()
+	s.Close() // waits for all of them
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("files of unsigned bodies: %v", left)
 	}

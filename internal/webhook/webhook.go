@@ -98,6 +98,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.Bodies = &door.Bodies{}
 		}
 	})
+	if r.ContentLength > h.MaxBody {
+		w.Header().Set("Connection", "close")
+		h.large(w)
+		return
+	}
 	want, reason := h.signature(r.Header.Get("X-Hub-Signature-256"))
 	if reason != "" {
 		w.Header().Set("Connection", "close") // what it carries stays unread
@@ -110,7 +115,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var tooLarge *http.MaxBytesError
 		switch {
 		case errors.As(err, &tooLarge):
-			reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
+			h.large(w)
 		case errors.Is(err, door.ErrFull):
 			w.Header().Set("Retry-After", "10")
 			reply(w, http.StatusServiceUnavailable, answer{"refused", "", "too many deliveries at once"})
@@ -197,6 +202,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // NotServed is why a delivery of such a repository is refused.
 func NotServed(repository string) string {
 	return "this server does not serve " + repository + " (setting repositories)"
+}
+
+func (h *Handler) large(w http.ResponseWriter) {
+	reply(w, http.StatusRequestEntityTooLarge, answer{"refused", "", "the body is larger than this server's limit"})
 }
 
 // refuse answers what is not signed by whom it should be.
