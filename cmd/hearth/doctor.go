@@ -200,7 +200,11 @@ func (a *app) examineImage(e *examination, dirs config.Dirs) string {
 }
 
 func (a *app) examineQEMU(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
-	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Log: a.log()})
+	walls, err := a.jail()
+	if err != nil {
+		return // the walls' own line says it
+	}
+	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Jail: walls, Log: a.log()})
 	if err := q.Probe(ctx); err != nil {
 		e.fault("qemu", "apt-get install qemu-system-x86", "%v", err)
 		return
@@ -281,7 +285,7 @@ func (a *app) examineWalls(ctx context.Context, e *examination) {
 	}
 	switch err := w.Check(); {
 	case err == nil:
-		e.ok("walls", "around the QEMU of each machine: %s", strings.Join(have, ", "))
+		e.ok("walls", "around the monitor of each machine (QEMU, Firecracker): %s", strings.Join(have, ", "))
 	case p.Require:
 		e.fault("walls", jail.Remedy, "%s only; HEARTH_JAIL requires more: %s", strings.Join(have, ", "), oneLine(err))
 	default:
@@ -298,7 +302,11 @@ func (a *app) examineWalls(ctx context.Context, e *examination) {
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func (a *app) examineFirecracker(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
-	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Log: a.log()})
+	walls, err := a.jail()
+	if err != nil {
+		return // said already
+	}
+	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Jail: walls, Log: a.log()})
 	bin, err := f.Binary(ctx)
 	if err != nil {
 		e.note("firecracker", "", "%v", err)
@@ -313,7 +321,11 @@ func (a *app) examineFirecracker(ctx context.Context, e *examination, dirs confi
 		e.note("firecracker", "", "version %s in %s, which cannot be used: %v", v, bin, err)
 		return
 	}
-	e.ok("firecracker", "version %s in %s", v, bin)
+	by := "behind walls of our own, since there is no jailer beside it or in PATH that could be used"
+	if j, err := f.Jailer(ctx); err == nil && j != "" {
+		by = "started by its jailer, " + j
+	}
+	e.ok("firecracker", "version %s in %s, %s", v, bin, by)
 }
 
 func (a *app) examineTools(ctx context.Context, e *examination) {

@@ -98,12 +98,27 @@ func processesOf(text string) map[int]string {
 	for _, d := range dirs {
 		pid, _ := strconv.Atoi(filepath.Base(d))
 		b, err := os.ReadFile(filepath.Join(d, "cmdline"))
-		if err != nil || pid == os.Getpid() || !bytes.Contains(b, []byte(text)) {
+		if err != nil || pid == os.Getpid() || !bytes.Contains(b, []byte(text)) && !monitorOf(d, b, text) {
 			continue
 		}
 		out[pid] = strings.ReplaceAll(string(b), "\x00", " ")
 	}
 	return out
+}
+
+// monitorOf reports whether a process is the monitor of a machine below a
+// directory. It does not know itself where its files are; what it has open tells.
+func monitorOf(proc string, cmdline []byte, dir string) bool {
+	if !bytes.Contains(cmdline, []byte("\x00hearth-")) {
+		return false
+	}
+	files, _ := filepath.Glob(filepath.Join(proc, "fd", "*"))
+	for _, f := range files {
+		if to, err := os.Readlink(f); err == nil && strings.Contains(to, dir) {
+			return true
+		}
+	}
+	return false
 }
 
 // leftovers says what of a home's machines is left, waiting a moment for

@@ -50,7 +50,7 @@ func TestLife(t *testing.T) {
 				t.Errorf("%s is told of vsock_override: %t", v, has)
 			}
 			for _, r := range f.requests(t) {
-				if i := strings.Index(string(r.Body), "/tmp/"); i >= 0 && r.Path != "/boot-source" && !strings.HasPrefix(r.Path, "/snapshot") {
+				if i := strings.Index(string(r.Body), "/tmp/"); i >= 0 {
 					t.Errorf("%s is given a path that no clone would have: %s", r.Path, r.Body)
 				}
 			}
@@ -120,9 +120,6 @@ func life(t *testing.T, f *fake) {
 	echo(t, restored.(*machine))
 	if b, err := os.ReadFile(filepath.Join(clone.Dir, "disk-my-scratch")); err != nil || string(b) != "scratch.img" {
 		t.Errorf("the clone's disk: %q, %v", b, err)
-	}
-	if p, err := os.Readlink(filepath.Join(clone.Dir, "disk-base")); err != nil || p != base {
-		t.Errorf("the clone's base: %q, %v", p, err)
 	}
 }
 
@@ -438,6 +435,9 @@ const ownerVariable = "HEARTH_OWN_MACHINE"
 func ownMachine(arg string) {
 	binary, dir, _ := strings.Cut(arg, ":")
 	d := New(Config{Binary: binary})
+	if self, err := os.Executable(); err == nil {
+		d.also = []string{self}
+	}
 	m, err := d.boot(context.Background(), vm.Spec{ID: filepath.Base(dir), Dir: dir, Kernel: filepath.Join(filepath.Dir(dir), "kernel"), CPUs: 1, MemoryMiB: 64, MAC: vm.DefaultMAC})
 	if err != nil {
 		fmt.Println(err)

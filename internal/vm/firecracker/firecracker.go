@@ -17,12 +17,17 @@
 //
 // # Processes and files
 //
-// Firecracker runs in the machine's directory and is given relative paths only:
-// its sockets, and a symbolic link to each disk. So a path may be of any
-// length, and a snapshot, which carries the paths of its machine, fits every
-// clone without being told others. Like QEMU it is started from a goroutine
-// that keeps its operating system thread until Firecracker has ended, with that
-// thread's death arranged to kill it: however hearth ends, no Firecracker stays.
+// Firecracker runs in a jail: its own jailer's where hearth is root and the
+// jailer is there (a user for each machine, a root directory, the namespaces and
+// the cgroup that package jail puts around it), and package jail's otherwise. Either
+// way it sees no file of the host's. What it opens (kernel, disks, snapshots,
+// devices), by names that mean nothing else, it gets from us, open; so a snapshot,
+// which carries the names of its machine, fits every clone. Its sockets are in a
+// directory that it may write to, and that is not trusted. Like QEMU it is started
+// from a goroutine that keeps its operating system thread until Firecracker has
+// ended, with that thread's death arranged to kill it: however hearth ends, no
+// Firecracker stays. The jailer loses that signal; so it has a process above it,
+// process 1 of its namespace, with which everything in there dies.
 //
 // # The agent
 //
@@ -56,14 +61,8 @@
 //
 // # What is not here
 //
-// The jailer. Firecracker's own seccomp filters are on, its environment is
-// empty and its network leads nowhere, but it runs as hearth's user and sees
-// the host's files. The jailer would give each a user, a root directory and a
-// cgroup of its own; it also takes away the death signal that ends a
-// Firecracker with its owner (changing the user clears it), and needs every
-// disk, kernel and snapshot within reach of its root directory and readable to
-// its user. Balloon, rate limiters and metadata service are not used either;
-// without a metadata service there is no such address to block.
+// Balloon, rate limiters and metadata service are not used; without a metadata
+// service there is no such address to block.
 package firecracker
 
 import (
@@ -105,6 +104,11 @@ type Config struct {
 	// Jail is what stands around each Firecracker.
 	Jail jail.Policy
 
+	// Jailer is the path of Firecracker's jailer, or a name to look for in PATH.
+	// If empty: $HEARTH_JAILER, then "jailer" beside Firecracker or in PATH. "none"
+	// does without, behind walls of our own.
+	Jailer string
+
 	// Log hears what was decided and why; nil discards.
 	Log *slog.Logger
 }
@@ -123,6 +127,10 @@ type Driver struct {
 	version  version
 	verdicts map[string]Verdict
 	probing  sync.Mutex
+
+	// For tests: programs that a stand-in needs to see, and a file that it writes.
+	also []string
+	open map[string]string
 }
 
 var (
@@ -153,6 +161,9 @@ func (d *Driver) Name() string { return "firecracker" }
 // trying. Start asks again, with its own kernel.
 func (d *Driver) Probe(ctx context.Context) error {
 	if _, _, err := d.find(ctx); err != nil {
+		return err
+	}
+	if err := d.cfg.Jail.Available(); err != nil {
 		return err
 	}
 	v, err := d.Verdict(ctx, d.cfg.Kernel)
@@ -204,6 +215,41 @@ func (d *Driver) lookPath() (string, error) {
 		}
 	}
 	return "", ErrNotInstalled
+}
+
+// jailer returns the path of the jailer, or "" where it cannot be used: it takes
+// root and the namespaces that package jail makes around it.
+func (d *Driver) jailer() string {
+	if !jail.Privileged() {
+		return ""
+	}
+	name := d.cfg.Jailer
+	if name == "" {
+		name = os.Getenv("HEARTH_JAILER")
+	}
+	if name == "none" {
+		return ""
+	}
+	d.mu.Lock()
+	beside := filepath.Join(filepath.Dir(d.binary), "jailer")
+	d.mu.Unlock()
+	for _, n := range []string{name, beside, "jailer"} {
+		if path, err := exec.LookPath(n); err == nil {
+			if path, err = filepath.Abs(path); err == nil {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
+// Jailer returns the path of the jailer that machines are started by; "" says that
+// the walls are package jail's.
+func (d *Driver) Jailer(ctx context.Context) (string, error) {
+	if _, _, err := d.find(ctx); err != nil {
+		return "", err
+	}
+	return d.jailer(), nil
 }
 
 func (d *Driver) find(ctx context.Context) (binary string, v version, err error) {
@@ -351,45 +397,15 @@ func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {
 
 // boot starts a machine without asking whether KVM works.
 func (d *Driver) boot(ctx context.Context, spec vm.Spec) (*machine, error) {
-	for _, f := range []*string{&spec.Kernel, &spec.Initrd} {
-		if *f == "" {
-			continue
-		}
-		abs, err := filepath.Abs(*f)
-		if err == nil {
-			_, err = os.Stat(abs)
-		}
-		if err != nil {
-			return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: err}
-		}
-		*f = abs
+	open := map[string]string{kernelPath: spec.Kernel}
+	if spec.Initrd != "" {
+		open[initrdPath] = spec.Initrd
 	}
-	for _, disk := range spec.Disks {
-		if err := linkDisk(spec.Dir, disk); err != nil {
-			return nil, &vm.Error{Machine: spec.ID, Op: "start", Err: err}
-		}
-	}
-	return d.launch(ctx, spec, "start", (*machine).configure)
+	return d.launch(ctx, spec, "start", open, (*machine).configure)
 }
 
-// diskName is what a disk is called in a machine's directory.
+// diskName is what Firecracker calls a disk's file; it is in its snapshots.
 func diskName(id string) string { return "disk-" + id }
-
-// linkDisk makes a disk reachable by a name that is the same in every machine.
-func linkDisk(dir string, disk vm.Disk) error {
-	path, err := filepath.Abs(disk.Path)
-	if err != nil {
-		return err
-	}
-	name := filepath.Join(dir, diskName(disk.ID))
-	if path == name {
-		return nil
-	}
-	if err := os.Symlink(path, name); err != nil {
-		return fmt.Errorf("disk %s: %w", disk.ID, err)
-	}
-	return nil
-}
 
 // guestCID is every guest's address on its vsock; the host's is 2.
 const guestCID = 3
@@ -401,9 +417,13 @@ func (m *machine) configure(ctx context.Context) error {
 		body any
 	}
 	s := &m.spec
+	boot := apiBootSource{KernelImagePath: kernelPath, BootArgs: bootArgs(s.Cmdline, s.Disks)}
+	if s.Initrd != "" {
+		boot.InitrdPath = initrdPath
+	}
 	requests := []request{
 		{"/machine-config", apiMachineConfig{VCPUCount: s.CPUs, MemSizeMiB: s.MemoryMiB}},
-		{"/boot-source", apiBootSource{KernelImagePath: s.Kernel, InitrdPath: s.Initrd, BootArgs: bootArgs(s.Cmdline, s.Disks)}},
+		{"/boot-source", boot},
 	}
 	for i, disk := range s.Disks {
 		// Not the disk's own ID: Firecracker's may hold no hyphen.

@@ -9,21 +9,46 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 )
 
 // Names in a machine's directory.
 const (
-	apiName     = "api.sock"
-	vsockName   = "vsock.sock"
+	boxName     = "box" // what Firecracker may write to; see below
 	consoleName = "console.log"
 	logName     = "log.pipe"
 )
+
+// Names in Firecracker's own directory, which belongs to its user: nothing in
+// there is to be trusted. The jailer makes one of its own, further down.
+const (
+	apiName   = "api.sock"
+	vsockName = "vsock.sock"
+	loadName  = "state" // of the snapshot to begin with
+)
+
+// What Firecracker opens, and gets from us: see jail.Cmd.Open. Disks are opened by
+// their relative names, which are in snapshots. The state of a snapshot it also
+// looks at by its name, so that this is in its own directory, a copy to be read.
+const (
+	kernelPath = "/jail/kernel"
+	initrdPath = "/jail/initrd"
+	statePath  = "/jail/state"
+	memoryPath = "/jail/memory"
+	logPath    = "/jail/log"
+)
+
+// inside is where Firecracker finds its directory.
+const inside = "/machine"
 
 // machine is one Firecracker process. It implements [vm.Machine],
 // [vm.Snapshotter], [vm.Pauser] and [vm.Process].
@@ -32,7 +57,10 @@ type machine struct {
 	spec    vm.Spec
 	version version // as the process itself says
 
-	cmd     *exec.Cmd
+	cmd     *jail.Cmd
+	box     string // Firecracker's own directory
+	uid     int    // whose it is, or 0
+	vmm     int    // its process, which is not the jail's where there is the jailer
 	api     *client
 	console vm.Console // the guest's, on Firecracker's standard output
 	log     vm.Console // Firecracker's
@@ -64,8 +92,9 @@ var (
 const dying = 500 * time.Millisecond
 
 // launch starts a Firecracker, waits until its API answers, and has prepare
-// make a running machine of it. When it fails, nothing is left running.
-func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare func(*machine, context.Context) error) (_ *machine, err error) {
+// make a running machine of it; open are the files it opens on the way. When it
+// fails, nothing is left running.
+func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[string]string, prepare func(*machine, context.Context) error) (_ *machine, err error) {
 	m := &machine{driver: d, spec: spec, operation: make(chan struct{}, 1), done: make(chan struct{})}
 	fail := func(err error) (*machine, error) {
 		return nil, &vm.Error{Machine: spec.ID, Op: op, Err: err, Tail: m.tail()}
@@ -102,24 +131,28 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare fu
 		drop()
 		return fail(err)
 	}
-	m.api = newClient(filepath.Join(spec.Dir, apiName))
-	m.cmd = exec.Command(binary, "--id", "hearth-"+strings.ReplaceAll(spec.ID, "_", "-"), "--api-sock", apiName,
-		// From its first line on, so that its standard output is the guest's alone.
-		"--log-path", logName, "--level", "Warning")
-	m.cmd.Dir = spec.Dir
-	m.cmd.Stdout = &m.console
-	m.cmd.Stderr = &m.log
-	m.cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"} // ours may hold secrets
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig: syscall.SIGKILL,
-		Setpgid:   true, // Ctrl-C is for hearth, which then ends its machines in order
+	files, size, err := m.files(open)
+	if err == nil {
+		err = m.wallIn(ctx, binary, files, size)
 	}
+	if err != nil {
+		drop()
+		closeAll(files)
+		return fail(err)
+	}
+	m.api = newClient(filepath.Join(m.box, apiName))
 	started := make(chan error, 1)
 	go m.run(started)
 	if err := <-started; err != nil {
 		drop()
+		closeAll(files)
 		return fail(err)
 	}
+	defer func() {
+		// It has opened what it needs, or is over.
+		m.cmd.Offer(nil)
+		closeAll(files)
+	}()
 	defer func() {
 		if err == nil {
 			return
@@ -146,7 +179,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare fu
 		e.Tail = m.tail()
 		err = e
 	}()
-	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Process.Pid); err != nil {
+	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Pid()); err != nil {
 		return nil, err
 	}
 	// An answer that is being waited for does not come if the process dies: its
@@ -157,10 +190,131 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, prepare fu
 	if m.version.before(1, 12) {
 		return nil, fmt.Errorf("it says that it is Firecracker %s: at least 1.12 is needed", m.version)
 	}
+	m.vmm = m.cmd.Pid()
+	if m.cmd.Builds {
+		if m.vmm, err = listener(ctx, filepath.Join(m.box, apiName)); err == nil {
+			err = vm.WriteRecord(spec.Dir, d.Name(), spec, m.vmm)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	if err := prepare(m, ctx); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// files opens what Firecracker will open, by the name that it opens it by, and
+// says how large the largest of them may become.
+func (m *machine) files(open map[string]string) (files map[string]*os.File, size int64, err error) {
+	files = map[string]*os.File{logPath: m.logPipe}
+	add := func(name, path string, mode int) error {
+		f, err := os.OpenFile(path, mode, 0o600)
+		if err == nil {
+			files[name] = f
+		}
+		return err
+	}
+	size = int64(m.spec.MemoryMiB) << 20
+	for name, path := range open {
+		if err := add(name, path, os.O_RDONLY); err != nil {
+			return files, 0, err
+		}
+	}
+	for name, path := range m.driver.open {
+		if err := add(name, path, os.O_RDWR|os.O_APPEND|os.O_CREATE); err != nil {
+			return files, 0, err
+		}
+	}
+	for _, d := range m.spec.Disks {
+		mode := os.O_RDWR
+		if fi, err := os.Stat(d.Path); err == nil && !d.ReadOnly {
+			size = max(size, fi.Size())
+		}
+		if d.ReadOnly {
+			mode = os.O_RDONLY
+		}
+		if err := add(diskName(d.ID), d.Path, mode); err != nil {
+			return files, 0, fmt.Errorf("disk %s: %w", d.ID, err)
+		}
+	}
+	if err := add(kvmDevice, kvmDevice, os.O_RDWR); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return files, 0, err
+	}
+	return files, size + size/8 + 1<<30, nil
+}
+
+// closeAll closes what files has opened; the pipe of the log is the machine's.
+func closeAll(files map[string]*os.File) {
+	for name, f := range files {
+		if name != logPath {
+			f.Close()
+		}
+	}
+}
+
+// wallIn prepares the jail: the jailer's where there is one that can be used, and
+// otherwise our own.
+func (m *machine) wallIn(ctx context.Context, binary string, files map[string]*os.File, size int64) error {
+	id := "hearth-" + strings.ReplaceAll(m.spec.ID, "_", "-")
+	api := []string{"--api-sock", apiName,
+		// From its first line on, so that its standard output is the guest's alone.
+		"--log-path", logPath, "--level", "Warning"}
+	c := &jail.Cmd{
+		Policy: m.driver.cfg.Jail, Name: m.spec.ID, Dir: m.spec.Dir,
+		Open: files, Openings: jail.OpenAll, KeepNet: m.network != nil,
+		Limits: jail.Limits{MemoryMiB: m.spec.MemoryMiB, CPUs: m.spec.CPUs, FileSize: size},
+		Stdout: &m.console, Stderr: &m.log,
+	}
+	m.cmd = c
+	uid, err := c.Own()
+	if err != nil {
+		return err
+	}
+	m.uid = uid
+	m.box = filepath.Join(m.spec.Dir, boxName)
+	if jailer := m.driver.jailer(); jailer != "" {
+		c.Builds = true
+		c.Args = append([]string{jailer, "--id", id, "--exec-file", binary, "--uid", strconv.Itoa(uid), "--gid", strconv.Itoa(uid),
+			"--chroot-base-dir", m.box, "--"}, api...)
+		if err := os.Mkdir(m.box, 0o700); err != nil {
+			return err
+		}
+		m.box = filepath.Join(m.box, filepath.Base(binary), id, "root")
+		return nil
+	}
+	if c.See, err = jail.Needs(ctx, append([]string{binary}, m.driver.also...)...); err != nil {
+		return err
+	}
+	c.Args = append([]string{binary, "--id", id}, api...)
+	c.Mounts, c.WorkIn = []jail.Mount{{Source: m.box, Target: inside}}, inside
+	err = os.Mkdir(m.box, 0o700)
+	if err == nil && uid != 0 {
+		err = os.Chown(m.box, uid, uid)
+	}
+	return err
+}
+
+// listener returns the process that listens on a socket.
+func listener(ctx context.Context, path string) (int, error) {
+	c, err := vm.DialUnix(ctx, path)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil {
+		return 0, e
+	}
+	if err != nil {
+		return 0, fmt.Errorf("whose the API is: %w", err)
+	}
+	return int(cred.Pid), nil
 }
 
 // run starts Firecracker and waits for it. The kernel sends Firecracker its
@@ -174,6 +328,10 @@ func (m *machine) run(started chan<- error) {
 		// Never unlocked: the thread ends with this goroutine, and with it its
 		// namespace.
 		tap, err := enterNetwork()
+		if err == nil {
+			// What it attaches to its tap belongs to the namespace that it was opened in.
+			m.cmd.Open[tunDevice], err = os.OpenFile(tunDevice, os.O_RDWR|syscall.O_NONBLOCK, 0)
+		}
 		if err != nil {
 			started <- err
 			return
@@ -274,7 +432,7 @@ func (m *machine) end() {
 	m.mu.Lock()
 	m.closing = true
 	m.mu.Unlock()
-	m.cmd.Process.Kill()
+	m.cmd.Kill()
 }
 
 func (m *machine) ID() string { return m.spec.ID }
@@ -285,7 +443,7 @@ func (m *machine) Pid() int {
 	case <-m.done:
 		return 0
 	default:
-		return m.cmd.Process.Pid
+		return m.vmm
 	}
 }
 
@@ -328,7 +486,7 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	if old != nil {
 		old.Close() // one stream at a time, with every driver
 	}
-	conn, err := dialVsock(ctx, filepath.Join(m.spec.Dir, vsockName), agentPort)
+	conn, err := dialVsock(ctx, filepath.Join(m.box, vsockName), agentPort)
 	if err != nil {
 		if g := m.gone(); g != nil {
 			err = g
@@ -355,7 +513,7 @@ func (m *machine) Close(ctx context.Context) error {
 	select {
 	case <-m.done:
 	case <-ctx.Done():
-		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Process.Pid, context.Cause(ctx))}
+		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Pid(), context.Cause(ctx))}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

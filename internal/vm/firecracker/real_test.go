@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,12 +24,16 @@ import (
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker/nested"
+	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/vm/vmtest"
 )
 
 // kitVariable names a directory with what TestFirecracker needs (kernel, initrd)
 // where the test runs inside a nested machine, which cannot build it.
 const kitVariable = "HEARTH_FIRECRACKER_KIT"
+
+// jailerVariable says there that machines are to be started by the jailer.
+const jailerVariable = "HEARTH_FIRECRACKER_JAILER"
 
 // cacheDir is where Hearth keeps what it has fetched.
 func cacheDir(t *testing.T) string {
@@ -47,7 +52,18 @@ func cacheDir(t *testing.T) string {
 // Firecracker: here, where KVM works, and in a nested machine where not.
 func TestFirecracker(t *testing.T) {
 	if kit := os.Getenv(kitVariable); kit != "" {
+		// Of all hosts that tests run on, this one surely has cgroup v2.
+		if err := syscall.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil && !errors.Is(err, syscall.EBUSY) {
+			t.Fatal(err)
+		}
+		if r := jail.Look(t.Context(), jail.Policy{}); r.NoGroup != nil || r.Missing != nil || r.Fault != nil {
+			t.Fatalf("the walls of the nested machine: %+v", r)
+		}
 		d := firecracker.New(firecracker.Config{Kernel: filepath.Join(kit, "kernel"), ProbeTimeout: 2 * time.Minute})
+		jailer, err := d.Jailer(t.Context())
+		if err != nil || (jailer != "") != (os.Getenv(jailerVariable) != "") {
+			t.Fatalf("the jailer: %q, %v", jailer, err)
+		}
 		began := time.Now()
 		if err := d.Probe(t.Context()); err != nil {
 			t.Fatal(err)
@@ -83,7 +99,40 @@ func TestFirecracker(t *testing.T) {
 	// HEARTH_FIRECRACKER_ONLY=Figures, say, for one part of it.
 	inside(t, nested.Config{Image: img, CacheDir: cacheDir(t), Files: map[string]string{
 		"/kit/test": testBinary(t), "/kit/kernel": img.Kernel, "/kit/initrd": initrd, "/usr/bin/firecracker": binary,
-	}}, "/kit/test", "-test.v", "-test.run=^TestFirecracker$/"+os.Getenv("HEARTH_FIRECRACKER_ONLY"), "-test.timeout=10m")
+	}}, nil, "/kit/test", "-test.v", "-test.run=^TestFirecracker$/"+os.Getenv("HEARTH_FIRECRACKER_ONLY"), "-test.timeout=10m")
+}
+
+// TestFirecrackerJailer runs what says most of the same (life, death, snapshots,
+// clones, walls) on a Firecracker that its own jailer has started, in a nested
+// machine with a root file system, which the jailer wants.
+func TestFirecrackerJailer(t *testing.T) {
+	if os.Getenv(kitVariable) != "" {
+		return // TestFirecracker is run there
+	}
+	d := firecracker.New(firecracker.Config{CacheDir: cacheDir(t)})
+	binary, err := d.Binary(t.Context())
+	if errors.Is(err, firecracker.ErrNotInstalled) {
+		t.Skipf("SKIPPED, NOT PASSED: %v", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	jailer := filepath.Join(filepath.Dir(binary), "jailer")
+	if _, err := os.Stat(jailer); err != nil {
+		t.Skipf("SKIPPED, NOT PASSED: there is no jailer beside Firecracker: %v", err)
+	}
+	agent := imagetest.Agent(t)
+	small := imagetest.Boot(t, agent)
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	if err := small.Extend(t.Context(), initrd, image.Extra{Files: map[string]string{"/tool": vmtest.BuildTool(t)}}); err != nil {
+		t.Fatal(err)
+	}
+	only := os.Getenv("HEARTH_FIRECRACKER_ONLY")
+	if only == "" {
+		only = "Suite/(Life|Killed|Template)"
+	}
+	inside(t, nested.Config{Image: imagetest.Build(t, agent), Root: true, CacheDir: cacheDir(t), Files: map[string]string{
+		"/kit/test": testBinary(t), "/kit/kernel": small.Kernel, "/kit/initrd": initrd, "/usr/bin/firecracker": binary, "/usr/bin/jailer": jailer,
+	}}, []string{jailerVariable + "=1"}, "/kit/test", "-test.v", "-test.run=^TestFirecracker$/"+only, "-test.timeout=10m")
 }
 
 // testBinary builds this package's tests so that they need nothing around them.
@@ -99,7 +148,7 @@ func testBinary(t *testing.T) string {
 }
 
 // inside runs tests in a nested machine. What is skipped in there has not passed.
-func inside(t *testing.T, cfg nested.Config, argv ...string) {
+func inside(t *testing.T, cfg nested.Config, env []string, argv ...string) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("SKIPPED, NOT PASSED: KVM does not work here, and qemu-system-x86_64, which would emulate it, is not installed: apt-get install qemu-system-x86")
 	}
@@ -127,7 +176,7 @@ func inside(t *testing.T, cfg nested.Config, argv ...string) {
 		io.Copy(io.Discard, r)
 	}()
 	began := time.Now()
-	x, err := m.Exec(t.Context(), guest.Cmd{Argv: argv, Env: []string{kitVariable + "=/kit", "PATH=/usr/bin:/bin", "HOME=/root"}, Dir: "/", User: "root", Stdout: w, Stderr: w})
+	x, err := m.Exec(t.Context(), guest.Cmd{Argv: argv, Env: append(env, kitVariable+"=/kit", "PATH=/usr/bin:/bin", "HOME=/root"), Dir: "/", User: "root", Stdout: w, Stderr: w})
 	w.Close()
 	<-read
 	if err != nil {
@@ -305,7 +354,9 @@ func refusals(t *testing.T, d *firecracker.Driver) {
 		s := spec(t, "nodisk")
 		s.Disks = []vm.Disk{{ID: "dir", Path: home}}
 		_, err := d.Boot(t.Context(), s)
-		fault(t, err, "/drives/disk0", "Is a directory")
+		if err == nil || !strings.Contains(err.Error(), "is a directory") {
+			t.Errorf("a disk that is a directory: %v", err)
+		}
 		gone(t, s.ID)
 	})
 	// A machine, its snapshot, and what can be wrong with that.
@@ -378,6 +429,12 @@ func suite(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
 	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	writable := []string{"/machine"} // its sockets
+	if j, err := d.Jailer(t.Context()); err != nil {
+		t.Fatal(err)
+	} else if j != "" {
+		writable = []string{"/"} // the jailer's directory of the machine
+	}
 	vmtest.Run(t, vmtest.Suite{
 		Driver:     d,
 		Spec:       vm.Spec{Kernel: kernel, Initrd: initrd, Cmdline: "quiet mitigations=off", CPUs: 1, MemoryMiB: 128},
@@ -386,5 +443,6 @@ func suite(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
 		Disk:       func(vm.Machine) string { return "/dev/vda" },
 		Memory:     func(vm.Machine) string { return "/run/note" },
 		StreamsEnd: true,
+		Writable:   writable,
 	})
 }

@@ -152,10 +152,25 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 
 // save has the paused machine written to dir.
 func (m *machine) save(ctx context.Context, dir string, out *manifest) error {
+	into := map[string]*os.File{}
+	defer func() {
+		m.cmd.Offer(nil)
+		for _, f := range into {
+			f.Close()
+		}
+	}()
+	for path, name := range map[string]string{statePath: stateName, memoryPath: memoryName} {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		into[path] = f
+	}
+	m.cmd.Offer(into)
 	err := m.api.call(ctx, "PUT", "/snapshot/create", apiSnapshotCreate{
 		SnapshotType: "Full", // what changed since is a preview
-		SnapshotPath: filepath.Join(dir, stateName),
-		MemFilePath:  filepath.Join(dir, memoryName),
+		SnapshotPath: statePath,
+		MemFilePath:  memoryPath,
 	}, nil)
 	if err != nil {
 		return err
@@ -369,8 +384,6 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 			err = vm.CopySparse(ctx, v.Path, filepath.Join(dir, k.File))
 		} else if _, err = os.Stat(v.Path); err != nil {
 			err = fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
-		} else {
-			err = linkDisk(spec.Dir, v)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("machine %s: disk %s: %w", spec.ID, k.ID, err)
@@ -380,7 +393,8 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	m, err := d.launch(ctx, spec, "restore", func(m *machine, ctx context.Context) error { return m.load(ctx, dir) })
+	open := map[string]string{memoryPath: filepath.Join(dir, memoryName)}
+	m, err := d.launch(ctx, spec, "restore", open, func(m *machine, ctx context.Context) error { return m.load(ctx, dir) })
 	if err != nil {
 		return nil, err
 	}
@@ -389,10 +403,20 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 
 // load has a fresh Firecracker become the machine in dir, and sets it going.
 func (m *machine) load(ctx context.Context, dir string) error {
+	state := filepath.Join(m.box, loadName)
+	if err := vm.CopySparse(ctx, state, filepath.Join(dir, stateName)); err != nil {
+		return err
+	}
+	defer os.Remove(state)
+	if m.uid != 0 {
+		if err := os.Lchown(state, m.uid, m.uid); err != nil {
+			return err
+		}
+	}
 	l := apiSnapshotLoad{
-		SnapshotPath: filepath.Join(dir, stateName),
+		SnapshotPath: loadName,
 		// Mapped privately and read when needed: many machines share one file.
-		MemBackend: apiMemoryBackend{BackendType: "File", BackendPath: filepath.Join(dir, memoryName)},
+		MemBackend: apiMemoryBackend{BackendType: "File", BackendPath: memoryPath},
 	}
 	// These are what the snapshot has in it: names in the machine's own directory
 	// and namespace. They are said all the same, so that no snapshot decides them.

@@ -391,6 +391,9 @@ func TestWalls(t *testing.T) {
 		if err := w.Check(); err != nil {
 			t.Error(err)
 		}
+		if w.Bounding != 0 {
+			t.Errorf("it could gain capabilities: %#x", w.Bounding)
+		}
 		if len(w.Writable) > 0 {
 			t.Errorf("writable: %q", w.Writable)
 		}

@@ -69,6 +69,9 @@ func (c *child) build() {
 	o := &c.order
 	testing := len(o.Argv) == 1 && o.Argv[0] == tryArg
 
+	if o.Builds {
+		c.attend()
+	}
 	if o.Root != "" {
 		c.must("host name", unix.Sethostname([]byte("jail")))
 		if o.CGroup {
@@ -77,16 +80,10 @@ func (c *child) build() {
 		}
 		c.root()
 	}
-	if o.WorkIn != "" && o.Root != "" {
+	if o.WorkIn != "" {
 		c.must("working directory", unix.Chdir(o.WorkIn))
 	}
-	for _, l := range o.Limits {
-		// Where ours is lower, so is theirs.
-		var now unix.Rlimit
-		c.must("limits", unix.Getrlimit(l.Resource, &now))
-		v := min(l.Value, now.Max)
-		c.must("limits", unix.Setrlimit(l.Resource, &unix.Rlimit{Cur: v, Max: v}))
-	}
+	c.limits()
 	// What is open beside what was given closes with exec: nothing of the host's
 	// comes along by mistake.
 	c.must("close what is open", closeFrom(3+o.Files))
@@ -103,8 +100,32 @@ func (c *child) build() {
 	// Another user has lost the parent's death signal.
 	c.must("death signal", unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
 
+	listener := c.ready(buf)
+	if testing {
+		os.Exit(0)
+	}
+	if listener >= 0 {
+		unix.CloseOnExec(listener)
+	}
+	c.fail("execute "+o.Argv[0], execute(o.Argv))
+}
+
+func (c *child) limits() {
+	o := &c.order
+	for _, l := range o.Limits {
+		// Where ours is lower, so is theirs.
+		var now unix.Rlimit
+		c.must("limits", unix.Getrlimit(l.Resource, &now))
+		v := min(l.Value, now.Max)
+		c.must("limits", unix.Setrlimit(l.Resource, &unix.Rlimit{Cur: v, Max: v}))
+	}
+}
+
+// ready installs the filter, says so, and waits for the answer.
+func (c *child) ready(buf []byte) (listener int) {
+	o := &c.order
 	var oob []byte
-	listener, err := installFilter(o.Openings)
+	listener, err := installFilter(o.Openings, o.Builds)
 	c.must("seccomp filter", err)
 	if listener >= 0 {
 		oob = unix.UnixRights(listener)
@@ -117,13 +138,53 @@ func (c *child) build() {
 	if n, _, _, _, err := unix.Recvmsg(c.control, buf, nil, 0); err != nil || string(buf[:n]) != readyWord {
 		os.Exit(127)
 	}
-	if testing {
-		os.Exit(0)
+	return listener
+}
+
+// attend starts a program that builds its own walls, which takes privileges and
+// makes it lose our death signal, and stays as process 1 of the namespace: with
+// it everything in there dies.
+func (c *child) attend() {
+	o := &c.order
+	c.must("private mounts", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	c.must("host name", unix.Sethostname([]byte("jail")))
+	if o.CGroup {
+		c.must("cgroup namespace", unix.Unshare(unix.CLONE_NEWCGROUP))
 	}
-	if listener >= 0 {
-		unix.CloseOnExec(listener)
+	c.limits()
+	c.must("close what is open", closeFrom(3+o.Files))
+	c.must("no new privileges", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if listener := c.ready(make([]byte, 64)); listener >= 0 {
+		unix.Close(listener)
 	}
-	c.fail("execute "+o.Argv[0], execute(o.Argv))
+	files := []uintptr{0, 1, 2}
+	for n := range o.Files {
+		files = append(files, uintptr(3+n))
+	}
+	pid, err := syscall.ForkExec(o.Argv[0], o.Argv, &syscall.ProcAttr{Dir: "/", Env: []string{}, Files: files})
+	if err != nil {
+		c.fail("execute "+o.Argv[0], err)
+	}
+	unix.Close(c.control)
+	// Waiting takes no privileges. (A program with C in it cannot drop them like
+	// this; nobody but us is left in this one.)
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0)
+	for {
+		var status unix.WaitStatus
+		got, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			os.Exit(127)
+		case got != pid:
+		case status.Signaled():
+			os.Exit(128 + int(status.Signal()))
+		default:
+			os.Exit(status.ExitStatus())
+		}
+	}
 }
 
 // execute replaces the process by the program. Not syscall.Exec, which takes the

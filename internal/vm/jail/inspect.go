@@ -14,7 +14,8 @@ import (
 type Walls struct {
 	UID        int             // on this host
 	NewUser    bool            // it has another user namespace than we
-	Caps       uint64          // permitted, effective, bounding, inheritable and ambient together
+	Caps       uint64          // permitted, effective, inheritable and ambient together
+	Bounding   uint64          // those that it could gain if it could gain any
 	NoNewPrivs bool            //
 	Seccomp    int             // filters that it is under; 0 is none
 	Namespaces map[string]bool // of mnt, pid, net, ipc, uts, cgroup: another than ours
@@ -48,7 +49,9 @@ func Inspect(pid int) (Walls, error) {
 			if err == nil && slices.ContainsFunc(f, func(s string) bool { return s != f[0] }) {
 				err = fmt.Errorf("its users differ: %v", f)
 			}
-		case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb":
+		case "CapBnd":
+			w.Bounding, err = strconv.ParseUint(f[0], 16, 64)
+		case "CapInh", "CapPrm", "CapEff", "CapAmb":
 			var n uint64
 			n, err = strconv.ParseUint(f[0], 16, 64)
 			w.Caps |= n
@@ -171,7 +174,7 @@ func (w Walls) Check() error {
 	}
 	want(w.NewUser || w.UID != os.Geteuid(), "it runs as the user that started it, %d, in the same user namespace", w.UID)
 	want(w.UID != 0, "it runs as root")
-	want(w.Caps == 0, "it has, or could gain, capabilities: %#x", w.Caps)
+	want(w.Caps == 0, "it has capabilities: %#x", w.Caps)
 	want(w.NoNewPrivs, "it may gain privileges")
 	want(w.Seccomp > 0, "no seccomp filter")
 	for _, ns := range []string{"mnt", "pid", "net", "ipc", "uts"} {

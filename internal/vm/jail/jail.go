@@ -142,6 +142,7 @@ type Cmd struct {
 	Files    []*os.File          // become its files 3, 4, …
 	Open     map[string]*os.File // by the path that the program opens; /jail/… by convention
 	Openings Openings
+	Builds   bool // its walls itself, as root, with the user [Cmd.Own] names: Firecracker's jailer
 	KeepNet  bool // the network namespace of the calling thread, instead of an empty one
 
 	Stdout, Stderr io.Writer
@@ -167,6 +168,7 @@ type order struct {
 	WorkIn   string
 	Files    int // beside the standard ones
 	Openings Openings
+	Builds   bool
 	Limits   []limit
 	CGroup   bool // a namespace for it
 }
@@ -179,10 +181,10 @@ type limit struct {
 // Own gives the jail its user, and names it: a directory of [Cmd.Mounts] has to
 // belong to it before Start. It is 0 where the user does not change.
 func (c *Cmd) Own() (uid int, err error) {
-	if os.Geteuid() != 0 || c.lease != nil {
-		if c.lease != nil {
-			return c.lease.uid, nil
-		}
+	if c.lease != nil {
+		return c.lease.uid, nil
+	}
+	if level, _ := have(); os.Geteuid() != 0 || level == User {
 		return 0, nil
 	}
 	if c.lease, err = takeUID(c.Policy.base()); err != nil {
@@ -210,6 +212,19 @@ func (c *Cmd) Start() (err error) {
 	o := order{Argv: c.Args, See: c.See, Mounts: c.Mounts, WorkIn: c.WorkIn, Files: len(c.Files), Openings: c.Openings}
 	if c.lease != nil {
 		o.UID = c.lease.uid
+	}
+	if c.Builds {
+		if level != Own {
+			return errors.New("jail: a program that builds its own walls takes root")
+		}
+		o.Builds = true
+	}
+	if level == Bare {
+		for _, m := range c.Mounts {
+			if m.Target == c.WorkIn {
+				o.WorkIn = m.Source
+			}
+		}
 	}
 	attr := &syscall.SysProcAttr{
 		Pdeathsig: syscall.SIGKILL,
@@ -342,6 +357,10 @@ func (c *Cmd) Kill() error {
 	return c.cmd.Process.Kill()
 }
 
+// Offer replaces [Cmd.Open] while the program runs. When it returns, no file of
+// the earlier offer is looked at any more.
+func (c *Cmd) Offer(files map[string]*os.File) { c.opener.offer(files) }
+
 // Settled says that the program has opened all it needs: none of its later opens
 // gets anything.
 func (c *Cmd) Settled() { c.opener.close() }
@@ -426,6 +445,9 @@ func have() (Level, error) {
 	})
 	return found.level, found.missing
 }
+
+// Privileged reports whether jails are made with root's privileges here.
+func Privileged() bool { l, _ := have(); return l == Own }
 
 // tryArg asks the child to build and to leave it at that.
 const tryArg = "\x00try"

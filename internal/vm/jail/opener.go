@@ -48,10 +48,22 @@ const (
 
 // opener answers a program's opens.
 type opener struct {
+	mu    sync.Mutex
 	files map[string]*os.File
+
 	ready sync.WaitGroup
 	file  *os.File
 	once  sync.Once
+}
+
+// offer changes what can be opened.
+func (o *opener) offer(files map[string]*os.File) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.files = files
 }
 
 // serveOpens answers until close, or until the program has ended.
@@ -75,10 +87,6 @@ func (o *opener) serve() {
 	conn, err := o.file.SyscallConn()
 	if err != nil {
 		return
-	}
-	var longest int
-	for name := range o.files {
-		longest = max(longest, len(name))
 	}
 	for {
 		var n notification
@@ -105,8 +113,16 @@ func (o *opener) serve() {
 		if n.id == 0 {
 			continue
 		}
-		file := o.files[readString(int(n.pid), uintptr(n.args[1]), longest+1)]
+		path, flags := n.args[1], n.args[2]
+		if uintptr(n.nr) != unix.SYS_OPENAT { // open, which has no directory before the path
+			path, flags = n.args[0], n.args[1]
+		}
+		name := readString(int(n.pid), uintptr(path), unix.PathMax)
 		conn.Control(func(fd uintptr) {
+			// As long as it takes: whoever changes the offer may close the files then.
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			file := o.files[name]
 			if file == nil {
 				a := answer{id: n.id, flags: flagContinue}
 				ioctl(fd, ioctlSend, unsafe.Pointer(&a))
@@ -114,7 +130,7 @@ func (o *opener) serve() {
 			}
 			again, err := reopen(file)
 			if err == nil {
-				a := addition{id: n.id, flags: flagSend, src: uint32(again), dstFlags: uint32(n.args[2]) & unix.O_CLOEXEC}
+				a := addition{id: n.id, flags: flagSend, src: uint32(again), dstFlags: uint32(flags) & unix.O_CLOEXEC}
 				if e := ioctl(fd, ioctlAdd, unsafe.Pointer(&a)); e != 0 {
 					err = e
 				}
@@ -129,13 +145,22 @@ func (o *opener) serve() {
 }
 
 // reopen opens a file once more, for what it is open for: who opens a file
-// twice, as QEMU does its kernel, expects to be at its beginning both times.
+// twice, as QEMU does its kernel, expects to be at its beginning both times. What
+// is no regular file is handed over as it is: a tap device belongs to the network
+// namespace that it was opened in.
 func reopen(f *os.File) (int, error) {
 	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
 	if err != nil {
 		return -1, err
 	}
-	return unix.Open("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), flags&unix.O_ACCMODE|unix.O_CLOEXEC, 0)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	return unix.Open("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), flags&(unix.O_ACCMODE|unix.O_APPEND)|unix.O_CLOEXEC, 0)
 }
 
 func ioctl(fd, request uintptr, arg unsafe.Pointer) unix.Errno {

@@ -60,13 +60,19 @@ func (p *program) jump(op uint16, k uint32, yes, no uint8) {
 
 func fails(e unix.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(e) }
 
-// filter is what a jail's program may ask of the kernel.
-func filter(o Openings) []unix.SockFilter {
+// filter is what a jail's program may ask of the kernel. One that builds its own
+// walls is asked about its opens, and may do the rest.
+func filter(o Openings, builds bool) []unix.SockFilter {
 	var p program
 	p.load(atArch)
 	p.jump(unix.BPF_JEQ, auditArch, 1, 0)
 	p.ret(unix.SECCOMP_RET_KILL_PROCESS)
 	p.load(atNumber)
+	if builds {
+		p.openings(o)
+		p.ret(unix.SECCOMP_RET_ALLOW)
+		return p
+	}
 	if runtime.GOARCH == "amd64" {
 		// The same calls by other numbers.
 		const x32 = 0x40000000
@@ -99,26 +105,32 @@ func filter(o Openings) []unix.SockFilter {
 	p.jump(unix.BPF_JEQ, unix.TIOCSTI, 0, 1)
 	p.ret(fails(unix.EPERM))
 	p.ret(unix.SECCOMP_RET_ALLOW)
-	if o != OpenNone {
-		if o == OpenAll {
-			p.jump(unix.BPF_JEQ, unix.SYS_OPENAT, 0, 1)
-			p.ret(unix.SECCOMP_RET_USER_NOTIF)
-		} else {
-			p.jump(unix.BPF_JEQ, unix.SYS_OPENAT, 0, 4)
-			p.load(arg(2))
-			p.stmt(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.O_ACCMODE)
-			p.jump(unix.BPF_JEQ, unix.O_RDWR, 0, 1)
-			p.ret(unix.SECCOMP_RET_USER_NOTIF)
-		}
-	}
+	p.openings(o)
 	p.ret(unix.SECCOMP_RET_ALLOW)
 	return p
 }
 
+// openings asks about opens, with the call's number loaded.
+func (p *program) openings(o Openings) {
+	switch o {
+	case OpenAll:
+		for _, nr := range opens {
+			p.jump(unix.BPF_JEQ, uint32(nr), 0, 1)
+			p.ret(unix.SECCOMP_RET_USER_NOTIF)
+		}
+	case OpenWriting:
+		p.jump(unix.BPF_JEQ, unix.SYS_OPENAT, 0, 4)
+		p.load(arg(2))
+		p.stmt(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.O_ACCMODE)
+		p.jump(unix.BPF_JEQ, unix.O_RDWR, 0, 1)
+		p.ret(unix.SECCOMP_RET_USER_NOTIF)
+	}
+}
+
 // installFilter sets the calling thread's filter. The listener, where opens are
 // asked about, hears them; -1 otherwise.
-func installFilter(o Openings) (listener int, err error) {
-	f := filter(o)
+func installFilter(o Openings, builds bool) (listener int, err error) {
+	f := filter(o, builds)
 	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
 	var flags uintptr
 	if o != OpenNone {

@@ -223,7 +223,7 @@ func (d *Driver) Fingerprint(ctx context.Context, spec vm.Spec) (string, error) 
 }
 
 // layoutVersion changes whenever the devices of a machine do.
-const layoutVersion = "1"
+const layoutVersion = "2"
 
 func (d *Driver) fingerprint(version string, a accel) string {
 	s := "qemu-" + version + "-" + string(a) + "-layout" + layoutVersion
