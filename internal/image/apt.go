@@ -156,8 +156,8 @@ func (a *apt) download(ctx context.Context, pkg, dir string) (path, sum string, 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", "", err
 	}
-	// 'URI' NAME SIZE SHA256:HASH
-	out, err := a.run(ctx, dir, "apt-get", "download", "--print-uris", pkg)
+	// 'URI' NAME SIZE SHA256:HASH; nothing about a package that lies where it is asked.
+	out, err := a.run(ctx, a.dir, "apt-get", "download", "--print-uris", pkg)
 	if err != nil {
 		return "", "", err
 	}

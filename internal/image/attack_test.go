@@ -261,6 +261,26 @@ Dir::Etc::Trusted "`+a.keyring+`";
 	}
 	evil := bytes.Clone(good)
 	evil[len(evil)-1]++
+	t.Run("kept package", func(t *testing.T) {
+		b := a.builder(t, a.keyring)
+		_, path, err := fetchKernel(t, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, evil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if p, _, err := fetchKernel(t, b); err != nil || p.SHA256 != hashBytes(good) {
+			t.Errorf("a changed one: %+v %v; want it fetched again", p, err)
+		}
+		if data, err := os.ReadFile(path); err != nil || !bytes.Equal(data, good) {
+			t.Errorf("a changed one is still there: %v", err)
+		}
+		a.set("pool/k.deb", nil) // a whole one is not fetched again
+		if p, _, err := fetchKernel(t, b); err != nil || p.SHA256 != hashBytes(good) {
+			t.Errorf("a whole one: %+v %v", p, err)
+		}
+	})
 	attacks := []struct {
 		name, want string
 		do         func(t *testing.T) (keyring string)
