@@ -3,6 +3,7 @@ package mask
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -48,9 +49,7 @@ func (s *Set) Record(rec ci.Record) ci.Record {
 		*f = s.Field(*f)
 	}
 	if rec.Matrix != nil {
-		if b, err := json.Marshal(rec.Matrix); err != nil || s.Contains(string(b)) {
-			rec.Matrix = Mark
-		}
+		rec.Matrix = s.tree(rec.Matrix)
 	}
 	if len(rec.Outputs) > 0 && rec.Type != ci.JobFinished {
 		shown := map[string]string{}
@@ -60,4 +59,48 @@ func (s *Set) Record(rec ci.Record) ci.Record {
 		rec.Outputs = ci.Brief(shown)
 	}
 	return rec
+}
+
+// tree masks the strings of what JSON can hold. What has nothing to mask stays as it is.
+func (s *Set) tree(v any) any {
+	var tree any
+	b, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(b, &tree)
+	}
+	if err != nil {
+		return Mark
+	}
+	changed := false
+	field := func(text string) string {
+		masked := s.Field(text)
+		changed = changed || masked != text
+		return masked
+	}
+	var walk func(any) any
+	walk = func(v any) any {
+		switch v := v.(type) {
+		case string:
+			return field(v)
+		case []any:
+			for i := range v {
+				v[i] = walk(v[i])
+			}
+		case map[string]any:
+			out := make(map[string]any, len(v))
+			for k, e := range v {
+				out[field(k)] = walk(e)
+			}
+			return out
+		case float64:
+			if n := strconv.FormatFloat(v, 'f', -1, 64); field(n) != n {
+				return Mark
+			}
+		}
+		return v
+	}
+	if tree = walk(tree); changed {
+		return tree
+	}
+	return v
 }
