@@ -392,8 +392,10 @@ type lines struct {
 }
 
 const (
-	maxLine   = 16 << 10
-	lastLines = 2000
+	maxLine = 16 << 10
+	// What is kept for the explanation of a failure.
+	lastLines  = 2000
+	lastLength = 2 << 10
 )
 
 func (l *lines) Write(p []byte) (int, error) {
@@ -427,7 +429,7 @@ func (l *lines) flush() {
 func (l *lines) line() {
 	text := strings.ToValidUTF8(strings.TrimSuffix(string(l.part), "\r"), "\uFFFD")
 	l.part = l.part[:0]
-	if l.last = append(l.last, text); len(l.last) > 2*lastLines {
+	if l.last = append(l.last, strings.Clone(strings.ToValidUTF8(text[:min(len(text), lastLength)], ""))); len(l.last) > 2*lastLines {
 		l.last = append(l.last[:0:0], l.last[len(l.last)-lastLines:]...)
 	}
 	l.memory.line(l.step, text)

@@ -27,7 +27,7 @@ func (h *Host) remember(ctx context.Context, r *running) (*memory, error) {
 		return nil, nil
 	}
 	c, w := r.context, r.workflow
-	name := w.Name
+	name := r.secrets.Field(w.Name)
 	if name == "" {
 		name = "workflow"
 	}
@@ -50,6 +50,9 @@ func (h *Host) remember(ctx context.Context, r *running) (*memory, error) {
 	m.Emit(ci.Record{Type: ci.JobStarted, Job: onlyJob, JobKey: onlyJob, Name: name})
 	return m, nil
 }
+
+// Emit records r, masked.
+func (m *memory) Emit(r ci.Record) { m.Entry.Emit(m.secrets.Record(r)) }
 
 // expected is what was foretold of a step, or of the whole (0); nil if nothing.
 func (m *memory) expected(step int) *Prediction {
@@ -84,7 +87,7 @@ func (m *memory) masked(text string) string {
 }
 
 func (m *memory) stepStarted(s numbered) {
-	m.step(s, ci.Record{Type: ci.StepStarted, Name: m.masked(s.Name), Command: m.masked(s.Run)})
+	m.step(s, ci.Record{Type: ci.StepStarted, Name: s.Name, Command: s.Run})
 }
 
 func (m *memory) line(s numbered, text string) {
@@ -125,7 +128,7 @@ func (m *memory) finish(c Conclusion, broken error) error {
 		if end.Conclusion == "" {
 			end.Conclusion = ci.Failure
 		}
-		end.Reason = m.masked(broken.Error())
+		end.Reason = broken.Error()
 	}
 	job := end
 	job.Type, job.Job, job.JobKey, job.Name = ci.JobFinished, onlyJob, onlyJob, m.Run.Name

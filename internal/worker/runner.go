@@ -284,7 +284,7 @@ func (h *hooks) Emit(rec ci.Record) {
 		}
 		text := rec.Text
 		if len(text) > head {
-			text = strings.ToValidUTF8(text[:head], "") // a copy: the rest can go
+			text = strings.Clone(strings.ToValidUTF8(text[:head], "")) // the rest can go
 		}
 		l := append(h.lines[rec.Step], text)
 		if len(l) > 2*tail {
