@@ -165,44 +165,28 @@ func stamp(g git.Dir, kept string, depth int) string {
 
 // fetch gets one ref, without a token first.
 func (r *Resolver) fetch(ctx context.Context, g git.Dir, name, ref, kept string, depth int) error {
-	url := r.cfg.Server + "/" + name
-	args := []string{"fetch", "--quiet", "--no-tags", "--force"}
+	flags := []string{"--no-tags", "--force"}
 	if depth > 0 {
-		args = append(args, fmt.Sprintf("--depth=%d", depth))
+		flags = append(flags, fmt.Sprintf("--depth=%d", depth))
 	} else if _, err := os.Stat(filepath.Join(g.Path(), "shallow")); err == nil {
-		args = append(args, "--unshallow")
+		flags = append(flags, "--unshallow")
 	}
-	args = append(args, "--", url, cmp.Or(ref, "HEAD")+":"+kept)
-	protocol, _, _ := strings.Cut(r.cfg.Server, ":")
-	g = g.Over(protocol)
-	_, err := g.Run(ctx, args...)
-	if err != nil && r.cfg.Token != "" && denied(err) {
-		auth := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + r.cfg.Token))
-		_, err = g.With("http."+r.cfg.Server+"/.extraHeader=Authorization: Basic "+auth).Run(ctx, args...)
+	from := git.Remote{URL: r.cfg.Server + "/" + name}
+	spec := cmp.Or(ref, "HEAD") + ":" + kept
+	err := g.Fetch(ctx, from, flags, spec)
+	if err != nil && r.cfg.Token != "" && git.Denied(err) {
+		from.Token = r.cfg.Token
+		err = g.Fetch(ctx, from, flags, spec)
 	}
 	switch {
 	case err == nil:
 		return os.WriteFile(stamp(g, kept, depth), nil, 0o644)
-	case missingRef(err):
+	case git.Missing(err):
 		return inputError("Unable to resolve action `%s@%s`, unable to find version `%s`", name, ref, ref)
-	case denied(err):
+	case git.Denied(err):
 		return inputError("Unable to resolve action. Repository not found: %s", name)
 	}
 	return err
-}
-
-func said(err error, words ...string) bool {
-	g, ok := errors.AsType[*git.Error](err)
-	return ok && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(g.Stderr, w) })
-}
-
-// denied reports whether a repository is not there, or not for us: GitHub does not say which.
-func denied(err error) bool {
-	return said(err, "Repository not found", "could not read Username", "Authentication failed", "terminal prompts disabled", "error: 401", "error: 403", "error: 404", "' not found", "does not appear to be a git repository", "does not exist")
-}
-
-func missingRef(err error) bool {
-	return said(err, "couldn't find remote ref", "not our ref", "no such remote ref")
 }
 
 // lock keeps other users of a mirror out, in this process and in others.

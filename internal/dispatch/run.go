@@ -11,6 +11,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -164,7 +165,15 @@ func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo *github.Repo
 		CPUs: limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log,
 		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },
 		Source: &source.Archive{SHA: run.SHA, Branch: branch, Repository: run.Repository, Server: d.cfg.Server,
-			Open: func(ctx context.Context, sha string) (io.ReadCloser, error) { return repo.Tarball(ctx, sha) }},
+			Open: func(ctx context.Context, sha string) (io.ReadCloser, error) { return repo.Tarball(ctx, sha) },
+			Token: func(ctx context.Context) (string, error) {
+				return repo.Token(ctx, map[string]string{"contents": "read"})
+			},
+			Commit: func(ctx context.Context, sha string) (*git.Commit, error) {
+				c, err := repo.Commit(ctx, sha)
+				return &git.Commit{SHA: c.SHA, Tree: c.Tree, Parents: c.Parents, Author: git.Person(c.Author), Committer: git.Person(c.Committer),
+					Message: c.Message, Signature: c.Signature, Payload: c.Payload}, err
+			}},
 	}
 	d.given(r, t)
 	return r

@@ -85,24 +85,12 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// fetch brings the history.
+// fetch brings the history, from a directory of this host.
 func (c Checkout) fetch(ctx context.Context, to Dir) error {
-	args := []string{"fetch", "--quiet", "--update-shallow", "--no-write-fetch-head", "--no-recurse-submodules"}
-	if c.Depth > 0 {
-		args = append(args, fmt.Sprintf("--depth=%d", c.Depth))
-		if !c.Tags {
-			args = append(args, "--no-tags")
-		}
-	}
-	args = append(args, "--", c.From.path, c.SHA)
-	if c.Depth == 0 {
-		args = append(args, "+refs/heads/*:refs/remotes/origin/*")
-	}
-	if c.Depth == 0 || c.Tags {
-		args = append(args, "+refs/tags/*:refs/tags/*")
-	}
-	_, err := to.Over("file").Run(ctx, args...)
-	return err
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	flags, specs := History(c.SHA, c.Depth, c.Tags)
+	return to.Over("file").fetch(ctx, cancel, c.From.path, MaxFetch, flags, specs)
 }
 
 // finish makes a git directory that of a working tree: refs, HEAD, index, config.

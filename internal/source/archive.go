@@ -35,22 +35,27 @@ type Archive struct {
 	Open func(ctx context.Context, sha string) (io.ReadCloser, error)
 	// Commit fetches what a commit is; nil is not known.
 	Commit func(ctx context.Context, sha string) (*git.Commit, error)
+	// Token makes a token that may read the repository, for its history; it stays
+	// on this host. nil is none: there is no history then.
+	Token func(ctx context.Context) (string, error)
 }
 
-// Checkout writes the commit. History is one commit: an archive has no more. It is
-// the very commit, name and all, if the archive holds its tree as it is (a
-// repository's attributes can make GitHub leave files out or change them, and
-// submodules are not in it); otherwise one of its own, and the step's log says so.
+// Checkout writes the commit. Without history it comes as an archive: it is the very
+// commit, name and all, if the archive holds its tree as it is (a repository's
+// attributes can make GitHub leave files out or change them, and submodules are not
+// in it); otherwise one of its own, and the step's log says so. More history, or
+// tags, are fetched from the server; if they cannot be, the log says that, too.
 func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
 	if r := req.Ref; r != "" && r != a.SHA && r != a.Branch && r != "refs/heads/"+a.Branch {
 		return "", &action.InputError{Msg: fmt.Sprintf("only the run's own commit %s can be checked out here, not %q", a.SHA, r)}
 	}
 	if req.Depth != 1 || req.Tags {
-		what := fmt.Sprintf("fetch-depth: %d", req.Depth)
-		if req.Tags {
-			what += ", fetch-tags: true"
+		sha, err := a.history(ctx, req, w)
+		if failed, ok := errors.AsType[*unserved](err); ok && ctx.Err() == nil {
+			req.Say("The history that was asked for (fetch-depth: %d, fetch-tags: %v) could not be fetched from %s: %v. The commit comes alone.", req.Depth, req.Tags, a.Server, failed.err)
+		} else {
+			return sha, err
 		}
-		req.Say("%s is not served here: the commit comes as an archive, without history, other branches and tags. `git fetch --unshallow --tags` in a step of your own brings them, with the network and a token.", what)
 	}
 	return importing(func(g git.Dir) (string, error) {
 		own, tree, err := g.Import(ctx, "The tree of "+a.SHA+"\n", func(ctx context.Context, fn func(git.Content) error) error {
@@ -75,6 +80,34 @@ func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io
 			c.SHA = own
 			req.Say("HEAD is %s and not %s: the archive of the commit is not the commit itself (%v). The files are those of the archive.", own, a.SHA, err)
 		}
+		if a.Branch != "" && !git.ObjectID(req.Ref) {
+			c.Ref = "refs/heads/" + a.Branch
+		}
+		return a.SHA, c.Write(ctx, w)
+	})
+}
+
+// unserved is a history that could not be had.
+type unserved struct{ err error }
+
+func (e *unserved) Error() string { return e.err.Error() }
+
+// history writes the commit with what it comes from, fetched with a token.
+func (a *Archive) history(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
+	from := git.Remote{URL: origin(a.Server, a.Repository)}
+	if a.Token == nil || from.URL == "" {
+		return "", &unserved{errors.New("there is no token for it")}
+	}
+	var err error
+	if from.Token, err = a.Token(ctx); err != nil {
+		return "", &unserved{err}
+	}
+	return importing(func(g git.Dir) (string, error) {
+		flags, specs := git.History(a.SHA, req.Depth, req.Tags)
+		if err := g.Fetch(ctx, from, flags, specs...); err != nil {
+			return "", &unserved{err}
+		}
+		c := git.Checkout{From: g, Ours: true, SHA: a.SHA, Depth: req.Depth, Tags: req.Tags, Origin: from.URL, Note: req.Note}
 		if a.Branch != "" && !git.ObjectID(req.Ref) {
 			c.Ref = "refs/heads/" + a.Branch
 		}

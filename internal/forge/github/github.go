@@ -433,9 +433,23 @@ func (r *Repo) Tarball(ctx context.Context, sha string) (io.ReadCloser, error) {
 
 // Commit is what a commit says of itself.
 type Commit struct {
-	SHA     string
-	Message string
-	Parents []string
+	SHA               string
+	Message           string
+	Parents           []string
+	Tree              string // name of its tree
+	Author, Committer Person
+	Signature         string // "" if it is not signed
+	Payload           string // what was signed: the commit's object without the signature
+}
+
+// Person is an author or committer. GitHub leaves out in which time zone they were.
+type Person struct {
+	Name, Email string
+	When        time.Time
+}
+
+func person(a *gh.CommitAuthor) Person {
+	return Person{Name: a.GetName(), Email: a.GetEmail(), When: a.GetDate().Time}
 }
 
 // Commit reads one commit, by its exact sha.
@@ -446,7 +460,11 @@ func (r *Repo) Commit(ctx context.Context, sha string) (Commit, error) {
 		if err != nil {
 			return err
 		}
-		out = Commit{SHA: c.GetSHA(), Message: c.GetCommit().GetMessage()}
+		o := c.GetCommit()
+		out = Commit{
+			SHA: c.GetSHA(), Message: o.GetMessage(), Tree: o.GetTree().GetSHA(), Author: person(o.GetAuthor()), Committer: person(o.GetCommitter()),
+			Signature: o.GetVerification().GetSignature(), Payload: o.GetVerification().GetPayload(),
+		}
 		for _, p := range c.Parents {
 			out.Parents = append(out.Parents, p.GetSHA())
 		}
