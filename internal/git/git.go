@@ -49,7 +49,7 @@ var settings = []string{
 	"core.hooksPath=/dev/null", "core.fsmonitor=false", "core.attributesFile=/dev/null", "core.useReplaceRefs=false",
 	"core.sshCommand=false", "core.askPass=false", "core.editor=false", "core.pager=cat", "core.autocrlf=false",
 	"credential.helper=", "credential.interactive=never", "safe.bareRepository=explicit",
-	"diff.external=", "diff.ignoreSubmodules=all", "submodule.recurse=false", "fetch.recurseSubmodules=false", "transfer.bundleURI=false",
+	"diff.external=false", "diff.ignoreSubmodules=all", "submodule.recurse=false", "fetch.recurseSubmodules=false", "transfer.bundleURI=false",
 	"gc.auto=0", "maintenance.auto=false", "commit.gpgSign=false", "tag.gpgSign=false", "gpg.program=false", "log.showSignature=false",
 	"protocol.allow=never", "protocol.ext.allow=never", "protocol.version=2", "core.compression=1", "pack.compression=1", "core.bigFileThreshold=4m",
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -145,5 +146,89 @@ func TestAttackNamesInTrees(t *testing.T) {
 		if _, err := d.Tree(t.Context(), strings.TrimSpace(out.String())); err == nil {
 			t.Errorf("a tree with a file %q was taken", name)
 		}
+	}
+}
+
+// Where a config of somebody's were read after all, the settings of every command
+// stand above it. (Filters, textconv and includes have names of their own, and
+// cannot be switched off: that is what views are for.)
+func TestAttackSettings(t *testing.T) {
+	for name, c := range map[string]struct {
+		config string // TRAP is the program
+		args   []string
+	}{
+		"fsmonitor":     {"[core]\n\tfsmonitor = TRAP\n", []string{"diff", "--name-only"}},
+		"hooks":         {"", []string{"update-ref", "refs/heads/new", "HEAD"}},
+		"external diff": {"[diff]\n\texternal = TRAP\n", []string{"diff", "HEAD^^", "HEAD"}},
+		"ext":           {"[protocol]\n\tallow = always\n[protocol \"ext\"]\n\tallow = always\n", []string{"fetch", "ext::TRAP"}},
+		"promisor": {"[extensions]\n\tpartialClone = o\n[remote \"o\"]\n\turl = ext::TRAP\n\tpromisor = true\n[core]\n\trepositoryformatversion = 1\n[protocol]\n\tallow = always\n",
+			[]string{"cat-file", "-p", strings.Repeat("1", 40)}},
+		"ssh":       {"[core]\n\tsshCommand = TRAP\n[remote \"o\"]\n\turl = ssh://host/x\n", []string{"fetch", "o"}},
+		"signature": {"[gpg]\n\tprogram = TRAP\n[log]\n\tshowSignature = true\n", []string{"log", "-1", "signed"}},
+		"editor":    {"[core]\n\teditor = TRAP\n", []string{"commit", "--allow-empty", "--edit", "-m", "x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, dir := gittest.New(t), t.TempDir()
+			gittest.Repository(t, dir)
+			gittest.Git(t, dir, "commit", "-q", "--allow-empty", "-m", "third")
+			gittest.Write(t, dir+"/sub/b.txt", "third\n")
+			gittest.Git(t, dir, "-c", "core.attributesFile=/dev/null", "commit", "-qam", "fourth")
+			at := At(dir + "/.git").on(dir)
+			object := gittest.Git(t, dir, "cat-file", "commit", "HEAD")
+			signed, err := at.Adopt(t.Context(), []byte(strings.Replace(object, "\n\n", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n", 1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			gittest.Git(t, dir, "tag", "signed", signed)
+			os.Remove(dir + "/.gitattributes")
+			p.Arm(dir+"/.git", "")
+			config := func(s string) string { return strings.ReplaceAll(s, "TRAP", p.Program) }
+			gittest.Write(t, dir+"/.git/config", "[core]\n\trepositoryformatversion = 0\n[user]\n\tname = x\n\temail = y\n"+config(c.config))
+			args := append([]string(nil), c.args...)
+			for i := range args {
+				args[i] = config(args[i])
+			}
+			cmd := exec.Command("git", args...)
+			cmd.Dir = dir
+			cmd.Run()
+			if len(p.Runs()) == 0 {
+				t.Fatal("an ordinary git does not run it")
+			}
+			at.Run(t.Context(), args...)
+		})
+	}
+}
+
+// The attributes of a tree have no say in what has changed: with one of them the
+// host's iconv ran with any encoding that the tree named.
+func TestAttackEncodings(t *testing.T) {
+	dir := t.TempDir()
+	gittest.Git(t, "", "init", "-q", "-b", "main", dir)
+	gittest.Write(t, dir+"/a", "text")
+	gittest.Git(t, dir, "add", "a")
+	gittest.Git(t, dir, "commit", "-qm", "first")
+	parent := gittest.Git(t, dir, "rev-parse", "HEAD")
+	gittest.Write(t, dir+"/.gitattributes", "a working-tree-encoding=UTF-16LE\n")
+	gittest.Git(t, dir, "add", ".gitattributes")
+	gittest.Git(t, dir, "commit", "-qm", "second")
+	gittest.Write(t, dir+"/a", "t\x00e\x00x\x00t\x00") // to a git that converts: not changed
+	r, err := Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	changed, err := r.Changed(t.Context(), parent)
+	if err != nil || !slices.Contains(changed, "a") || !slices.Contains(changed, ".gitattributes") {
+		t.Errorf("%q %v", changed, err)
+	}
+	// The name in a commit's header is one for iconv, too.
+	object := gittest.Git(t, dir, "cat-file", "commit", "HEAD")
+	sha, err := At(dir+"/.git").Adopt(t.Context(), []byte(strings.Replace(object, "\n\n", "\nencoding UTF-16LE\n\n", 1)+"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Head = sha
+	if m, author := r.Message(t.Context()); m != "second" || author != "t" {
+		t.Errorf("%q by %q", m, author)
 	}
 }

@@ -41,21 +41,22 @@ type Archive struct {
 }
 
 // Checkout writes the commit. Without history it comes as an archive: it is the very
-// commit, name and all, if the archive holds its tree as it is (a repository's
-// attributes can make GitHub leave files out or change them, and submodules are not
-// in it); otherwise one of its own, and the step's log says so. More history, or
-// tags, are fetched from the server; if they cannot be, the log says that, too.
+// commit, name and all, if the archive holds its tree as it is. A repository's
+// attributes can make GitHub leave files out or change them, and submodules are not in
+// an archive: then the commit is fetched from the server, as more history and tags
+// are. What cannot be fetched is said in the step's log, and the commit is one of our
+// own, with the archive's files.
 func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
 	if r := req.Ref; r != "" && r != a.SHA && r != a.Branch && r != "refs/heads/"+a.Branch {
 		return "", &action.InputError{Msg: fmt.Sprintf("only the run's own commit %s can be checked out here, not %q", a.SHA, r)}
 	}
 	if req.Depth != 1 || req.Tags {
-		sha, err := a.history(ctx, req, w)
-		if failed, ok := errors.AsType[*unserved](err); ok && ctx.Err() == nil {
-			req.Say("The history that was asked for (fetch-depth: %d, fetch-tags: %v) could not be fetched from %s: %v. The commit comes alone.", req.Depth, req.Tags, a.Server, failed.err)
-		} else {
+		sha, err := a.fetch(ctx, req, w)
+		failed, ok := errors.AsType[*unserved](err)
+		if !ok || ctx.Err() != nil {
 			return sha, err
 		}
+		req.Say("The history that was asked for (fetch-depth: %d, fetch-tags: %v) could not be fetched from %s: %v. The commit comes alone.", req.Depth, req.Tags, a.Server, failed.err)
 	}
 	return importing(func(g git.Dir) (string, error) {
 		own, tree, err := g.Import(ctx, "The tree of "+a.SHA+"\n", func(ctx context.Context, fn func(git.Content) error) error {
@@ -77,6 +78,14 @@ func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io
 			if ctx.Err() != nil {
 				return "", context.Cause(ctx)
 			}
+			if errors.Is(err, errDiffers) || errors.Is(err, git.ErrNotRebuilt) {
+				sha, ferr := a.fetch(ctx, action.CheckoutRequest{Ref: req.Ref, Depth: 1, Note: req.Note}, w)
+				failed, ok := errors.AsType[*unserved](ferr)
+				if !ok {
+					return sha, ferr
+				}
+				err = fmt.Errorf("%w; and the commit could not be fetched from %s: %w", err, a.Server, failed)
+			}
 			c.SHA = own
 			req.Say("HEAD is %s and not %s: the archive of the commit is not the commit itself (%v). The files are those of the archive.", own, a.SHA, err)
 		}
@@ -92,8 +101,11 @@ type unserved struct{ err error }
 
 func (e *unserved) Error() string { return e.err.Error() }
 
-// history writes the commit with what it comes from, fetched with a token.
-func (a *Archive) history(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
+// errDiffers says that an archive holds other files than its commit.
+var errDiffers = errors.New("the files in it are not those of the commit: the repository's attributes change archives, or it has submodules")
+
+// fetch writes the commit with what it comes from, fetched with a token.
+func (a *Archive) fetch(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
 	from := git.Remote{URL: origin(a.Server, a.Repository)}
 	if a.Token == nil || from.URL == "" {
 		return "", &unserved{errors.New("there is no token for it")}
@@ -128,8 +140,11 @@ func (a *Archive) adopt(ctx context.Context, g git.Dir, tree string) (parents bo
 	if c.SHA != a.SHA {
 		return false, fmt.Errorf("GitHub speaks of %.40q", c.SHA)
 	}
+	if c.Tree == "" {
+		return false, errors.New("GitHub does not tell its tree")
+	}
 	if c.Tree != tree {
-		return false, errors.New("the files in it are not those of the commit: the repository's attributes change archives, or it has submodules")
+		return false, errDiffers
 	}
 	object, err := c.Object()
 	if err != nil {

@@ -167,6 +167,18 @@ func TestArchiveWithHistory(t *testing.T) {
 			t.Errorf("the token is in the machine: %s", b)
 		}
 	}
+	// An archive that is not the commit: that is fetched.
+	write(t, root+"/.gitattributes", "a.txt export-ignore\n")
+	gittest.Git(t, root, "-c", "core.attributesFile=/dev/null", "commit", "-qam", "attributes")
+	was := a
+	a = github(t, root)
+	a.Server, a.Token = was.Server, was.Token
+	req, notes := said(action.CheckoutRequest{Depth: 1})
+	dir, _ := checkout(t, a, req)
+	if gittest.Tree(t, dir)["a.txt"] == "" || run(t, dir, "git", "rev-parse", "HEAD") != a.SHA || run(t, dir, "git", "rev-list", "--count", "HEAD") != "1" || len(*notes) != 1 {
+		t.Errorf("%v %q", gittest.Tree(t, dir), *notes)
+	}
+	a = was
 	// It cannot be had: said, and the commit comes as ever.
 	for name, change := range map[string]func(){
 		"a bad token": func() { token = "other" }, "no answer": func() { srv.Close() }, "no token": func() { a.Token = nil },

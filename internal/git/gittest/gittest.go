@@ -27,7 +27,7 @@ func New(t testing.TB) *Trap {
 		t.Fatal(err)
 	}
 	// Who called it tells what let it in.
-	script := fmt.Sprintf("#!/bin/sh\necho \"$0 $*\" > %s/$$\ncat /proc/$PPID/cmdline 2>/dev/null | tr '\\0' ' ' >> %s/$$\ncat\n", p.marks, p.marks)
+	script := fmt.Sprintf("#!/bin/sh\necho \"$0 $*\" > %s/$$\ncat /proc/$PPID/cmdline 2>/dev/null | tr '\\0' ' ' >> %s/$$\n", p.marks, p.marks)
 	Write(t, p.Program, script)
 	if err := os.Chmod(p.Program, 0o755); err != nil {
 		t.Fatal(err)

@@ -146,7 +146,10 @@ func New() *Server {
 	mux.HandleFunc("GET /repos/{owner}/{repo}/commits/{sha}/check-runs", s.repo("checks", "read", s.listChecks))
 	mux.HandleFunc("GET /codeload/{owner}/{repo}/{sha}", s.codeload)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.violate("%s %s is no address of GitHub's that a runner needs", r.Method, r.URL.Path)
+		// Nothing can be fetched by git here: a runner has to say so, and go on.
+		if !strings.HasSuffix(r.URL.Path, "/info/refs") {
+			s.violate("%s %s is no address of GitHub's that a runner needs", r.Method, r.URL.Path)
+		}
 		s.deny(w, http.StatusNotFound, "Not Found")
 	})
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
