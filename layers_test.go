@@ -71,7 +71,7 @@ var layers = map[string]layer{
 	"prompt":       {ours: []string{"workflow", "expr"}},
 	"dispatch":     {ours: []string{"ci", "board", "expr", "ledger", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "git", "web", "webhook", "network", "image", "pool", "config"}},
 	"worker":       {ours: []string{"ci", "expr", "image", "mask", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
-	"api":          {ours: []string{"door", "guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
+	"api":          {ours: []string{"board", "door", "guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "pool", "vm"}},
 	"ledger":       {ours: []string{"ci", "learn", "store"}},
 	"board":        {ours: []string{"ci", "text"}},

@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hearth-ci/hearth/internal/bench"
+	"github.com/hearth-ci/hearth/internal/board"
 )
 
 func (a *app) benchCommand() *cobra.Command {
@@ -27,7 +27,7 @@ it is met. Exit code 1 if one is not.`,
 			return err
 		}
 		if asJSON {
-			enc := json.NewEncoder(a.out)
+			enc := board.NewEncoder(a.out)
 			enc.SetIndent("", "  ")
 			err = enc.Encode(r)
 		} else {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -76,7 +75,7 @@ Exit code: 0 machines can run here, 3 they cannot.`,
 				return &exit{exitCancelled, context.Cause(c.Context())}
 			}
 			if asJSON {
-				enc := json.NewEncoder(a.out)
+				enc := board.NewEncoder(a.out)
 				enc.SetIndent("", "  ")
 				if err := enc.Encode(e); err != nil {
 					return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -104,7 +103,7 @@ func (a *app) imageListCommand() *cobra.Command {
 				return &exit{exitInfrastructure, err}
 			}
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(struct {
+				return board.NewEncoder(a.out).Encode(struct {
 					Images []image.Info `json:"images"`
 				}{append([]image.Info{}, all...)})
 			}
@@ -166,7 +165,7 @@ package; hearth image sbom is the same in a standard format.`,
 				return &exit{exitInfrastructure, contentsErr}
 			}
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(struct {
+				return board.NewEncoder(a.out).Encode(struct {
 					ID       string                     `json:"id"`
 					Name     string                     `json:"name"`
 					Packages []string                   `json:"packages,omitempty"`

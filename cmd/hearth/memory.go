@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -91,7 +90,7 @@ func (a *app) learnReportCommand() *cobra.Command {
 					return err
 				}
 				if asJSON {
-					return json.NewEncoder(a.out).Encode(r)
+					return board.NewEncoder(a.out).Encode(r)
 				}
 				if r.Steps.N == 0 {
 					_, err := fmt.Fprintf(a.out, "nothing to compare %s yet: no prediction has met its outcome%s\n", where(repository), otherwise(repository))
@@ -157,7 +156,7 @@ rows that had ended before it started. "-" reads standard input.`,
 				return usage("%s: %v", args[0], err)
 			}
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(r)
+				return board.NewEncoder(a.out).Encode(r)
 			}
 			fmt.Fprintf(a.out, "%d rows\n", r.Rows)
 			w := a.scores("predictor")
@@ -222,7 +221,7 @@ func (a *app) graphCommand() *cobra.Command {
 					if found == nil {
 						found = []graph.Match{}
 					}
-					return json.NewEncoder(a.out).Encode(found)
+					return board.NewEncoder(a.out).Encode(found)
 				}
 				if len(found) == 0 {
 					_, err := fmt.Fprintf(a.err, "nothing is known about %q %s yet: a command has to have met others at least three times%s\n",

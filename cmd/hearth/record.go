@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,7 +37,7 @@ func (a *app) runsCommand() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(a.out)
+				enc := board.NewEncoder(a.out)
 				for _, r := range runs {
 					if err := enc.Encode(r); err != nil {
 						return err

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -231,7 +230,7 @@ func (a *app) vmListCommand() *cobra.Command {
 			}
 			a.reapHeld(ctx, dirs)
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(struct {
+				return board.NewEncoder(a.out).Encode(struct {
 					VMs []hold.Status `json:"vms"`
 				}{append([]hold.Status{}, all...)})
 			}

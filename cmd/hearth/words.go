@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/lint"
 	"github.com/hearth-ci/hearth/internal/prompt"
 )
@@ -25,7 +26,7 @@ take the files, 2 when not. Advice changes no exit code.`,
 			if err != nil {
 				return usage("%v", err)
 			}
-			if err := r.Write(a.out, format); err != nil {
+			if err := r.Write(board.Escaped(a.out), format); err != nil {
 				return usage("%v", err)
 			}
 			if code := r.ExitCode(); code != 0 {

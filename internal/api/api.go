@@ -50,6 +50,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/network"
@@ -343,9 +344,7 @@ func head(w http.ResponseWriter, status int) {
 // encode writes a value, for which the client has a while.
 func encode(w http.ResponseWriter, v any) {
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.Encode(v) // a client that is gone hears nothing
+	board.NewEncoder(w).Encode(v) // a client that is gone hears nothing
 }
 
 // read decodes a request's body. A field that does not exist is an error: a

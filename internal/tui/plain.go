@@ -169,9 +169,7 @@ type JSON struct {
 // NewJSON returns a sink that writes NDJSON to w.
 func NewJSON(w io.Writer) *JSON {
 	b := bufio.NewWriter(w)
-	enc := json.NewEncoder(b)
-	enc.SetEscapeHTML(false)
-	return &JSON{w: b, enc: enc, seq: map[string]int64{}}
+	return &JSON{w: b, enc: board.NewEncoder(b), seq: map[string]int64{}}
 }
 
 // Emit writes r. It numbers and dates records that nobody has numbered yet.
