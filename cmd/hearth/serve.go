@@ -276,8 +276,11 @@ seconds. Without arguments, the runs that wait are listed.`,
 			var errs []error
 			for _, id := range args {
 				run, err := dispatch.Approve(c.Context(), s, id, by)
+				if errors.Is(err, store.ErrNotFound) {
+					err = fmt.Errorf("there is no run %s", board.Clean(id))
+				}
 				if err != nil {
-					errs = append(errs, usage("%v (hearth approve lists those that do)", err))
+					errs = append(errs, usage("%v: hearth approve lists those that wait", err))
 					continue
 				}
 				fmt.Fprintf(a.err, "run %s of %s at %s may start\n", run.ID, board.Clean(run.Repository), run.SHA)

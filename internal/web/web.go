@@ -86,7 +86,7 @@ type Window struct {
 // Event is a delivery and what came of it.
 type Event struct {
 	ci.Event
-	State  string // pending, taken, done, failed, noted
+	State  string // pending, taken, done, failed, refused, noted
 	Detail string
 	Tries  int
 }
@@ -217,7 +217,7 @@ func stepName(j *board.Job, n int) string {
 // tone is the CSS class of an event's state.
 func tone(state string) string {
 	switch state {
-	case "failed":
+	case "failed", "refused":
 		return "bad"
 	case "taken":
 		return "running"
