@@ -73,6 +73,7 @@ var layers = map[string]layer{
 	"worker":       {ours: []string{"ci", "expr", "image", "mask", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
 	"api":          {ours: []string{"board", "door", "guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "pool", "vm"}},
+	"retention":    {ours: []string{"action", "config", "image", "learn", "store"}},
 	"ledger":       {ours: []string{"ci", "learn", "store"}},
 	"board":        {ours: []string{"ci", "text"}},
 	"web":          {ours: []string{"ci", "board", "door"}},

@@ -14,6 +14,7 @@ func (a *app) commands() []*cobra.Command {
 		a.logsCommand(),
 		a.learnCommand(),
 		a.graphCommand(),
+		a.gcCommand(),
 		a.lintCommand(),
 		a.newCommand(),
 		a.vmCommand(),

@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -158,7 +159,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	server := forgeServer(cfg.GitHubURL)
 	// Without credentials, and apart from the mirrors of `hearth run`, which may have
 	// been filled with a developer's: what a stranger's workflow names is public.
-	resolver := action.NewResolver(action.Config{Dir: filepath.Join(dirs.Cache, "serve", "actions"), Server: server, Log: log})
+	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
 		Pool: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
@@ -219,7 +220,11 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if app == nil {
 		fmt.Fprintln(a.err, "no GitHub App is configured: deliveries are refused (app_id, app_key_file, HEARTH_WEBHOOK_SECRET)")
 	}
+	var keeping sync.WaitGroup
+	keeping.Go(func() { keeper(s, learner, dirs, cfg.Retention, log).Run(serving) })
 	err = d.Serve(serving)
+	stop(nil)
+	keeping.Wait()
 	endRequests() // those who only watch
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -232,6 +237,9 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	return nil
 }
+
+// serveActions is where a server keeps mirrors.
+func serveActions(dirs config.Dirs) string { return filepath.Join(dirs.Cache, "serve", "actions") }
 
 // forgeServer is the web address that belongs to an API's.
 func forgeServer(apiURL string) string {

@@ -363,7 +363,7 @@ func (c Config) Validate() error {
 	if c.MaxBody < 1<<10 {
 		bad("max_body %d: want at least 1024 bytes", c.MaxBody)
 	}
-	errs = append(errs, c.Retention.validate()...)
+	errs = append(errs, c.Retention.Validate()...)
 	errs = append(errs, c.Doors.validate()...)
 	if c.SessionTTL <= 0 {
 		bad("session_ttl must be positive")

@@ -64,8 +64,7 @@ func DefaultRetention() Retention {
 // and the environment.
 func LoadRetention(getenv func(string) string) (Retention, []error) {
 	r := DefaultRetention()
-	errs := r.environment(getenv)
-	return r, append(errs, r.validate()...)
+	return r, r.environment(getenv)
 }
 
 // Setting is one value of a Retention by its name.
@@ -110,7 +109,8 @@ func (r *Retention) environment(getenv func(string) string) (errs []error) {
 	return errs
 }
 
-func (r *Retention) validate() (errs []error) {
+// Validate names every problem.
+func (r *Retention) Validate() (errs []error) {
 	for _, s := range []struct {
 		name  string
 		value int64

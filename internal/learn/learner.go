@@ -360,6 +360,23 @@ func (l *Learner) Consume(ctx context.Context) (int, error) {
 	}
 }
 
+// Learned is up to where in the event log everything has been learned from, once
+// what is there now has. Records behind it must not be removed. A learner that is
+// off waits for nothing.
+func (l *Learner) Learned(ctx context.Context) (cursor int64, err error) {
+	if l.off() {
+		return math.MaxInt64, nil
+	}
+	if _, err := l.Consume(ctx); err != nil {
+		return 0, err
+	}
+	_, cursor, _, err = l.store.Progress(ctx, follower)
+	if err != nil {
+		return 0, fmt.Errorf("learn: %w", err)
+	}
+	return cursor, nil
+}
+
 // learn runs fn over knowledge that is up to date, and stores what it changed
 // with the cursor that it returns. What is in memory is as the database says,
 // whatever happens. The caller holds mu.
@@ -819,6 +836,18 @@ type Report struct {
 	Runs     Scores          `json:"runs"`
 	Duration *DurationScores `json:"duration,omitempty"` // of all three
 	Since    time.Time       `json:"since,omitzero"`     // the oldest prediction among them
+	// Before are older predictions, of which only sums are kept, by what they were
+	// of: run, job, step. They are not among the others.
+	Before map[string]Sums `json:"before,omitempty"`
+}
+
+// Sums are what is left of old predictions.
+type Sums struct {
+	N       int       `json:"n"`
+	Failed  int       `json:"failed"`
+	LogLoss float64   `json:"log_loss"`
+	Brier   float64   `json:"brier"`
+	Since   time.Time `json:"since"`
 }
 
 // reportLimit is how many predictions a report looks back over.
@@ -860,6 +889,17 @@ func (l *Learner) Report(ctx context.Context, repository string) (Report, error)
 	rep.Steps, rep.Jobs, rep.Runs = score(ps[0], ys[0]), score(ps[1], ys[1]), score(ps[2], ys[2])
 	if rep.Duration = ds.scores(); rep.Duration != nil {
 		rep.Duration.P90Cover = 0
+	}
+	totals, err := l.store.PredictionTotals(ctx, repository)
+	if err != nil {
+		return rep, fmt.Errorf("learn: %w", err)
+	}
+	for _, t := range totals {
+		if rep.Before == nil {
+			rep.Before = map[string]Sums{}
+		}
+		n := float64(max(t.N, 1))
+		rep.Before[t.Unit] = Sums{N: t.N, Failed: t.Failed, LogLoss: t.LogLoss / n, Brier: t.Brier / n, Since: t.First}
 	}
 	return rep, nil
 }
