@@ -222,11 +222,16 @@ func (a *app) dirs() (config.Dirs, error) {
 	return d, nil
 }
 
-// store opens the record of this user, or the database of a server.
-func (a *app) store(ctx context.Context, database string) (*store.Store, config.Dirs, error) {
+// store opens the record of this user, or the database of a server. Options are
+// beside what the environment says of logs.
+func (a *app) store(ctx context.Context, database string, options ...store.Option) (*store.Store, config.Dirs, error) {
 	d, err := a.dirs()
 	if err != nil {
 		return nil, d, err
+	}
+	keep, bad := config.LoadRetention(a.getenv)
+	if err := errors.Join(append(bad, keep.Validate()...)...); err != nil {
+		return nil, d, usage("%v", err)
 	}
 	if database == "" {
 		database = a.getenv("HEARTH_DATABASE")
@@ -234,7 +239,7 @@ func (a *app) store(ctx context.Context, database string) (*store.Store, config.
 	if database == "" {
 		database = d.Database()
 	}
-	s, err := store.Open(ctx, database, store.WithLogs(d.Logs()))
+	s, err := store.Open(ctx, database, append([]store.Option{store.WithLogs(d.Logs()), logLimits(keep)}, options...)...)
 	if err != nil {
 		return nil, d, &exit{exitInfrastructure, err}
 	}
@@ -242,6 +247,10 @@ func (a *app) store(ctx context.Context, database string) (*store.Store, config.
 		a.log().Error("runs of dead processes are still under way on record", "error", err)
 	}
 	return s, d, nil
+}
+
+func logLimits(r config.Retention) store.Option {
+	return store.WithLogLimits(int64(r.JobLog), int64(r.RunLog))
 }
 
 func isTerminal(w any) bool {

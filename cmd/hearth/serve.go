@@ -136,7 +136,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err != nil {
 		return usage("%v", err)
 	}
-	s, dirs, err := a.store(ctx, cfg.Database)
+	s, dirs, err := a.store(ctx, cfg.Database, logLimits(cfg.Retention))
 	if err != nil {
 		return err
 	}

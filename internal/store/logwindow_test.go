@@ -191,3 +191,78 @@ func TestLogIndexOfAnyState(t *testing.T) {
 	w, err := s.LogFrom(t.Context(), run.ID, "j", 2990, 20)
 	holds(t, w, err, 2990, 3000, 3000)
 }
+
+// A job prints for ever, or all jobs of a run do: the disk fills up to the limit
+// of a job, and of a run, and the log says why it ends there. Taking the run up
+// again changes nothing. Before, only a job had a limit: a matrix of 256 jobs
+// filled 256 GiB.
+func TestAttackLogWithoutEnd(t *testing.T) {
+	const job, all = 64 << 10, 150 << 10
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hearth.db"), store.WithLogLimits(job, all))
+	ok(t, err)
+	defer s.Close()
+	keys := []string{"a", "b", "c", "d"}
+	run, jobs := newRun(t, s, "o/r", keys...)
+	for range 2 {
+		for _, k := range keys {
+			printed(t, s, run.ID, k, 1, 2000)
+		}
+	}
+	var total int64
+	for i, j := range jobs {
+		bytes, _, err := s.LogSize(t.Context(), run.ID, j.ID)
+		ok(t, err)
+		total += bytes
+		if bytes > job+1000 {
+			t.Errorf("job %s has %d bytes", j.Key, bytes)
+		}
+		w, err := s.LogTail(t.Context(), run.ID, j.ID, 3)
+		ok(t, err)
+		want := "the job has filled its 64 KiB"
+		if i >= 2 {
+			want = "the jobs of this run have filled the 150 KiB"
+		}
+		if n := len(w.Lines); n == 0 || !strings.Contains(w.Lines[n-1].Text, want) {
+			t.Errorf("the log of job %s ends in %+v", j.Key, w.Lines)
+		}
+	}
+	if total > all+5000 {
+		t.Errorf("the run has %d bytes of logs", total)
+	}
+}
+
+// A job makes connections, or annotations, without end: each is a row of the
+// database.
+func TestAttackRecordsWithoutEnd(t *testing.T) {
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hearth.db"))
+	ok(t, err)
+	defer s.Close()
+	run, _ := newRun(t, s, "o/r", "j")
+	text := strings.Repeat("x", 1<<20)
+	for range 2 {
+		r := must[*store.Recorder](t)(s.Recorder(context.Background(), run.ID))
+		for range 50 {
+			r.Emit(ci.Record{Type: ci.AnnotationRec, Job: "j", Message: text})
+		}
+		r.Emit(ci.Record{Type: ci.StepFinished, Job: "j", Step: 1, Conclusion: ci.Success})
+		if r.Err() != nil {
+			t.Fatal(r.Err())
+		}
+		ok(t, r.Close())
+		text = "more " + text
+	}
+	records := must[[]store.StoredRecord](t)(s.RunRecords(t.Context(), run.ID, 0, 1000))
+	size, said, finished := 0, 0, 0
+	for _, r := range records {
+		size += len(r.Message)
+		if strings.Contains(r.Message, "not kept") {
+			said++
+		}
+		if r.Type == ci.StepFinished {
+			finished++
+		}
+	}
+	if size > 65<<20 || size < 60<<20 || said != 1 || finished != 1 {
+		t.Errorf("%d records with %d MiB; said %d times that there are too many; %d steps finished", len(records), size>>20, said, finished)
+	}
+}

@@ -15,9 +15,19 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 )
 
-// LogLimit is how many bytes of log file one job may fill. A guest that prints
-// without end ends in one line that says so, not in a full disk.
-const LogLimit = 1 << 30
+// LogLimit is how many bytes of log file one job may fill, and RunLogLimit all
+// jobs of a run together, unless [WithLogLimits] says otherwise. A guest that
+// prints without end ends in one line that says so, not in a full disk.
+const (
+	LogLimit    = 1 << 30
+	RunLogLimit = 4 << 30
+)
+
+// bulkLimit is how many bytes of records besides log lines a run may have of
+// what its jobs bring about as they like: annotations, connections, diagnostics.
+// What moves a run, a job or a step is not counted: there is as much of that as
+// the workflow has steps.
+const bulkLimit = 64 << 20
 
 // Recorder is the [ci.Sink] of one run. It numbers the records, appends log
 // lines and groups to the files of their jobs and everything else to the event
@@ -45,7 +55,9 @@ type Recorder struct {
 	refused int
 	err     error
 	closed  bool
-	dirty   bool // log bytes written since the last flush
+	dirty   bool  // log bytes written since the last flush
+	logged  int64 // bytes of all log files
+	bulk    int64 // bytes of records that count against bulkLimit; -1: it was reached
 	stop    chan struct{}
 	done    chan struct{}
 }
@@ -101,6 +113,12 @@ func (s *Store) Recorder(ctx context.Context, runID string, taps ...ci.Sink) (*R
 		return nil, err
 	}
 	r.seq = max(r.seq, last)
+	// What was there before this Recorder counts.
+	if err := s.read.QueryRowContext(ctx, `SELECT COALESCE((SELECT CAST(SUM(bytes) AS BIGINT) FROM logs WHERE run_id = $1), 0),
+		COALESCE((SELECT CAST(SUM(octet_length(body)) AS BIGINT) FROM records WHERE run_id = $1 AND type IN ($2, $3, $4)), 0)`,
+		runID, string(ci.AnnotationRec), string(ci.ConnectionRec), string(ci.DiagnosticRec)).Scan(&r.logged, &r.bulk); err != nil {
+		return nil, fmt.Errorf("store: record run %s: %w", runID, err)
+	}
 	go r.flusher()
 	return r, nil
 }
@@ -211,6 +229,10 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 		rec.Time = time.Now()
 	}
 	rec.Time = rec.Time.UTC()
+	if !r.fits(&rec) {
+		r.refused++
+		return
+	}
 	var err error
 	switch rec.Type {
 	case ci.LogLine, ci.Group:
@@ -408,9 +430,9 @@ func (r *Recorder) logLine(rec ci.Record) error {
 	if err != nil {
 		return fmt.Errorf("store: log line: %w", err)
 	}
-	if j.size+int64(len(line))+1 > LogLimit {
+	if what := r.beyond(j, int64(len(line))+1); what != "" {
 		j.full = true
-		rec.Type, rec.Stream, rec.Text = ci.LogLine, "system", fmt.Sprintf("Log cut off here: the job has filled its %d MiB.", LogLimit>>20)
+		rec.Type, rec.Stream, rec.Text = ci.LogLine, "system", "Log cut off here: "+what
 		if line, err = json.Marshal(rec); err != nil {
 			return fmt.Errorf("store: log line: %w", err)
 		}
@@ -425,6 +447,7 @@ func (r *Recorder) logLine(rec ci.Record) error {
 		return fmt.Errorf("store: write log %s: %w", j.path, err)
 	}
 	j.size += int64(len(line))
+	r.logged += int64(len(line))
 	if j.records++; j.records%markEvery == 0 {
 		j.points = append(j.points, [2]int64{j.records, j.size})
 	}
@@ -435,6 +458,47 @@ func (r *Recorder) logLine(rec ci.Record) error {
 	}
 	sp.changed, j.changed, r.dirty = true, true, true
 	return nil
+}
+
+// beyond says which limit a log would exceed with so many bytes more; "" is none.
+func (r *Recorder) beyond(j *recordedJob, n int64) string {
+	switch {
+	case j.size+n > r.s.jobLog:
+		return fmt.Sprintf("the job has filled its %s.", sizeText(r.s.jobLog))
+	case r.logged+n > r.s.runLog:
+		return fmt.Sprintf("the jobs of this run have filled the %s that they have together.", sizeText(r.s.runLog))
+	}
+	return ""
+}
+
+func sizeText(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
+
+// fits counts a record against bulkLimit, where it counts. The one that exceeds
+// it is replaced by one that says so, and those after it are dropped.
+func (r *Recorder) fits(rec *ci.Record) bool {
+	switch rec.Type {
+	case ci.AnnotationRec, ci.ConnectionRec, ci.DiagnosticRec:
+	default:
+		return true
+	}
+	if r.bulk < 0 {
+		return false
+	}
+	body, err := json.Marshal(rec)
+	if err != nil {
+		return true // whoever stores it says so
+	}
+	if r.bulk += int64(len(body)); r.bulk > bulkLimit {
+		r.bulk = -1
+		*rec = ci.Record{V: rec.V, Seq: rec.Seq, Time: rec.Time, Run: rec.Run, Job: rec.Job, JobKey: rec.JobKey, Step: rec.Step, Type: ci.AnnotationRec, Level: "warning",
+			Message: fmt.Sprintf("The run has filled its %s of annotations and connections: from here on they are not kept.", sizeText(bulkLimit))}
+	}
+	return true
 }
 
 func (r *Recorder) openLog(j *recordedJob) error {
@@ -482,6 +546,7 @@ func (r *Recorder) openLog(j *recordedJob) error {
 	old.marks.cut(old.total)
 	j.records, j.marks = old.total, old.marks
 	j.file, j.size = f, size
+	j.full = size >= r.s.jobLog
 	j.w = bufio.NewWriterSize(f, 64<<10)
 	return r.s.loadSpans(r.ctx, r.run, j)
 }

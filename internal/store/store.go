@@ -91,6 +91,8 @@ type Store struct {
 	dialect Dialect
 	logDir  string
 	hub     hub
+	// How large log files get: of a job, and of a run's jobs together.
+	jobLog, runLog int64
 }
 
 // An Option changes how [Open] sets a Store up.
@@ -101,11 +103,17 @@ type Option func(*Store)
 // without a directory is an error.
 func WithLogs(dir string) Option { return func(s *Store) { s.logDir = dir } }
 
+// WithLogLimits says how many bytes of log a job may fill, and the jobs of a run
+// together. Without it that is LogLimit and RunLogLimit.
+func WithLogLimits(job, run int64) Option {
+	return func(s *Store) { s.jobLog, s.runLog = job, run }
+}
+
 // Open opens the database and brings its tables up to date. dsn is a
 // postgres:// or postgresql:// URL, or the path of an SQLite file, which is
 // made, with its directory, where it is missing.
 func Open(ctx context.Context, dsn string, options ...Option) (*Store, error) {
-	s := &Store{}
+	s := &Store{jobLog: LogLimit, runLog: RunLogLimit}
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		s.dialect = PostgreSQL
 		db, err := sql.Open("pgx", dsn)
