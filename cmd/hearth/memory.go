@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -102,6 +105,10 @@ func (a *app) learnReportCommand() *cobra.Command {
 				w.row("runs", r.Runs)
 				if err := w.end(); err != nil {
 					return err
+				}
+				for _, unit := range slices.Sorted(maps.Keys(r.Before)) {
+					b := r.Before[unit]
+					fmt.Fprintf(a.out, "and %d older ones of %ss since %s, %d failed: log-loss %.4f, Brier %.4f\n", b.N, unit, b.Since.Local().Format(time.DateOnly), b.Failed, b.LogLoss, b.Brier)
 				}
 				return a.durations(r.Duration)
 			})

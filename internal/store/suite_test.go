@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,7 @@ func TestConformance(t *testing.T) {
 			{"hostile text", testHostileText}, {"no conclusion", testNoConclusion},
 			{"log windows", testLogWindows},
 			{"cursor order", testCursorOrder}, {"learn once", testLearnOnce}, {"queue", testQueueTable},
-			{"predictions", testPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
+			{"predictions", testPredictions}, {"folded predictions", testFoldedPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
 			{"sessions", testSessions}, {"schedules", testSchedules}, {"facts", testFacts}, {"watch", testWatch},
 		} {
 			t.Run(c.name, func(t *testing.T) { c.test(t, a, b) })
@@ -606,6 +607,40 @@ func testPredictions(t *testing.T, a, b *store.Store) {
 	}
 	if closed := must[[]store.Prediction](t)(b.ClosedPredictions(ctx, "", 5)); len(closed) != 1 {
 		t.Errorf("%+v", closed)
+	}
+}
+
+func testFoldedPredictions(t *testing.T, a, b *store.Store) {
+	ctx := t.Context()
+	var ps []store.Prediction
+	for i := range 30 {
+		p := store.Prediction{Repository: "o/fold", Run: fmt.Sprint("f", i), Made: time.UnixMilli(1)}
+		p.PFail = .25
+		ps = append(ps, p)
+	}
+	ps = append(ps, store.Prediction{Repository: "o/other", Run: "f"})
+	ok(t, a.AddPredictions(ctx, ps))
+	ok(t, a.Learn(ctx, "fold", func(l *store.Learning) error {
+		for i := range 25 { // five stay open
+			if _, err := l.ClosePrediction(fmt.Sprint("f", i), "", 0, time.UnixMilli(int64(100+i)), ci.Failure, i < 5, i != 7, time.Second); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	for _, want := range []int{15, 0} { // of 25 that are closed the newest ten stay
+		if n := must[int](t)(b.FoldPredictions(ctx, 10)); n != want {
+			t.Fatalf("%d folded, want %d", n, want)
+		}
+	}
+	if left := must[[]store.Prediction](t)(a.ClosedPredictions(ctx, "o/fold", 99)); len(left) != 10 || left[9].Run != "f15" {
+		t.Errorf("%d are left: %+v", len(left), left)
+	}
+	// One of the fifteen did not count.
+	sums := must[[]store.PredictionTotals](t)(a.PredictionTotals(ctx, "o/fold"))
+	if len(sums) != 1 || sums[0].Unit != "run" || sums[0].N != 14 || sums[0].Failed != 5 || sums[0].First.UnixMilli() != 100 ||
+		math.Abs(sums[0].Brier-(5*.75*.75+9*.25*.25)) > 1e-9 || math.Abs(sums[0].LogLoss-(-5*math.Log(.25)-9*math.Log(.75))) > 1e-9 {
+		t.Errorf("%+v", sums)
 	}
 }
 
