@@ -480,8 +480,9 @@ func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload
 		return err
 	}
 	entry.Begin(0, nil, nil)
+	hidden := d.runner(run, nil, o.Trust, repo).Hidden()
 	for _, x := range ds {
-		entry.Emit(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()})
+		entry.Emit(hidden.Record(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()}))
 	}
 	entry.Emit(ci.Record{Type: ci.RunFinished, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: new(int64(0))})
 	err = entry.Close()

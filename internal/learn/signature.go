@@ -64,22 +64,24 @@ func (c Class) Deterministic() bool {
 }
 
 var (
-	ansi      = regexp.MustCompile(`\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|\[0K|\[0;m`)
-	wrapper   = regexp.MustCompile(`section_(?:start|end):\d+:[\w.-]+(?:\[[^\]]*\])?|^##\[(?:group|endgroup|command|section)\]`)
+	ansi      = regexp.MustCompile(`\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])`)
+	wrapper   = regexp.MustCompile(`^section_(?:start|end):\d+:[\w.-]+(?:\[[^\]]*\])?|^##\[(?:group|endgroup|command|section)\]`)
 	timestamp = regexp.MustCompile(`^\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?\s?(?:\d{2}[OE]\s)?`)
 )
 
 // Clean is a line of output as a reader would see it: without terminal
-// sequences, overwritten progress, time stamps and group wrappers.
+// sequences, overwritten progress, time stamps and group wrappers. Of what was
+// masked it only takes away at its ends: pieces of a secret must not be joined.
 func Clean(line string) string {
 	line = strings.TrimRight(line, "\r\n")
-	if strings.ContainsRune(line, 0x1b) || strings.Contains(line, "[0K") {
+	if strings.ContainsRune(line, 0x1b) {
 		line = ansi.ReplaceAllString(line, "")
 	}
 	if i := strings.LastIndexByte(line, '\r'); i >= 0 {
 		line = line[i+1:]
 	}
-	line = strings.TrimLeft(line, "\ufeff")
+	// What is left of a sequence whose escape character somebody has dropped.
+	line = strings.TrimPrefix(strings.TrimPrefix(strings.TrimLeft(line, "\ufeff"), "[0K"), "[0;m")
 	if len(line) > 20 && (line[0] >= '0' && line[0] <= '9' || line[0] == '[') {
 		line = timestamp.ReplaceAllString(line, "")
 	}
