@@ -71,6 +71,7 @@ func (i *Image) SBOM() ([]byte, error) {
 	bom.Metadata = &cyclonedx.Metadata{Timestamp: i.Created.UTC().Format(time.RFC3339), Component: &root,
 		Tools: &cyclonedx.ToolsChoice{Components: &[]cyclonedx.Component{{Type: cyclonedx.ComponentTypeApplication, Name: "hearth"}}}}
 	var components []cyclonedx.Component
+	var sources []cyclonedx.Property // what the layers were made from
 	var edges []cyclonedx.Dependency
 	depends := func(ref string, on []string) {
 		slices.Sort(on)
@@ -82,6 +83,9 @@ func (i *Image) SBOM() ([]byte, error) {
 		list, err := l.packages()
 		if err != nil {
 			return nil, i.contentsError(l, err)
+		}
+		for _, a := range list.Archives {
+			sources = append(sources, cyclonedx.Property{Name: "hearth:archive", Value: fmt.Sprintf("%s: Debian %s of %s, InRelease sha256 %s", l.Kind, a.Suite, a.Date, a.SHA256)})
 		}
 		inside := map[string][]string{} // by what they are bundled in, "" for the layer
 		refs := map[string]string{}     // of what others can be bundled in
@@ -100,9 +104,6 @@ func (i *Image) SBOM() ([]byte, error) {
 			}
 			c := cyclonedx.Component{BOMRef: l.Kind + "/" + f.Name, Type: cyclonedx.ComponentTypeFile, Name: f.Name, Hashes: sha256Hash(f.SHA256),
 				Properties: &[]cyclonedx.Property{{Name: "hearth:layer", Value: l.Kind + " " + l.ID}, {Name: "hearth:size", Value: strconv.FormatInt(f.Size, 10)}}}
-			for _, a := range list.Archives {
-				*c.Properties = append(*c.Properties, cyclonedx.Property{Name: "hearth:archive", Value: fmt.Sprintf("%s of %s, InRelease sha256 %s", a.Suite, a.Date, a.SHA256)})
-			}
 			components = append(components, c)
 			disks = append(disks, c.BOMRef)
 			depends(c.BOMRef, slices.Clone(inside[""]))
@@ -115,6 +116,7 @@ func (i *Image) SBOM() ([]byte, error) {
 		}
 	}
 	depends(root.BOMRef, disks)
+	bom.Metadata.Properties = &sources
 	bom.Components, bom.Dependencies = &components, &edges
 	var b bytes.Buffer
 	err = cyclonedx.NewBOMEncoder(&b, cyclonedx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cyclonedx.SpecVersion1_6)
