@@ -44,7 +44,8 @@ func TestDocumentedExample(t *testing.T) {
 		t.Errorf("acme/deploy: %+v", deploy)
 	}
 	app, served := c.Policy("acme/app")
-	if !served || app.Approval != ApprovalFirstTime || app.Own.Network.String() != "public" || !strings.HasPrefix(app.Fork.Network.String(), "allow:deb.debian.org") {
+	if !served || app.Approval != ApprovalFirstTime || app.Own.Network.String() != "public" ||
+		!strings.HasPrefix(app.Fork.Network.String(), "allow:deb.debian.org") {
 		t.Errorf("acme/app: %+v", app)
 	}
 	if _, served := c.Policy("mallory/app"); served {
@@ -54,7 +55,8 @@ func TestDocumentedExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Of("acme/deploy")["KEY"] != "repo/acme/deploy" || v.Of("acme/app")["KEY"] != "org/acme" || v.Environments("acme/deploy")["production"]["KEY"] != "env/acme/deploy/production" ||
+	if v.Of("acme/deploy")["KEY"] != "repo/acme/deploy" || v.Of("acme/app")["KEY"] != "org/acme" ||
+		v.Environments("acme/deploy")["production"]["KEY"] != "env/acme/deploy/production" ||
 		v.Dependabot("acme/deploy")["KEY"] != "dependabot/repo/acme/deploy" || v.Dependabot("acme/app")["KEY"] != "dependabot/org/acme" {
 		t.Errorf("%+v", v)
 	}

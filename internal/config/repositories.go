@@ -217,5 +217,5 @@ func (r Repositories) validate() []error {
 }
 
 // errNoRepositories is what an App without repositories gets.
-var errNoRepositories = errors.New(`repositories names none, so every delivery would be refused: say which are served, like ["acme/app"], ["acme/*"] for all of an owner, ` +
-	`or ["*"] for every repository that anybody installs the App on`)
+var errNoRepositories = errors.New(`repositories names none, so every delivery would be refused: say which are served, like ["acme/app"], ` +
+	`["acme/*"] for all of an owner, or ["*"] for every repository that anybody installs the App on`)

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -636,4 +637,67 @@ func TestAttackStoredPlanWithoutLimit(t *testing.T) {
 	if p.Jobs[0].TimeoutMinutes != 360 {
 		t.Errorf("%v minutes", p.Jobs[0].TimeoutMinutes)
 	}
+}
+
+// Other events than pull_request bring a fork's commit, too: a review of it, a
+// comment on a line of it. And Dependabot has what is its own by whatever event.
+func TestAttackOtherDoorsOfAFork(t *testing.T) {
+	every := strings.Replace(passes, "[push, pull_request, workflow_dispatch]", "[pull_request_target, pull_request_review, pull_request_review_comment]", 1)
+	for _, c := range []struct {
+		name, event string
+		changes     map[string]any
+		waits       bool
+		secrets     bool
+	}{
+		{"a review", "pull_request_review", map[string]any{"action": "submitted", "review": map[string]any{"state": "approved"}}, false, false},
+		{"a comment on a line", "pull_request_review_comment", map[string]any{"action": "created", "comment": map[string]any{"body": "/run"}}, false, false},
+		{"a review of a stranger's", "pull_request_review", map[string]any{"action": "submitted", "review": map[string]any{}, "pull_request.author_association": "NONE"}, true, false},
+		{"the target's", "pull_request", map[string]any{"number": 2}, false, true},
+		{"the target's, of Dependabot", "pull_request", map[string]any{"number": 2, "pull_request.user.login": "dependabot[bot]"}, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, nil)
+			request := s.stranger("CONTRIBUTOR", c.changes)
+			if c.event != "pull_request" {
+				request = without(t, request, "number")
+			}
+			for _, sha := range []string{head2, base2} {
+				s.gh.Commit(hello, sha, map[string]string{".github/workflows/ci.yml": "permissions: write-all\n" + every})
+			}
+			e := s.deliver(c.event, request)
+			if e.State != store.EventDone || strings.Contains(e.Detail, "waits for approval") != c.waits {
+				t.Fatal(e.State, e.Detail)
+			}
+			if c.waits {
+				if len(s.ran()) != 0 {
+					t.Error("it ran")
+				}
+				return
+			}
+			s.ended(1)
+			if j := s.ran()[0]; (len(j.secrets) > 0) != c.secrets {
+				t.Errorf("secrets %v", j.secrets)
+			}
+			for _, p := range s.gh.Tokens() {
+				if (p["contents"] == "write" || p["checks"] == "write") && !c.secrets {
+					t.Errorf("a token that writes: %v", p)
+				}
+			}
+		})
+	}
+}
+
+// without takes a key out of a body.
+func without(t *testing.T, body []byte, key string) []byte {
+	t.Helper()
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(body, &m); err != nil {
+		t.Fatal(err)
+	}
+	delete(m, key)
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -86,8 +86,8 @@ const (
 func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob, at stage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.stopping {
-		return // the next process will find it
+	if d.stopping || d.runs[run.ID] != nil {
+		return // the next process will find it; or it is under way
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	c := &conducted{cancel: cancel}
@@ -137,14 +137,15 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	}
 	ids := &jobIDs{store: d.cfg.Store, run: run.ID}
 	policy, _ := d.policy(run.Repository)
-	con.Executor = &bounded{slots: &d.slots, repository: run.Repository, fork: trustOf(planned) == ofFork, limit: policy.Fork, own: policy.Own, Executor: &worker.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
+	handed := &worker.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
 		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
 			if err := d.fits(job.Labels); err != nil {
 				return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 			}
 			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), p, job, needs)
 		},
-	}}
+	}
+	con.Executor = &bounded{Executor: handed, slots: &d.slots, repository: run.Repository, policy: policy, fork: trustOf(planned) == ofFork}
 	_, err = con.Drive(ctx, nil)
 	if entry.Sealed() {
 		err = nil

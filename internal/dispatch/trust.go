@@ -160,7 +160,8 @@ func (d *Dispatcher) mayRead(ctx context.Context, p payload, t trust, other stri
 	level, err := repo.Shares(ctx)
 	switch {
 	case status(err) == http.StatusForbidden && !isTemporary(err):
-		return false, fmt.Errorf("whether %s lets other repositories use its workflows cannot be asked: give the GitHub App the permission administration: read", other)
+		return false, fmt.Errorf("whether %s lets other repositories use its workflows cannot be asked: "+
+			"give the GitHub App the permission administration: read", other)
 	case err != nil:
 		return false, err
 	case level != "user" && level != "organization" && level != "enterprise":
@@ -205,20 +206,19 @@ type bounded struct {
 	worker.Executor
 	slots      *slots
 	repository string
-	fork       bool
-	limit      config.Limit // of forks, for one
-	own        config.Limit
+	policy     config.Policy
+	fork       bool // its jobs count for the repository's bound, and for that of its forks
 }
 
 func (b *bounded) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) worker.Outcome {
 	if b.fork {
-		release, err := b.slots.take(ctx, b.repository+" forks", b.limit.Machines)
+		release, err := b.slots.take(ctx, b.repository+" forks", b.policy.Fork.Machines)
 		if err != nil {
 			return worker.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 		}
 		defer release()
 	}
-	release, err := b.slots.take(ctx, b.repository, b.own.Machines)
+	release, err := b.slots.take(ctx, b.repository, b.policy.Own.Machines)
 	if err != nil {
 		return worker.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 	}

@@ -68,17 +68,18 @@ func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState, deta
 		delivery = clean(e.Delivery)
 	}
 	err = s.tx(ctx, "event "+e.Delivery, func(tx *sql.Tx) error {
-		fresh, err = changed(tx.ExecContext(ctx, `INSERT INTO events
+		// A row comes back if it was written.
+		err := tx.QueryRowContext(ctx, `INSERT INTO events
 			(id, name, action, delivery, repository, payload, received, state, detail, tries, due)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0) ON CONFLICT (delivery) DO UPDATE SET
 			name = excluded.name, action = excluded.action, repository = excluded.repository, payload = excluded.payload,
 			received = excluded.received, state = excluded.state, detail = excluded.detail, tries = 0, due = 0, again = 0
-			WHERE events.state = 'refused' AND excluded.state <> 'refused'`,
-			e.ID, clean(e.Name), clean(e.Action), delivery, clean(e.Repository), e.Payload, millis(e.Received), string(state), clean(detail)))
-		if err != nil || delivery == nil {
-			return err
+			WHERE events.state = 'refused' AND excluded.state <> 'refused' RETURNING id`,
+			e.ID, clean(e.Name), clean(e.Action), delivery, clean(e.Repository), e.Payload, millis(e.Received), string(state), clean(detail)).Scan(&e.ID)
+		if errors.Is(err, sql.ErrNoRows) {
+			return tx.QueryRowContext(ctx, `SELECT id FROM events WHERE delivery = $1`, delivery).Scan(&e.ID)
 		}
-		if err := tx.QueryRowContext(ctx, `SELECT id FROM events WHERE delivery = $1`, delivery).Scan(&e.ID); err != nil || !fresh || state != EventPending {
+		if fresh = err == nil; !fresh || delivery == nil || state != EventPending {
 			return err
 		}
 		digest := sha256.Sum256(e.Payload)

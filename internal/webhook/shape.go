@@ -15,7 +15,8 @@ import (
 // whoever sends it likes. So the body has to say itself what it is. Each event
 // has keys that its body must have, with their kinds, and keys that it may have;
 // every key that is a mark of some event is refused in all events that do not
-// list it. Keys that are no event's mark do not count: GitHub adds such.
+// list it. Keys that are no event's mark do not count: GitHub adds such, and every
+// body has repository, sender, organization, installation, enterprise.
 //
 // The table is made after the packages @octokit/webhooks-schemas and
 // @octokit/webhooks-examples, 7.6.1. Of each two events that start workflows
@@ -26,9 +27,6 @@ type shape struct {
 	must string // words "key:kind"; kinds are s(tring), o(bject), n(umber), l(ist), b(oolean) and * for any, null too
 	may  string // keys
 }
-
-// anywhere are the keys that every event's body may have.
-const anywhere = "repository sender organization installation enterprise"
 
 // shapes are those of the events that start workflows.
 var shapes = map[string]shape{
