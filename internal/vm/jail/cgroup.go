@@ -32,10 +32,7 @@ const (
 // emulation translates into a buffer of up to a gigabyte.
 const overheadMiB = 1280
 
-type cgroup struct {
-	path string
-	dir  *os.File // until the program has started
-}
+type cgroup struct{ path string }
 
 var groups struct {
 	sync.Mutex
@@ -194,10 +191,6 @@ func newCgroup(name string, l Limits, near string) (*cgroup, error) {
 			return nil, fmt.Errorf("cgroup: %w", err)
 		}
 	}
-	if g.dir, err = os.Open(g.path); err != nil {
-		g.remove()
-		return nil, err
-	}
 	return g, nil
 }
 
@@ -224,11 +217,13 @@ func disk(dir string) string {
 	return dev
 }
 
-func (g *cgroup) started() {
-	if g != nil && g.dir != nil {
-		g.dir.Close()
-		g.dir = nil
+// enter moves a process into it. (Not by clone, which systemd's RestrictNamespaces
+// allows only in its older form, without a cgroup.)
+func (g *cgroup) enter(pid int) error {
+	if g == nil {
+		return nil
 	}
+	return os.WriteFile(filepath.Join(g.path, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 }
 
 // remove removes it once its last process is gone, which the kernel may notice a
@@ -237,7 +232,6 @@ func (g *cgroup) remove() {
 	if g == nil {
 		return
 	}
-	g.started()
 	for range 50 {
 		if err := unix.Rmdir(g.path); !errors.Is(err, unix.EBUSY) {
 			return

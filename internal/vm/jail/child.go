@@ -73,7 +73,7 @@ func (c *child) build() {
 		c.attend()
 	}
 	if o.Root != "" {
-		c.must("host name", unix.Sethostname([]byte("jail")))
+		c.hostname()
 		if o.CGroup {
 			// Not by clone, which would root it in the cgroup of the parent.
 			c.must("cgroup namespace", unix.Unshare(unix.CLONE_NEWCGROUP))
@@ -108,6 +108,14 @@ func (c *child) build() {
 		unix.CloseOnExec(listener)
 	}
 	c.fail("execute "+o.Argv[0], execute(o.Argv))
+}
+
+// hostname gives the namespace a name that says nothing. A service of systemd's
+// with ProtectHostname must not; then it has the host's.
+func (c *child) hostname() {
+	if err := unix.Sethostname([]byte("jail")); err != unix.EPERM {
+		c.must("host name", err)
+	}
 }
 
 func (c *child) limits() {
@@ -147,7 +155,7 @@ func (c *child) ready(buf []byte) (listener int) {
 func (c *child) attend() {
 	o := &c.order
 	c.must("private mounts", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-	c.must("host name", unix.Sethostname([]byte("jail")))
+	c.hostname()
 	if o.CGroup {
 		c.must("cgroup namespace", unix.Unshare(unix.CLONE_NEWCGROUP))
 	}

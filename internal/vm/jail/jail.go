@@ -237,7 +237,6 @@ func (c *Cmd) Start() (err error) {
 	o.Limits = rlimits(c.Limits, level)
 	// A cgroup that cannot be had is no reason not to run; Look says why.
 	if c.cgroup, _ = newCgroup(c.Name, c.Limits, c.Dir); c.cgroup != nil {
-		attr.UseCgroupFD, attr.CgroupFD = true, int(c.cgroup.dir.Fd())
 		o.CGroup = level != Bare
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -261,7 +260,12 @@ func (c *Cmd) Start() (err error) {
 		return fmt.Errorf("jail: %w", err)
 	}
 	theirs.Close()
-	c.cgroup.started()
+	// The child waits for its order, so that nothing of it is outside.
+	if err := c.cgroup.enter(c.Pid()); err != nil {
+		c.cmd.Process.Kill()
+		c.cmd.Wait()
+		return fmt.Errorf("jail: %w", err)
+	}
 	if err := c.handshake(ours, o); err != nil {
 		c.cmd.Process.Kill()
 		c.cmd.Wait()

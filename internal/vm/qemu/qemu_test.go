@@ -23,6 +23,9 @@ import (
 // kit is a kernel, and an initrd with the agent and the suite's tool.
 func kit(t *testing.T) (kernel, initrd, tool string) {
 	t.Helper()
+	if dir := os.Getenv(kitVariable); dir != "" {
+		return filepath.Join(dir, "kernel"), filepath.Join(dir, "initrd"), "/tool"
+	}
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("SKIPPED, NOT PASSED: qemu-system-x86_64 is not installed: apt-get install qemu-system-x86")
 	}
@@ -57,6 +60,52 @@ func kit(t *testing.T) (kernel, initrd, tool string) {
 		t.Fatal(err)
 	}
 	return img.Kernel, initrd, "/tool"
+}
+
+// kitVariable names a directory with a kit, where the tests run as somebody who
+// could not make one.
+const kitVariable = "HEARTH_QEMU_KIT"
+
+// TestUnprivileged runs the suite as somebody who is not root: machines live, are
+// cloned, and have the same walls around them.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the whole suite already runs without root")
+	}
+	kernel, initrd, _ := kit(t)
+	dir, err := os.MkdirTemp("", "hearth-nobody-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for name, from := range map[string]string{"test": "/proc/self/exe", "kernel": kernel, "initrd": initrd} {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	const nobody = 65534
+	home := filepath.Join(dir, "home")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(home, 0o700), os.Chown(home, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, "test"), "-test.v", "-test.run=^TestConformance$/^(Life|Template)$/^(Clones|Rewind)?$")
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home, kitVariable + "=" + dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	switch {
+	case err != nil:
+		t.Errorf("as nobody: %v", err)
+	case strings.Contains(string(out), "this host allows no jail"):
+		t.Skip("SKIPPED, NOT PASSED: this host has no user namespaces for everybody")
+	case !strings.Contains(string(out), "PASS: TestConformance/Life") || !strings.Contains(string(out), "PASS: TestConformance/Template/Clones"):
+		t.Error("the tests did not run")
+	}
 }
 
 func TestConformance(t *testing.T) {
