@@ -129,7 +129,7 @@ func (c *child) limits() {
 	}
 }
 
-// ready installs the filter, says so, and waits for the answer.
+// ready installs the filter and says so.
 func (c *child) ready(buf []byte) (listener int) {
 	o := &c.order
 	var oob []byte
@@ -141,10 +141,16 @@ func (c *child) ready(buf []byte) (listener int) {
 	if err := unix.Sendmsg(c.control, []byte(readyWord), oob, nil, unix.MSG_NOSIGNAL); err != nil {
 		os.Exit(127) // nobody is there
 	}
-	// The parent may have died before there was a death signal. It answers, or its
-	// end is closed.
-	if n, _, _, _, err := unix.Recvmsg(c.control, buf, nil, 0); err != nil || string(buf[:n]) != readyWord {
+	// The parent may have died before there was a death signal; then its end is
+	// closed.
+	p := []unix.PollFd{{Fd: int32(c.control), Events: unix.POLLIN}}
+	if _, err := unix.Poll(p, 0); err != nil || p[0].Revents&unix.POLLHUP != 0 {
 		os.Exit(127)
+	}
+	if o.Wait {
+		if n, _, _, _, err := unix.Recvmsg(c.control, buf, nil, 0); err != nil || string(buf[:n]) != readyWord {
+			os.Exit(127)
+		}
 	}
 	return listener
 }

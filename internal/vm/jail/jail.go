@@ -169,6 +169,7 @@ type order struct {
 	Files    int // beside the standard ones
 	Openings Openings
 	Builds   bool
+	Wait     bool // for us, when the walls stand
 	Limits   []limit
 	CGroup   bool // a namespace for it
 }
@@ -209,7 +210,7 @@ func (c *Cmd) Start() (err error) {
 	if _, err := c.Own(); err != nil {
 		return err
 	}
-	o := order{Argv: c.Args, See: c.See, Mounts: c.Mounts, WorkIn: c.WorkIn, Files: len(c.Files), Openings: c.Openings}
+	o := order{Argv: c.Args, See: c.See, Mounts: c.Mounts, WorkIn: c.WorkIn, Files: len(c.Files), Openings: c.Openings, Wait: c.looked != nil}
 	if c.lease != nil {
 		o.UID = c.lease.uid
 	}
@@ -314,8 +315,10 @@ func (c *Cmd) handshake(control *os.File, o order) error {
 			}
 			c.opener = serveOpens(listener, c.Open)
 		}
-		if err := unix.Sendmsg(fd, []byte(readyWord), nil, nil, unix.MSG_NOSIGNAL); err != nil {
-			return fmt.Errorf("jail: tell the child: %w", err)
+		if o.Wait {
+			if err := unix.Sendmsg(fd, []byte(readyWord), nil, nil, unix.MSG_NOSIGNAL); err != nil {
+				return fmt.Errorf("jail: tell the child: %w", err)
+			}
 		}
 	}
 }
