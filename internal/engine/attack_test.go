@@ -222,6 +222,9 @@ func TestAttackCommandFiles(t *testing.T) {
 		if !strings.Contains(b.log(), c.want) {
 			t.Errorf("%s: no %q in:\n%.3000s", c.script, c.want, b.log())
 		}
+		if !strings.Contains(res.Steps[0].Reason, c.want) {
+			t.Errorf("%s: the step's reason is %q, want %q", c.script, res.Steps[0].Reason, c.want)
+		}
 	}
 }
 

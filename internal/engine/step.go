@@ -3,6 +3,7 @@ package engine
 //lint:file-ignore ST1005 these errors are worded as GitHub words them
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,8 +51,9 @@ type execution struct {
 	newPaths []string
 	summary  string // masked
 	state    map[string]string
-	failed   bool // by a command
-	mute     bool // what it prints could hold what cannot be masked
+	failed   bool   // by a command
+	said     string // the last error that we said of it
+	mute     bool   // what it prints could hold what cannot be masked
 	streams  [2]*stream
 	grouped  bool // the output is within a group
 }
@@ -187,7 +189,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 	if err != nil {
 		x.begin()
 		x.error(err.Error())
-		res.Outcome = ci.Failure
+		res.Outcome, res.Reason = ci.Failure, r.clean(err.Error())
 	} else {
 		for {
 			if r.job.Hooks != nil {
@@ -312,7 +314,7 @@ func (x *execution) listen() {
 	x.matcher.Off = func(owner, why string) {
 		x.say("warning", fmt.Sprintf("The problem matcher '%s' is switched off for the rest of the job: %s.", owner, why))
 	}
-	x.outputs, x.failed, x.mute = vars{}, false, false
+	x.outputs, x.failed, x.said, x.mute = vars{}, false, "", false
 	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""
 	x.streams = [2]*stream{newStream(x, "stdout"), newStream(x, "stderr")}
 }
@@ -322,6 +324,9 @@ func (x *execution) error(message string) { x.say("error", message) }
 
 func (x *execution) say(level, message string) {
 	x.r.system(x, "##["+level+"]"+message)
+	if level == "error" {
+		x.said = message
+	}
 	if x.commands == nil {
 		x.begin()
 	}
@@ -366,7 +371,8 @@ func (x *execution) run(ctx context.Context) outcome {
 	}
 	out := x.execute()
 	if out.c == ci.Success && x.failed {
-		out.c = ci.Failure
+		// Its exit code says nothing of it.
+		out.c, out.reason = ci.Failure, cmp.Or(out.reason, x.said)
 	}
 	switch cause := context.Cause(x.ctx); {
 	case out.c == ci.Success || cause == nil || r.lost() != nil:
