@@ -1088,6 +1088,42 @@ func BenchmarkDownload(b *testing.B) {
 	}
 }
 
+// BenchmarkUpload is the other way: frames of the guest that the stack parses.
+func BenchmarkUpload(b *testing.B) {
+	for _, mtu := range []int{1500, 9000} {
+		b.Run(fmt.Sprint("mtu", mtu), func(b *testing.B) {
+			w := &world{}
+			n, _ := newNetwork(b, Config{Limits: Limits{MTU: mtu}}, w)
+			got := make(chan int, 1024)
+			w.serveTCP(b, site+":7", func(c net.Conn) {
+				buf := make([]byte, 1<<20)
+				for {
+					n, err := io.ReadFull(c, buf)
+					if err != nil {
+						return
+					}
+					got <- n
+				}
+			})
+			g := plug(b, n)
+			g.ep.SetMTU(uint32(mtu))
+			c, err := g.dial(site + ":7")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			chunk := make([]byte, 1<<20)
+			b.SetBytes(int64(len(chunk)))
+			for b.Loop() {
+				if _, err := c.Write(chunk); err != nil {
+					b.Fatal(err)
+				}
+				<-got
+			}
+		})
+	}
+}
+
 func BenchmarkConnect(b *testing.B) {
 	w := &world{}
 	n, _ := newNetwork(b, Config{}, w)
