@@ -45,9 +45,10 @@ func (d Dir) Fetch(ctx context.Context, r Remote, flags []string, specs ...strin
 func (d Dir) fetch(ctx context.Context, cancel context.CancelCauseFunc, from string, max int64, flags, specs []string) error {
 	done := make(chan struct{})
 	watched := make(chan struct{})
+	most := d.size() + max
 	go func() {
 		defer close(watched)
-		d.watch(cancel, max, done)
+		d.watch(cancel, most, done)
 	}()
 	args := slices.Concat([]string{"fetch", "--quiet", "--update-shallow", "--no-write-fetch-head", "--no-recurse-submodules"}, flags, []string{"--", from}, specs)
 	_, err := d.Run(ctx, args...)
@@ -59,17 +60,16 @@ func (d Dir) fetch(ctx context.Context, cancel context.CancelCauseFunc, from str
 	return err
 }
 
-// watch ends a fetch when the directory grows by more than max bytes.
-func (d Dir) watch(cancel context.CancelCauseFunc, max int64, done chan struct{}) {
+// watch ends a fetch when the directory has more than most bytes.
+func (d Dir) watch(cancel context.CancelCauseFunc, most int64, done chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	before := d.size()
 	for {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
-			if d.size()-before > max {
+			if d.size() > most {
 				cancel(ErrTooLarge)
 				return
 			}

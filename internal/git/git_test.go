@@ -98,9 +98,10 @@ func TestAttackEndlessFetch(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	done := make(chan struct{})
+	most := d.size() + 1000
 	go func() {
 		defer close(done)
-		d.watch(cancel, 1000, nil)
+		d.watch(cancel, most, nil)
 	}()
 	if err := os.WriteFile(filepath.Join(d.path, "objects", "incoming"), make([]byte, 2000), 0o600); err != nil {
 		t.Fatal(err)
