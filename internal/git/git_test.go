@@ -233,3 +233,36 @@ func TestAttackEncodings(t *testing.T) {
 		t.Errorf("%q by %q", m, author)
 	}
 }
+
+// The promise of the package is worth nothing if another runs git by itself.
+func TestAttackNobodyElseRunsGit(t *testing.T) {
+	top := "../.."
+	places := 0
+	err := filepath.WalkDir(top, func(name string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(top, name)
+		if e.IsDir() && (strings.HasPrefix(e.Name(), ".") && name != top || e.Name() == "gittest") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b)) {
+			if strings.Contains(line, "exec.") && strings.Contains(line, `"git`) {
+				if places++; rel != "internal/git/git.go" {
+					t.Errorf("%s runs git: %s", rel, strings.TrimSpace(line))
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || places != 1 {
+		t.Errorf("%d places run git: %v", places, err)
+	}
+}

@@ -85,6 +85,7 @@ type repo struct {
 type commit struct {
 	message string
 	parents []string
+	object  map[string]any // nil tells the message alone
 }
 
 type token struct {
@@ -195,7 +196,15 @@ func (s *Server) Commit(name, sha string, files map[string]string) {
 func (s *Server) Describe(name, sha, message string, parents ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.of(name).commits[sha] = commit{message, parents}
+	s.of(name).commits[sha] = commit{message: message, parents: parents}
+}
+
+// Object says what a commit's object is, as the API tells it: tree, author, committer,
+// message, verification.
+func (s *Server) Object(name, sha string, object map[string]any, parents ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of(name).commits[sha] = commit{parents: parents, object: object}
 }
 
 // Ref points a ref (refs/heads/main) to a commit.
@@ -591,7 +600,11 @@ func (s *Server) commit(w http.ResponseWriter, r *http.Request, rp *repo) {
 	for _, p := range c.parents {
 		parents = append(parents, map[string]any{"sha": p})
 	}
-	s.answer(w, http.StatusOK, map[string]any{"sha": sha, "commit": map[string]any{"message": c.message}, "parents": parents, "files": files(rp.changes[sha])})
+	object := c.object
+	if object == nil {
+		object = map[string]any{"message": c.message}
+	}
+	s.answer(w, http.StatusOK, map[string]any{"sha": sha, "commit": object, "parents": parents, "files": files(rp.changes[sha])})
 }
 
 func (s *Server) compare(w http.ResponseWriter, r *http.Request, rp *repo) {
