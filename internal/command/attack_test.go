@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"regexp/syntax"
@@ -146,6 +147,27 @@ func TestAttackMatcherTime(t *testing.T) {
 	}
 	if a, ok := s.Line(t.Context(), "slow x"); !ok || a.Message != "slow x" {
 		t.Error("the other matcher is off too")
+	}
+}
+
+// The step's end ends its matching, between one pattern and the next.
+func TestAttackMatcherAfterTheEnd(t *testing.T) {
+	var m Matchers
+	list, err := ParseMatchers(matcherFile(t, "any", "(x)"))
+	if err != nil || m.Add(list) != nil {
+		t.Fatal(err)
+	}
+	over, end := context.WithCancel(t.Context())
+	s := m.NewScanner()
+	if _, ok := s.Line(over, "x"); !ok {
+		t.Error("no match")
+	}
+	end()
+	if _, ok := s.Line(over, "x"); ok {
+		t.Error("a match when the step is over")
+	}
+	if r := s.list[0]; r.match(over, "x") != nil {
+		t.Error("a pattern was tried when the step is over")
 	}
 }
 

@@ -254,6 +254,23 @@ func TestAttackEnvironment(t *testing.T) {
 	}
 }
 
+// What is asked of the machine is more than its protocol takes: the step fails, and
+// the machine is not lost.
+func TestAttackRequest(t *testing.T) {
+	b := newBench(t, `
+      - id: a
+        run: (printf a=; head -c 1000000 /dev/zero | tr '\0' x; echo) >> "$GITHUB_OUTPUT"
+      - working-directory: ${{ steps.a.outputs.a }}${{ steps.a.outputs.a }}${{ steps.a.outputs.a }}${{ steps.a.outputs.a }}${{ steps.a.outputs.a }}
+        run: echo no
+      - if: always()
+        run: echo after
+`)
+	res := b.run()
+	if s := res.Steps[1]; s.Outcome != ci.Failure || s.Infrastructure || !strings.HasPrefix(s.Reason, "An error occurred trying to start process") || res.Steps[2].Outcome != ci.Success {
+		t.Errorf("%s: %.300q", s.Outcome, s.Reason)
+	}
+}
+
 // An output arrives whole at other jobs, however much of it a record shows: it was
 // cut at 64 KiB, in silence, since the record had the same map.
 func TestAttackOutputsAreNotCut(t *testing.T) {
