@@ -301,6 +301,25 @@ func TestAddWhileWriting(t *testing.T) {
 	}
 }
 
+// Whoever shows a field in one line makes a space of a line end in it.
+func TestLineEndsInFields(t *testing.T) {
+	set := newSet(t, "one two", "three  four")
+	for in, want := range map[string]string{
+		"<one\ntwo>": "<***>", "<one\r\ntwo>": "<***>", "<one\rtwo>": "<***>", "<three\n\nfour>": "<***>",
+		"<one\n\x1b[1mtwo>": "<***>", "<one\n two>": "<one\n two>", "a\r\nb\rc\n": "a\nb\nc\n",
+	} {
+		if got := set.String(in); got != want || text.Clean(got) != strings.TrimRight(strings.ReplaceAll(want, "\n", " "), " ") {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	var b strings.Builder
+	w := NewWriter(&b, set)
+	io.WriteString(w, "one\ntwo\n") // two lines of a log stay two
+	if b.String() != "one\ntwo\n" {
+		t.Errorf("%q", b.String())
+	}
+}
+
 func TestNothingHeldPastLineEnd(t *testing.T) {
 	var b strings.Builder
 	w := NewWriter(&b, newSet(t, "one\ntwo three\nfour", "prompt: answer"))
