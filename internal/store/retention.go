@@ -29,14 +29,17 @@ type KeptRun struct {
 	Cursor int64
 }
 
+// measureAtOnce is how many runs one call of CompletedRuns measures.
+const measureAtOnce = 2000
+
 // CompletedRuns lists the runs that have completed, the oldest first. Runs whose
-// size is not known yet are measured; ctx may end that, and the next call goes
-// on.
+// size is not known yet are measured, some of them: those left count as nothing,
+// and are measured by the next calls.
 func (s *Store) CompletedRuns(ctx context.Context) ([]KeptRun, error) {
 	fresh, err := collect(ctx, s.read, func(r *sql.Rows) (string, error) {
 		var id string
 		return id, r.Scan(&id)
-	}, `SELECT id FROM runs WHERE status = 'completed' AND bytes < 0`)
+	}, `SELECT id FROM runs WHERE status = 'completed' AND bytes < 0 ORDER BY finished, id LIMIT $1`, measureAtOnce)
 	if err != nil {
 		return nil, fmt.Errorf("store: completed runs: %w", err)
 	}
@@ -60,7 +63,7 @@ func (s *Store) CompletedRuns(ctx context.Context) ([]KeptRun, error) {
 		err := r.Scan(&v.ID, &v.Repository, &finished, &v.Bytes, &v.Cursor)
 		v.Finished = moment(finished)
 		return v, err
-	}, `SELECT id, repository, finished, bytes, COALESCE((SELECT cursor FROM records WHERE run_id = runs.id ORDER BY seq DESC LIMIT 1), 0)
+	}, `SELECT id, repository, finished, CASE WHEN bytes > 0 THEN bytes ELSE 0 END, COALESCE((SELECT cursor FROM records WHERE run_id = runs.id ORDER BY seq DESC LIMIT 1), 0)
 		FROM runs WHERE status = 'completed' ORDER BY finished, id`)
 	if err != nil {
 		return nil, fmt.Errorf("store: completed runs: %w", err)
