@@ -145,12 +145,12 @@ type Removed struct {
 	Why   string `json:"why"`
 }
 
-// young is how old a layer or a template has to be before GC takes it for
-// unused: whoever made it may not have got to use it.
+// young is for how long GC takes nothing for unused: whoever made a layer or a
+// template may not have got to use it.
 const young = time.Hour
 
-// GC removes images that are not the newest of their name or that are beyond the
-// limits, then the layers, templates and unfinished builds that belong to
+// GC removes images that are not the newest of their name, once they are not
+// used, or that are beyond the limits, then the layers, templates and unfinished builds that belong to
 // nothing. What somebody holds stays, and so does the image that jobs get. It
 // returns what it removed, also with an error.
 func GC(ctx context.Context, dir string, l Limits) ([]Removed, error) {
@@ -176,7 +176,7 @@ func GC(ctx context.Context, dir string, l Limits) ([]Removed, error) {
 		replaced := newest[m.Name]
 		newest[m.Name] = true
 		switch {
-		case replaced:
+		case replaced && time.Since(st.used(m.ID)) > young: // another version of this program may use it in turn
 			err = c.image(m, "a newer one has its name")
 		case m.Name != DefaultName && l.Unused > 0 && time.Since(st.used(m.ID)) > l.Unused:
 			err = c.image(m, "not used for "+days(l.Unused))

@@ -489,8 +489,14 @@ func TestOpenListRemove(t *testing.T) {
 func TestGC(t *testing.T) {
 	s := newTestStore(t)
 	old := fakeImage(t, s, "x", "old")
-	past := time.Now().Add(-time.Hour)
+	past := time.Now().Add(-2 * time.Hour)
 	if err := os.WriteFile(filepath.Join(s.dir, old.ID, manifestName), rewritten(t, filepath.Join(s.dir, old.ID, manifestName)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := GC(t.Context(), s.dir, Limits{}); err != nil || len(removed) != 0 {
+		t.Fatalf("an image that was used just now: %+v, %v", removed, err)
+	}
+	if err := os.Chtimes(filepath.Join(s.dir, old.ID, manifestName), past, past); err != nil {
 		t.Fatal(err)
 	}
 	current := fakeImage(t, s, "x", "current")
