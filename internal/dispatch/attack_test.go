@@ -220,6 +220,12 @@ func TestAttackBodyAsAnotherEvent(t *testing.T) {
 			t.Errorf("%s: %s: %s", ref, e.State, e.Detail)
 		}
 	}
+	// A pull request of another repository than the payload's.
+	for _, base := range []any{map[string]any{"full_name": "mallory/app"}, nil} {
+		if e := s.deliver("pull_request", s.stranger("OWNER", map[string]any{"pull_request.base.repo": base})); e.State != store.EventFailed {
+			t.Errorf("%v: %s: %s", base, e.State, e.Detail)
+		}
+	}
 	s.quiet("a body of another event")
 }
 
@@ -371,8 +377,11 @@ func TestAttackFirstTimeContributor(t *testing.T) {
 	wait := func() {
 		t.Helper()
 		runs, err := Waiting(t.Context(), s.store)
-		if err != nil || len(runs) != 1 || len(s.ran()) != 0 {
-			t.Fatalf("%+v, %v, ran %d", runs, err, len(s.ran()))
+		s.d.mu.Lock()
+		conducted := len(s.d.runs)
+		s.d.mu.Unlock()
+		if err != nil || len(runs) != 1 || len(s.ran()) != 0 || conducted != 0 {
+			t.Fatalf("%+v, %v, ran %d, under way %d", runs, err, len(s.ran()), conducted)
 		}
 	}
 	wait()
@@ -398,6 +407,9 @@ func TestAttackFirstTimeContributor(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.start(s.forge(dir), nil)
+	if e := button(nil); e.State != store.EventRefused { // handled after what there was has been taken up
+		t.Error(e.State, e.Detail)
+	}
 	wait()
 	// Approved is this commit. A push to the branch waits again.
 	if _, err := s.d.approved(t.Context(), hello, run.ID, githubtest.SHA("another"), "me"); err == nil {
