@@ -109,7 +109,7 @@ func (r *run) control(sc *scope, s *workflow.Step, number int) {
 	runs, why, err := x.decide()
 	switch {
 	case r.lost() != nil:
-		res.Reason = "the machine was lost"
+		res.Reason = "the job could not go on"
 	case err != nil || !runs:
 		res.Reason = why
 	default:

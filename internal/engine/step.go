@@ -163,7 +163,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 		return finish()
 	}
 	if r.lost() != nil {
-		return skip("the machine was lost")
+		return skip("the job could not go on")
 	}
 	if r.broken != "" {
 		return skip(r.broken)
@@ -526,8 +526,8 @@ func (x *execution) guestFault(doing string, err error) outcome {
 		return outcome{c: ci.Cancelled}
 	}
 	x.r.lose(fmt.Errorf("%s: step %d (%s): %w", doing, x.number, x.r.clean(x.name), err))
-	x.r.system(x, "##[error]The machine was lost: "+err.Error())
-	return outcome{c: ci.Failure, reason: "the machine was lost: " + err.Error()}
+	x.r.system(x, "##[error]The job could not go on: "+err.Error())
+	return outcome{c: ci.Failure, reason: "the job could not go on: " + err.Error()}
 }
 
 func guestText(err error) string {
