@@ -189,6 +189,8 @@ func (d *deriver) base64(s string) {
 		}
 	}
 	d.part(whole)
+	d.part(base64.StdEncoding.EncodeToString([]byte(whole)))
+	d.part(base64.StdEncoding.EncodeToString([]byte(whole + "\n"))) // base64 | base64
 	d.part(base64.URLEncoding.EncodeToString([]byte(s)))
 	for _, width := range []int{64, 76} { // PEM, base64(1)
 		d.wrapped(whole, width)

@@ -460,7 +460,8 @@ func FuzzSeen(f *testing.F) {
 		}
 		w.Flush()
 		for _, got := range []string{out.String(), set.String(in.String())} {
-			if seen(got) != "before *** after" {
+			// Blocks may have unseen characters between their marks.
+			if left := strings.ReplaceAll(seen(got), Mark, ""); left != "before  after" || !strings.Contains(got, Mark) {
 				t.Fatalf("%q as %q in %q came out as %q", secret, form, in.String(), got)
 			}
 		}
