@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 		json.NewEncoder(os.Stdout).Encode(a.run())
 		os.Exit(0)
 	}
+	if len(os.Args) == 2 && os.Args[1] == "victim" {
+		time.Sleep(10 * time.Minute)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -44,6 +48,8 @@ type attack struct {
 	Unix        string   // name of an abstract socket
 	Kill        int
 	Open        string // for reading and writing, by the way through Cmd.Open
+	Eat         int    // MiB of memory to fill, before the rest
+	Multiply    bool   // start threads for ever, before the rest
 	Wait        bool   // then until killed
 }
 
@@ -64,6 +70,25 @@ func (a attack) run() (r result) {
 		}
 	}
 	r.PID = os.Getpid()
+	var all [][]byte
+	for range a.Eat {
+		b := make([]byte, 1<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		all = append(all, b)
+	}
+	runtime.KeepAlive(all)
+	for a.Multiply {
+		go func() {
+			runtime.LockOSThread()
+			os.Stdout.WriteString("thread\n")
+			for {
+				time.Sleep(time.Hour)
+			}
+		}()
+		runtime.Gosched()
+	}
 	for _, p := range a.Read {
 		_, err := os.ReadFile(p)
 		yes("read "+p, err)
@@ -249,7 +274,7 @@ func TestAttackFromInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ul.Close()
-	victim := exec.Command("sleep", "600")
+	victim := exec.Command("/proc/self/exe", "victim")
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -359,6 +384,58 @@ func TestAttackOwnerKilled(t *testing.T) {
 	}
 }
 
+// bomb runs an attack that should not get to its end, and returns how it ended
+// and what it said.
+func bomb(t *testing.T, a attack, l jail.Limits) (ended error, said string) {
+	t.Helper()
+	c := command(t, a)
+	c.Limits = l
+	var out strings.Builder
+	c.Stdout, c.Stderr = &out, &out
+	locked(func() {
+		if err := c.Start(); err != nil {
+			t.Error(err)
+			return
+		}
+		ended = c.Wait()
+	})
+	return ended, out.String()
+}
+
+// TestAttackThreads starts threads without end. They are counted for the jail's
+// own user, or user namespace, so that neither the host nor another machine runs
+// out of them.
+func TestAttackThreads(t *testing.T) {
+	walled(t)
+	ended, said := bomb(t, attack{Multiply: true}, jail.Limits{Tasks: 64})
+	if ended == nil || !strings.Contains(said, "failed to create new OS thread") && !strings.Contains(said, "pthread_create failed") {
+		t.Errorf("it ended: %v, with %.500s", ended, said)
+	}
+	if n := strings.Count(said, "thread\n"); n < 8 || n > 64 {
+		t.Errorf("it got %d threads, of 64", n)
+	}
+}
+
+// TestAttackMemory fills memory beyond what its machine has: the host's own is not
+// touched.
+func TestAttackMemory(t *testing.T) {
+	report := walled(t)
+	if report.NoGroup != nil {
+		if os.Getenv(againVariable) == nestedMachine {
+			t.Fatal(report.NoGroup)
+		}
+		t.Skipf("SKIPPED here, done by TestNested: %v", report.NoGroup)
+	}
+	// A machine of 1 MiB, and what a monitor may take.
+	ended, said := bomb(t, attack{Eat: 1500}, jail.Limits{MemoryMiB: 1})
+	if e := (*exec.ExitError)(nil); !errors.As(ended, &e) || e.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("it ended: %v, with %.500s", ended, said)
+	}
+	if left, _ := filepath.Glob(report.CGroup + "/hearth-*"); len(left) > 0 {
+		t.Errorf("cgroups are left: %q", left)
+	}
+}
+
 // TestWalls looks at a jail from outside.
 func TestWalls(t *testing.T) {
 	report := walled(t)
@@ -422,7 +499,11 @@ type writerFunc func([]byte)
 
 func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
 
-const againVariable = "HEARTH_TEST_AGAIN"
+// againVariable says that the tests run as somebody else, or somewhere else.
+const (
+	againVariable = "HEARTH_TEST_AGAIN"
+	nestedMachine = "nested"
+)
 
 // TestUnprivileged runs the other tests as somebody who is not root.
 func TestUnprivileged(t *testing.T) {

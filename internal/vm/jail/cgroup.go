@@ -9,12 +9,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A jail's cgroup is <parent>/hearth-<pid of the owner>-<name>. The parent is our
+// A jail's cgroup is <parent>/hearth-<pid of the owner>-<number>-<name>. The parent is our
 // own cgroup where that has been handed to us (systemd's Delegate=), and /hearth
 // of the hierarchy otherwise, which takes root. Controllers can be on for the
 // children of a cgroup only while it holds no process itself, so that in our own
@@ -39,6 +40,7 @@ var groups struct {
 	parent string
 	err    error
 	done   bool
+	count  atomic.Int64
 }
 
 // cgroupParent returns the directory that jails' cgroups are made in.
@@ -165,7 +167,7 @@ func newCgroup(name string, l Limits, near string) (*cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &cgroup{path: filepath.Join(parent, fmt.Sprintf("hearth-%d-%s", os.Getpid(), name))}
+	g := &cgroup{path: filepath.Join(parent, fmt.Sprintf("hearth-%d-%d-%s", os.Getpid(), groups.count.Add(1), name))}
 	if err := os.Mkdir(g.path, 0o755); err != nil {
 		return nil, err
 	}

@@ -236,8 +236,11 @@ func (c *Cmd) Start() (err error) {
 		o.Root = c.Dir
 	}
 	o.Limits = rlimits(c.Limits, level)
-	// A cgroup that cannot be had is no reason not to run; Look says why.
-	if c.cgroup, _ = newCgroup(c.Name, c.Limits, c.Dir); c.cgroup != nil {
+	// That there is no place for cgroups is no reason not to run, and Look says why.
+	if _, err := cgroupParent(); err == nil {
+		if c.cgroup, err = newCgroup(c.Name, c.Limits, c.Dir); err != nil {
+			return fmt.Errorf("jail: %w", err)
+		}
 		o.CGroup = level != Bare
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
