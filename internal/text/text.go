@@ -27,6 +27,7 @@
 package text
 
 import (
+	"encoding/binary"
 	"strings"
 	"unicode/utf8"
 )
@@ -108,6 +109,15 @@ func (s *Scanner) Next(b []byte, final bool) (int, Class) {
 	s.state = ground
 	n := 0
 	for n < len(b) {
+		if n+8 <= len(b) {
+			// Eight bytes at once: none is beyond ASCII, DEL or below a space.
+			const ones, high = 0x0101010101010101, 0x8080808080808080
+			x := binary.LittleEndian.Uint64(b[n:])
+			if (x|(x+ones)|((x-0x20*ones)&^x))&high == 0 {
+				n += 8
+				continue
+			}
+		}
 		if plain[b[n]] {
 			n++
 			continue
