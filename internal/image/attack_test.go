@@ -289,7 +289,7 @@ Dir::Etc::Trusted "`+a.keyring+`";
 			a.set("pool/k.deb", evil)
 			return a.keyring
 		}},
-		{"tampered list with the tampered package's sum", "", func(*testing.T) string {
+		{"tampered list with the tampered package's sum", "Packages  Hash Sum mismatch", func(*testing.T) string {
 			a.set("pool/k.deb", evil)
 			for _, s := range []string{suite, suite + "-updates", suite + "-security"} {
 				a.set("dists/"+s+"/main/binary-amd64/Packages", []byte(a.index(evil)))
@@ -305,7 +305,7 @@ Dir::Etc::Trusted "`+a.keyring+`";
 			}
 			return a.keyring
 		}},
-		{"a list without strong sums", "", func(*testing.T) string {
+		{"a list without strong sums", "no sha256", func(*testing.T) string {
 			a.list(strings.ReplaceAll(a.index(good), "SHA256: ", "MD5sum: "))
 			return a.keyring
 		}},
