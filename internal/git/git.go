@@ -41,7 +41,7 @@ import (
 	"time"
 )
 
-// timeout bounds one run of git; fetching is the longest.
+// timeout bounds one run of git that nobody else holds up; fetching is the longest.
 const timeout = 10 * time.Minute
 
 // settings are in force in every command, above those of the git directory.
@@ -218,10 +218,9 @@ func parts(out string) []string {
 	return strings.Split(out, "\x00")
 }
 
-// stream passes in to git and what it prints to w.
+// stream passes in to git and what it prints to w. It lasts as long as the other
+// ends of both do: an archive that comes in, a machine that unpacks.
 func (d Dir) stream(ctx context.Context, in io.Reader, w io.Writer, args ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	cmd := d.command(ctx, args...)
 	cmd.Stdin, cmd.Stdout = in, w
 	return wait(ctx, cmd, args[0])
