@@ -47,6 +47,42 @@ func TestAttackPageOfLongLog(t *testing.T) {
 	}
 }
 
+// The plain text of a log of a gigabyte took a core for minutes, by one GET.
+func TestAttackPlainTextOfLongLog(t *testing.T) {
+	m := &memory{changed: make(chan struct{}, 1)}
+	m.runs = []ci.Run{{ID: ci.NewID(), Status: ci.Completed}}
+	for i := range 5000 {
+		m.lines = append(m.lines, Line{Record: ci.Record{Type: ci.LogLine, JobKey: "a b", Step: 1, Text: fmt.Sprint("line ", i+1)}})
+	}
+	site := New(Config{Source: m, Log: slog.New(slog.DiscardHandler)})
+	site.raw = 2100
+	mux := http.NewServeMux()
+	site.Register(mux)
+	s := httptest.NewServer(mux)
+	defer s.Close()
+	var all []string
+	pieces := 0
+	for at := "?job=a+b"; at != ""; pieces++ {
+		m.read = 0
+		resp, body := get(t, s.URL+"/runs/"+m.runs[0].ID+"/log"+at)
+		if m.read > 2*maxLines+1 {
+			t.Errorf("%s: %d lines were read", at, m.read)
+		}
+		link, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+		lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
+		if link != "" {
+			if last := lines[len(lines)-1]; !strings.Contains(last, "lines more: "+link) {
+				t.Errorf("%q does not say where it goes on, %s", last, link)
+			}
+			lines = lines[:len(lines)-1]
+		}
+		all, at = append(all, lines...), link
+	}
+	if len(all) != 5000 || all[0] != "line 1" || all[4999] != "line 5000" || pieces != 3 {
+		t.Errorf("%d lines in %d pieces", len(all), pieces)
+	}
+}
+
 // Lines of a mebibyte, of which a page held thousands.
 func TestAttackPageOfLongLines(t *testing.T) {
 	m, s := site(t)

@@ -16,10 +16,10 @@
 // window of the log that it shows ([maxLines] lines, [maxText] bytes) and links to
 // those before and after, the stream sends what was written since in batches and
 // leaves out what it cannot keep up with, a run's board is kept and goes on from
-// the last record it has seen. Only the plain text of a log is read as a whole,
-// piece by piece as the client takes it. What one client has going at once is
-// bounded, and what all have; a slow reader slows nobody but itself, and not for
-// ever.
+// the last record it has seen. The plain text of a log is read as the client takes
+// it, [maxRaw] lines in one piece, which says where the next begins. What one client
+// has going at once is bounded, and what all have; a slow reader slows nobody but
+// itself, and not for ever.
 //
 // # Who may look
 //
@@ -39,6 +39,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,6 +54,7 @@ const (
 	maxLines   = 2000
 	maxText    = 256 << 10 // bytes of a log's text on one page
 	maxLine    = 8 << 10   // bytes of one line of it
+	maxRaw     = 500_000   // lines of one piece of plain text
 	maxRecords = 20000     // that one request adds to a board
 	maxNotes   = 200
 	maxBoards  = 32 // kept
@@ -132,6 +134,7 @@ type Server struct {
 	boards  boards
 
 	streams, rendered, logs *door.Slots
+	raw                     int64 // maxRaw, less in tests
 }
 
 // New returns the pages' server.
@@ -176,6 +179,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		source: cfg.Source, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
 		streams: door.NewSlots(maxStreams, clientStreams), rendered: door.NewSlots(maxPages, clientPages), logs: door.NewSlots(maxLogs, clientLogs),
+		raw: maxRaw,
 	}
 }
 
@@ -517,7 +521,8 @@ func rowOf(l Line) row {
 	return o
 }
 
-// rawLog is a job's log as plain text: read as the client takes it.
+// rawLog is a job's log as plain text, from a line on: read as the client takes it.
+// Where it goes on is in a Link header, and for people at the end.
 func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 	ctx, id, key := r.Context(), r.PathValue("id"), r.URL.Query().Get("job")
 	if !ci.ValidID(id) {
@@ -531,7 +536,10 @@ func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	out := http.NewResponseController(w)
-	for from := int64(1); ; {
+	from, _ := strconv.ParseInt(r.URL.Query().Get("from"), 10, 64)
+	from = max(from, 1)
+	next := from + s.raw
+	for first := true; ; first = false {
 		part, err := s.source.LogFrom(ctx, id, key, from, maxLines)
 		if err != nil {
 			s.log.Error("log", "run", id, "err", err)
@@ -540,8 +548,16 @@ func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 		if len(part.Lines) == 0 {
 			return
 		}
+		at := "?" + url.Values{"job": {key}, "from": {strconv.FormatInt(next, 10)}}.Encode()
+		if first && part.Total >= next {
+			w.Header().Set("Link", "<"+at+">; rel=\"next\"")
+		}
 		out.SetWriteDeadline(time.Now().Add(writeTime))
 		for _, l := range part.Lines {
+			if l.Number >= next {
+				fmt.Fprintf(w, "… %d lines more: %s\n", part.Total-next+1, at)
+				return
+			}
 			from = l.Number + 1
 			if l.Record.Type == ci.LogLine {
 				if _, err := fmt.Fprintln(w, board.Clean(l.Record.Text)); err != nil {
