@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -367,4 +368,54 @@ func TestJitter(t *testing.T) {
 		}
 		(&Keeper{}).Run(t.Context()) // never: returns at once
 	})
+}
+
+// TestPassGoesOn: what cannot be done is said, and the rest is done; images that
+// are being built wait for another pass.
+func TestPassGoesOn(t *testing.T) {
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hearth.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := newWorld(t, s, "", config.Retention{Age: config.Duration(time.Hour), Actions: config.Duration(24 * time.Hour)})
+	w.run("o/r", 2*time.Hour, 1)
+	dir := t.TempDir()
+	mirror := filepath.Join(dir, "actions", "old", "action.git")
+	if err := os.MkdirAll(mirror, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-48 * time.Hour)
+	if err := os.Chtimes(mirror, past, past); err != nil {
+		t.Fatal(err)
+	}
+	w.k.Actions = []string{filepath.Join(dir, "actions"), filepath.Join(dir, "none")}
+	w.k.Images = filepath.Join(dir, "file")
+	if err := os.WriteFile(w.k.Images, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.k.Pass(t.Context(), Options{})
+	if err == nil || !strings.Contains(err.Error(), "images") {
+		t.Errorf("what could not be done: %v", err)
+	}
+	if len(names(r, "run")) != 1 || !slices.Equal(names(r, "action"), []string{"old/action"}) {
+		t.Errorf("%+v", r)
+	}
+	w.k.Images = filepath.Join(dir, "images")
+	w.pass(Options{})
+	lock, err := os.Create(filepath.Join(w.k.Images, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.pass(Options{Wait: time.Millisecond}); len(r.Notes) != 1 || !strings.Contains(r.Notes[0], errBusy.Error()) {
+		t.Errorf("while an image is built: %+v", r)
+	}
+	got := Kinds([]Item{{Kind: "run", Bytes: 2}, {Kind: "image", Bytes: 1}, {Kind: "run", Bytes: 3}})
+	if len(got) != 2 || got[0] != (Kind{"image", 1, 1}) || got[1] != (Kind{"run", 2, 5}) {
+		t.Errorf("%v", got)
+	}
 }
