@@ -95,6 +95,8 @@ func TestAttackSecretsOfAnother(t *testing.T) {
 	same("production again", v.Environments("acme/app")["production"], "TWO=production ")
 }
 
+// Files of secrets that every user of the host may read: they are refused, with
+// what mends it.
 func TestAttackSecretsThatOthersRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(dir string)

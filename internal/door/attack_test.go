@@ -333,6 +333,7 @@ func TestAttackConnections(t *testing.T) {
 	}
 }
 
+// One client took every slot for pages and streams that there was, by asking again.
 func TestAttackSlotsOfOneClient(t *testing.T) {
 	s := NewSlots(4, 2)
 	var held []func()
