@@ -140,7 +140,7 @@ func Closest(got string, names []string) string {
 		if n == got {
 			continue
 		}
-		d := distance(strings.ToLower(got), strings.ToLower(n))
+		d := Distance(strings.ToLower(got), strings.ToLower(n))
 		if d > 0 && min(len(got), len(n)) < 3 && !swapped(got, n) {
 			continue // too short for a slip to be told from another word
 		}
@@ -155,9 +155,9 @@ func swapped(a, b string) bool {
 	return len(a) == 2 && len(b) == 2 && strings.EqualFold(a[:1], b[1:]) && strings.EqualFold(a[1:], b[:1])
 }
 
-// distance is the number of edits (insert, delete, replace, swap neighbours)
+// Distance is the number of edits (insert, delete, replace, swap neighbours)
 // between a and b.
-func distance(a, b string) int {
+func Distance(a, b string) int {
 	prev2 := make([]int, len(b)+1)
 	prev := make([]int, len(b)+1)
 	cur := make([]int, len(b)+1)
