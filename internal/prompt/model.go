@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -142,68 +141,6 @@ func accept(answer, request string) (yaml, problem string) {
 		return "", problem
 	}
 	return answer, ""
-}
-
-var (
-	hosts   = regexp.MustCompile(`(?i)\b[a-z][a-z0-9+.-]*://(?:[^/@\s]*@)?([a-z0-9.-]+|\[[0-9a-f:]+\])|\b[\w.-]+@([a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,})\b`)
-	address = regexp.MustCompile(`\b\d{1,3}(?:\.\d{1,3}){3}\b`)
-	secret  = regexp.MustCompile(`(?i)\bsecrets\b|github\.token|GITHUB_TOKEN|ACTIONS_(?:RUNTIME|ID_TOKEN)`)
-	piped   = regexp.MustCompile(`(?i)\b(?:curl|wget|nc|ncat|telnet|base64)\b|/dev/tcp/`)
-)
-
-// unasked names what a workflow reaches for that the request did not speak of.
-func unasked(w *workflow.Workflow, yaml, request string) string {
-	asked := strings.ToLower(request)
-	var out []string
-	add := func(s string) {
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	if secret.MatchString(yaml) && !strings.Contains(asked, "secret") && !strings.Contains(asked, "token") {
-		add("it uses secrets or tokens; the request does not speak of any")
-	}
-	for _, m := range hosts.FindAllStringSubmatch(yaml, -1) {
-		if host := m[1] + m[2]; !strings.Contains(asked, strings.ToLower(host)) {
-			add("it speaks to " + host + ", which the request does not name")
-		}
-	}
-	for _, ip := range address.FindAllString(yaml, -1) {
-		if !strings.Contains(asked, ip) {
-			add("it holds the address " + ip + ", which the request does not name")
-		}
-	}
-	for _, p := range piped.FindAllString(yaml, -1) {
-		if !strings.Contains(asked, strings.ToLower(p)) {
-			add("it uses " + p + ", which the request does not name")
-		}
-	}
-	if w.Permissions != nil && !strings.Contains(asked, "permission") {
-		add("it sets permissions; the request does not speak of them")
-	}
-	for _, t := range w.On {
-		if t.Event == "pull_request_target" || t.Event == "workflow_run" {
-			if !strings.Contains(asked, t.Event) {
-				add("it is triggered by " + t.Event + ", which the request does not name")
-			}
-		}
-	}
-	for _, j := range w.Jobs {
-		if j.Permissions != nil && !strings.Contains(asked, "permission") {
-			add("job " + j.ID + " sets permissions; the request does not speak of them")
-		}
-		if j.Uses != "" && !strings.Contains(asked, strings.ToLower(j.Uses)) {
-			add("job " + j.ID + " calls another workflow, " + j.Uses)
-		}
-		for _, s := range j.Steps {
-			name := s.Uses
-			repo, _, _ := strings.Cut(name, "@")
-			if name != "" && !strings.HasPrefix(repo, "actions/") && !strings.Contains(asked, strings.ToLower(repo)) {
-				add("it uses the action " + name + ", which the request does not name")
-			}
-		}
-	}
-	return strings.Join(out, "\n")
 }
 
 func firstLine(s string) string {

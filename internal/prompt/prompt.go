@@ -7,13 +7,17 @@
 //
 // What a model answers is untrusted input like any other. It is bounded, taken
 // only if it is one YAML workflow, read by the same reader as every workflow,
-// repaired once by its own diagnostics, and then held against the request: a
-// workflow that reaches for secrets, hosts, actions or permissions that the
-// request did not speak of is refused, since that is what a prompt injection
-// looks like from here. Nothing is ever run from here: the result is text.
+// repaired once by its own diagnostics, and then held against the request
+// (unasked.go): a workflow that reaches for secrets, hosts, programs, actions or
+// permissions that the request neither names nor implies is refused, since that is
+// what a prompt injection looks like from here. What is implied is what the own
+// parser finds in the request. Nothing is ever run from here: the result is text.
 //
-// The own parser would rather refuse than guess. A clause that it does not
-// understand is named, with a hint, and no part of the workflow is printed.
+// The own parser is a chart parser over fragments; [Phrase] says how it works. Its
+// grammar (grammar.txt) and what words mean (lexicon.txt) are data. It would rather
+// refuse than guess: every clause that it does not understand is named, with a
+// hint, and no part of the workflow is printed. testdata/phrases.txt has what it
+// makes of some hundred requests.
 package prompt
 
 import (
@@ -59,6 +63,8 @@ type Result struct {
 	By    string   // "hearth's own parser", or "MODEL at ENDPOINT"
 	Model bool     // a model spoke
 	Notes []string // what the reader should know: why the model was not used, …
+	// Lacks are the programs of its commands that Hearth's default image has not got.
+	Lacks []Lack
 }
 
 // A Refusal says what could not be understood, and how to say it.
@@ -66,6 +72,7 @@ type Refusal struct {
 	Clause string // the part of the request that it is about
 	Reason string
 	Hint   string
+	More   []Refusal // what else could not be understood
 }
 
 func (r *Refusal) Error() string {
@@ -75,6 +82,9 @@ func (r *Refusal) Error() string {
 	}
 	if r.Hint != "" {
 		s += "\nhint: " + r.Hint
+	}
+	for _, m := range r.More {
+		s += "\n" + m.Error()
 	}
 	return s
 }
@@ -95,14 +105,14 @@ func New(ctx context.Context, c Config, request string) (Result, error) {
 	if c.Endpoint != "" {
 		yaml, err := c.ask(ctx, request)
 		if err == nil {
-			return Result{YAML: yaml, By: c.Model + " at " + c.name(), Model: true}, nil
+			return Result{YAML: yaml, By: c.Model + " at " + c.name(), Model: true, Lacks: lacks(yaml)}, nil
 		}
 		if ctx.Err() != nil {
 			return Result{}, context.Cause(ctx)
 		}
 		notes = append(notes, "the model's answer was not used: "+err.Error())
 	}
-	yaml, err := Phrase(request)
+	p, err := parse(request)
 	if err != nil {
 		var r *Refusal
 		if errors.As(err, &r) && len(notes) > 0 {
@@ -110,7 +120,7 @@ func New(ctx context.Context, c Config, request string) (Result, error) {
 		}
 		return Result{}, err
 	}
-	return Result{YAML: yaml, By: "hearth's own parser", Notes: notes}, nil
+	return Result{YAML: p.yaml, By: "hearth's own parser", Notes: append(notes, p.notes...), Lacks: lacks(p.yaml)}, nil
 }
 
 // check reads a workflow as every other one is read and returns its errors as

@@ -1,0 +1,67 @@
+package prompt
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// Lack is a program that a workflow's commands name and that the default image has
+// not got.
+type Lack struct {
+	Program string
+	Package string // Debian package that has it; "" is that Debian has none
+}
+
+// lacks finds the programs that no setup action of the job brings either.
+func lacks(yaml string) []Lack {
+	w, _ := workflow.Parse("new.yml", []byte(yaml), workflow.Options{})
+	if w == nil {
+		return nil
+	}
+	lex := theLexicon()
+	var out []Lack
+	for _, j := range w.Jobs {
+		if j.Container != nil || !strings.HasPrefix(j.RunsOn.Text(), "ubuntu") && !strings.HasPrefix(j.RunsOn.Text(), "debian") &&
+			j.RunsOn.Kind == workflow.String {
+			continue
+		}
+		brought := map[string]bool{}
+		steps(j.Steps, func(s *workflow.Step) {
+			for _, l := range lex.languages {
+				if setup, _, _ := strings.Cut(l.setup, "@"); s.Uses != "" && strings.HasPrefix(s.Uses, setup+"@") {
+					brought[l.name] = true
+				}
+			}
+		})
+		steps(j.Steps, func(s *workflow.Step) {
+			if s.Run == nil {
+				return
+			}
+			for line := range strings.Lines(s.Run.Str) {
+				for _, part := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune("|&;", r) }) {
+					f := strings.Fields(part)
+					for len(f) > 0 && (assignment.MatchString(f[0]) || slices.Contains([]string{"sudo", "env", "timeout", "time"}, f[0])) {
+						f = f[1:]
+					}
+					if len(f) == 0 {
+						continue
+					}
+					p := lex.programs[f[0]]
+					if p == nil || p.pkg == "" {
+						continue
+					}
+					if t := lex.toolOf(f[0]); t != nil && brought[t.language] {
+						continue
+					}
+					l := Lack{Program: p.name, Package: strings.TrimPrefix(p.pkg, "-")}
+					if !slices.Contains(out, l) {
+						out = append(out, l)
+					}
+				}
+			}
+		})
+	}
+	return out
+}
