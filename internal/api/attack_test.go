@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
@@ -78,9 +79,7 @@ func sign(t *testing.T, header map[string]any, change func(*claims)) string {
 		change(&c)
 	}
 	tok := jwt.NewWithClaims(jwt.SigningMethodHS256, c)
-	for k, v := range header {
-		tok.Header[k] = v
-	}
+	maps.Copy(tok.Header, header)
 	out, err := tok.SignedString(secret)
 	if err != nil {
 		t.Fatal(err)
