@@ -638,16 +638,42 @@ func TestAttackTokenOfAnotherRepository(t *testing.T) {
 	}
 }
 
-// A stored plan of before there were limits is held to them when it is taken up.
-func TestAttackStoredPlanWithoutLimit(t *testing.T) {
-	s := newSite(t, nil)
-	p := &plan.Run{ReadOnly: true, Jobs: []*plan.Job{{Key: "x", TimeoutMinutes: 1e8}}}
-	if trustOf(p) != ofFork || trustOf(&plan.Run{ReadOnly: true, Trust: "something"}) != ofFork || trustOf(&plan.Run{Trust: "dependabot"}) != ofOwn {
-		t.Error("who is behind a plan")
+// What was planned under another limit, or under none, is held to the one that is
+// set when it is taken up.
+func TestAttackPlanOfAnotherLimit(t *testing.T) {
+	for p, want := range map[*plan.Run]trust{{ReadOnly: true}: ofFork, {ReadOnly: true, Trust: "something"}: ofFork, {Trust: "dependabot"}: ofOwn, {ReadOnly: true, Trust: "dependabot"}: ofDependabot} {
+		if got := trustOf(p); got != want {
+			t.Errorf("%+v is trusted as %q", p, got)
+		}
 	}
-	p.Limit(s.d.limit(hello, trustOf(p)).MaxTimeout.Minutes())
-	if p.Jobs[0].TimeoutMinutes != 360 {
-		t.Errorf("%v minutes", p.Jobs[0].TimeoutMinutes)
+	s := newForge(t)
+	dir, marks := t.TempDir(), t.TempDir()
+	limit := func(d time.Duration) func(*Config) {
+		return func(c *Config) {
+			c.Grace = 50 * time.Millisecond
+			with(config.Repositories{hello: {Limits: config.Limits{MaxTimeout: config.Duration(d)}}})(c)
+		}
+	}
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(fmt.Sprintf(waiting, marks), "    runs-on:", "    timeout-minutes: 5000\n    runs-on:")})
+	s.start(s.forge(dir), limit(100*time.Hour))
+	s.deliver("push", s.push(nil))
+	s.until("the job runs", func() bool { return lines(t, filepath.Join(marks, "slow")) == 1 })
+	if j := s.ran(); j[len(j)-1].minutes != 5000 {
+		t.Errorf("%v minutes", j[len(j)-1].minutes)
+	}
+	if err := s.end(); err != nil {
+		t.Fatal(err)
+	}
+	s.start(s.forge(dir), limit(30*time.Minute))
+	s.until("the job runs again", func() bool { return lines(t, filepath.Join(marks, "slow")) == 2 })
+	if err := os.WriteFile(filepath.Join(marks, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.ended(3)
+	for _, j := range s.ran() {
+		if j.minutes != 30 {
+			t.Errorf("%s has %v minutes", j.key, j.minutes)
+		}
 	}
 }
 
