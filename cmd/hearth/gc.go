@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -96,7 +95,7 @@ func (a *app) gc(ctx context.Context, database string, mode learn.Mode, limits c
 		hold.Litter(vmDir(dirs))
 	}
 	if asJSON {
-		if jerr := json.NewEncoder(a.out).Encode(r); jerr != nil {
+		if jerr := board.NewEncoder(a.out).Encode(r); jerr != nil {
 			return jerr
 		}
 	} else if perr := a.printRemoved(r); perr != nil {
