@@ -345,28 +345,41 @@ func (b *Board) Summary() []string {
 	return append(out, end)
 }
 
-// Explain says an explanation in lines.
-func Explain(e *ci.Explanation) []string {
-	var out []string
-	line := "    this failure: "
-	if e.Seen == 0 {
-		line += "not seen before"
-	} else {
-		line += fmt.Sprintf("seen before, %d times", e.Seen)
-		if e.Seen == 1 {
-			line = "    this failure: seen before, once"
-		}
-		if e.FixedBy != "" {
-			line += ", last ended by " + Clean(e.FixedBy)
-			if e.Fix != "" {
-				line += " (" + Cut(Clean(e.Fix), 72) + ")"
-			}
+// Known says in a clause what is known of a failure: whether it was seen before,
+// and what ended it then.
+func Known(e *ci.Explanation) string {
+	var b strings.Builder
+	switch e.Seen {
+	case 0:
+		b.WriteString("not seen before")
+	case 1:
+		b.WriteString("seen before, once")
+	default:
+		fmt.Fprintf(&b, "seen before, %d times", e.Seen)
+	}
+	if e.Seen > 0 && e.FixedBy != "" {
+		b.WriteString(", last ended by " + commit(Clean(e.FixedBy)))
+		if e.Fix != "" {
+			b.WriteString(" (" + Cut(Clean(e.Fix), 72) + ")")
 		}
 	}
 	if e.Flaky {
-		line += "; looks flaky"
+		b.WriteString("; looks flaky")
 	}
-	out = append(out, line)
+	return b.String()
+}
+
+// commit shortens what is a commit's full name.
+func commit(s string) string {
+	if len(s) >= 40 && strings.Trim(s, "0123456789abcdef") == "" {
+		return s[:10]
+	}
+	return s
+}
+
+// Explain says an explanation in lines.
+func Explain(e *ci.Explanation) []string {
+	out := []string{"    this failure: " + Known(e)}
 	if e.Text != "" {
 		out = append(out, "      "+Cut(Clean(e.Text), 120))
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/forge/github"
-	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 )
@@ -544,7 +543,7 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 	}
 	if j.Status == ci.Completed {
 		if e := j.Explanation; e != nil && !j.Conclusion.Green() {
-			fmt.Fprintf(&b, "**What is known of this failure:** %s\n", text(learn.Sentence(*e)))
+			fmt.Fprintf(&b, "**What is known of this failure:** %s\n", text(board.Known(e)))
 			if e.Text != "" {
 				fmt.Fprintf(&b, "\n```\n%s\n```\n", fence(e.Text))
 			}

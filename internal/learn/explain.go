@@ -334,35 +334,6 @@ func (l *Learner) Retry(ctx context.Context, f Failure, e ci.Explanation) Decisi
 	return d
 }
 
-// Sentence is an explanation in one line for terminals, logs and checks.
-func Sentence(e ci.Explanation) string {
-	if e.Signature == "" {
-		return ""
-	}
-	var b strings.Builder
-	switch e.Seen {
-	case 0:
-		b.WriteString("not seen before")
-	case 1:
-		b.WriteString("seen before, once")
-	default:
-		fmt.Fprintf(&b, "seen before, %d times", e.Seen)
-	}
-	if e.FixedBy != "" {
-		b.WriteString(", last ended by " + short(e.FixedBy))
-		if e.Fix != "" {
-			b.WriteString(" (" + clip(e.Fix, 80) + ")")
-		}
-	}
-	if e.Flaky {
-		b.WriteString("; it looks flaky")
-	}
-	if e.Advice != "" {
-		b.WriteString("; " + e.Advice)
-	}
-	return b.String()
-}
-
 func clip(s string, n int) string {
 	if len(s) <= n {
 		return s

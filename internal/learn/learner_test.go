@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -158,7 +159,7 @@ func TestLearnInTheRunPath(t *testing.T) {
 		if f4.explain.FixedBy != fixer || f4.explain.Fix != "subject of "+fixer || f4.explain.Seen != 3 {
 			t.Errorf("what ended it: %+v, want %s", f4.explain, fixer)
 		}
-		if got := learn.Sentence(f4.explain); !strings.HasPrefix(got, "seen before, 3 times, last ended by "+fixer[:10]) {
+		if got := board.Known(&f4.explain); !strings.HasPrefix(got, "seen before, 3 times, last ended by "+fixer[:10]) {
 			t.Errorf("sentence: %s", got)
 		}
 		sum, err := w.l.Summary(t.Context(), f4.id)

@@ -140,6 +140,7 @@ type Server struct {
 // New returns the pages' server.
 func New(cfg Config) *Server {
 	pages := template.Must(template.New("").Funcs(template.FuncMap{
+		"known":   board.Known,
 		"clean":   func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
 		"short":   board.Short,
 		"percent": board.Percent,
