@@ -36,11 +36,15 @@ var named = set(`node python python3 java ruby php perl R julia lua elixir swift
 // nesting are words behind which another program's name comes.
 var nesting = set(`exec run npx uvx bunx sudo xargs dlx x env time timeout nohup`)
 
+// makes are words behind which "make" is the English verb.
+var makes = set("it me us sure a an the this that them these those our my your you certain")
+
 // hosting are subcommands behind which a name of the project's own comes.
 var hosting = map[string]map[string]bool{
 	"npm": set("run exec"), "yarn": set("run workspace"), "pnpm": set("run"), "bun": set("run"), "docker": set("compose"),
 	"composer": set("run run-script"),
-	"deno":     set("task"), "poetry": set("run"), "bundle": set("exec"), "nx": set("run"), "turbo": set("run"), "rush": set("run"), "pre-commit": set("run"),
+	"deno":     set("task"), "poetry": set("run"), "bundle": set("exec"), "nx": set("run"), "turbo": set("run"), "rush": set("run"),
+	"pre-commit": set("run"),
 }
 
 func set(words string) map[string]bool {
@@ -157,6 +161,9 @@ func (c *chart) program(at, start int) (*program, int) {
 	case name == "make" && lex.is("nontarget", next.word):
 		return nil, 0
 	case name == "make":
+		if makes[next.word] {
+			return nil, 0 // "make it so"
+		}
 		if next.text == "" || lex.is("stop", next.word) && next.word != "all" || lex.is("run", next.word) && next.word != "run" {
 			return p, 2 // alone
 		}
@@ -180,7 +187,8 @@ func (c *chart) program(at, start int) (*program, int) {
 			return p, 3
 		}
 		return nil, 0
-	case evidence, p.subs[next.text], p.subs["*"] && next.text != "" && !lex.is("stop", next.word), next.text != "" && !lex.knows(next.word),
+	case evidence, p.subs[next.text], lex.is("dirname", next.word), p.subs["*"] && next.text != "" && !lex.is("stop", next.word),
+		next.text != "" && !lex.knows(next.word),
 		at+1 < len(c.ts) && c.ts[at+1].kind == literal:
 		return p, 0
 	case alone[name]:
@@ -412,7 +420,7 @@ var (
 	duration    = regexp.MustCompile(`^(\d+)(s|secs?|m|mins?|h|hrs?|d)$`)
 	clockWord   = regexp.MustCompile(`^(\d{1,2})(?:[:.h](\d\d))?(am|pm|h|z|utc)?$`)
 	imageWord   = regexp.MustCompile(`^(?:[a-z0-9.-]+(?::\d+)?/)*[a-z0-9._-]+(?::[\w][\w.-]*)?(?:@sha256:[0-9a-f]+)?$`)
-	zoneWord    = regexp.MustCompile(`^(?:(?:utc|gmt)[+-]\d{1,2}(?::\d\d)?|[a-z]+/[a-z_]+)$`)
+	zoneWord    = regexp.MustCompile(`^(?:(?:utc|gmt)[+-]\d{1,2}(?::\d\d)?|(?:europe|america|asia|africa|australia|pacific|atlantic|etc)/[a-z_]+)$`)
 	plainName   = regexp.MustCompile(`^[A-Za-z_][\w.-]*$`)
 	cronLine    = regexp.MustCompile(`^[0-9*/,-]+ +[0-9*/,-]+ +[0-9*/,L-]+ +[0-9A-Za-z*/,-]+ +[0-9A-Za-z*/,-]+$`)
 	langVersion = regexp.MustCompile(`^(?i:go|node|python|py|java|jdk|php|ruby|rust|dotnet|\.net|elixir)[-@]?(\d[\w.]*)$`)

@@ -183,6 +183,9 @@ func (l *lexicon) closest(w string) string {
 			word[0] == w[0] && within(w, word)) {
 			continue
 		}
+		if len(w) <= 3 && !sameLetters(w, word) && !within(w, word) && !within(word, w) {
+			continue // too short for a letter to be another one
+		}
 		switch d := workflow.Distance(w, word); {
 		case d < best:
 			best, found, common = d, word, l.is("stop", word)

@@ -214,7 +214,7 @@ func (r *reader) readTool(n *node) {
 func (r *reader) useTool(t *tool) {
 	r.tools = append(r.tools, t)
 	for _, s := range r.before() {
-		if s.command == "" && s.uses == "" && s.tool == "" {
+		if s.command == "" && s.uses == "" && (s.tool == "" || t.does[s.purpose] != "") {
 			s.tool = t.words[0]
 		}
 	}
@@ -407,7 +407,10 @@ func (r *reader) occasion(n *node, o *occasion) {
 		if len(r.steps) == len(r.coordinated()) || r.sentenceStart == 0 && len(r.occasions) == 1 {
 			o.whole = true
 		}
-		o.steps = append(o.steps, r.coordinated()...)
+		for _, s := range r.coordinated() {
+			o.steps = append(o.steps, s)
+			s.modified = true
+		}
 	case step && len(before) == 0 && len(r.steps) == 0 && !(r.list && r.itemHasStep()):
 		// It comes first, so that it holds for all, unless others have occasions of their own.
 		r.ahead(m)
@@ -724,8 +727,11 @@ func (r *reader) readOnlyOn(n *node) {
 		}
 	}
 	// "on main, run make": when to run rather than a condition, unless it says "only".
-	direct, _, step := r.follows()
-	if !n.has("o") && len(r.steps) == 0 && step && !direct || !n.has("o") && len(r.steps) == 0 {
+	r.leading()
+	_, _, step := r.follows()
+	first := len(r.steps) == 0 || r.segment == len(r.steps) && step && slices.ContainsFunc(r.occasions,
+		func(o *occasion) bool { return len(o.t.branches["push"]) > 0 })
+	if !n.has("o") && first {
 		o := &occasion{}
 		o.t.add("push")
 		o.t.branch("push", r.named(b)...)
@@ -1015,6 +1021,16 @@ func purposeOfCommand(c string) string {
 func (r *reader) readOnFail(n *node) {
 	of := r.subject(n, true)
 	w := r.words(n)
+	for f := range strings.FieldsSeq(w) {
+		if what := map[string]string{"test": "test", "tests": "test", "suite": "test", "specs": "test", "lint": "lint", "linter": "lint",
+			"linting": "lint"}[f]; what != "" && of == nil {
+			for _, s := range r.steps {
+				if s.purpose == what || s.purpose == "" && purposeOfCommand(s.command) == what {
+					of = s
+				}
+			}
+		}
+	}
 	whole := regexp.MustCompile(`\b(?:any|anything|something|one|either|some|workflow|pipeline|build|run|job|all)\b`).MatchString(w)
 	apply := func(s *step) {
 		s.status = "failure"
@@ -1516,6 +1532,12 @@ func (r *reader) addVersion(n *node, lang *language, values []string) {
 			}
 		}
 	}
+	r.claim("set of versions of "+lang.name, n)
+	if r.job != nil {
+		base := r.base.versions
+		r.base.versions = nil
+		defer func(j *job) { j.versions, r.base.versions = append(j.versions, r.base.versions...), base }(r.job)
+	}
 	for _, v := range r.base.versions {
 		if v.lang == lang {
 			for _, x := range values {
@@ -1598,7 +1620,26 @@ func runnerLabel(os, version string) string {
 	return ""
 }
 
+// claim notes that something was said which holds for a whole job; to say it again
+// after another step would be to speak of another job.
+func (r *reader) claim(what string, n *node) {
+	if r.claims == nil {
+		r.claims = map[string]int{}
+	}
+	if was, ok := r.claims[what]; ok && was != len(r.steps) && r.job == nil {
+		r.fail(n, "one job has one "+what+", and another was named before",
+			"say it job by job: a job that runs `make test` on ubuntu, and a job that runs `make check` on windows")
+	}
+	r.claims[what] = len(r.steps)
+}
+
 func (r *reader) readOS(n *node) {
+	r.claim("system", n)
+	if r.job != nil {
+		base := r.base.os
+		r.base.os = nil
+		defer func(j *job) { j.os, r.base.os = append(j.os, r.base.os...), base }(r.job)
+	}
 	if n.has("all") {
 		r.base.os = append(r.base.os, "ubuntu-latest", "macos-latest", "windows-latest")
 		return
@@ -1667,6 +1708,7 @@ func (r *reader) readValues(n *node) {
 }
 
 func (r *reader) readContainer(n *node) {
+	r.claim("container", n)
 	image := r.plain(n.get("i"))
 	if image == "" {
 		image = r.word(n.get("ci"))
@@ -1679,6 +1721,10 @@ func (r *reader) readContainer(n *node) {
 		if v := n.get("v"); v != nil {
 			image += ":" + r.plain(v)
 		}
+	}
+	if r.job != nil {
+		r.job.container = image
+		return
 	}
 	r.base.container = image
 }
@@ -2346,6 +2392,9 @@ func (r *reader) readNotify(n *node) {
 	}
 	s.command = "$" + variable
 	r.add(s, n)
+	if n.has("fl") {
+		s.status = "failure"
+	}
 }
 
 // asSecret is a Secret that was captured as a whole.

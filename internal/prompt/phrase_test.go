@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -303,6 +304,57 @@ func TestPhraseRefuses(t *testing.T) {
 		if !strings.Contains(strings.ToLower(r.Error()), strings.ToLower(c.clause)) || !strings.Contains(r.Error(), c.hint) {
 			t.Errorf("%q: %v", c.say, r)
 		}
+	}
+}
+
+// Words of the sentence became arguments of the command, which then ran on every
+// pull request: "run make deploy only on main" was the command "make deploy only on
+// main". Words that nobody knows were swallowed in the same way.
+func TestAttackProseInCommands(t *testing.T) {
+	for _, say := range []string{
+		"run make deploy only on main", "run terraform validate whenever a .tf file changes", "run pytest with a redis 7 service",
+		"try docker compose pull three times before giving up", "use sh as the shell and run ./configure", "run npm publish quietly when nobody looks",
+		"run ./deploy.sh staging unless it is friday", "run make test blindfolded", "run cargo test nightly", "run make test please and thank you",
+		"go test ./... every night", "run make check after lunch", "run make deploy manually", "run pytest twice", "cargo test everywhere",
+	} {
+		yaml, err := Phrase(say)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(yaml) {
+			if _, run, ok := strings.Cut(line, "run: "); ok {
+				for w := range strings.FieldsSeq(run) {
+					if slices.Contains(strings.Fields("only on whenever with a three before as unless when after nightly please every manually twice everywhere quietly blindfolded"), w) {
+						t.Errorf("%q: %q is a part of the command %q", say, w, strings.TrimSpace(run))
+					}
+				}
+			}
+		}
+	}
+}
+
+// A request of a few kilobytes kept the parser busy for minutes, while whoever asks
+// a server for a workflow waits, and others with them. The work is bounded by the
+// number of words, counted in ways in which rules cover them.
+func TestAttackLongRequests(t *testing.T) {
+	for _, part := range []string{"the ", "run make and ", "at 5, ", "every ", "a: ", "cache pip and ", "\"x\" ", "the every new "} {
+		most := 0.0
+		for _, words := range []int{40, 160} {
+			c := newChart(theGrammar(), strings.Repeat(part, words/len(strings.Fields(part))))
+			c.cover()
+			ways := 0
+			for _, m := range c.memo {
+				ways += len(m)
+			}
+			per := float64(ways) / float64(len(c.ts))
+			if most > 0 && per > 3*most {
+				t.Errorf("%q: %.0f ways a word of %d, %.0f of a few", part, per, words, most)
+			}
+			most = max(most, per)
+		}
+	}
+	if _, err := Phrase(strings.Repeat("make ", maxTokens+1)); err == nil {
+		t.Error("a request of too many words was read")
 	}
 }
 

@@ -114,6 +114,7 @@ type step struct {
 	job           *job
 	afterAll      bool
 	notify        bool
+	modified      bool // something was said of it behind it
 	download      bool
 }
 
@@ -218,6 +219,7 @@ type reader struct {
 	pages                   bool
 	queued                  []func()
 	lastSecret              func(as string)
+	claims                  map[string]int // what holds for a job → steps there were when it was said
 	passNext                func(*job)
 	ordered                 map[int]bool // sentences that name an order
 }
@@ -319,6 +321,9 @@ func (r *reader) add(s *step, n *node) *step {
 	s.group, s.branch, s.sentence, s.job = r.group, r.branch, r.sentence, r.job
 	if s.text == "" {
 		s.text = r.c.text(n)
+	}
+	if n := len(r.steps); n > 0 && r.steps[n-1].modified {
+		s.verb = true // what was said behind the step before it ends what they share
 	}
 	r.steps = append(r.steps, s)
 	for i := range r.pending {
@@ -443,6 +448,7 @@ func (r *reader) leading() {
 	switch t := r.c.ts[n.start]; {
 	case t.text == ",", t.word == "and", t.word == "but":
 		r.segment = len(r.steps)
+		r.drop(func(m *modifier) bool { return m.tight && m.used })
 		r.afterThen = t.word != "," || n.start+1 < n.end && (r.c.ts[n.start+1].word == "and" || r.c.ts[n.start+1].word == "but")
 	}
 }
@@ -456,6 +462,9 @@ func (r *reader) note(m modifier, s *step) {
 // ahead is a modifier for the steps that follow.
 func (r *reader) ahead(m modifier) {
 	m.until = r.sentence
+	if m.name == "on" || m.name == "cond" {
+		r.drop(func(o *modifier) bool { return (o.name == "on" || o.name == "cond") && o.used && !o.toAll })
+	}
 	r.pending = append(r.pending, m)
 }
 
@@ -487,6 +496,7 @@ func (r *reader) behind(m modifier, before []*step, wide bool) {
 	}
 	for _, s := range which {
 		m.apply(s)
+		s.modified = true
 	}
 }
 

@@ -810,14 +810,18 @@ func (r *reader) dress(j *job, jobs []*job, caches []*step) {
 	plainJob := j.maxParallel == "-" || !j.several() && len(jobs) > 1 && slices.IndexFunc(j.steps, func(s *step) bool { return !s.notify }) < 0
 	j.maxParallel = ""
 	if !plainJob {
-		j.os = r.base.os
+		if len(j.os) == 0 {
+			j.os = r.base.os
+		}
 		j.axes = r.base.axes
 		j.excludes = r.base.excludes
 		j.noFailFast = r.base.noFailFast
 		j.maxParallel = r.base.maxParallel
-		j.versions = r.base.versions
+		j.versions = append(j.versions, r.base.versions...)
 		j.services = r.base.services
-		j.container = r.base.container
+		if j.container == "" {
+			j.container = r.base.container
+		}
 	} else {
 		// It needs the tools of its own commands, in one version.
 		for _, v := range r.base.versions {
@@ -854,11 +858,13 @@ func (r *reader) dress(j *job, jobs []*job, caches []*step) {
 				others++
 			}
 		}
-		if others == 0 {
-			s.of = nil
-		} else if s.of.id == "" {
-			s.of.id = stepID(j, s.of)
+		if others > 0 {
+			if s.of.id == "" {
+				s.of.id = stepID(j, s.of)
+			}
+			s.conds = append([]string{"steps." + s.of.id + ".outcome == 'failure'"}, s.conds...)
 		}
+		s.of = nil
 	}
 	r.hoist(j)
 	r.jobTimeout(j, runs)
@@ -900,7 +906,7 @@ func (r *reader) hoist(j *job) {
 	}
 	// What a step's condition reads of the machine or the matrix a job's cannot.
 	shared = slices.DeleteFunc(shared, func(c string) bool {
-		return strings.HasPrefix(c, "runner.") || strings.HasPrefix(c, "matrix.") || strings.HasPrefix(c, "hashFiles")
+		return strings.HasPrefix(c, "runner.") || strings.HasPrefix(c, "matrix.") || strings.HasPrefix(c, "hashFiles") || strings.HasPrefix(c, "steps.")
 	})
 	lonely := len(j.needs) > 0 || j.environment != "" || len(j.steps) > 1
 	if len(shared) > 0 && (lonely || len(r.p.jobs) == 0) {
