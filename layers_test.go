@@ -68,8 +68,9 @@ var layers = map[string]layer{
 
 	"forge/github": {ours: []string{"ci"}, others: []string{"github.com/google/go-github", "github.com/bradleyfalzon/ghinstallation", "github.com/golang-jwt/jwt"}},
 	"webhook":      {ours: []string{"ci", "door", "workflow"}},
+	"launch":       {ours: []string{"ci", "expr", "workflow", "plan", "engine"}},
 	"prompt":       {ours: []string{"workflow", "expr"}},
-	"dispatch":     {ours: []string{"ci", "board", "expr", "ledger", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "git", "web", "webhook", "network", "image", "pool", "config"}},
+	"dispatch":     {ours: []string{"ci", "board", "expr", "launch", "ledger", "workflow", "plan", "engine", "action", "source", "worker", "queue", "store", "learn", "forge/github", "git", "web", "webhook", "network", "image", "pool", "config"}},
 	"worker":       {ours: []string{"ci", "expr", "image", "mask", "workflow", "plan", "engine", "guest", "pool", "queue", "learn", "action", "network", "forge/github"}},
 	"api":          {ours: []string{"board", "door", "guest", "network", "pool"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "pool", "vm"}},

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +18,9 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/network"
@@ -347,79 +348,20 @@ func (a *app) planned(c *candidate) {
 	}
 }
 
-// plan links, plans and checks one workflow.
+// plan plans one workflow.
 func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, h *workflow.Happening, resolver *action.Resolver) []workflow.Diagnostic {
-	ds := workflow.Link(c.workflow, a.load(ctx, p, resolver), workflow.Options{})
-	if workflow.Errors(ds) {
-		return ds
-	}
-	payload, inputs := h.Payload, expr.Value{}
-	if t := c.workflow.Trigger("workflow_dispatch"); t != nil && o.event == "workflow_dispatch" {
-		given, eventInputs, errs := workflow.DispatchInputs(t, set.inputs)
-		for _, err := range errs {
-			ds = append(ds, workflow.Diagnostic{File: c.file, Pos: t.Pos, Message: err.Error(), Hint: "give inputs with --input NAME=value"})
-		}
-		inputs = given
-		if m := payload.AsMap(); m != nil {
-			m = m.Clone()
-			m.Set("inputs", eventInputs)
-			payload = expr.Object(m)
-		}
-	}
-	if workflow.Errors(ds) {
-		return ds
-	}
-	run, more := plan.Build(plan.Request{Workflow: c.workflow, Event: h, Inputs: inputs, Vars: stringsValue(set.vars),
-		GitHub: worker.GitHubContext(worker.Facts{Run: c.run, Payload: payload, BaseRef: h.BaseRef, HeadRef: h.HeadRef, Server: p.server, API: apiOf(p.server), Actor: o.actor})})
-	ds = append(ds, more...)
-	if workflow.Errors(ds) || run == nil {
-		return ds
-	}
-	c.plan = run
-	c.run.Name, c.run.Workflow = run.Name, run.Workflow
-	ds = append(ds, engine.Check(ctx, run, engine.CheckOptions{Actions: resolver, Files: p.readFile, Shells: []string{"bash", "sh", "python"},
-		Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }})...)
-	for _, j := range run.Jobs {
-		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
-			continue
-		}
-		if _, err := image.ForLabels(j.Labels, set.platforms); err != nil {
-			pos := j.Definition.Pos
-			if j.Definition.RunsOn != nil {
-				pos = j.Definition.RunsOn.Pos
-			}
-			if slices.ContainsFunc(ds, func(d workflow.Diagnostic) bool { return d.File == j.Workflow.File && d.Pos == pos }) {
-				continue // it has been said
-			}
-			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: "-P LABEL=" + image.DefaultName + " runs it on the default image"})
-		}
-	}
-	return dedupe(ds)
-}
-
-// dedupe drops what the cells of a matrix say alike.
-func dedupe(ds []workflow.Diagnostic) []workflow.Diagnostic {
-	seen := map[string]bool{}
-	return slices.DeleteFunc(ds, func(d workflow.Diagnostic) bool {
-		was := seen[d.String()]
-		seen[d.String()] = true
-		return was
+	run, ds := launch.Plan(ctx, launch.Request{
+		Workflow: c.workflow, Event: h, Facts: launch.Facts{Run: c.run, Server: p.server, API: github.APIOf(p.server)},
+		Load: a.load(ctx, p, resolver), Inputs: set.inputs, Vars: set.vars,
+		Check: engine.CheckOptions{Actions: resolver, Files: p.readFile, Shells: []string{"bash", "sh", "python"},
+			Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
+		Fits:      func(labels []string) error { _, err := image.ForLabels(labels, set.platforms); return err },
+		InputHint: "give inputs with --input NAME=value", LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",
 	})
-}
-
-func apiOf(server string) string {
-	if server == "https://github.com" {
-		return "https://api.github.com"
+	if run != nil {
+		c.plan, c.run.Name, c.run.Workflow = run, run.Name, run.Workflow
 	}
-	return server + "/api/v3"
-}
-
-func stringsValue(m map[string]string) expr.Value {
-	out := expr.NewMap()
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out.Set(k, expr.String(m[k]))
-	}
-	return expr.Object(out)
+	return ds
 }
 
 func readWorkflows(p *project, where string) ([]*candidate, error) {

@@ -156,7 +156,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		means := machines.Stats().Means
 		atOnce = max(min(means.CPUs/cfg.CPUs, means.MemoryMiB/cfg.MemoryMiB), 1)
 	}
-	server := forgeServer(cfg.GitHubURL)
+	server := github.ServerOf(cfg.GitHubURL)
 	// Without credentials, and apart from the mirrors of `hearth run`, which may have
 	// been filled with a developer's: what a stranger's workflow names is public.
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
@@ -240,15 +240,6 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 
 // serveActions is where a server keeps mirrors.
 func serveActions(dirs config.Dirs) string { return filepath.Join(dirs.Cache, "serve", "actions") }
-
-// forgeServer is the web address that belongs to an API's.
-func forgeServer(apiURL string) string {
-	apiURL = strings.TrimRight(apiURL, "/")
-	if apiURL == "https://api.github.com" {
-		return "https://github.com"
-	}
-	return strings.TrimSuffix(apiURL, "/api/v3")
-}
 
 func (a *app) approveCommand() *cobra.Command {
 	return &cobra.Command{

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -15,9 +14,9 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/engine"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
@@ -263,81 +262,44 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 	return run, nil
 }
 
-// build links, plans and checks.
+// build plans. An error is of the forge, and nobody's fault.
 func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
+	given := map[string]string{}
+	for k, v := range p.Inputs {
+		if v != nil {
+			given[k] = fmt.Sprint(v)
+		}
+	}
 	var trouble error
-	opt := workflow.Options{DefaultPermissions: "read"}
-	ds := workflow.Link(w, d.load(ctx, p, repo, o.SHA, o.Trust, &trouble), opt)
-	if trouble != nil {
-		return nil, nil, trouble
-	}
-	if workflow.Errors(ds) {
-		return nil, ds, nil
-	}
-	content, inputs := o.Payload, expr.Value{}
-	if o.Event == "workflow_dispatch" {
-		given := map[string]string{}
-		for k, v := range p.Inputs {
-			if v != nil {
-				given[k] = fmt.Sprint(v)
-			}
-		}
-		t := w.Trigger("workflow_dispatch")
-		typed, texts, errs := workflow.DispatchInputs(t, given)
-		for _, err := range errs {
-			ds = append(ds, workflow.Diagnostic{File: w.File, Pos: t.Pos, Message: err.Error()})
-		}
-		if len(errs) > 0 {
-			return nil, ds, nil
-		}
-		inputs = typed
-		if m := content.AsMap(); m != nil {
-			m = m.Clone()
-			m.Set("inputs", texts)
-			content = expr.Object(m)
-		}
-	}
-	planned, more := plan.Build(plan.Request{
-		Workflow: w, Event: &o.Happening, Inputs: inputs, Vars: d.vars(run.Repository, o.Trust), DefaultPermissions: "read", ReadOnly: o.Trust != ofOwn,
-		GitHub: worker.GitHubContext(worker.Facts{Run: *run, Payload: content, BaseRef: o.BaseRef, HeadRef: o.HeadRef, Server: d.cfg.Server, API: d.cfg.API, Actor: p.Sender.Login, Again: p.again}),
-	})
-	ds = append(ds, more...)
-	if workflow.Errors(ds) || planned == nil {
-		return nil, ds, nil
-	}
-	planned.Trust = string(o.Trust)
-	planned.Limit(d.limit(run.Repository, o.Trust).MaxTimeout.Minutes())
-	worker.Hide(d.runner(*run, nil, o.Trust, repo).Hidden(), planned, planned.Jobs)
-	run.Name, run.Workflow = planned.Name, planned.Workflow
-	for _, j := range planned.Jobs {
-		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
-			continue
-		}
-		if err := d.fits(j.Labels); err != nil {
-			pos := j.Definition.Pos
-			if j.Definition.RunsOn != nil {
-				pos = j.Definition.RunsOn.Pos
-			}
-			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", ")})
-		}
-	}
-	ds = append(ds, engine.Check(ctx, planned, engine.CheckOptions{
-		Actions: d.cfg.Actions, Shells: d.cfg.Shells,
-		Mapped: func(label string) bool { return d.fits([]string{label}) == nil },
-		Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
-			b, err := repo.File(ctx, name, o.SHA)
-			switch {
-			case status(err) == 404:
-				return nil, fmt.Errorf("%s: %w", name, os.ErrNotExist)
-			case err != nil && (isTemporary(err) || ctx.Err() != nil):
-				trouble = cmp.Or(trouble, err)
-			case int64(len(b)) > limit:
-				return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
-			}
-			return b, err
+	planned, ds := launch.Plan(ctx, launch.Request{
+		Workflow: w, Event: &o.Happening, Facts: launch.Facts{Run: *run, Server: d.cfg.Server, API: d.cfg.API, Again: p.again},
+		Load: d.load(ctx, p, repo, o.SHA, o.Trust, &trouble), Inputs: given, Vars: d.vars(run.Repository, o.Trust),
+		DefaultPermissions: "read", ReadOnly: o.Trust != ofOwn,
+		Planned: func(planned *plan.Run) {
+			planned.Trust = string(o.Trust)
+			planned.Limit(d.limit(run.Repository, o.Trust).MaxTimeout.Minutes())
+			worker.Hide(d.runner(*run, nil, o.Trust, repo).Hidden(), planned, planned.Jobs)
+			run.Name, run.Workflow = planned.Name, planned.Workflow
 		},
-	})...)
-	return planned, once(ds), trouble
+		Check: engine.CheckOptions{
+			Actions: d.cfg.Actions, Shells: d.cfg.Shells,
+			Mapped: func(label string) bool { return d.fits([]string{label}) == nil },
+			Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
+				b, err := repo.File(ctx, name, o.SHA)
+				switch {
+				case status(err) == 404:
+					return nil, fmt.Errorf("%s: %w", name, os.ErrNotExist)
+				case err != nil && (isTemporary(err) || ctx.Err() != nil):
+					trouble = cmp.Or(trouble, err)
+				case int64(len(b)) > limit:
+					return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
+				}
+				return b, err
+			},
+		},
+		Fits: d.fits, LabelHint: "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", "),
+	})
+	return planned, ds, trouble
 }
 
 // fits says why no worker here can take a job with these labels. A job that
@@ -372,24 +334,6 @@ func (d *Dispatcher) public(ctx context.Context, uses string, t trust) ([]byte, 
 		return nil, fmt.Errorf("%s: %w", why, err)
 	}
 	return tree.ReadFile(ctx, ref.Path, action.MaxFile)
-}
-
-// once drops what the cells of a matrix say alike.
-func once(ds []workflow.Diagnostic) []workflow.Diagnostic {
-	seen := map[string]bool{}
-	return slices.DeleteFunc(ds, func(d workflow.Diagnostic) bool {
-		was := seen[d.String()]
-		seen[d.String()] = true
-		return was
-	})
-}
-
-func object(m map[string]string) expr.Value {
-	out := expr.NewMap()
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		out.Set(k, expr.String(m[k]))
-	}
-	return expr.Object(out)
 }
 
 // load reads called workflows: of the run's repository at its commit, of others

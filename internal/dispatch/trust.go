@@ -87,11 +87,11 @@ func (d *Dispatcher) given(r *worker.Runner, t trust) {
 }
 
 // vars is the vars context of a run.
-func (d *Dispatcher) vars(repository string, t trust) expr.Value {
+func (d *Dispatcher) vars(repository string, t trust) map[string]string {
 	if t == ofFork {
-		return object(nil)
+		return nil
 	}
-	return object(d.cfg.Vars.Of(repository))
+	return d.cfg.Vars.Of(repository)
 }
 
 // genuine asks GitHub about a delivery whose body came before under another id.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -25,7 +26,7 @@ func planned(t *testing.T, src string) *plan.Run {
 	if workflow.Errors(ds) {
 		t.Fatal(ds)
 	}
-	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"}, GitHub: GitHubContext(Facts{Run: ci.Run{ID: ci.NewID(), Repository: "octo/hello", Ref: "refs/heads/main"}})})
+	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"}, GitHub: launch.GitHubContext(launch.Facts{Run: ci.Run{ID: ci.NewID(), Repository: "octo/hello", Ref: "refs/heads/main"}})})
 	if workflow.Errors(ds) {
 		t.Fatal(ds)
 	}

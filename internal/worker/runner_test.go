@@ -15,6 +15,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -105,7 +106,7 @@ func (s *stove) run(ctx context.Context, job string, waits func()) worker.Outcom
 		s.t.Fatal(ds)
 	}
 	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"},
-		GitHub: worker.GitHubContext(worker.Facts{Run: ci.Run{ID: s.RunID, Repository: "o/r", Ref: "refs/heads/main"}})})
+		GitHub: launch.GitHubContext(launch.Facts{Run: ci.Run{ID: s.RunID, Repository: "o/r", Ref: "refs/heads/main"}})})
 	if workflow.Errors(ds) {
 		s.t.Fatal(ds)
 	}

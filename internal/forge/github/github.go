@@ -53,6 +53,24 @@ type Config struct {
 	Sleep func(ctx context.Context, d time.Duration) error
 }
 
+// APIOf is the API's address on a server: of https://github.com one of its own, of
+// any other (GitHub Enterprise Server) one below the server's.
+func APIOf(server string) string {
+	if server == "https://github.com" {
+		return "https://api.github.com"
+	}
+	return server + "/api/v3"
+}
+
+// ServerOf is the address of the pages that belongs to an API's.
+func ServerOf(api string) string {
+	api = strings.TrimRight(api, "/")
+	if api == "https://api.github.com" {
+		return "https://github.com"
+	}
+	return strings.TrimSuffix(api, "/api/v3")
+}
+
 // App is a GitHub App.
 type App struct {
 	config Config

@@ -1,4 +1,4 @@
-package worker
+package launch
 
 import (
 	"cmp"
@@ -11,14 +11,13 @@ import (
 
 // Facts are what the github context of a run is made of.
 type Facts struct {
-	Run     ci.Run
+	Run     ci.Run     // its actor did what the event tells
 	Payload expr.Value // github.event
 	BaseRef string     // branches of a pull request
 	HeadRef string
 	Server  string // https://github.com
 	API     string // https://api.github.com
-	Actor   string // who did what the event tells
-	Again   string // who asked for the run to be repeated; "" is Actor
+	Again   string // who asked for the run to be repeated; "" is its actor
 }
 
 // GitHubContext returns the github context of a run, without what only a job
@@ -36,8 +35,8 @@ func GitHubContext(f Facts) expr.Value {
 	case strings.HasPrefix(f.Run.Ref, "refs/pull/"):
 		refName = strings.TrimPrefix(f.Run.Ref, "refs/pull/")
 	}
-	set("actor", f.Actor)
-	set("triggering_actor", cmp.Or(f.Again, f.Actor))
+	set("actor", f.Run.Actor)
+	set("triggering_actor", cmp.Or(f.Again, f.Run.Actor))
 	set("api_url", f.API)
 	set("base_ref", f.BaseRef)
 	m.Set("event", f.Payload)

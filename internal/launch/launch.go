@@ -1,0 +1,138 @@
+// Package launch makes a planned run of a workflow and of something that happened:
+// called workflows are linked, inputs taken in, jobs planned, and what cannot run
+// here is found, all before anything starts. The command and the server differ in
+// what they give to it, not in how it is done:
+//
+//	                Load, files                 permissions   labels             limits, hidden names
+//	hearth run      the working tree, mirrors   write         -P and built in    none
+//	hearth serve    the forge at one commit     read          of its workers     by who is behind the code
+//
+// A fault of the forge's while files are read is no word about the workflow: whoever
+// gives Load and Check.Files keeps such an error, and then takes no heed of what
+// [Plan] says.
+package launch
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/hearth-ci/hearth/internal/engine"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/workflow"
+)
+
+// Request is what [Plan] plans, and with what.
+type Request struct {
+	Workflow *workflow.Workflow // read without errors
+	Event    *workflow.Happening
+	// Facts are for the github context; Payload, BaseRef and HeadRef are the event's.
+	Facts Facts
+	// Load reads called workflows.
+	Load workflow.Load
+	// Inputs are those given for a workflow_dispatch; of other events they do not
+	// count.
+	Inputs map[string]string
+	// Vars is the vars context.
+	Vars map[string]string
+	// DefaultPermissions and ReadOnly are as in [plan.Request].
+	DefaultPermissions string
+	ReadOnly           bool
+	// Planned may change what is planned before it is checked; nil changes nothing.
+	Planned func(*plan.Run)
+	// Check is what there is to run a job with.
+	Check engine.CheckOptions
+	// Fits says why no machine here takes a job with these labels; nil is that one
+	// does.
+	Fits func(labels []string) error
+	// InputHint and LabelHint say what to do about inputs and labels that will not do.
+	InputHint, LabelHint string
+}
+
+// Plan plans a run. The diagnostics have each fault once; with an error among them
+// the run cannot start. It is nil only if it could not be planned: one that was
+// planned is there to be looked at even if it cannot run here.
+func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
+	ds := workflow.Link(r.Workflow, r.Load, workflow.Options{DefaultPermissions: r.DefaultPermissions})
+	if workflow.Errors(ds) {
+		return nil, ds
+	}
+	r.Facts.Payload, r.Facts.BaseRef, r.Facts.HeadRef = r.Event.Payload, r.Event.BaseRef, r.Event.HeadRef
+	inputs, bad := r.inputs()
+	if ds = append(ds, bad...); workflow.Errors(ds) {
+		return nil, ds
+	}
+	run, bad := plan.Build(plan.Request{Workflow: r.Workflow, Event: r.Event, Inputs: inputs, Vars: object(r.Vars), GitHub: GitHubContext(r.Facts),
+		DefaultPermissions: r.DefaultPermissions, ReadOnly: r.ReadOnly})
+	if ds = append(ds, bad...); workflow.Errors(ds) || run == nil {
+		return nil, ds
+	}
+	if r.Planned != nil {
+		r.Planned(run)
+	}
+	ds = append(ds, engine.Check(ctx, run, r.Check)...)
+	return run, once(append(ds, r.labels(run, ds)...))
+}
+
+// inputs are the inputs context of a workflow_dispatch; the payload gets them too.
+func (r *Request) inputs() (inputs expr.Value, ds []workflow.Diagnostic) {
+	t := r.Workflow.Trigger("workflow_dispatch")
+	if t == nil || r.Event.Event != "workflow_dispatch" {
+		return inputs, nil
+	}
+	inputs, texts, errs := workflow.DispatchInputs(t, r.Inputs)
+	for _, err := range errs {
+		ds = append(ds, workflow.Diagnostic{File: r.Workflow.File, Pos: t.Pos, Message: err.Error(), Hint: r.InputHint})
+	}
+	if m := r.Facts.Payload.AsMap(); m != nil {
+		m = m.Clone()
+		m.Set("inputs", texts)
+		r.Facts.Payload = expr.Object(m)
+	}
+	return inputs, ds
+}
+
+// labels says which jobs no machine takes: one that nobody can ever take must not
+// wait in silence. A place of which something is said already is not spoken of twice.
+func (r *Request) labels(run *plan.Run, said []workflow.Diagnostic) (ds []workflow.Diagnostic) {
+	if r.Fits == nil {
+		return nil
+	}
+	for _, j := range run.Jobs {
+		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
+			continue
+		}
+		err := r.Fits(j.Labels)
+		if err == nil {
+			continue
+		}
+		pos := j.Definition.Pos
+		if j.Definition.RunsOn != nil {
+			pos = j.Definition.RunsOn.Pos
+		}
+		if !slices.ContainsFunc(said, func(d workflow.Diagnostic) bool { return d.File == j.Workflow.File && d.Pos == pos }) {
+			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: r.LabelHint})
+		}
+	}
+	return ds
+}
+
+// once drops what the cells of a matrix say alike.
+func once(ds []workflow.Diagnostic) []workflow.Diagnostic {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(ds, func(d workflow.Diagnostic) bool {
+		was := seen[d.String()]
+		seen[d.String()] = true
+		return was
+	})
+}
+
+// object is a map as expressions see it.
+func object(m map[string]string) expr.Value {
+	out := expr.NewMap()
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out.Set(k, expr.String(m[k]))
+	}
+	return expr.Object(out)
+}
