@@ -8,6 +8,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -15,9 +16,9 @@ import (
 )
 
 // performOne records, predicts and drives one run, and says what was learned.
-func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *worker.Groups, runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
+func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *conduct.Groups, runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
 	hidden := runner(nil).Hidden()
-	worker.Hide(hidden, c.plan, c.plan.Jobs)
+	conduct.Hide(hidden, c.plan, c.plan.Jobs)
 	c.run.Name = c.plan.Name
 	planned, err := json.Marshal(c.plan)
 	if err != nil {
@@ -36,7 +37,7 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	}
 	c.run = entry.Run
 	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
-	con := &worker.Conductor{
+	con := &conduct.Conductor{
 		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
 		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) },
 	}

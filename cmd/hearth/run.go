@@ -16,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
@@ -552,7 +553,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 	defer closePool(machines)
 
 	book := &ledger.Ledger{Store: s, Learn: learner, Dir: dirs.Running(), Log: a.log()}
-	groups := worker.NewGroups()
+	groups := conduct.NewGroups()
 	conclusions := make([]ci.Conclusion, len(chosen))
 	errs := make([]error, len(chosen))
 	for i, c := range chosen {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
@@ -59,7 +61,7 @@ type Config struct {
 	// Shells are those that the image has; nil is not known.
 	Shells []string
 	// Run runs one attempt at a job; nil is the Runner's own Execute.
-	Run func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome
+	Run func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome
 
 	// Grace is how long jobs may go on when the server is to stop.
 	Grace time.Duration
@@ -80,9 +82,9 @@ type Config struct {
 type Dispatcher struct {
 	cfg    Config
 	log    *slog.Logger
-	desk   *worker.Desk
+	desk   *desk.Desk
 	ledger *ledger.Ledger
-	groups *worker.Groups
+	groups *conduct.Groups
 	slots  slots
 	wake   chan struct{}
 
@@ -114,7 +116,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		if cfg.Pool == nil {
 			return nil, errors.New("dispatch: no pool given")
 		}
-		cfg.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+		cfg.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
 			return r.Execute(ctx, run, job, needs, nil)
 		}
 	}
@@ -138,9 +140,9 @@ func New(cfg Config) (*Dispatcher, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: worker.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log}, wake: make(chan struct{}, 1),
+	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: conduct.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log}, wake: make(chan struct{}, 1),
 		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}, shown: map[string]func(){}}
-	d.desk = &worker.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
+	d.desk = &desk.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
 			j, err := cfg.Store.Job(ctx, id)
 			return j.Conclusion, j.Status == ci.Completed, err
@@ -216,7 +218,7 @@ func (d *Dispatcher) stop() {
 	d.conductors.Wait()
 	// What is known by now may still reach GitHub; the rest is sent by the next
 	// process.
-	t := time.AfterFunc(5*time.Second, func() { d.endReports(worker.ErrStopping) })
+	t := time.AfterFunc(5*time.Second, func() { d.endReports(desk.ErrStopping) })
 	defer t.Stop()
 	d.reporters.Wait()
 }

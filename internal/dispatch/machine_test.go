@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
@@ -89,7 +90,7 @@ func onMachines(t testing.TB, machines *pool.Pool) *site {
 	s.patience = 3 * time.Minute
 	s.start(s.forge(t.TempDir()), func(c *Config) {
 		c.Pool, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
-		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
 			return r.Execute(ctx, run, job, needs, nil)
 		}
 	})

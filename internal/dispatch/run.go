@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
+	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/git"
@@ -39,7 +41,7 @@ func (c *conducted) shut() {
 	if c.entry != nil {
 		c.entry.Seal()
 	}
-	c.cancel(worker.ErrStopping)
+	c.cancel(desk.ErrStopping)
 }
 
 func (c *conducted) opened(e *ledger.Entry) {
@@ -125,22 +127,22 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		return errors.Join(err, entry.Close())
 	}
 	d.reporters.Go(func() { r.work(d.report) })
-	con := &worker.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
+	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if at != begun {
 		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
 		con.Risk = worker.Risk(entry.Forecast)
 	}
 	for _, j := range before {
 		if j.Status == ci.Completed {
-			con.Before = append(con.Before, worker.Finished{Key: j.Key, Conclusion: j.Conclusion, Infrastructure: j.Infrastructure, Outputs: j.Outputs})
+			con.Before = append(con.Before, conduct.Finished{Key: j.Key, Conclusion: j.Conclusion, Infrastructure: j.Infrastructure, Outputs: j.Outputs})
 		}
 	}
 	ids := &jobIDs{store: d.cfg.Store, run: run.ID}
 	policy, _ := d.policy(run.Repository)
-	handed := &worker.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
-		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+	handed := &desk.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
+		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
 			if err := d.fits(job.Labels); err != nil {
-				return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+				return conduct.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 			}
 			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), p, job, needs)
 		},

@@ -22,7 +22,9 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
@@ -117,7 +119,7 @@ func open(f forge, log *slog.Logger, change func(*Config)) (*live, error) {
 	done := make(chan error, 1)
 	go func() { done <- s.d.Serve(serving) }()
 	s.end = sync.OnceValue(func() error {
-		stop(worker.ErrStopping)
+		stop(desk.ErrStopping)
 		err := <-done
 		s.http.CloseClientConnections()
 		s.http.Close()
@@ -213,14 +215,14 @@ func (s *site) start(f forge, change func(*Config)) {
 }
 
 // run stands in for a machine: the agent runs in this process.
-func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) worker.Outcome {
+func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
 	secrets, err := run.Secrets(job, r.Secrets)
 	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+		return conduct.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 	}
 	token, err := r.Token(ctx, job)
 	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
+		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
 	s.mu.Lock()
 	s.jobs = append(s.jobs, seen{r.Repository, job.Key, secrets, run.Vars.JSON(), token, job.TimeoutMinutes, r})
@@ -240,12 +242,12 @@ func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *pl
 	defer func() { stop(); <-done; host.Close() }()
 	client, err := guest.New(ctx, host)
 	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
+		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
 	defer client.Close()
 	dir, err := os.MkdirTemp(s.dir, "machine-")
 	if err != nil {
-		return worker.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
+		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
 	hooks := r.Hooks(run, job)
 	res, err := engine.Run(ctx, engine.Job{
@@ -253,7 +255,7 @@ func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *pl
 		Layout: engine.Layout{Workspace: filepath.Join(dir, "work"), Temp: filepath.Join(dir, "temp"), Actions: filepath.Join(dir, "actions"),
 			ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")},
 	})
-	return worker.Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: true}
+	return conduct.Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: res.Reason, Infrastructure: err != nil, Told: true}
 }
 
 // payload reads an example and puts changes into it: "a.b.c" → value.

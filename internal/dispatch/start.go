@@ -13,6 +13,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/image"
@@ -20,7 +21,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
-	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
@@ -278,7 +278,7 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o 
 		Planned: func(planned *plan.Run) {
 			planned.Trust = string(o.Trust)
 			planned.Limit(d.limit(run.Repository, o.Trust).MaxTimeout.Minutes())
-			worker.Hide(d.runner(*run, nil, o.Trust, repo).Hidden(), planned, planned.Jobs)
+			conduct.Hide(d.runner(*run, nil, o.Trust, repo).Hidden(), planned, planned.Jobs)
 			run.Name, run.Workflow = planned.Name, planned.Workflow
 		},
 		Check: engine.CheckOptions{

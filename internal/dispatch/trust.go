@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -201,26 +202,26 @@ func (s *slots) take(ctx context.Context, key string, n int) (release func(), er
 }
 
 // bounded lets a run's jobs wait until their repository may have another machine.
-// It is an [worker.Executor]; a job that waits here is not in the queue.
+// It is an [conduct.Executor]; a job that waits here is not in the queue.
 type bounded struct {
-	worker.Executor
+	conduct.Executor
 	slots      *slots
 	repository string
 	policy     config.Policy
 	fork       bool // its jobs count for the repository's bound, and for that of its forks
 }
 
-func (b *bounded) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) worker.Outcome {
+func (b *bounded) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
 	if b.fork {
 		release, err := b.slots.take(ctx, b.repository+" forks", b.policy.Fork.Machines)
 		if err != nil {
-			return worker.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
+			return conduct.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 		}
 		defer release()
 	}
 	release, err := b.slots.take(ctx, b.repository, b.policy.Own.Machines)
 	if err != nil {
-		return worker.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
+		return conduct.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 	}
 	defer release()
 	return b.Executor.Execute(ctx, run, job, needs, waits)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/command"
+	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/text"
 )
 
@@ -318,7 +319,7 @@ jobs:
 		t.Errorf("%s: %q; %d outputs", res.Conclusion, res.Reason, len(res.Outputs))
 	}
 	b = newBench(t, strings.ReplaceAll(src, "}}${{ steps.a.outputs.a }}", "}}"))
-	b.job.Handed = &Allowance{}
+	b.job.Handed = &plan.Allowance{}
 	b.job.Handed.Take(ci.MaxRunOutputs - 1_000_000)
 	res = b.run()
 	if res.Conclusion != ci.Failure || !strings.HasPrefix(res.Reason, "The outputs of the run's jobs have more than 50 MiB with 'large'") || len(res.Outputs) != 1 {

@@ -56,7 +56,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/action"
@@ -192,20 +191,7 @@ type Job struct {
 	Mask *mask.Set
 	// Handed counts the outputs of all jobs of the run; nil counts those of this
 	// job alone.
-	Handed *Allowance
-}
-
-// Allowance is what the jobs of one run may still hand on as outputs. The zero
-// value is that of a run that begins.
-type Allowance struct{ taken atomic.Int64 }
-
-// Take takes n bytes, and reports whether they were there.
-func (a *Allowance) Take(n int) bool {
-	if a.taken.Add(int64(n)) <= ci.MaxRunOutputs {
-		return true
-	}
-	a.taken.Add(int64(-n))
-	return false
+	Handed *plan.Allowance
 }
 
 // Result is how a job ended.

@@ -394,7 +394,7 @@ func (r *run) outputs(top *scope) map[string]string {
 	env := r.evalEnv(top, vars{})
 	handed, sum := r.job.Handed, 0
 	if handed == nil {
-		handed = &Allowance{}
+		handed = &plan.Allowance{}
 	}
 	refuse := func(format string, args ...any) {
 		msg := fmt.Sprintf(format, args...)

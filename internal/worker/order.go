@@ -1,9 +1,6 @@
 package worker
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/learn"
@@ -21,29 +18,6 @@ func Risk(f learn.Forecast) func(j *plan.Job) (perSecond float64, known bool) {
 	return func(j *plan.Job) (float64, bool) {
 		p, ok := f.Jobs[j.Key]
 		return p.PFail / (max(float64(p.ExpectedMS), 100) / 1000), ok && p.Seen >= minSeen
-	}
-}
-
-// byRisk puts the jobs that may start in the order of their risk. Those of which
-// too little is known keep their places, and so does everything else.
-func byRisk(actions []plan.Action, risk func(j *plan.Job) (float64, bool)) {
-	type scored struct {
-		plan.Action
-		rate float64
-	}
-	var places []int
-	var known []scored
-	for i, a := range actions {
-		if a.Kind != plan.Start {
-			continue
-		}
-		if rate, ok := risk(a.Job); ok {
-			places, known = append(places, i), append(known, scored{a, rate})
-		}
-	}
-	slices.SortStableFunc(known, func(a, b scored) int { return cmp.Compare(b.rate, a.rate) })
-	for i, at := range places {
-		actions[at] = known[i].Action
 	}
 }
 

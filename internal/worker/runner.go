@@ -13,6 +13,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image"
@@ -25,7 +26,7 @@ import (
 )
 
 // Runner runs jobs of one run, each in a machine of its own. It is an
-// [Executor].
+// [conduct.Executor].
 type Runner struct {
 	Pool *pool.Pool
 	// Image chooses what a job's machine boots from; nil is the pool's own.
@@ -58,7 +59,7 @@ type Runner struct {
 const releaseTime = 30 * time.Second
 
 // Execute runs one job from the claim of its machine to its release.
-func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
+func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
 	// The job's own set is the engine's; what is told about the job from here (its
 	// connections, why it could not run) goes through the same one.
 	masked := &mask.Set{}
@@ -67,12 +68,12 @@ func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	return out
 }
 
-func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
-	lost := func(what string, err error) Outcome {
+func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
+	lost := func(what string, err error) conduct.Outcome {
 		if ctx.Err() != nil {
-			return Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
+			return conduct.Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
 		}
-		return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: what + ": " + err.Error()}
+		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: what + ": " + err.Error()}
 	}
 	hide := func(secrets map[string]string) error {
 		for name, secret := range secrets {
@@ -87,7 +88,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 	}
 	secrets, err := run.Secrets(job, r.Secrets)
 	if err != nil {
-		return Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+		return conduct.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
 	}
 	run, secrets = r.environment(run, job, secrets)
 	if err := hide(secrets); err != nil {
@@ -135,7 +136,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
-		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked, Handed: allowance(ctx),
+		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked, Handed: conduct.Allowance(ctx),
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
 	if err != nil && lease.Err() != nil {
@@ -145,7 +146,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 	defer cancel()
 	reason := hooks.reason(err != nil, res.Reason)
 	lease.End(end, res.Conclusion.Green(), reason)
-	return Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: reason, Infrastructure: err != nil, Told: hooks.ended()}
+	return conduct.Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: reason, Infrastructure: err != nil, Told: hooks.ended()}
 }
 
 // Hidden is the set of all secrets that jobs of the run may be given, for what is

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/image"
@@ -99,7 +100,7 @@ func (s *stove) log() string {
 }
 
 // run executes the only job of a workflow.
-func (s *stove) run(ctx context.Context, job string, waits func()) worker.Outcome {
+func (s *stove) run(ctx context.Context, job string, waits func()) conduct.Outcome {
 	s.t.Helper()
 	w, ds := workflow.Parse("ci.yml", []byte("on: push\njobs:\n  test:\n    runs-on: ubuntu-latest\n"+job), workflow.Options{})
 	if workflow.Errors(ds) {

@@ -1,4 +1,4 @@
-package worker
+package conduct
 
 import (
 	"cmp"
@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -54,7 +53,7 @@ type Conductor struct {
 	// Groups holds the concurrency groups, those of this run in Scope; nil is none.
 	Groups *Groups
 	Scope  string
-	// Risk puts jobs that are ready at the same moment in order: see [Risk]. nil
+	// Risk puts jobs that are ready at the same moment in order: see worker.Risk. nil
 	// keeps the file's order.
 	Risk func(j *plan.Job) (perSecond float64, known bool)
 	// Before is what ended before: the run is taken up again where it was.
@@ -77,9 +76,17 @@ func Hide(set *mask.Set, run *plan.Run, jobs []*plan.Job) {
 // outputsKey finds in a job's context what the jobs of its run may still hand on.
 type outputsKey struct{}
 
-func allowance(ctx context.Context) *engine.Allowance {
-	a, _ := ctx.Value(outputsKey{}).(*engine.Allowance)
+// Allowance is what the jobs of the run of a job's context may still hand on; nil
+// outside of one.
+func Allowance(ctx context.Context) *plan.Allowance {
+	a, _ := ctx.Value(outputsKey{}).(*plan.Allowance)
 	return a
+}
+
+// WithAllowance gives a context the allowance of another: of an attempt at a job
+// that runs under a context of its own.
+func WithAllowance(ctx context.Context, a *plan.Allowance) context.Context {
+	return context.WithValue(ctx, outputsKey{}, a)
 }
 
 // message tells the driving goroutine what became of something it started.
@@ -98,13 +105,13 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	Hide(c.Mask, c.Run, c.Run.Jobs)
 	s := plan.NewState(c.Run)
 	began := time.Now()
-	outputs := &engine.Allowance{}
+	outputs := &plan.Allowance{}
 	for _, f := range c.Before {
 		for _, v := range f.Outputs {
 			outputs.Take(len(v))
 		}
 	}
-	ctx = context.WithValue(ctx, outputsKey{}, outputs)
+	ctx = WithAllowance(ctx, outputs)
 	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref, SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
 	before := map[string]Finished{}
 	lost := "" // the first job that could not be run

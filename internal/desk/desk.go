@@ -1,4 +1,8 @@
-package worker
+// Package desk is what a server puts between the conductors of its runs and its
+// workers: the queue. A [Handed] is the [conduct.Executor] of one run: it puts a
+// job into the queue and waits for what becomes of it; [Desk.Work] claims jobs and
+// runs them.
+package desk
 
 import (
 	"cmp"
@@ -10,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/queue"
@@ -55,8 +60,8 @@ type handed struct {
 	key     string
 	records Records
 	base    ci.Record // what every record of the job says
-	execute func(ctx context.Context, sink ci.Sink) Outcome
-	done    chan Outcome // holds one
+	execute func(ctx context.Context, sink ci.Sink) conduct.Outcome
+	done    chan conduct.Outcome // holds one
 
 	mu        sync.Mutex
 	stop      context.CancelCauseFunc // of the attempt that runs
@@ -71,14 +76,14 @@ type Handed struct {
 	// ID finds the id of a job of the run by its key.
 	ID func(ctx context.Context, key string) (string, error)
 	// Run runs an attempt whose records go to sink.
-	Run func(ctx context.Context, sink ci.Sink, run *plan.Run, job *plan.Job, needs expr.Value) Outcome
+	Run func(ctx context.Context, sink ci.Sink, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome
 }
 
 // Execute puts the job into the queue and waits for what becomes of it.
-func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
+func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
 	d := h.Desk
-	lost := func(err error) Outcome {
-		return Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
+	lost := func(err error) conduct.Outcome {
+		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
 	keep := context.WithoutCancel(ctx)
 	id, err := h.ID(keep, job.Key)
@@ -86,10 +91,10 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		return lost(fmt.Errorf("the job is not on record: %w", err))
 	}
 	me := &handed{
-		key: job.Key, records: h.Records, done: make(chan Outcome, 1),
+		key: job.Key, records: h.Records, done: make(chan conduct.Outcome, 1),
 		base: ci.Record{Run: h.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name},
-		execute: func(attempt context.Context, sink ci.Sink) Outcome {
-			return h.Run(context.WithValue(attempt, outputsKey{}, allowance(ctx)), sink, run, job, needs)
+		execute: func(attempt context.Context, sink ci.Sink) conduct.Outcome {
+			return h.Run(conduct.WithAllowance(attempt, conduct.Allowance(ctx)), sink, run, job, needs)
 		},
 	}
 	d.mu.Lock()
@@ -130,7 +135,7 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	cause := context.Cause(ctx)
 	if errors.Is(cause, ErrStopping) {
 		me.end(cause)
-		return Outcome{Conclusion: ci.Cancelled, Reason: cause.Error()}
+		return conduct.Outcome{Conclusion: ci.Cancelled, Reason: cause.Error()}
 	}
 	now, err := d.Queue.Cancel(keep, id, cause.Error())
 	if err != nil {
@@ -141,7 +146,7 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		if err != nil {
 			d.Log.Error("cancelling a job", "job", id, "error", err)
 		}
-		return me.told(attempt, Outcome{Conclusion: ci.Cancelled, Reason: cause.Error()})
+		return me.told(attempt, conduct.Outcome{Conclusion: ci.Cancelled, Reason: cause.Error()})
 	}
 	me.end(cause)
 	return <-me.done
@@ -158,7 +163,7 @@ func (m *handed) end(cause error) {
 }
 
 // conclude hands the outcome to who waits for it; the first one counts.
-func (m *handed) conclude(out Outcome) {
+func (m *handed) conclude(out conduct.Outcome) {
 	select {
 	case m.done <- out:
 	default:
@@ -167,7 +172,7 @@ func (m *handed) conclude(out Outcome) {
 
 // told records the end of a job as of an attempt, so that it is not refused as
 // that of an older one.
-func (m *handed) told(attempt int, out Outcome) Outcome {
+func (m *handed) told(attempt int, out conduct.Outcome) conduct.Outcome {
 	if out.Told {
 		return out
 	}
@@ -285,10 +290,10 @@ func (d *Desk) expired(e queue.Expired) {
 		if err != nil {
 			d.Log.Error("a lost job", "job", id, "error", err)
 		}
-		out := Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: fmt.Sprintf("lost: its worker stopped answering, in attempt %d, the last one", attempt)}
+		out := conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: fmt.Sprintf("lost: its worker stopped answering, in attempt %d, the last one", attempt)}
 		me.mu.Lock()
 		if me.cancelled != nil {
-			out = Outcome{Conclusion: ci.Cancelled, Reason: cmp.Or(me.cancelled.Error(), "cancelled")}
+			out = conduct.Outcome{Conclusion: ci.Cancelled, Reason: cmp.Or(me.cancelled.Error(), "cancelled")}
 		}
 		me.mu.Unlock()
 		me.conclude(me.told(attempt, out))

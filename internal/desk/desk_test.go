@@ -1,4 +1,4 @@
-package worker_test
+package desk_test
 
 import (
 	"context"
@@ -11,11 +11,12 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/conduct"
+	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
-	"github.com/hearth-ci/hearth/internal/worker"
 )
 
 // counter is a desk over a real store, with one job.
@@ -23,7 +24,7 @@ type counter struct {
 	t     *testing.T
 	store *store.Store
 	queue *queue.Queue
-	desk  *worker.Desk
+	desk  *desk.Desk
 	rec   *store.Recorder
 	run   ci.Run
 	job   ci.Job
@@ -45,7 +46,7 @@ func newCounter(t *testing.T) *counter {
 	if c.rec, err = s.Recorder(context.Background(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	c.desk = &worker.Desk{Queue: c.queue, Log: slog.New(slog.DiscardHandler),
+	c.desk = &desk.Desk{Queue: c.queue, Log: slog.New(slog.DiscardHandler),
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
 			j, err := s.Job(ctx, id)
 			return j.Conclusion, j.Status == ci.Completed, err
@@ -72,10 +73,10 @@ func (c *counter) work(ctx context.Context) (stop func()) {
 	return stop
 }
 
-func (c *counter) execute(ctx context.Context, run func(context.Context, ci.Sink) worker.Outcome) worker.Outcome {
-	h := &worker.Handed{Desk: c.desk, RunID: c.run.ID, Records: c.rec,
+func (c *counter) execute(ctx context.Context, run func(context.Context, ci.Sink) conduct.Outcome) conduct.Outcome {
+	h := &desk.Handed{Desk: c.desk, RunID: c.run.ID, Records: c.rec,
 		ID: func(context.Context, string) (string, error) { return c.job.ID, nil },
-		Run: func(ctx context.Context, s ci.Sink, _ *plan.Run, _ *plan.Job, _ expr.Value) worker.Outcome {
+		Run: func(ctx context.Context, s ci.Sink, _ *plan.Run, _ *plan.Job, _ expr.Value) conduct.Outcome {
 			return run(ctx, s)
 		},
 	}
@@ -95,8 +96,8 @@ func (c *counter) ended() store.StoredJob {
 func TestDeskRuns(t *testing.T) {
 	c := newCounter(t)
 	c.work(t.Context())
-	out := c.execute(t.Context(), func(context.Context, ci.Sink) worker.Outcome {
-		return worker.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"k": "v"}}
+	out := c.execute(t.Context(), func(context.Context, ci.Sink) conduct.Outcome {
+		return conduct.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"k": "v"}}
 	})
 	if out.Conclusion != ci.Success || !out.Told || c.ended().Conclusion != ci.Success || c.ended().Outputs["k"] != "v" {
 		t.Errorf("%+v, %+v", out, c.ended())
@@ -107,9 +108,9 @@ func TestDeskCancelsWhatWaits(t *testing.T) {
 	c := newCounter(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("nobody wants it"))
-	out := c.execute(ctx, func(context.Context, ci.Sink) worker.Outcome {
+	out := c.execute(ctx, func(context.Context, ci.Sink) conduct.Outcome {
 		t.Error("it ran")
-		return worker.Outcome{}
+		return conduct.Outcome{}
 	})
 	if j := c.ended(); out.Conclusion != ci.Cancelled || j.Conclusion != ci.Cancelled || j.Reason != "nobody wants it" {
 		t.Errorf("%+v, %+v", out, j)
@@ -120,10 +121,10 @@ func TestDeskCancelsWhatRuns(t *testing.T) {
 	c := newCounter(t)
 	c.work(t.Context())
 	ctx, cancel := context.WithCancelCause(t.Context())
-	out := c.execute(ctx, func(ctx context.Context, _ ci.Sink) worker.Outcome {
+	out := c.execute(ctx, func(ctx context.Context, _ ci.Sink) conduct.Outcome {
 		cancel(errors.New("a newer one came"))
 		<-ctx.Done()
-		return worker.Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
+		return conduct.Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
 	})
 	if j := c.ended(); out.Conclusion != ci.Cancelled || j.Reason != "a newer one came" {
 		t.Errorf("%+v, %+v", out, j)
@@ -163,10 +164,10 @@ func TestDeskLosesWorkers(t *testing.T) {
 		}
 		c.work(t.Context())
 		var ran atomic.Int32
-		out := c.execute(t.Context(), func(_ context.Context, s ci.Sink) worker.Outcome {
+		out := c.execute(t.Context(), func(_ context.Context, s ci.Sink) conduct.Outcome {
 			ran.Add(1)
 			ghosts[0].Emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Failure, Reason: "a ghost's word"})
-			return worker.Outcome{Conclusion: ci.Success}
+			return conduct.Outcome{Conclusion: ci.Success}
 		})
 		j := c.ended()
 		switch deaths {
@@ -188,9 +189,9 @@ func TestDeskLosesItsLease(t *testing.T) {
 	c := newCounter(t)
 	c.work(t.Context())
 	var attempts atomic.Int32
-	out := c.execute(t.Context(), func(ctx context.Context, s ci.Sink) worker.Outcome {
+	out := c.execute(t.Context(), func(ctx context.Context, s ci.Sink) conduct.Outcome {
 		if attempts.Add(1) > 1 {
-			return worker.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"by": "the second"}}
+			return conduct.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"by": "the second"}}
 		}
 		// To everybody else the lease has run out.
 		if requeued, _, err := c.store.QueueExpire(context.Background(), time.Now().Add(time.Second)); err != nil || len(requeued) != 1 {
@@ -201,7 +202,7 @@ func TestDeskLosesItsLease(t *testing.T) {
 			t.Errorf("it ended with %v", cause)
 		}
 		s.Emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Failure, Reason: "a zombie's word"})
-		return worker.Outcome{Conclusion: ci.Failure, Reason: "a zombie's word"}
+		return conduct.Outcome{Conclusion: ci.Failure, Reason: "a zombie's word"}
 	})
 	if j := c.ended(); out.Conclusion != ci.Success || j.Conclusion != ci.Success || j.Attempt != 2 || j.Outputs["by"] != "the second" || attempts.Load() != 2 {
 		t.Errorf("%+v, %+v, %d attempts", out, j, attempts.Load())
@@ -215,18 +216,18 @@ func TestDeskStops(t *testing.T) {
 	stop := c.work(t.Context())
 	ctx, cancel := context.WithCancelCause(t.Context())
 	running := make(chan struct{})
-	result := make(chan worker.Outcome)
+	result := make(chan conduct.Outcome)
 	go func() {
-		result <- c.execute(ctx, func(ctx context.Context, s ci.Sink) worker.Outcome {
+		result <- c.execute(ctx, func(ctx context.Context, s ci.Sink) conduct.Outcome {
 			close(running)
 			<-ctx.Done()
 			s.Emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Cancelled})
-			return worker.Outcome{Conclusion: ci.Cancelled, Told: true}
+			return conduct.Outcome{Conclusion: ci.Cancelled, Told: true}
 		})
 	}()
 	<-running
 	stop()
-	cancel(worker.ErrStopping)
+	cancel(desk.ErrStopping)
 	<-result
 	j, err := c.store.Job(t.Context(), c.job.ID)
 	if err != nil || j.Status == ci.Completed {

@@ -1,4 +1,4 @@
-package worker
+package conduct
 
 import (
 	"context"
@@ -14,8 +14,6 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/launch"
-	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -26,7 +24,11 @@ func planned(t *testing.T, src string) *plan.Run {
 	if workflow.Errors(ds) {
 		t.Fatal(ds)
 	}
-	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"}, GitHub: launch.GitHubContext(launch.Facts{Run: ci.Run{ID: ci.NewID(), Repository: "octo/hello", Ref: "refs/heads/main"}})})
+	github, err := expr.ParseJSON([]byte(`{"repository": "octo/hello", "ref": "refs/heads/main", "event_name": "push", "event": {}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"}, GitHub: github})
 	if workflow.Errors(ds) {
 		t.Fatal(ds)
 	}
@@ -218,11 +220,8 @@ jobs:
 // of which enough is known with the riskiest first, whatever order the scheduler
 // takes their goroutines in.
 func TestJobsAskInOrder(t *testing.T) {
-	risk := Risk(learn.Forecast{Jobs: map[string]ci.Prediction{
-		"b": {PFail: 0.1, ExpectedMS: 1000, Seen: 3},
-		"d": {PFail: 0.9, ExpectedMS: 1000, Seen: 3},
-		"e": {PFail: 1, ExpectedMS: 1000, Seen: 2}, // too little is known
-	}})
+	rates := map[string]float64{"b": 0.1, "d": 0.9} // of the others too little is known
+	risk := func(j *plan.Job) (float64, bool) { rate, ok := rates[j.Key]; return rate, ok }
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			m := &machine{}
@@ -425,15 +424,4 @@ func TestBarredRunStartsNothing(t *testing.T) {
 		wg.Wait()
 		release()
 	})
-}
-
-func TestKnownCountsLikeTheEngine(t *testing.T) {
-	run := planned(t, "on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - parallel: [{id: x, run: echo x}, {id: y, run: echo y}]\n      - {id: z, run: echo z}\n")
-	var got []string
-	for _, s := range Known(run)[0].Steps {
-		got = append(got, fmt.Sprint(s.Number, s.Command))
-	}
-	if want := []string{"1echo x", "2echo y", "3echo z"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
 }
