@@ -1091,6 +1091,12 @@ func (r *reader) readAlways(n *node) {
 }
 
 func (r *reader) readTolerate(n *node) {
+	if n.has("c") || n.has("s") {
+		if s := r.subject(n, true); s != nil { // "keep going when npm run lint fails"
+			s.tolerate = true
+			return
+		}
+	}
 	r.attach2(n, modifier{name: "tolerate", apply: func(s *step) { s.tolerate = true }})
 }
 
@@ -1256,6 +1262,12 @@ func (r *reader) readDirs(n *node) {
 
 func (r *reader) readEnv(n *node) {
 	var add [][2]string
+	var only *step
+	if c := n.get("c"); c != nil {
+		if only = r.subject(n, false); only == nil {
+			only = r.add(&step{command: r.commandOf(c), text: r.c.text(c), verb: true}, n)
+		}
+	}
 	names, values := n.all("n"), n.all("v")
 	for _, a := range n.all("a") {
 		k, v, _ := strings.Cut(r.plain(a), "=")
@@ -1263,6 +1275,12 @@ func (r *reader) readEnv(n *node) {
 	}
 	for i := range min(len(names), len(values)) {
 		add = append(add, [2]string{r.plain(names[i]), r.plain(values[i])})
+	}
+	if only != nil {
+		for _, kv := range add {
+			setPair(&only.env, kv[0], literalCommand(kv[1]))
+		}
+		return
 	}
 	r.attach(modifier{name: "env", apply: func(s *step) {
 		for _, kv := range add {

@@ -341,7 +341,7 @@ func (r *reader) add(s *step, n *node) *step {
 func isStep(name string) bool {
 	base, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{"command", "purpose", "by", "say", "artifact", "notify", "pages", "download", "allow", "surepass",
-		"skipstep"}, base) || name == "retry.cmd" || name == "timeout.cmd"
+		"skipstep"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd"
 }
 
 func isSeparator(name string) bool {
