@@ -39,7 +39,6 @@ type Store interface {
 	QueueRelease(ctx context.Context, jobID string, attempt int, available time.Time, reason string) (held bool, err error)
 	QueueExpire(ctx context.Context, now time.Time) (requeued, lost []string, err error)
 	QueueCancel(ctx context.Context, jobID, reason string) (was string, err error)
-	QueueDepth(ctx context.Context) (queued, claimed int, err error)
 }
 
 // ErrLost is the cause with which a held claim's context ends when its lease was
@@ -150,11 +149,6 @@ func (q *Queue) woken() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.wake
-}
-
-// Depth counts the jobs that wait and those that are claimed.
-func (q *Queue) Depth(ctx context.Context) (queued, claimed int, err error) {
-	return q.store.QueueDepth(ctx)
 }
 
 // Cancel asks that a job stop. now is true if it had not been claimed and so has

@@ -251,24 +251,3 @@ func lastSeq(name string) (int64, error) {
 		}
 	}
 }
-
-// RemoveLogs deletes the log files of a run and the pointers to them.
-func (s *Store) RemoveLogs(ctx context.Context, runID string) error {
-	if !ci.ValidID(runID) || s.logDir == "" {
-		return fmt.Errorf("store: remove logs of %q: %w", runID, ErrNotFound)
-	}
-	err := s.tx(ctx, "remove logs", func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM log_steps WHERE run_id = $1`, runID); err != nil {
-			return err
-		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM logs WHERE run_id = $1`, runID)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := os.RemoveAll(filepath.Join(s.logDir, runID)); err != nil {
-		return fmt.Errorf("store: remove logs: %w", err)
-	}
-	return nil
-}

@@ -169,13 +169,3 @@ func (s *Store) QueueState(ctx context.Context, jobID string) (state string, att
 	}
 	return state, attempt, worker, moment(ms), nil
 }
-
-// QueueDepth counts the jobs that wait and those that are claimed.
-func (s *Store) QueueDepth(ctx context.Context) (queued, claimed int, err error) {
-	err = s.read.QueryRowContext(ctx, `SELECT COALESCE(SUM(CASE WHEN state = 'queued' THEN 1 ELSE 0 END), 0),
-		COALESCE(SUM(CASE WHEN state = 'claimed' THEN 1 ELSE 0 END), 0) FROM queue WHERE state IN ('queued', 'claimed')`).Scan(&queued, &claimed)
-	if err != nil {
-		return 0, 0, fmt.Errorf("store: queue depth: %w", err)
-	}
-	return queued, claimed, nil
-}

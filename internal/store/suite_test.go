@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 			{"log windows", testLogWindows},
 			{"cursor order", testCursorOrder}, {"learn once", testLearnOnce}, {"queue", testQueueTable},
 			{"predictions", testPredictions}, {"folded predictions", testFoldedPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
-			{"sessions", testSessions}, {"schedules", testSchedules}, {"facts", testFacts}, {"watch", testWatch},
+			{"facts", testFacts}, {"watch", testWatch},
 		} {
 			t.Run(c.name, func(t *testing.T) { c.test(t, a, b) })
 		}
@@ -248,10 +248,6 @@ func testRecorder(t *testing.T, a, b *store.Store) {
 		if !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "build, test (1)") {
 			t.Fatalf("log of an unknown job: %v", err)
 		}
-	}
-	ok(t, b.RemoveLogs(ctx, run.ID))
-	if _, err := os.Stat(filepath.Join(b.LogDir(), run.ID)); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("log files are still there: %v", err)
 	}
 }
 
@@ -696,44 +692,6 @@ func testLessons(t *testing.T, a, b *store.Store) {
 	}
 	if got := must[[]store.Lesson](t)(b.Lessons(ctx, "o/l", now.Add(2*time.Hour))); len(got) != 0 {
 		t.Errorf("an expired lesson is still told: %+v", got)
-	}
-}
-
-func testSessions(t *testing.T, a, b *store.Store) {
-	ctx := t.Context()
-	v := store.Session{ID: "s1", State: "created", VM: "vm1", Body: "{}", Deadline: time.UnixMilli(9000)}
-	ok(t, a.PutSession(ctx, v))
-	ok(t, b.MoveSession(ctx, "s1", "created", "executing"))
-	if err := a.MoveSession(ctx, "s1", "created", "released"); !errors.Is(err, store.ErrFenced) {
-		t.Error(err)
-	}
-	if got := must[store.Session](t)(a.Session(ctx, "s1")); got.State != "executing" || !got.Deadline.Equal(v.Deadline) {
-		t.Errorf("%+v", got)
-	}
-	if got := must[[]store.Session](t)(a.Sessions(ctx, "executing")); len(got) != 1 {
-		t.Errorf("%+v", got)
-	}
-}
-
-func testSchedules(t *testing.T, a, b *store.Store) {
-	ctx := t.Context()
-	due := time.UnixMilli(1_800_000_000_000)
-	ok(t, a.PutSchedule(ctx, store.Schedule{ID: "x", Repository: "o/r", File: "f", Cron: "* * * * *", Next: due}))
-	if got := must[[]store.Schedule](t)(a.Schedules(ctx, due.Add(-time.Second))); len(got) != 0 {
-		t.Errorf("early: %+v", got)
-	}
-	got := must[[]store.Schedule](t)(a.Schedules(ctx, due))
-	if len(got) != 1 {
-		t.Fatalf("%+v", got)
-	}
-	first := must[bool](t)(a.FireSchedule(ctx, "x", got[0].Next, due, due.Add(time.Minute)))
-	second := must[bool](t)(b.FireSchedule(ctx, "x", got[0].Next, due, due.Add(time.Minute)))
-	if !first || second {
-		t.Errorf("fired %v and %v", first, second)
-	}
-	ok(t, a.DropSchedules(ctx, "o/r", "f", nil))
-	if got := must[[]store.Schedule](t)(a.Schedules(ctx, time.Time{})); len(got) != 0 {
-		t.Errorf("%+v", got)
 	}
 }
 

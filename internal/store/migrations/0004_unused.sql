@@ -1,0 +1,3 @@
+-- Tables that nothing ever used.
+DROP TABLE sessions;
+DROP TABLE schedules;
