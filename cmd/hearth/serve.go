@@ -24,6 +24,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/dispatch"
 	"github.com/hearth-ci/hearth/internal/door"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
@@ -104,7 +105,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 			*d.into = v
 		}
 	}
-	var app *github.App
+	var app forge.Forge
 	if cfg.AppID != 0 {
 		key, err := os.ReadFile(cfg.AppKeyFile)
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 )
@@ -43,7 +43,7 @@ type reporter struct {
 	d    *Dispatcher
 	run  ci.Run
 	head string
-	repo *github.Repo
+	repo forge.Repo
 	plan *plan.Run // nil once a run is over
 	// whole: the run has no jobs and one check, which says why.
 	whole bool
@@ -69,7 +69,7 @@ type check struct {
 	over   bool
 }
 
-func (d *Dispatcher) reporter(run ci.Run, head string, repo *github.Repo) *reporter {
+func (d *Dispatcher) reporter(run ci.Run, head string, repo forge.Repo) *reporter {
 	return &reporter{d: d, run: run, head: head, repo: repo, wake: make(chan struct{}, 1)}
 }
 
@@ -321,7 +321,7 @@ func rank(s ci.Status) int {
 }
 
 // next picks the first check that GitHub knows less of than we do.
-func (r *reporter) next() (c *check, what github.Check, wait time.Duration, done bool) {
+func (r *reporter) next() (c *check, what forge.Check, wait time.Duration, done bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	done = r.closed
@@ -343,11 +343,11 @@ func (r *reporter) next() (c *check, what github.Check, wait time.Duration, done
 		}
 		return c, what, 0, false
 	}
-	return nil, github.Check{}, wait, done
+	return nil, forge.Check{}, wait, done
 }
 
 // send makes or changes a check run.
-func (r *reporter) send(ctx context.Context, c *check, what github.Check) error {
+func (r *reporter) send(ctx context.Context, c *check, what forge.Check) error {
 	if c.number == 0 && c.unsure {
 		id, err := r.repo.FindCheck(ctx, what.SHA, what.Name, c.id)
 		if err != nil {
@@ -370,7 +370,7 @@ func (r *reporter) send(ctx context.Context, c *check, what github.Check) error 
 }
 
 // sent takes note of how a sending ended.
-func (r *reporter) sent(c *check, what github.Check, err error) {
+func (r *reporter) sent(c *check, what forge.Check, err error) {
 	log := r.d.log.With("run", r.run.ID, "check", what.Name, "status", what.Status)
 	switch code := status(err); {
 	case err == nil:
@@ -393,7 +393,7 @@ func (r *reporter) sent(c *check, what github.Check, err error) {
 		if wait <= 0 || wait > 5*time.Minute {
 			wait = 5 * time.Minute
 		}
-		var e *github.Error
+		var e *forge.Error
 		if errors.As(err, &e) {
 			wait = max(wait, e.RetryAfter)
 		}
@@ -413,8 +413,8 @@ func (r *reporter) sent(c *check, what github.Check, err error) {
 }
 
 // look says what a check should show now. The caller holds mu.
-func (r *reporter) look(c *check) github.Check {
-	out := github.Check{SHA: r.head, ExternalID: c.id, Status: ci.Queued, Title: "Waiting for a machine"}
+func (r *reporter) look(c *check) forge.Check {
+	out := forge.Check{SHA: r.head, ExternalID: c.id, Status: ci.Queued, Title: "Waiting for a machine"}
 	if r.d.cfg.URL != "" {
 		out.DetailsURL = r.d.cfg.URL + "/runs/" + r.run.ID
 	}
@@ -432,7 +432,7 @@ func (r *reporter) look(c *check) github.Check {
 		out.Title = "Waiting for approval"
 		out.Summary = text(waitText) + ". Whoever may write to the repository presses the button, or whoever runs this server says\n\n    hearth approve " + r.run.ID +
 			"\n\nThat approves of this commit only."
-		out.Actions = []github.Action{{Label: "Approve and run", Description: "Run the workflow at this commit", Identifier: approveButton}}
+		out.Actions = []forge.Action{{Label: "Approve and run", Description: "Run the workflow at this commit", Identifier: approveButton}}
 		return out
 	}
 	switch j.Status {
@@ -454,7 +454,7 @@ func (r *reporter) look(c *check) github.Check {
 }
 
 // lookWhole is the check of a workflow that could not be run at all.
-func (r *reporter) lookWhole(out github.Check, c *check) github.Check {
+func (r *reporter) lookWhole(out forge.Check, c *check) forge.Check {
 	out.Name = board.Clean(r.run.Workflow)
 	out.Status = ci.Queued
 	if r.board.Conclusion == "" {
@@ -502,12 +502,12 @@ func place(n ci.Record) string {
 	return s
 }
 
-func annotation(n ci.Record) github.Annotation {
+func annotation(n ci.Record) forge.Annotation {
 	message := board.Clean(n.Message)
 	if n.Hint != "" {
 		message += "\n" + board.Clean(n.Hint)
 	}
-	return github.Annotation{Path: board.Clean(n.File), StartLine: n.Line, EndLine: n.EndLine, StartCol: n.Column, EndCol: n.EndCol,
+	return forge.Annotation{Path: board.Clean(n.File), StartLine: n.Line, EndLine: n.EndLine, StartCol: n.Column, EndCol: n.EndCol,
 		Level: n.Level, Title: board.Clean(n.Title), Message: message}
 }
 

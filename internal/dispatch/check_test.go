@@ -11,7 +11,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
@@ -45,14 +45,14 @@ func TestCheckWaitsAsLongAsGitHubSays(t *testing.T) {
 		err   error
 		least time.Duration
 	}{
-		{0, &github.Error{Status: 403, Temporary: true, RetryAfter: time.Hour}, time.Hour},
-		{3, &github.Error{Status: 429, Temporary: true, RetryAfter: 2 * time.Second}, 8 * time.Second},
-		{0, &github.Error{Status: 502, Temporary: true}, time.Second},
+		{0, &forge.Error{Status: 403, Temporary: true, RetryAfter: time.Hour}, time.Hour},
+		{3, &forge.Error{Status: 429, Temporary: true, RetryAfter: 2 * time.Second}, 8 * time.Second},
+		{0, &forge.Error{Status: 502, Temporary: true}, time.Second},
 		{4, errors.New("no route"), 16 * time.Second},
 	} {
 		ch := &check{id: "x", tries: c.tries}
 		began := time.Now()
-		r.sent(ch, github.Check{Status: ci.Completed}, c.err)
+		r.sent(ch, forge.Check{Status: ci.Completed}, c.err)
 		if wait := ch.after.Sub(began); wait < c.least || wait > c.least*5/4+time.Minute || ch.over || ch.sent != "" {
 			t.Errorf("%v after %d tries: %v, want %v: %+v", c.err, c.tries, wait, c.least, ch)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
@@ -32,7 +32,7 @@ type Config struct {
 	Store *store.Store
 	Queue *queue.Queue
 	// Forge is the App; with nil, events wait for a server that has one.
-	Forge *github.App
+	Forge forge.Forge
 	// AppID tells our own check runs from others'.
 	AppID int64
 	// Server and API are the forge's addresses as workflows see them; "" is
@@ -345,11 +345,11 @@ func (d *Dispatcher) again(ctx context.Context, e store.StoredEvent, err error) 
 	if ctx.Err() != nil {
 		return true, 0 // the server stops
 	}
-	var gh *github.Error
+	var failed *forge.Error
 	temporary, after := false, time.Duration(0)
 	switch {
-	case errors.As(err, &gh):
-		temporary, after = gh.Temporary, gh.RetryAfter
+	case errors.As(err, &failed):
+		temporary, after = failed.Temporary, failed.RetryAfter
 	case errors.Is(err, context.DeadlineExceeded):
 		temporary = true
 	default:

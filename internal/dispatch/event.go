@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -139,7 +139,7 @@ func decode(e store.StoredEvent) (payload, expr.Value, error) {
 
 // occasions finds out what a delivery may start and at which commits. None, with
 // a reason, is no error.
-func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name string, p payload, whole expr.Value) (out []occasion, reason string, err error) {
+func (d *Dispatcher) occasions(ctx context.Context, repo forge.Repo, name string, p payload, whole expr.Value) (out []occasion, reason string, err error) {
 	actor := ofOwn
 	if isDependabot(p.Sender.Login) {
 		actor = ofDependabot
@@ -262,7 +262,7 @@ func (d *Dispatcher) occasions(ctx context.Context, repo *github.Repo, name stri
 }
 
 // onDefault is the default branch and its commit.
-func onDefault(ctx context.Context, repo *github.Repo, p payload) (ref, sha string, err error) {
+func onDefault(ctx context.Context, repo forge.Repo, p payload) (ref, sha string, err error) {
 	if p.Repository.DefaultBranch == "" {
 		return "", "", refuse("the payload names no default branch")
 	}
@@ -272,7 +272,7 @@ func onDefault(ctx context.Context, repo *github.Repo, p payload) (ref, sha stri
 }
 
 // pushed lists the paths that a push changed.
-func pushed(ctx context.Context, repo *github.Repo, p payload) ([]string, bool, error) {
+func pushed(ctx context.Context, repo forge.Repo, p payload) ([]string, bool, error) {
 	if strings.HasPrefix(p.Ref, "refs/tags/") {
 		return nil, false, nil // paths do not count for tags
 	}

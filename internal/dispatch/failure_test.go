@@ -317,7 +317,7 @@ func TestKilled(t *testing.T) {
 	}
 	kill()
 
-	s.start(forge{Dir: dir, URL: s.gh.URL, AppID: s.gh.AppID, Key: s.gh.Key()}, nil)
+	s.start(access{Dir: dir, URL: s.gh.URL, AppID: s.gh.AppID, Key: s.gh.Key()}, nil)
 	s.until("the job runs again", func() bool { return lines(t, filepath.Join(marks, "slow")) == 2 })
 	if err := os.WriteFile(filepath.Join(marks, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
@@ -85,7 +85,7 @@ const (
 
 // conduct drives a run to its end in a goroutine of its own. before is the jobs of
 // a run that is not just made.
-func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob, at stage) {
+func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo forge.Repo, before []store.StoredJob, at stage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.stopping || d.runs[run.ID] != nil {
@@ -107,7 +107,7 @@ func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo *github.Repo, b
 	})
 }
 
-func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planned *plan.Run, repo *github.Repo, before []store.StoredJob, at stage) error {
+func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planned *plan.Run, repo forge.Repo, before []store.StoredJob, at stage) error {
 	keep := context.WithoutCancel(ctx)
 	r := d.reporter(run, headOf(planned), repo)
 	r.plan = planned
@@ -156,7 +156,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 }
 
 // runner is what runs one attempt at a job of a run.
-func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo *github.Repo) *worker.Runner {
+func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo forge.Repo) *worker.Runner {
 	branch := ""
 	if refs := "refs/heads/"; len(run.Ref) > len(refs) && run.Ref[:len(refs)] == refs {
 		branch = run.Ref[len(refs):]
@@ -249,7 +249,7 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducte
 	}
 	var planned plan.Run
 	if err = json.Unmarshal(text, &planned); err == nil {
-		var repo *github.Repo
+		var repo forge.Repo
 		installation := int64(dig(planned.GitHub, "event", "installation", "id").ToNumber())
 		if repo, err = d.repo(ctx, run.Repository, max(installation, 0)); err == nil {
 			d.log.Info("run taken up", "run", run.ID, "repository", run.Repository, "workflow", run.Workflow)

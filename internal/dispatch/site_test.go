@@ -70,15 +70,15 @@ type seen struct {
 	runner     *worker.Runner
 }
 
-// forge is how to reach the GitHub of a test.
-type forge struct {
+// access is how to reach the GitHub of a test.
+type access struct {
 	Dir, URL string
 	AppID    int64
 	Key      []byte
 }
 
 // open opens the store and serves.
-func open(f forge, log *slog.Logger, change func(*Config)) (*live, error) {
+func open(f access, log *slog.Logger, change func(*Config)) (*live, error) {
 	ctx := context.Background()
 	s := &live{dir: f.Dir}
 	var err error
@@ -149,7 +149,7 @@ func values(dir string, files map[string]string) (*config.Values, error) {
 // killed. It prints its address.
 func TestMain(m *testing.M) {
 	if given := os.Getenv("HEARTH_TEST_SERVER"); given != "" {
-		var f forge
+		var f access
 		err := json.Unmarshal([]byte(given), &f)
 		if err == nil {
 			var s *live
@@ -191,12 +191,12 @@ func newForge(t testing.TB) *site {
 	return s
 }
 
-func (s *site) forge(dir string) forge {
-	return forge{Dir: dir, URL: s.gh.URL, AppID: s.gh.AppID, Key: s.gh.Key()}
+func (s *site) forge(dir string) access {
+	return access{Dir: dir, URL: s.gh.URL, AppID: s.gh.AppID, Key: s.gh.Key()}
 }
 
 // start serves; end, or the end of the test, ends it.
-func (s *site) start(f forge, change func(*Config)) {
+func (s *site) start(f access, change func(*Config)) {
 	s.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {

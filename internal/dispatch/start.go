@@ -15,7 +15,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
-	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -26,7 +26,7 @@ import (
 
 // status is the HTTP status in an error of GitHub's, or 0.
 func status(err error) int {
-	var e *github.Error
+	var e *forge.Error
 	if errors.As(err, &e) {
 		return e.Status
 	}
@@ -35,7 +35,7 @@ func status(err error) int {
 
 // repo finds the repository through the installation that a payload names, or
 // that GitHub knows.
-func (d *Dispatcher) repo(ctx context.Context, full string, installation int64) (*github.Repo, error) {
+func (d *Dispatcher) repo(ctx context.Context, full string, installation int64) (forge.Repo, error) {
 	owner, name, ok := strings.Cut(full, "/")
 	if !ok {
 		return nil, refuse("the payload names no repository: %q", full)
@@ -117,7 +117,7 @@ func (d *Dispatcher) own(p payload) bool {
 }
 
 // occur runs the workflows that one occasion starts.
-func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, repo *github.Repo, o occasion) ([]string, error) {
+func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, repo forge.Repo, o occasion) ([]string, error) {
 	files, err := repo.Workflows(ctx, o.SHA)
 	if err != nil {
 		return nil, err
@@ -220,7 +220,7 @@ func (d *Dispatcher) newRun(ctx context.Context, e store.StoredEvent, p payload,
 
 // plan makes a run of a workflow and starts it. What its author has to mend
 // becomes a completed run and a failed check.
-func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, number int64, attempt int) (ci.Run, error) {
+func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, repo forge.Repo, o occasion, w *workflow.Workflow, number int64, attempt int) (ci.Run, error) {
 	run, err := d.newRun(ctx, e, p, o, w.File, w.Name, number, attempt)
 	if err != nil {
 		return run, err
@@ -263,7 +263,7 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 }
 
 // build plans. An error is of the forge, and nobody's fault.
-func (d *Dispatcher) build(ctx context.Context, p payload, repo *github.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
+func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
 	given := map[string]string{}
 	for k, v := range p.Inputs {
 		if v != nil {
@@ -343,7 +343,7 @@ func (d *Dispatcher) public(ctx context.Context, uses string, t trust) ([]byte, 
 // A pull request from a fork reads workflows of other repositories as anybody
 // may: with the installation's rights, its file could have those of a private
 // repository shown to it.
-func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha string, t trust, trouble *error) workflow.Load {
+func (d *Dispatcher) load(ctx context.Context, p payload, repo forge.Repo, sha string, t trust, trouble *error) workflow.Load {
 	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
 		where, ref, path, name := repo, sha, uses, uses
 		local := strings.HasPrefix(uses, "./")
@@ -397,13 +397,13 @@ func (d *Dispatcher) load(ctx context.Context, p payload, repo *github.Repo, sha
 }
 
 func isTemporary(err error) bool {
-	var e *github.Error
+	var e *forge.Error
 	return errors.As(err, &e) && e.Temporary || errors.Is(err, context.DeadlineExceeded)
 }
 
 // invalid records a workflow that cannot run as a run that has failed, and
 // reports it as a failed check with the errors where they are.
-func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload, repo *github.Repo, o occasion, file, name string, ds []workflow.Diagnostic, number int64, attempt int) error {
+func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload, repo forge.Repo, o occasion, file, name string, ds []workflow.Diagnostic, number int64, attempt int) error {
 	run, err := d.newRun(ctx, e, p, o, file, name, number, attempt)
 	if err != nil {
 		return err

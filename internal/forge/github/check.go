@@ -3,12 +3,12 @@ package github
 import (
 	"context"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	gh "github.com/google/go-github/v88/github"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/forge"
 )
 
 // Limits of GitHub's check runs.
@@ -17,43 +17,8 @@ const (
 	maxAnnotations = 50    // a request
 )
 
-// Check is what a check run shows.
-type Check struct {
-	Name       string
-	SHA        string
-	DetailsURL string
-	ExternalID string // ours
-	Status     ci.Status
-	Conclusion ci.Conclusion // with Completed
-	Started    time.Time
-	Completed  time.Time
-	Title      string
-	Summary    string // Markdown
-	Text       string // Markdown
-	// Annotations are sent in batches; those beyond a thousand are left out.
-	Annotations []Annotation
-	// Actions are buttons: what is chosen comes as check_run requested_action.
-	Actions []Action
-}
-
-// Action is a button of a check.
-type Action struct {
-	Label       string // at most 20 characters
-	Description string // 40
-	Identifier  string // 20
-}
-
-// Annotation is a remark at a place in a file.
-type Annotation struct {
-	Path               string
-	StartLine, EndLine int
-	StartCol, EndCol   int
-	Level              string // notice, warning, error
-	Title, Message     string
-}
-
 // CreateCheck makes a check run and returns its id.
-func (r *Repo) CreateCheck(ctx context.Context, c Check) (int64, error) {
+func (r *Repo) CreateCheck(ctx context.Context, c forge.Check) (int64, error) {
 	var id int64
 	batches := batch(c.Annotations)
 	err := r.app.try(ctx, "create check "+c.Name, func() error {
@@ -87,7 +52,7 @@ func (r *Repo) CreateCheck(ctx context.Context, c Check) (int64, error) {
 }
 
 // UpdateCheck changes a check run.
-func (r *Repo) UpdateCheck(ctx context.Context, id int64, c Check) error {
+func (r *Repo) UpdateCheck(ctx context.Context, id int64, c forge.Check) error {
 	for _, b := range batch(c.Annotations) {
 		if err := r.update(ctx, id, c, b); err != nil {
 			return err
@@ -96,7 +61,7 @@ func (r *Repo) UpdateCheck(ctx context.Context, id int64, c Check) error {
 	return nil
 }
 
-func (r *Repo) update(ctx context.Context, id int64, c Check, annotations []Annotation) error {
+func (r *Repo) update(ctx context.Context, id int64, c forge.Check, annotations []forge.Annotation) error {
 	return r.app.try(ctx, "update check "+c.Name, func() error {
 		opts := gh.UpdateCheckRunOptions{Name: cut(c.Name, 200), Status: new(string(c.Status)), Output: output(c, annotations)}
 		if c.DetailsURL != "" {
@@ -129,7 +94,7 @@ func (r *Repo) FindCheck(ctx context.Context, sha, name, externalID string) (id 
 	return id, err
 }
 
-func actions(c Check) []*gh.CheckRunAction {
+func actions(c forge.Check) []*gh.CheckRunAction {
 	var out []*gh.CheckRunAction
 	for _, a := range c.Actions {
 		out = append(out, &gh.CheckRunAction{Label: a.Label, Description: a.Description, Identifier: a.Identifier})
@@ -137,9 +102,9 @@ func actions(c Check) []*gh.CheckRunAction {
 	return out
 }
 
-func batch(all []Annotation) [][]Annotation {
+func batch(all []forge.Annotation) [][]forge.Annotation {
 	all = all[:min(len(all), 1000)]
-	out := [][]Annotation{nil}
+	out := [][]forge.Annotation{nil}
 	for len(all) > 0 {
 		n := min(len(all), maxAnnotations)
 		if out[0] == nil {
@@ -152,7 +117,7 @@ func batch(all []Annotation) [][]Annotation {
 	return out
 }
 
-func output(c Check, annotations []Annotation) *gh.CheckRunOutput {
+func output(c forge.Check, annotations []forge.Annotation) *gh.CheckRunOutput {
 	if c.Title == "" {
 		return nil
 	}

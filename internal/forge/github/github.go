@@ -6,7 +6,7 @@
 // a base URL that can be set for GitHub Enterprise Server. Every answer is bounded. What is asked for is an
 // exact sha; there is no falling back to a branch.
 //
-// Errors are [*Error]. Its Temporary says whether asking again later can help:
+// Errors are [*forge.Error]. Its Temporary says whether asking again later can help:
 // 5xx, timeouts and rate limits can, 401, 404 and 422 cannot. Short waits are
 // made here (bounded, with jitter); a rate limit that ends in half an hour is
 // handed up, so that the event is put back and not a goroutine kept asleep.
@@ -32,6 +32,8 @@ import (
 
 	"github.com/bradleyfalzon/ghinstallation/v2"
 	gh "github.com/google/go-github/v88/github"
+
+	"github.com/hearth-ci/hearth/internal/forge"
 )
 
 // Limits on what is read from GitHub.
@@ -123,35 +125,24 @@ func parseKey(b []byte) (*rsa.PrivateKey, error) {
 	return nil, errors.New("the App's private key is not an RSA key: use the .pem file that GitHub gave out")
 }
 
-// Error is a call to GitHub that failed.
-type Error struct {
-	Op         string
-	Status     int           // of the answer; 0 when there was none
-	Temporary  bool          // later may be different
-	RetryAfter time.Duration // when GitHub says so
-	Err        error
-}
-
-func (e *Error) Error() string {
-	hint := ""
+// hint says what to look at after an error.
+func hint(e *forge.Error) string {
 	switch {
 	case e.Status == http.StatusUnauthorized:
-		hint = " (check app_id, app_key_file and this machine's clock)"
+		return "check app_id, app_key_file and this machine's clock"
 	case e.Status == http.StatusForbidden && e.RetryAfter > 0, e.Status == http.StatusTooManyRequests:
-		hint = fmt.Sprintf(" (rate limit; asking again in %v)", e.RetryAfter.Round(time.Second))
+		return fmt.Sprintf("rate limit; asking again in %v", e.RetryAfter.Round(time.Second))
 	case e.Status == http.StatusForbidden:
-		hint = " (does the App have the permission? contents: read, checks: write, pull requests: read)"
+		return "does the App have the permission? contents: read, checks: write, pull requests: read"
 	case e.Status == http.StatusNotFound:
-		hint = " (is the App installed on this repository?)"
+		return "is the App installed on this repository?"
 	}
-	return fmt.Sprintf("GitHub: %s: %v%s", e.Op, e.Err, hint)
+	return ""
 }
 
-func (e *Error) Unwrap() error { return e.Err }
-
-// classify makes an [*Error] of whatever the client returned.
-func classify(op string, err error) *Error {
-	e := &Error{Op: op, Err: err}
+// classify makes a [*forge.Error] of whatever the client returned.
+func classify(op string, err error) *forge.Error {
+	e := &forge.Error{Forge: "GitHub", Op: op, Err: err}
 	var limit *gh.RateLimitError
 	var abuse *gh.AbuseRateLimitError
 	var resp *gh.ErrorResponse
@@ -179,7 +170,7 @@ func classify(op string, err error) *Error {
 			// So GitHub says that the repository is not among the installation's.
 			e.Status = http.StatusNotFound
 		}
-		e.limited(token.Response.Header)
+		limited(e, token.Response.Header)
 	default:
 		var u *url.Error
 		if errors.As(err, &u) {
@@ -190,12 +181,13 @@ func classify(op string, err error) *Error {
 	if e.Status >= 500 || e.Status == http.StatusTooManyRequests || e.Status == http.StatusRequestTimeout {
 		e.Temporary = true
 	}
+	e.Hint = hint(e)
 	return e
 }
 
 // limited takes a rate limit out of an answer's headers, where the client has
 // not: answers to requests for tokens do not pass through it.
-func (e *Error) limited(h http.Header) {
+func limited(e *forge.Error, h http.Header) {
 	if e.Status != http.StatusForbidden && e.Status != http.StatusTooManyRequests {
 		return
 	}
@@ -225,7 +217,7 @@ type Repo struct {
 }
 
 // Repo returns a repository of an installation. It makes no request.
-func (a *App) Repo(installation int64, owner, name string) (*Repo, error) {
+func (a *App) Repo(installation int64, owner, name string) (forge.Repo, error) {
 	if !validName(owner) || !validName(name) {
 		return nil, fmt.Errorf("GitHub: %q is no repository", bounded(owner+"/"+name))
 	}
@@ -288,15 +280,9 @@ func (a *App) try(ctx context.Context, op string, call func() error) error {
 	}
 }
 
-// File is a workflow file at a commit.
-type File struct {
-	Path    string
-	Content []byte
-}
-
 // Workflows reads .github/workflows/*.yml|*.yaml at a commit. A commit without
 // that directory has none.
-func (r *Repo) Workflows(ctx context.Context, sha string) ([]File, error) {
+func (r *Repo) Workflows(ctx context.Context, sha string) ([]forge.File, error) {
 	const dir = ".github/workflows"
 	var entries []*gh.RepositoryContent
 	err := r.app.try(ctx, "list "+dir+" at "+sha, func() error {
@@ -307,7 +293,7 @@ func (r *Repo) Workflows(ctx context.Context, sha string) ([]File, error) {
 		entries = list
 		return err
 	})
-	var e *Error
+	var e *forge.Error
 	if errors.As(err, &e) && e.Status == http.StatusNotFound {
 		// Ambiguous: no such directory, or no such repository for us. The commit
 		// tells them apart.
@@ -319,22 +305,22 @@ func (r *Repo) Workflows(ctx context.Context, sha string) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []File
+	var out []forge.File
 	for _, entry := range entries {
 		name := entry.GetName()
 		if entry.GetType() != "file" || strings.Contains(name, "/") || path.Ext(name) != ".yml" && path.Ext(name) != ".yaml" {
 			continue
 		}
 		if len(out) == MaxWorkflowFiles {
-			return nil, &Error{Op: "workflows at " + sha, Err: fmt.Errorf("more than %d workflow files", MaxWorkflowFiles)}
+			return nil, &forge.Error{Forge: "GitHub", Op: "workflows at " + sha, Err: fmt.Errorf("more than %d workflow files", MaxWorkflowFiles)}
 		}
 		b, err := r.File(ctx, dir+"/"+name, sha)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, File{dir + "/" + name, b})
+		out = append(out, forge.File{Path: dir + "/" + name, Content: b})
 	}
-	slices.SortFunc(out, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(out, func(a, b forge.File) int { return strings.Compare(a.Path, b.Path) })
 	return out, nil
 }
 
@@ -449,37 +435,20 @@ func (r *Repo) Tarball(ctx context.Context, sha string) (io.ReadCloser, error) {
 	return body, err
 }
 
-// Commit is what a commit says of itself.
-type Commit struct {
-	SHA               string
-	Message           string
-	Parents           []string
-	Tree              string // name of its tree
-	Author, Committer Person
-	Signature         string // "" if it is not signed
-	Payload           string // what was signed: the commit's object without the signature
-}
-
-// Person is an author or committer. GitHub leaves out in which time zone they were.
-type Person struct {
-	Name, Email string
-	When        time.Time
-}
-
-func person(a *gh.CommitAuthor) Person {
-	return Person{Name: a.GetName(), Email: a.GetEmail(), When: a.GetDate().Time}
+func person(a *gh.CommitAuthor) forge.Person {
+	return forge.Person{Name: a.GetName(), Email: a.GetEmail(), When: a.GetDate().Time}
 }
 
 // Commit reads one commit, by its exact sha.
-func (r *Repo) Commit(ctx context.Context, sha string) (Commit, error) {
-	var out Commit
+func (r *Repo) Commit(ctx context.Context, sha string) (forge.Commit, error) {
+	var out forge.Commit
 	err := r.app.try(ctx, "commit "+sha, func() error {
 		c, _, err := r.client.Repositories.GetCommit(ctx, r.owner, r.name, sha, &gh.ListOptions{Page: 1, PerPage: 1})
 		if err != nil {
 			return err
 		}
 		o := c.GetCommit()
-		out = Commit{
+		out = forge.Commit{
 			SHA: c.GetSHA(), Message: o.GetMessage(), Tree: o.GetTree().GetSHA(), Author: person(o.GetAuthor()), Committer: person(o.GetCommitter()),
 			Signature: o.GetVerification().GetSignature(), Payload: o.GetVerification().GetPayload(),
 		}
@@ -515,7 +484,7 @@ func (r *Repo) Resolve(ctx context.Context, ref string) (sha string, err error) 
 // than the App was granted: then it is asked for what of it was granted.
 func (r *Repo) Token(ctx context.Context, permissions map[string]string) (string, error) {
 	token, err := r.token(ctx, permissions)
-	var e *Error
+	var e *forge.Error
 	if !errors.As(err, &e) || e.Status != http.StatusUnprocessableEntity {
 		return token, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 )
 
@@ -42,7 +43,7 @@ func server(t *testing.T) (*githubtest.Server, *App, *Repo) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, app, r
+	return s, app, r.(*Repo)
 }
 
 func TestReading(t *testing.T) {
@@ -119,11 +120,11 @@ func TestReading(t *testing.T) {
 func TestChecks(t *testing.T) {
 	ctx := context.Background()
 	s, _, r := server(t)
-	var notes []Annotation
+	var notes []forge.Annotation
 	for i := range 120 {
-		notes = append(notes, Annotation{Path: "main.go", StartLine: i + 1, Level: "error", Message: "bad", StartCol: 2})
+		notes = append(notes, forge.Annotation{Path: "main.go", StartLine: i + 1, Level: "error", Message: "bad", StartCol: 2})
 	}
-	c := Check{Name: "ci / build", SHA: sha, DetailsURL: "http://h/r", ExternalID: "x1", Status: ci.Queued, Title: "queued"}
+	c := forge.Check{Name: "ci / build", SHA: sha, DetailsURL: "http://h/r", ExternalID: "x1", Status: ci.Queued, Title: "queued"}
 	id, err := r.CreateCheck(ctx, c)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +176,7 @@ func TestGitHubFails(t *testing.T) {
 				return &c.fault
 			})
 			_, err := r.File(ctx, "main.go", sha)
-			var e *Error
+			var e *forge.Error
 			if !errors.As(err, &e) || e.Status != c.status || e.Temporary != c.temporary || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%#v", err)
 			}
@@ -212,7 +213,7 @@ func TestGitHubFails(t *testing.T) {
 			return &githubtest.Fault{Status: 401, Body: `{"message":"no"}`}
 		})
 		_, err := r.File(ctx, "main.go", sha)
-		var e *Error
+		var e *forge.Error
 		if !errors.As(err, &e) || e.Status != 401 || strings.Contains(err.Error(), "Bearer") {
 			t.Errorf("%v", err)
 		}

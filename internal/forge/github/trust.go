@@ -10,6 +10,8 @@ import (
 	"time"
 
 	gh "github.com/google/go-github/v88/github"
+
+	"github.com/hearth-ci/hearth/internal/forge"
 )
 
 // What GitHub is asked before something is trusted: who may see a repository, whom
@@ -60,7 +62,7 @@ func (r *Repo) MayWrite(ctx context.Context, login string) (may bool, err error)
 		may = err == nil && p.Permission != nil && (*p.Permission == "admin" || *p.Permission == "write")
 		return err
 	})
-	var e *Error
+	var e *forge.Error
 	if errors.As(err, &e) && e.Status == http.StatusNotFound {
 		return false, nil
 	}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/hearth-ci/hearth/internal/forge"
 )
 
 // A token of the whole installation would let what is read for one repository
@@ -17,7 +19,7 @@ func TestAttackReadOfAnotherRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.name = "other" // as if something had got mixed up
-	var e *Error
+	var e *forge.Error
 	if _, err := r.File(ctx, "secret.yml", sha); !errors.As(err, &e) || e.Status != http.StatusNotFound {
 		t.Errorf("a token for octo/hello reads octo/other: %v", err)
 	}
