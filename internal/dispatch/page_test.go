@@ -73,7 +73,7 @@ func TestPageInBrowser(t *testing.T) {
 	var same bool
 	b.Eval("window.untouched === true", &same)
 	text := b.Text()
-	for _, want := range []string{"want 3, got 4", "skipped", "failure", "Seen before", "main.go:3", "2 Test"} {
+	for _, want := range []string{"want 3, got 4", "skipped", "failure", "This failure: seen before", "main.go:3", "2 Test"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q on the page after the end:\n%s", want, text)
 		}
