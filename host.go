@@ -22,9 +22,8 @@ import (
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm"
-	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/drivers"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
-	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
 // HostConfig says what a Host is made of. The zero value is usable.
@@ -159,28 +158,7 @@ func (h *Host) driver(ctx context.Context, cfg HostConfig, img *image.Image) (vm
 	if cfg.Jail != "" && cfg.Jail != config.JailBest && !walls.Require {
 		return nil, fmt.Errorf("jail %q: want require or best", cfg.Jail)
 	}
-	f := firecracker.New(firecracker.Config{CacheDir: h.dirs.Cache, Kernel: img.Kernel, Jail: walls, Log: h.log})
-	q := qemu.New(qemu.Config{CacheDir: h.dirs.Cache, Jail: walls, Log: h.log})
-	works := func(d vm.Driver) error {
-		if n, ok := d.(interface{ ProbeNetwork(context.Context) error }); ok {
-			if err := n.ProbeNetwork(ctx); err != nil {
-				return err
-			}
-		}
-		return d.Probe(ctx)
-	}
-	switch cfg.Driver {
-	case "", "auto":
-		if works(f) == nil {
-			return f, nil
-		}
-		return q, works(q)
-	case "qemu":
-		return q, works(q)
-	case "firecracker":
-		return f, works(f)
-	}
-	return nil, fmt.Errorf("driver %q: want auto, qemu or firecracker", cfg.Driver)
+	return drivers.New(drivers.Config{CacheDir: h.dirs.Cache, Jail: walls, Log: h.log}).Choose(ctx, cfg.Driver, img.Kernel)
 }
 
 // Close ends all machines and closes the record.

@@ -53,8 +53,10 @@ var layers = map[string]layer{
 	// Firecracker in one of our own QEMU machines, for its tests only.
 	"vm/firecracker/nested": {ours: []string{"guest", "image", "vm", "vm/qemu"}},
 	"image/imagetest":       {ours: []string{"image"}},
-	"vm/firecracker":        {ours: []string{"vm", "vm/jail"}, others: []string{"golang.org/x/sys"}},
-	"image":                 {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
+	// Who wants a driver asks here: one order of looking for them.
+	"vm/drivers":     {ours: []string{"vm", "vm/firecracker", "vm/jail", "vm/qemu"}},
+	"vm/firecracker": {ours: []string{"vm", "vm/jail"}, others: []string{"golang.org/x/sys"}},
+	"image":          {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
 	// The table of what images take from npm, and the program that keeps it.
 	"image/pin":        {},
 	"image/pin/update": {ours: []string{"image/pin"}},
@@ -83,7 +85,7 @@ var layers = map[string]layer{
 	"web":          {ours: []string{"ci", "board", "door"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},
 	"bench":        {ours: []string{"*"}},
-	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "ledger", "mask", "network", "pool", "store", "vm", "vm/firecracker", "vm/jail", "vm/qemu"}},
+	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "ledger", "mask", "network", "pool", "store", "vm", "vm/drivers", "vm/jail"}},
 	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
 
 	"scripts/mutate": {},

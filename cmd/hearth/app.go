@@ -20,6 +20,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/tui"
+	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -61,6 +62,8 @@ type app struct {
 	verbose bool
 	records *tui.JSON    // of --json: see [app.json]
 	walls   *jail.Policy // of the server; nil reads the environment: see [app.jail]
+
+	works func(context.Context, vm.Driver) error // for tests: see [drivers.Config]
 }
 
 var (

@@ -59,11 +59,7 @@ it is met. Exit code 1 if one is not.`,
 			if err != nil {
 				return err
 			}
-			driver, err := a.driver(ctx, vms.driver, dirs)
-			if err != nil {
-				return err
-			}
-			img, err := a.image(ctx, dirs, vms.image)
+			driver, img, err := a.driver(ctx, dirs, vms)
 			if err != nil {
 				return err
 			}

@@ -21,6 +21,8 @@ import (
 	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/drivers"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
@@ -131,15 +133,16 @@ func (a *app) examine(ctx context.Context) *examination {
 		return e
 	}
 	kernel := a.examineImage(e, dirs)
-	a.examineQEMU(ctx, e, dirs, kernel)
-	a.examineWalls(ctx, e)
-	a.examineFirecracker(ctx, e, dirs, kernel)
 	want := a.getenv("HEARTH_DRIVER")
-	d, err := a.driver(ctx, want, dirs)
-	if f, ferr := a.firecracker(ctx, dirs, kernel); want == "firecracker" && kernel != "" {
-		d, err = f, ferr // with the kernel the answer is final
-	} else if ferr == nil && kernel != "" && err == nil && (want == "" || want == "auto") {
-		d = f
+	var d vm.Driver
+	set, err := a.drivers(dirs)
+	if err == nil {
+		d, err = set.Choose(ctx, want, kernel)
+		examineQEMU(ctx, e, set.QEMU(), kernel, d == nil || d.Name() == "qemu")
+	}
+	a.examineWalls(ctx, e)
+	if set != nil {
+		examineFirecracker(ctx, e, set.Firecracker(kernel))
 	}
 	if err != nil {
 		e.fault("driver", "see the lines above", "none can be used: %v", err)
@@ -147,7 +150,7 @@ func (a *app) examine(ctx context.Context) *examination {
 		e.Driver = d.Name()
 		why := "it is what works here"
 		switch {
-		case want != "" && want != "auto":
+		case want != "" && want != drivers.Auto:
 			why = "HEARTH_DRIVER says so"
 		case d.Name() == "qemu" && e.KVM != nil && !*e.KVM:
 			why = "it works without KVM, by emulating the processor; Firecracker does not"
@@ -198,14 +201,14 @@ func (a *app) examineImage(e *examination, dirs config.Dirs) string {
 	return img.Kernel
 }
 
-func (a *app) examineQEMU(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
-	walls, err := a.jail()
-	if err != nil {
-		return // the walls' own line says it
-	}
-	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Jail: walls, Log: a.log()})
+// examineQEMU looks at QEMU; needed says that machines cannot run without.
+func examineQEMU(ctx context.Context, e *examination, q *qemu.Driver, kernel string, needed bool) {
 	if err := q.Probe(ctx); err != nil {
-		e.fault("qemu", "apt-get install qemu-system-x86", "%v", err)
+		say := e.note
+		if needed {
+			say = e.fault
+		}
+		say("qemu", "apt-get install qemu-system-x86", "%v", err)
 		return
 	}
 	v, _ := q.Version(ctx)
@@ -300,12 +303,7 @@ func (a *app) examineWalls(ctx context.Context, e *examination) {
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-func (a *app) examineFirecracker(ctx context.Context, e *examination, dirs config.Dirs, kernel string) {
-	walls, err := a.jail()
-	if err != nil {
-		return // said already
-	}
-	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Jail: walls, Log: a.log()})
+func examineFirecracker(ctx context.Context, e *examination, f *firecracker.Driver) {
 	bin, err := f.Binary(ctx)
 	if err != nil {
 		e.note("firecracker", "", "%v", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -13,9 +14,8 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm"
-	"github.com/hearth-ci/hearth/internal/vm/firecracker"
+	"github.com/hearth-ci/hearth/internal/vm/drivers"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
-	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
 // machineOptions are the flags of every command that makes machines.
@@ -56,45 +56,43 @@ func (a *app) jail() (jail.Policy, error) {
 	return p, nil
 }
 
-// driver returns the driver by its name; auto is the best that works here.
-func (a *app) driver(ctx context.Context, name string, dirs config.Dirs) (vm.Driver, error) {
+// drivers returns the drivers, with what this user or server has set.
+func (a *app) drivers(dirs config.Dirs) (*drivers.Set, error) {
 	walls, err := a.jail()
 	if err != nil {
 		return nil, err
 	}
-	q := qemu.New(qemu.Config{CacheDir: dirs.Cache, Jail: walls, Log: a.log()})
-	switch name {
-	case "", "auto", "qemu":
-		if err := q.Probe(ctx); err != nil {
-			return nil, &exit{exitInfrastructure, err}
-		}
-		return q, nil
-	case "firecracker":
-		f, err := a.firecracker(ctx, dirs, "")
-		if err != nil {
-			return nil, &exit{exitInfrastructure, err}
-		}
-		return f, nil
-	}
-	return nil, usage("--driver %q: want auto, qemu or firecracker", name)
+	return drivers.New(drivers.Config{CacheDir: dirs.Cache, Jail: walls, Log: a.log(), Works: a.works}), nil
 }
 
-// firecracker returns the driver if it can run machines with networks here.
-// Whether this kernel boots under KVM is found out once a host; without one,
-// something smaller is tried.
-func (a *app) firecracker(ctx context.Context, dirs config.Dirs, kernel string) (vm.Driver, error) {
-	walls, err := a.jail()
+// choose is the set's, with errors that end the program as they should.
+func choose(ctx context.Context, set *drivers.Set, name, kernel string) (vm.Driver, error) {
+	d, err := set.Choose(ctx, name, kernel)
+	switch {
+	case errors.Is(err, drivers.ErrName):
+		return nil, usage("--%v", err)
+	case err != nil:
+		return nil, &exit{exitInfrastructure, err}
+	}
+	return d, nil
+}
+
+// driver returns the driver and the image that machines are made of.
+func (a *app) driver(ctx context.Context, dirs config.Dirs, o machineOptions) (vm.Driver, *image.Image, error) {
+	set, err := a.drivers(dirs)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	f := firecracker.New(firecracker.Config{CacheDir: dirs.Cache, Kernel: kernel, Jail: walls, Log: a.log()})
-	if err := f.ProbeNetwork(ctx); err != nil {
-		return nil, err
+	// Before an image is built, which takes minutes.
+	if _, err := choose(ctx, set, o.driver, ""); err != nil {
+		return nil, nil, err
 	}
-	if err := f.Probe(ctx); err != nil {
-		return nil, err
+	img, err := a.image(ctx, dirs, o.image)
+	if err != nil {
+		return nil, nil, err
 	}
-	return f, nil
+	d, err := choose(ctx, set, o.driver, img.Kernel)
+	return d, img, err
 }
 
 // image returns the default image, building what of it is missing, with its
@@ -142,20 +140,9 @@ func (a *app) buildImage(ctx context.Context, opt image.Options) (*image.Image, 
 // machines opens a pool. The template of the default kind is made, or found,
 // before it returns.
 func (a *app) machines(ctx context.Context, dirs config.Dirs, o machineOptions) (*pool.Pool, error) {
-	driver, err := a.driver(ctx, o.driver, dirs)
+	driver, img, err := a.driver(ctx, dirs, o)
 	if err != nil {
 		return nil, err
-	}
-	img, err := a.image(ctx, dirs, o.image)
-	if err != nil {
-		return nil, err
-	}
-	if o.driver == "" || o.driver == "auto" {
-		if f, err := a.firecracker(ctx, dirs, img.Kernel); err == nil {
-			driver = f
-		} else {
-			a.log().Debug("machines run on QEMU", "why", err)
-		}
 	}
 	p, err := pool.New(pool.Config{Driver: driver, Image: img, RunDir: dirs.Run, CacheDir: dirs.Cache,
 		CPUs: o.cpus, MemoryMiB: o.memoryMiB, Warm: o.warm, Max: o.max, Log: a.log()})
