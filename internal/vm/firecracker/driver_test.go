@@ -118,6 +118,10 @@ func life(t *testing.T, f *fake) {
 	}
 	closing(t, restored.(*machine))
 	echo(t, restored.(*machine))
+	// What those who talk to the guest say of a failure has the end of the log in it.
+	if err := vm.Explain(m, "connect", errors.New("no answer")); !strings.Contains(err.Error(), "| a line of the fake's log") {
+		t.Errorf("an error of the agent's: %v", err)
+	}
 	if b, err := os.ReadFile(filepath.Join(clone.Dir, "disk-my-scratch")); err != nil || string(b) != "scratch.img" {
 		t.Errorf("the clone's disk: %q, %v", b, err)
 	}

@@ -51,7 +51,7 @@ const (
 const inside = "/machine"
 
 // machine is one Firecracker process. It implements [vm.Machine],
-// [vm.Snapshotter], [vm.Pauser] and [vm.Process].
+// [vm.Snapshotter], [vm.Pauser], [vm.Process] and [vm.Tailer].
 type machine struct {
 	driver  *Driver
 	spec    vm.Spec
@@ -86,6 +86,7 @@ var (
 	_ vm.Snapshotter = (*machine)(nil)
 	_ vm.Pauser      = (*machine)(nil)
 	_ vm.Process     = (*machine)(nil)
+	_ vm.Tailer      = (*machine)(nil)
 )
 
 // dying is how long a process may take to end after its connections have.
@@ -446,6 +447,9 @@ func (m *machine) Pid() int {
 		return m.vmm
 	}
 }
+
+// Tail implements [vm.Tailer].
+func (m *machine) Tail() string { return m.tail() }
 
 func (m *machine) Wait() error {
 	<-m.done

@@ -237,6 +237,7 @@ var (
 	_ vm.Machine     = (*FakeMachine)(nil)
 	_ vm.Snapshotter = (*FakeMachine)(nil)
 	_ vm.Pauser      = (*FakeMachine)(nil)
+	_ vm.Tailer      = (*FakeMachine)(nil)
 	_ guest.System   = fakeSystem{}
 )
 
@@ -252,6 +253,9 @@ func (m *FakeMachine) Identity() guest.Identity {
 	defer m.mu.Unlock()
 	return m.identity
 }
+
+// Tail implements [vm.Tailer]: there is no console, and nothing on it.
+func (m *FakeMachine) Tail() string { return "" }
 
 // run ends when everything of the machine has.
 func (m *FakeMachine) run() {

@@ -341,6 +341,12 @@ func (s *Suite) life(t *testing.T) {
 	if _, err := m.Dial(t.Context()); !errors.Is(err, vm.ErrClosed) {
 		t.Errorf("Dial after Close: %v", err)
 	}
+	// Who talks to the guest adds this to an error: a boot that fails says why.
+	if tailer, ok := m.(vm.Tailer); !ok {
+		t.Error("the machine cannot say what it printed last")
+	} else if last := tailer.Tail(); last == "" && console.Len() > 0 {
+		t.Errorf("the guest printed %d bytes, and the machine knows none of them", console.Len())
+	}
 	gone(t, spec.ID, spec.Dir)
 }
 
