@@ -164,7 +164,7 @@ func (b *vmBench) boot(ctx context.Context) (*subject, error) {
 			return nil, err
 		}
 		own := filepath.Join(dir, "scratch.img")
-		if err := image.CopySparse(own, empty); err != nil {
+		if err := vm.CopySparse(ctx, own, empty); err != nil {
 			return nil, err
 		}
 		s.Disks = append(s.Disks, vm.Disk{ID: "scratch", Path: own})

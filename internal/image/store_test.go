@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hearth-ci/hearth/internal/vm"
 )
 
 func newTestStore(t *testing.T) *store {
@@ -696,7 +698,7 @@ func TestScratchAndCopySparse(t *testing.T) {
 		t.Fatalf("%s %v", again, err)
 	}
 	dst := filepath.Join(dir, "copy.img")
-	if err := CopySparse(dst, path); err != nil {
+	if err := vm.CopySparse(t.Context(), dst, path); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{path, dst} {
@@ -713,7 +715,7 @@ func TestScratchAndCopySparse(t *testing.T) {
 	if a != b || !strings.Contains(a, "scratch") {
 		t.Error("the copy differs")
 	}
-	if err := CopySparse(dst, path); err == nil {
+	if err := vm.CopySparse(t.Context(), dst, path); err == nil {
 		t.Error("CopySparse overwrote a file")
 	}
 	if _, err := Scratch(t.Context(), dir, 1<<20); err == nil {

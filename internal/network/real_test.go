@@ -93,7 +93,7 @@ func TestFromInsideAGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	scratch := filepath.Join(dir, "scratch.img")
-	if err := image.CopySparse(scratch, empty); err != nil {
+	if err := vm.CopySparse(ctx, scratch, empty); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()

@@ -1,10 +1,12 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"syscall"
 )
@@ -15,119 +17,120 @@ const (
 	ioctlCopy = 0x40049409 // FICLONE
 )
 
-// CopySparse copies a file to dst, which must not exist, without filling its holes; where the file system can
-// share blocks between files, nothing is copied at all.
+// FileSum is what is known of a file's contents.
+type FileSum struct {
+	Size int64  `json:"size"`
+	Sum  uint32 `json:"crc32c"` // of [SumFile]'s kind
+}
+
+// CopySparse copies a file to dst, which must not exist, without filling its
+// holes; where the file system can share blocks between files, nothing is copied at
+// all. When it fails, there is no dst.
 func CopySparse(ctx context.Context, dst, src string) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	fi, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, out.Fd(), ioctlCopy, in.Fd()); e == 0 {
-		return out.Close()
-	}
-	if err := out.Truncate(fi.Size()); err != nil {
-		return err
-	}
-	err = extents(ctx, in, fi.Size(), func(off, n int64) error {
-		if _, err := in.Seek(off, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := out.Seek(off, io.SeekStart); err != nil {
-			return err
-		}
-		_, err := io.CopyN(out, in, n) // copy_file_range where possible
-		return err
-	}, nil)
-	if err != nil {
-		return err
-	}
-	return out.Close()
-}
-
-// extents calls data and hole for the parts of f, in order, each at most 16 MiB.
-func extents(ctx context.Context, f *os.File, size int64, data, hole func(off, n int64) error) error {
-	const step = 16 << 20
-	part := func(fn func(off, n int64) error, from, to int64) error {
-		for fn != nil && from < to {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			n := min(step, to-from)
-			if err := fn(from, n); err != nil {
-				return err
-			}
-			from += n
-		}
-		return nil
-	}
-	for at := int64(0); at < size; {
-		start, err := f.Seek(at, seekData)
-		if errors.Is(err, syscall.ENXIO) {
-			start = size // a hole to the end
-		} else if err != nil {
-			return part(data, at, size) // this file system knows no holes
-		}
-		start = min(start, size)
-		if err := part(hole, at, start); err != nil {
-			return err
-		}
-		if start == size {
+	return create(dst, func(out *os.File) error {
+		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, out.Fd(), ioctlCopy, in.Fd()); e == 0 {
 			return nil
 		}
-		end, err := f.Seek(start, seekHole)
-		if err != nil || end > size {
-			end = size
-		}
-		if err := part(data, start, end); err != nil {
-			return err
-		}
-		at = end
+		_, err := copyBlocks(ctx, out, in)
+		return err
+	})
+}
+
+// CopySum copies an open file to dst as CopySparse does, and sums it up on the way.
+func CopySum(ctx context.Context, dst string, in *os.File) (f FileSum, err error) {
+	err = create(dst, func(out *os.File) error {
+		f, err = copyBlocks(ctx, out, in)
+		return err
+	})
+	return f, err
+}
+
+// create makes a file that is there if write has succeeded. It is not synced: what
+// is lost with the host is made again.
+func create(name string, write func(*os.File) error) error {
+	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(write(out), out.Close())
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", name, err), os.Remove(name))
 	}
 	return nil
 }
 
-// SumFile returns the CRC-32C of a file's contents. It guards against a damaged
-// disk, not against a person: whoever can write here can write anything.
-func SumFile(ctx context.Context, name string) (sum uint32, size int64, err error) {
-	f, err := os.Open(name)
+// SumFile sums a file up: a CRC-32C over the offset and the contents of each block
+// that holds more than zeros. So it takes no time for holes, of which a disk is
+// full, and is the same whether zeros are a hole or not. It guards against a
+// damaged disk, not against a person: whoever can write here can write anything.
+func SumFile(ctx context.Context, name string) (FileSum, error) {
+	in, err := os.Open(name)
 	if err != nil {
-		return 0, 0, err
+		return FileSum{}, err
 	}
-	defer f.Close()
-	fi, err := f.Stat()
+	defer in.Close()
+	return copyBlocks(ctx, nil, in)
+}
+
+// block is the unit in which files are read and compared with nothing.
+const block = 256 << 10
+
+// copyBlocks copies what of in is not zero to out, which is empty and may be nil,
+// and sums in up.
+func copyBlocks(ctx context.Context, out, in *os.File) (FileSum, error) {
+	fi, err := in.Stat()
 	if err != nil {
-		return 0, 0, err
+		return FileSum{}, err
+	}
+	f := FileSum{Size: fi.Size()}
+	if out != nil {
+		if err := out.Truncate(f.Size); err != nil {
+			return f, err
+		}
 	}
 	table := crc32.MakeTable(crc32.Castagnoli)
-	buf := make([]byte, 1<<20)
-	zero := make([]byte, 1<<20)
-	err = extents(ctx, f, fi.Size(), func(off, n int64) error {
-		for n > 0 {
-			k := min(n, int64(len(buf)))
-			if _, err := f.ReadAt(buf[:k], off); err != nil {
-				return err
+	buf, zero := make([]byte, block), make([]byte, block)
+	for at := int64(0); at < f.Size; {
+		if ctx.Err() != nil {
+			return f, context.Cause(ctx)
+		}
+		start, err := in.Seek(at, seekData)
+		if errors.Is(err, syscall.ENXIO) {
+			break // a hole to the end
+		} else if err != nil {
+			start = at // this file system knows no holes
+		}
+		end, err := in.Seek(start, seekHole)
+		if err != nil {
+			end = f.Size
+		}
+		at = start / block * block
+		for ; at < end; at += block {
+			if ctx.Err() != nil {
+				return f, context.Cause(ctx)
 			}
-			sum = crc32.Update(sum, table, buf[:k])
-			off, n = off+k, n-k
+			b := buf[:min(block, f.Size-at)]
+			if _, err := in.ReadAt(b, at); err != nil {
+				return f, err
+			}
+			if bytes.Equal(b, zero[:len(b)]) {
+				continue
+			}
+			var offset [8]byte
+			binary.BigEndian.PutUint64(offset[:], uint64(at))
+			f.Sum = crc32.Update(crc32.Update(f.Sum, table, offset[:]), table, b)
+			if out == nil {
+				continue
+			}
+			if _, err := out.WriteAt(b, at); err != nil {
+				return f, err
+			}
 		}
-		return nil
-	}, func(_, n int64) error {
-		for n > 0 {
-			k := min(n, int64(len(zero)))
-			sum = crc32.Update(sum, table, zero[:k])
-			n -= k
-		}
-		return nil
-	})
-	return sum, fi.Size(), err
+	}
+	return f, nil
 }

@@ -28,17 +28,17 @@ const (
 // manifest describes a snapshot. It is written last, so that a directory with
 // one is whole.
 type manifest struct {
-	Version     int             `json:"version"`
-	Driver      string          `json:"driver"`
-	Fingerprint string          `json:"fingerprint"`
-	Created     time.Time       `json:"created"`
-	CPUs        int             `json:"cpus"`
-	MemoryMiB   int             `json:"memory_mib"`
-	Net         bool            `json:"net"`
-	MAC         string          `json:"mac,omitempty"`
-	Disks       []disk          `json:"disks,omitempty"`
-	Files       map[string]file `json:"files"`
-	Sum         uint32          `json:"crc32c"` // of all of the above
+	Version     int                   `json:"version"`
+	Driver      string                `json:"driver"`
+	Fingerprint string                `json:"fingerprint"`
+	Created     time.Time             `json:"created"`
+	CPUs        int                   `json:"cpus"`
+	MemoryMiB   int                   `json:"memory_mib"`
+	Net         bool                  `json:"net"`
+	MAC         string                `json:"mac,omitempty"`
+	Disks       []disk                `json:"disks,omitempty"`
+	Files       map[string]vm.FileSum `json:"files"`
+	Sum         uint32                `json:"crc32c"` // of all of the above
 }
 
 // sum returns what Sum should be.
@@ -56,12 +56,7 @@ type disk struct {
 	Path string `json:"path,omitempty"`
 }
 
-type file struct {
-	Size int64  `json:"size"`
-	Sum  uint32 `json:"crc32c"`
-}
-
-const manifestVersion = 1
+const manifestVersion = 2
 
 // Snapshot implements [vm.Snapshotter]. The guest stands still until all of its
 // memory is in the file.
@@ -90,7 +85,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	}
 	out := manifest{
 		Version: manifestVersion, Driver: m.driver.Name(), Fingerprint: fingerprint(m.version), Created: time.Now().UTC(),
-		CPUs: m.spec.CPUs, MemoryMiB: m.spec.MemoryMiB, Net: m.spec.Net != "", Files: map[string]file{},
+		CPUs: m.spec.CPUs, MemoryMiB: m.spec.MemoryMiB, Net: m.spec.Net != "", Files: map[string]vm.FileSum{},
 	}
 	if out.Net {
 		out.MAC = m.spec.MAC
@@ -236,11 +231,9 @@ func (s *manifest) write(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		var f file
-		if f.Sum, f.Size, err = vm.SumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
+		if s.Files[e.Name()], err = vm.SumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
-		s.Files[e.Name()] = f
 	}
 	if s.Sum, err = s.sum(); err != nil {
 		return err
@@ -321,12 +314,12 @@ func (s *manifest) check(ctx context.Context, dir string, names ...string) error
 		}
 	}
 	for _, n := range names {
-		sum, _, err := vm.SumFile(ctx, filepath.Join(dir, n))
+		f, err := vm.SumFile(ctx, filepath.Join(dir, n))
 		if err != nil {
 			return fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
 		}
-		if sum != s.Files[n].Sum {
-			return fmt.Errorf("%w: %s: %s is damaged (its checksum differs)", vm.ErrSnapshot, dir, n)
+		if f != s.Files[n] {
+			return fmt.Errorf("%w: %s: %s is damaged: size or checksum differ", vm.ErrSnapshot, dir, n)
 		}
 	}
 	return nil

@@ -2,15 +2,12 @@ package qemu
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -77,80 +74,6 @@ func TestOverlay(t *testing.T) {
 	}
 	if err := createOverlay(filepath.Join(t.TempDir(), "x"), "/dev/null/no", "raw"); err == nil {
 		t.Error("overlay of nothing succeeds")
-	}
-}
-
-func TestCopyAndSum(t *testing.T) {
-	dir := t.TempDir()
-	src := filepath.Join(dir, "src")
-	f, err := os.Create(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, at := range []int64{0, 1 << 20, 40 << 20} {
-		if _, err := f.WriteAt(bytes.Repeat([]byte{byte(at>>20) + 1}, 5000), at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := f.Truncate(64 << 20); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	dst := filepath.Join(dir, "dst")
-	if err := copySparse(t.Context(), dst, src); err != nil {
-		t.Fatal(err)
-	}
-	a, err := os.ReadFile(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(dst)
-	if err != nil || !bytes.Equal(a, b) {
-		t.Errorf("the copy differs: %v", err)
-	}
-	full := filepath.Join(dir, "full") // the same without holes
-	if err := os.WriteFile(full, a, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	third := filepath.Join(dir, "third")
-	in, err := os.Open(full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	want, err := copySum(t.Context(), third, in)
-	if err != nil || want.Size != 64<<20 {
-		t.Errorf("%+v, %v", want, err)
-	}
-	for _, n := range []string{src, dst, full, third} {
-		if got, err := sumFile(t.Context(), n); err != nil || got != want {
-			t.Errorf("%s: %+v, %v, want %+v", n, got, err, want)
-		}
-	}
-	if c, err := os.ReadFile(third); err != nil || !bytes.Equal(a, c) {
-		t.Errorf("the summed copy differs: %v", err)
-	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(third, &st); err != nil || st.Blocks*512 > 8<<20 {
-		t.Errorf("the copy of zeros takes %d bytes, %v", st.Blocks*512, err)
-	}
-	// The same bytes elsewhere are another file.
-	if err := os.Truncate(full, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(full, append(make([]byte, block), a[:len(a)-block]...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := sumFile(t.Context(), full); err != nil || got.Sum == want.Sum {
-		t.Errorf("moved contents have the same sum: %+v, %v", got, err)
-	}
-	over, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := sumFile(over, full); !errors.Is(err, context.Canceled) {
-		t.Errorf("with a dead context: %v", err)
-	}
-	if err := copySparse(t.Context(), dst, src); err == nil {
-		t.Error("copied over an existing file")
 	}
 }
 

@@ -24,18 +24,18 @@ const (
 // manifest describes a snapshot. It is written last, so that a directory with
 // one is whole.
 type manifest struct {
-	Version     int             `json:"version"`
-	Driver      string          `json:"driver"`
-	Fingerprint string          `json:"fingerprint"`
-	Accel       accel           `json:"accel"`
-	Created     time.Time       `json:"created"`
-	CPUs        int             `json:"cpus"`
-	MemoryMiB   int             `json:"memory_mib"`
-	Shared      bool            `json:"shared"` // memory is a file of its own, not part of the state
-	Net         bool            `json:"net"`
-	MAC         string          `json:"mac,omitempty"`
-	Disks       []disk          `json:"disks,omitempty"`
-	Files       map[string]file `json:"files"`
+	Version     int                   `json:"version"`
+	Driver      string                `json:"driver"`
+	Fingerprint string                `json:"fingerprint"`
+	Accel       accel                 `json:"accel"`
+	Created     time.Time             `json:"created"`
+	CPUs        int                   `json:"cpus"`
+	MemoryMiB   int                   `json:"memory_mib"`
+	Shared      bool                  `json:"shared"` // memory is a file of its own, not part of the state
+	Net         bool                  `json:"net"`
+	MAC         string                `json:"mac,omitempty"`
+	Disks       []disk                `json:"disks,omitempty"`
+	Files       map[string]vm.FileSum `json:"files"`
 }
 
 // disk is one disk of a snapshot. File is its copy in the snapshot's directory,
@@ -47,11 +47,6 @@ type disk struct {
 	File   string  `json:"file,omitempty"`
 	Below  []image `json:"below,omitempty"`
 	Path   string  `json:"path,omitempty"`
-}
-
-type file struct {
-	Size int64  `json:"size"`
-	Sum  uint32 `json:"crc32c"`
 }
 
 const manifestVersion = 3
@@ -86,7 +81,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 		Version: manifestVersion, Driver: m.driver.Name(), Accel: m.layout.Accel,
 		Fingerprint: m.driver.fingerprint(version, m.layout.Accel), Created: time.Now().UTC(),
 		CPUs: m.layout.CPUs, MemoryMiB: m.layout.MemoryMiB, Shared: m.layout.Shared,
-		Net: m.layout.HasNet, MAC: m.layout.MAC, Files: map[string]file{},
+		Net: m.layout.HasNet, MAC: m.layout.MAC, Files: map[string]vm.FileSum{},
 	}
 	if m.layout.Shared {
 		if _, err := m.qmp.call(ctx, command{Execute: "stop"}); err != nil {
@@ -112,7 +107,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	if m.layout.Shared {
 		m.end() // nothing may write to its memory or its disks any more
 		<-m.done
-		f, err := copySum(ctx, filepath.Join(dir, memoryName), m.memory)
+		f, err := vm.CopySum(ctx, filepath.Join(dir, memoryName), m.memory)
 		if err != nil {
 			return fmt.Errorf("write the memory down: %w", err)
 		}
@@ -125,7 +120,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 			sd.Path = top.Path
 		} else {
 			sd.File, sd.Below = "disk-"+d.ID+"."+sd.Format, d.Images[1:]
-			if err := copySparse(ctx, filepath.Join(dir, sd.File), top.Path); err != nil {
+			if err := vm.CopySparse(ctx, filepath.Join(dir, sd.File), top.Path); err != nil {
 				return fmt.Errorf("copy disk %s: %w", d.ID, err)
 			}
 		}
@@ -167,7 +162,7 @@ func (s *manifest) write(ctx context.Context, dir string) error {
 		if _, ok := s.Files[e.Name()]; ok {
 			continue
 		}
-		if s.Files[e.Name()], err = sumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
+		if s.Files[e.Name()], err = vm.SumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
 	}
@@ -340,7 +335,7 @@ func (s *manifest) check(ctx context.Context, dir string, names ...string) error
 		}
 	}
 	for _, n := range names {
-		f, err := sumFile(ctx, filepath.Join(dir, n))
+		f, err := vm.SumFile(ctx, filepath.Join(dir, n))
 		if err != nil {
 			return fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
 		}
