@@ -85,14 +85,12 @@ type told struct {
 	steps   map[string]string // words of the steps of the job a
 }
 
-func ms(n int64) *int64 { return &n }
-
 var stories = []told{
 	{
 		name: "all is well", run: "success", jobs: map[string]string{"a": "success", "b": "success"}, steps: map[string]string{"1": "success"},
 		records: []ci.Record{
 			{Type: ci.RunStarted}, {Type: ci.JobQueued, JobKey: "a"}, {Type: ci.JobQueued, JobKey: "b"}, {Type: ci.JobStarted, JobKey: "a"},
-			{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "make"}, {Type: ci.StepFinished, JobKey: "a", Step: 1, Name: "make", Outcome: ci.Success, Conclusion: ci.Success, DurationMS: ms(5)},
+			{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "make"}, {Type: ci.StepFinished, JobKey: "a", Step: 1, Name: "make", Outcome: ci.Success, Conclusion: ci.Success, DurationMS: new(int64(5))},
 			{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Success}, {Type: ci.JobStarted, JobKey: "b"}, {Type: ci.JobFinished, JobKey: "b", Conclusion: ci.Success},
 			{Type: ci.RunFinished, Conclusion: ci.Success},
 		},

@@ -277,7 +277,14 @@ func (m *machine) wallIn(ctx context.Context, binary string, files map[string]*o
 	m.box = filepath.Join(m.spec.Dir, boxName)
 	if jailer := m.driver.jailer(); jailer != "" {
 		c.Builds = true
-		c.Args = append([]string{jailer, "--id", id, "--exec-file", binary, "--uid", strconv.Itoa(uid), "--gid", strconv.Itoa(uid),
+		// It would raise the limit of open files to its own default, which takes a
+		// capability that root may be without.
+		files := uint64(jail.MaxFiles)
+		var now unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err == nil {
+			files = min(files, now.Max)
+		}
+		c.Args = append([]string{jailer, "--id", id, "--resource-limit", "no-file=" + strconv.FormatUint(files, 10), "--exec-file", binary, "--uid", strconv.Itoa(uid), "--gid", strconv.Itoa(uid),
 			"--chroot-base-dir", m.box, "--"}, api...)
 		if err := os.Mkdir(m.box, 0o700); err != nil {
 			return err
@@ -406,6 +413,7 @@ func (m *machine) ending(err error) error {
 
 // exitReasons are those of Firecracker's exit codes that have one.
 var exitReasons = map[int]string{
+	137: "it was killed (SIGKILL)", // as the process above the jailer's tells it
 	148: "it made a system call that its seccomp filter forbids",
 	149: "bus error (SIGBUS): a file behind the machine's memory or disk became shorter, or the disk is full",
 	150: "segmentation fault (SIGSEGV)",

@@ -547,6 +547,9 @@ func onThread(f func() error) error {
 	return <-done
 }
 
+// MaxFiles is how many files what runs in a jail may have open.
+const MaxFiles = 1024
+
 // rlimits are those that hold without a cgroup.
 func rlimits(l Limits, level Level) []limit {
 	tasks := uint64(l.Tasks)
@@ -555,7 +558,7 @@ func rlimits(l Limits, level Level) []limit {
 	}
 	all := []limit{
 		{unix.RLIMIT_CORE, 0},
-		{unix.RLIMIT_NOFILE, 1024},
+		{unix.RLIMIT_NOFILE, MaxFiles},
 		{unix.RLIMIT_MEMLOCK, 64 << 10},
 		{unix.RLIMIT_MSGQUEUE, 0},
 	}
