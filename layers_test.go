@@ -49,13 +49,14 @@ var layers = map[string]layer{
 	// The walls around a monitor, and what runs in the child that builds them: small.
 	"vm/jail":   {others: []string{"golang.org/x/sys"}},
 	"vm/vmtest": {ours: []string{"vm", "vm/jail", "guest"}},
-	"vm/qemu":   {ours: []string{"vm", "vm/jail"}, others: []string{"golang.org/x/sys"}},
+	"vm/qemu":   {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
+	"vm/vmm":    {ours: []string{"vm"}},
 	// Firecracker in one of our own QEMU machines, for its tests only.
 	"vm/firecracker/nested": {ours: []string{"guest", "image", "vm", "vm/qemu"}},
 	"image/imagetest":       {ours: []string{"image"}},
 	// Who wants a driver asks here: one order of looking for them.
 	"vm/drivers":     {ours: []string{"vm", "vm/firecracker", "vm/jail", "vm/qemu"}},
-	"vm/firecracker": {ours: []string{"vm", "vm/jail"}, others: []string{"golang.org/x/sys"}},
+	"vm/firecracker": {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
 	"image":          {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
 	// The table of what images take from npm, and the program that keeps it.
 	"image/pin":        {},

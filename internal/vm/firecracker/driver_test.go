@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // TestLife does everything that a driver does with machines once, with the
@@ -285,19 +286,17 @@ func TestSnapshotFailures(t *testing.T) {
 		if err := os.CopyFS(moved, os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}
-		name := filepath.Join(moved, manifestName)
+		name := filepath.Join(moved, vmm.ManifestName)
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var s manifest
+		var s vmm.Manifest
 		if err := json.Unmarshal(b, &s); err != nil {
 			t.Fatal(err)
 		}
 		s.Fingerprint = "firecracker-1.12.1-Another_CPU-linux-6.1.0-layout1"
-		s.Sum, _ = s.sum()
-		b, _ = json.Marshal(s)
-		if err := os.WriteFile(name, b, 0o600); err != nil {
+		if err := s.Write(ctx, moved); err != nil {
 			t.Fatal(err)
 		}
 		if err := restore(d, moved); !errors.Is(err, vm.ErrSnapshot) || !strings.Contains(err.Error(), "Another_CPU") {
@@ -315,7 +314,7 @@ func TestSnapshotFailures(t *testing.T) {
 		if err := m.Snapshot(ctx, dir); err == nil || !strings.Contains(err.Error(), "disk full") {
 			t.Error(err)
 		}
-		if _, err := os.Stat(filepath.Join(dir, manifestName)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, vmm.ManifestName)); !errors.Is(err, fs.ErrNotExist) {
 			t.Error("a failed snapshot looks whole")
 		}
 		all := bad.requests(t)

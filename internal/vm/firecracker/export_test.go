@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // Boot starts a machine without asking whether KVM works.
@@ -34,18 +35,16 @@ func Rewrite(t *testing.T, dir, name string, data []byte) {
 	if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+	b, err := os.ReadFile(filepath.Join(dir, vmm.ManifestName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var s manifest
+	var s vmm.Manifest
 	if err := json.Unmarshal(b, &s); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, manifestName)); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.write(t.Context(), dir); err != nil {
+	delete(s.Files, name)
+	if err := s.Write(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 }

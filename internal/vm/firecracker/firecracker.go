@@ -82,6 +82,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // Config says how a [Driver] works. The zero value is usable.
@@ -320,17 +321,7 @@ const layoutVersion = "1"
 // fingerprint names what a snapshot is bound to: the state's format belongs to
 // Firecracker, what is in it to the processor and to the host's KVM.
 func fingerprint(v version) string {
-	return strings.Join([]string{"firecracker-" + v.String(), cpuModel(), "linux-" + hostKernel(), "layout" + layoutVersion}, "-")
-}
-
-func cpuModel() string {
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	for l := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.Join(strings.Fields(v), "_")
-		}
-	}
-	return "unknown"
+	return strings.Join([]string{"firecracker-" + v.String(), vmm.CPUModel(), "linux-" + hostKernel(), "layout" + layoutVersion}, "-")
 }
 
 func hostKernel() string {
@@ -338,39 +329,20 @@ func hostKernel() string {
 	return strings.TrimSpace(string(b))
 }
 
+// maxCPUs is how many processors Firecracker gives a machine.
+const maxCPUs = 32
+
 // ready checks spec and completes it.
 func (d *Driver) ready(ctx context.Context, spec *vm.Spec) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
+	if spec.CPUs > maxCPUs {
+		return fmt.Errorf("machine %s: %d CPUs: Firecracker gives a machine %d at most", spec.ID, spec.CPUs, maxCPUs)
 	}
-	if err := spec.Check(); err != nil {
-		return err
-	}
-	if spec.CPUs > 32 {
-		return fmt.Errorf("machine %s: %d CPUs: Firecracker gives a machine 32 at most", spec.ID, spec.CPUs)
-	}
-	if spec.MAC == "" {
-		spec.MAC = vm.DefaultMAC
-	}
-	var err error
-	if spec.Dir, err = filepath.Abs(spec.Dir); err != nil {
-		return err
-	}
-	if fi, err := os.Stat(spec.Dir); err != nil {
-		return fmt.Errorf("machine %s: its directory: %w", spec.ID, err)
-	} else if !fi.IsDir() {
-		return fmt.Errorf("machine %s: %s is not a directory", spec.ID, spec.Dir)
-	}
-	for i := range spec.Disks {
-		disk := &spec.Disks[i]
+	for _, disk := range spec.Disks {
 		if disk.Format == "qcow2" {
 			return fmt.Errorf("machine %s: disk %s: Firecracker takes raw images only, not qcow2", spec.ID, disk.ID)
 		}
-		if _, err := os.Stat(disk.Path); err != nil {
-			return fmt.Errorf("machine %s: disk %s: %w", spec.ID, disk.ID, err)
-		}
 	}
-	return nil
+	return vmm.Ready(ctx, spec)
 }
 
 // Start implements [vm.Driver].

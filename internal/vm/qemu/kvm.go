@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // Verdict says how machines run on this host, and why.
@@ -107,7 +108,7 @@ func (d *Driver) verdictKey(ctx context.Context, kernel string) (string, error) 
 	h := sha256.New()
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	release, _ := os.ReadFile("/proc/version")
-	fmt.Fprintf(h, "%s\n%s\n%s\n%s\n%s %d %d\n", boot, release, cpuModel(), version, abs, fi.Size(), fi.ModTime().UnixNano())
+	fmt.Fprintf(h, "%s\n%s\n%s\n%s\n%s %d %d\n", boot, release, vmm.CPUModel(), version, abs, fi.Size(), fi.ModTime().UnixNano())
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 

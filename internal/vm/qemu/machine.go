@@ -24,7 +24,6 @@ import (
 const (
 	agentName   = "agent.sock"
 	consoleName = "console.log"
-	memoryName  = "memory"
 )
 
 // machine is one QEMU process. It implements [vm.Machine], [vm.Snapshotter],

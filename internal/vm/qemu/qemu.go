@@ -56,6 +56,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // Config says how a [Driver] works. The zero value is usable.
@@ -228,19 +229,9 @@ const layoutVersion = "2"
 func (d *Driver) fingerprint(version string, a accel) string {
 	s := "qemu-" + version + "-" + string(a) + "-layout" + layoutVersion
 	if a == kvm {
-		s += "-" + cpuModel() // the guest has seen the host's own processor
+		s += "-" + vmm.CPUModel() // the guest has seen the host's own processor
 	}
 	return s
-}
-
-func cpuModel() string {
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	for l := range strings.Lines(string(b)) {
-		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == "model name" {
-			return strings.Join(strings.Fields(v), "_")
-		}
-	}
-	return "unknown"
 }
 
 // timeStampKHz measures once.
@@ -294,28 +285,8 @@ func (d *Driver) boot(ctx context.Context, spec vm.Spec, a accel) (*machine, err
 
 // ready checks spec and completes it.
 func (d *Driver) ready(ctx context.Context, spec *vm.Spec) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	if err := spec.Check(); err != nil {
+	if err := vmm.Ready(ctx, spec); err != nil {
 		return err
-	}
-	if spec.MAC == "" {
-		spec.MAC = vm.DefaultMAC
-	}
-	var err error
-	if spec.Dir, err = filepath.Abs(spec.Dir); err != nil {
-		return err
-	}
-	if fi, err := os.Stat(spec.Dir); err != nil {
-		return fmt.Errorf("machine %s: its directory: %w", spec.ID, err)
-	} else if !fi.IsDir() {
-		return fmt.Errorf("machine %s: %s is not a directory", spec.ID, spec.Dir)
-	}
-	for _, disk := range spec.Disks {
-		if _, err := os.Stat(disk.Path); err != nil {
-			return fmt.Errorf("machine %s: disk %s: %w", spec.ID, disk.ID, err)
-		}
 	}
 	return d.Probe(ctx)
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,42 +12,11 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
-const (
-	manifestName = "snapshot.json"
-	stateName    = "state"
-)
-
-// manifest describes a snapshot. It is written last, so that a directory with
-// one is whole.
-type manifest struct {
-	Version     int                   `json:"version"`
-	Driver      string                `json:"driver"`
-	Fingerprint string                `json:"fingerprint"`
-	Accel       accel                 `json:"accel"`
-	Created     time.Time             `json:"created"`
-	CPUs        int                   `json:"cpus"`
-	MemoryMiB   int                   `json:"memory_mib"`
-	Shared      bool                  `json:"shared"` // memory is a file of its own, not part of the state
-	Net         bool                  `json:"net"`
-	MAC         string                `json:"mac,omitempty"`
-	Disks       []disk                `json:"disks,omitempty"`
-	Files       map[string]vm.FileSum `json:"files"`
-}
-
-// disk is one disk of a snapshot. File is its copy in the snapshot's directory,
-// for a writable one, and Below the images under it; Path is where a read-only
-// one was.
-type disk struct {
-	ID     string  `json:"id"`
-	Format string  `json:"format"`
-	File   string  `json:"file,omitempty"`
-	Below  []image `json:"below,omitempty"`
-	Path   string  `json:"path,omitempty"`
-}
-
-const manifestVersion = 3
+// manifestVersion is the format of snapshots: what QEMU is told with one.
+const manifestVersion = 4
 
 // Snapshot implements [vm.Snapshotter].
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
@@ -64,24 +31,18 @@ func (m *machine) Snapshot(ctx context.Context, dir string) error {
 }
 
 func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
-	dir, err = filepath.Abs(dir)
-	if err != nil {
+	if dir, err = vmm.EmptyDir(dir); err != nil {
 		return err
-	}
-	if e, err := os.ReadDir(dir); err != nil {
-		return err
-	} else if len(e) > 0 {
-		return fmt.Errorf("%s is not empty", dir)
 	}
 	_, version, err := m.driver.find(ctx)
 	if err != nil {
 		return err
 	}
-	out := manifest{
-		Version: manifestVersion, Driver: m.driver.Name(), Accel: m.layout.Accel,
+	out := vmm.Manifest{
+		Version: manifestVersion, Driver: m.driver.Name(), Accel: string(m.layout.Accel),
 		Fingerprint: m.driver.fingerprint(version, m.layout.Accel), Created: time.Now().UTC(),
-		CPUs: m.layout.CPUs, MemoryMiB: m.layout.MemoryMiB, Shared: m.layout.Shared,
-		Net: m.layout.HasNet, MAC: m.layout.MAC, Files: map[string]vm.FileSum{},
+		CPUs: m.layout.CPUs, MemoryMiB: m.layout.MemoryMiB, Memory: m.layout.Shared,
+		Net: m.layout.HasNet, MAC: m.layout.MAC,
 	}
 	if m.layout.Shared {
 		if _, err := m.qmp.call(ctx, command{Execute: "stop"}); err != nil {
@@ -100,26 +61,29 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 			}
 		}()
 	}
-	if err := m.save(ctx, filepath.Join(dir, stateName)); err != nil {
+	if err := m.save(ctx, filepath.Join(dir, vmm.StateName)); err != nil {
 		return err
 	}
 	// The guest stands still from here on, until the deferred cont.
 	if m.layout.Shared {
 		m.end() // nothing may write to its memory or its disks any more
 		<-m.done
-		f, err := vm.CopySum(ctx, filepath.Join(dir, memoryName), m.memory)
+		f, err := vm.CopySum(ctx, filepath.Join(dir, vmm.MemoryName), m.memory)
 		if err != nil {
 			return fmt.Errorf("write the memory down: %w", err)
 		}
-		out.Files[memoryName] = f
+		out.Files = map[string]vm.FileSum{vmm.MemoryName: f}
 	}
 	for _, d := range m.layout.Drives {
 		top := d.Images[0]
-		sd := disk{ID: d.ID, Format: top.Format}
+		sd := vmm.Disk{ID: d.ID, Format: top.Format}
 		if d.ReadOnly {
 			sd.Path = top.Path
 		} else {
-			sd.File, sd.Below = "disk-"+d.ID+"."+sd.Format, d.Images[1:]
+			sd.File = "disk-" + d.ID + "." + sd.Format
+			for _, i := range d.Images[1:] {
+				sd.Below = append(sd.Below, vmm.Image{Path: i.Path, Format: i.Format})
+			}
 			if err := vm.CopySparse(ctx, filepath.Join(dir, sd.File), top.Path); err != nil {
 				return fmt.Errorf("copy disk %s: %w", d.ID, err)
 			}
@@ -131,7 +95,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 			return err
 		}
 	}
-	return out.write(ctx, dir)
+	return out.Write(ctx, dir)
 }
 
 // proceed sets the guest going after its state has been written. QEMU says
@@ -149,28 +113,6 @@ func (m *machine) proceed(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// write adds the sizes and sums of the files in dir that it has not, and writes the
-// manifest.
-func (s *manifest) write(ctx context.Context, dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if _, ok := s.Files[e.Name()]; ok {
-			continue
-		}
-		if s.Files[e.Name()], err = vm.SumFile(ctx, filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	b, err := json.MarshalIndent(s, "", " ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, manifestName), append(b, '\n'), 0o600)
 }
 
 // bandwidth is the limit for a migration, in bytes per second: none.
@@ -264,86 +206,15 @@ func (m *machine) migrated(ctx context.Context) error {
 }
 
 // readManifest reads and checks what can be checked without reading memory.
-func (d *Driver) readManifest(ctx context.Context, dir string) (*manifest, error) {
-	bad := func(format string, a ...any) (*manifest, error) {
-		return nil, fmt.Errorf("%w: %s: %w", vm.ErrSnapshot, dir, fmt.Errorf(format, a...))
+func (d *Driver) readManifest(ctx context.Context, dir string) (*vmm.Manifest, error) {
+	m, err := vmm.Format{Driver: d.Name(), Version: manifestVersion, MaxCPUs: 255, Fingerprint: func(m *vmm.Manifest) (string, error) {
+		_, version, err := d.find(ctx)
+		return d.fingerprint(version, accel(m.Accel)), err
+	}}.Read(dir)
+	if err == nil && m.Accel != string(kvm) && m.Accel != string(tcg) {
+		return nil, vmm.Unusable(dir, "unknown accelerator %q", m.Accel)
 	}
-	f, err := os.Open(filepath.Join(dir, manifestName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return bad("it has no %s, so its making was not finished", manifestName)
-	} else if err != nil {
-		return bad("%w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return bad("%w", err)
-	}
-	var s manifest
-	if err := json.Unmarshal(b, &s); err != nil {
-		return bad("%s: %w", manifestName, err)
-	}
-	_, version, err := d.find(ctx)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case s.Driver != d.Name():
-		return bad("it was made by driver %q, not %q", s.Driver, d.Name())
-	case s.Version != manifestVersion:
-		return bad("its format is version %d, not %d", s.Version, manifestVersion)
-	case s.Accel != kvm && s.Accel != tcg:
-		return bad("unknown accelerator %q", s.Accel)
-	case s.Fingerprint != d.fingerprint(version, s.Accel):
-		return bad("it was made with %s, this is %s", s.Fingerprint, d.fingerprint(version, s.Accel))
-	case s.CPUs < 1 || s.CPUs > 255 || s.MemoryMiB < 64:
-		return bad("%d CPUs and %d MiB of memory make no machine", s.CPUs, s.MemoryMiB)
-	}
-	want := []string{stateName}
-	if s.Shared {
-		want = append(want, memoryName)
-		if n := s.Files[memoryName].Size; n != int64(s.MemoryMiB)<<20 {
-			return bad("its memory is %d bytes, not %d MiB", n, s.MemoryMiB)
-		}
-	}
-	for _, k := range s.Disks {
-		if k.File != "" {
-			want = append(want, k.File)
-		}
-	}
-	for _, name := range want {
-		f, ok := s.Files[name]
-		if !ok || name != filepath.Base(name) {
-			return bad("file %q is not accounted for", name)
-		}
-		fi, err := os.Stat(filepath.Join(dir, name))
-		if err != nil {
-			return bad("%w", err)
-		}
-		if fi.Size() != f.Size {
-			return bad("%s is %d bytes, not %d", name, fi.Size(), f.Size)
-		}
-	}
-	return &s, nil
-}
-
-// check compares the sums of some files, or all if none are named.
-func (s *manifest) check(ctx context.Context, dir string, names ...string) error {
-	if len(names) == 0 {
-		for n := range s.Files {
-			names = append(names, n)
-		}
-	}
-	for _, n := range names {
-		f, err := vm.SumFile(ctx, filepath.Join(dir, n))
-		if err != nil {
-			return fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
-		}
-		if f != s.Files[n] {
-			return fmt.Errorf("%w: %s: %s is damaged: size or checksum differ", vm.ErrSnapshot, dir, n)
-		}
-	}
-	return nil
+	return m, err
 }
 
 // Verify implements [vm.Verifier].
@@ -352,7 +223,7 @@ func (d *Driver) Verify(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return s.check(ctx, dir)
+	return s.Check(ctx, dir)
 }
 
 // Restore implements [vm.Restorer].
@@ -365,30 +236,17 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 	if err != nil {
 		return nil, err
 	}
-	if err := s.check(ctx, dir, stateName); err != nil {
+	if err := s.Check(ctx, dir, vmm.StateName); err != nil {
 		return nil, err
 	}
-	if spec.CPUs != 0 && spec.CPUs != s.CPUs || spec.MemoryMiB != 0 && spec.MemoryMiB != s.MemoryMiB {
-		return nil, fmt.Errorf("machine %s: %d CPUs and %d MiB were asked for, the snapshot has %d and %d", spec.ID, spec.CPUs, spec.MemoryMiB, s.CPUs, s.MemoryMiB)
+	given, err := s.Fit(&spec)
+	if err != nil {
+		return nil, err
 	}
-	if s.Net != (spec.Net != "") {
-		return nil, fmt.Errorf("machine %s: network device asked for: %t, in the snapshot: %t", spec.ID, spec.Net != "", s.Net)
-	}
-	// The guest knows its hardware address from the snapshot.
-	if spec.MAC != "" && s.Net && spec.MAC != s.MAC {
-		return nil, fmt.Errorf("machine %s: the snapshot's hardware address is %s, not %s", spec.ID, s.MAC, spec.MAC)
-	}
-	spec.MAC, spec.CPUs, spec.MemoryMiB, spec.Template = s.MAC, s.CPUs, s.MemoryMiB, false
-	spec.Kernel, spec.Initrd = "none", ""
-	given := map[string]vm.Disk{}
-	for _, g := range spec.Disks {
-		given[g.ID] = g
-	}
-	spec.Disks = nil
 	if err := d.ready(ctx, &spec); err != nil {
 		return nil, err
 	}
-	l := layout{ID: spec.ID, Accel: s.Accel, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Memory: s.Shared, MAC: spec.MAC}
+	l := layout{ID: spec.ID, Accel: accel(s.Accel), CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Memory: s.Memory, MAC: spec.MAC}
 	for _, k := range s.Disks {
 		v := vm.Disk{ID: k.ID, Format: k.Format, Path: k.Path, ReadOnly: true}
 		if g, ok := given[k.ID]; ok && k.File == "" {
@@ -401,7 +259,10 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 			if err := createOverlay(v.Path, first.Path, first.Format); err != nil {
 				return nil, fmt.Errorf("machine %s: disk %s: %w", spec.ID, k.ID, err)
 			}
-			images = append([]image{{Path: v.Path, Format: v.Format}, first}, k.Below...)
+			images = []image{{Path: v.Path, Format: v.Format}, first}
+			for _, i := range k.Below {
+				images = append(images, image{Path: i.Path, Format: i.Format})
+			}
 		} else if images, err = chain(v.Path, v.Format); err != nil {
 			return nil, fmt.Errorf("%w: disk %s: %w", vm.ErrSnapshot, k.ID, err)
 		}
@@ -417,10 +278,10 @@ func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Mach
 		return nil, err
 	}
 	start := launch{open: map[string]string{}, openings: jail.OpenWriting}
-	if s.Shared {
-		start.open[memoryPath] = filepath.Join(dir, memoryName)
+	if s.Memory {
+		start.open[memoryPath] = filepath.Join(dir, vmm.MemoryName)
 	}
-	if start.incoming, err = os.Open(filepath.Join(dir, stateName)); err != nil {
+	if start.incoming, err = os.Open(filepath.Join(dir, vmm.StateName)); err != nil {
 		return nil, fmt.Errorf("%w: %w", vm.ErrSnapshot, err)
 	}
 	m, err := d.launch(ctx, spec, l, start)
