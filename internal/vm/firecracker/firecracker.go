@@ -57,7 +57,8 @@
 // # KVM or not
 //
 // As with QEMU: that /dev/kvm opens says little. The verdict is a probe's, which
-// boots a kernel until it looks for a root and finds none (kvm.go).
+// boots a kernel until it looks for a root and finds none (kvm.go, and package vmm, which keeps
+// verdicts).
 //
 // # What is not here
 //
@@ -122,12 +123,11 @@ const FetchedVersion = "1.12.1"
 type Driver struct {
 	cfg Config
 	log *slog.Logger
+	kvm *vmm.KVM
 
-	mu       sync.Mutex
-	binary   string // absolute, once found
-	version  version
-	verdicts map[string]Verdict
-	probing  sync.Mutex
+	mu      sync.Mutex
+	binary  string // absolute, once found
+	version version
 
 	// For tests: programs that a stand-in needs to see, and a file that it writes.
 	also []string
@@ -146,10 +146,11 @@ func New(cfg Config) *Driver {
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = 15 * time.Second
 	}
-	d := &Driver{cfg: cfg, log: cfg.Log, verdicts: map[string]Verdict{}}
+	d := &Driver{cfg: cfg, log: cfg.Log}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.kvm = vmm.NewKVM(cfg.CacheDir, "firecracker-kvm-", d.log)
 	return d
 }
 

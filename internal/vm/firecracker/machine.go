@@ -19,6 +19,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // Names in a machine's directory.
@@ -240,7 +241,7 @@ func (m *machine) files(open map[string]string) (files map[string]*os.File, size
 			return files, 0, fmt.Errorf("disk %s: %w", d.ID, err)
 		}
 	}
-	if err := add(kvmDevice, kvmDevice, os.O_RDWR); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := add(vmm.KVMDevice, vmm.KVMDevice, os.O_RDWR); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return files, 0, err
 	}
 	return files, size + size/8 + 1<<30, nil

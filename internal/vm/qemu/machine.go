@@ -18,6 +18,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // Names in a machine's directory.
@@ -171,11 +172,11 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 	}
 	limits.FileSize += limits.FileSize/8 + 1<<30 // what describes the contents
 	if l.Accel == kvm {
-		start.open[kvmDevice] = d.device
+		start.open[vmm.KVMDevice] = d.device
 	}
 	for name, path := range start.open {
 		mode := os.O_RDONLY
-		if name == kvmDevice {
+		if name == vmm.KVMDevice {
 			mode = os.O_RDWR
 		}
 		if open[name], err = os.OpenFile(path, mode, 0); err != nil {

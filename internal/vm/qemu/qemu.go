@@ -8,8 +8,7 @@
 // That /dev/kvm exists says little: there are hosts where it opens, creates
 // machines, and no guest ever gets going. So the verdict is that of a probe,
 // which boots a kernel with a tiny program in it and waits until that has
-// spoken (kvm.go). It is kept on disk by host, kernel and QEMU version, since
-// the failing kind of probe takes seconds.
+// spoken (kvm.go, and package vmm, which keeps verdicts).
 //
 // # Processes and files
 //
@@ -86,14 +85,14 @@ type Config struct {
 type Driver struct {
 	cfg    Config
 	log    *slog.Logger
-	device string // kvmDevice, but for tests
+	device string // vmm.KVMDevice, but for tests
+	kvm    *vmm.KVM
 
-	mu       sync.Mutex
-	binary   string // absolute, once found
-	version  string
-	needs    []string // files that it cannot do without, once looked for
-	tsc      int64
-	verdicts map[string]Verdict
+	mu      sync.Mutex
+	binary  string // absolute, once found
+	version string
+	needs   []string // files that it cannot do without, once looked for
+	tsc     int64
 }
 
 var (
@@ -111,10 +110,11 @@ func New(cfg Config) *Driver {
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = 10 * time.Second
 	}
-	d := &Driver{cfg: cfg, log: cfg.Log, device: kvmDevice, verdicts: map[string]Verdict{}}
+	d := &Driver{cfg: cfg, log: cfg.Log, device: vmm.KVMDevice}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.kvm = vmm.NewKVM(cfg.CacheDir, "kvm-", d.log)
 	return d
 }
 
