@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"strings"
@@ -11,6 +12,7 @@ const (
 	maxConsole = 1 << 20 // bytes kept of what a guest prints on its console
 	maxTail    = 4 << 10 // bytes of its end kept in memory, for errors
 	tailLines  = 12      // lines of that in an error
+	maxLine    = 300     // bytes of one of them
 )
 
 // Console takes what a guest, or its VMM, prints: the beginning goes to a file,
@@ -24,6 +26,8 @@ type Console struct {
 	mu    sync.Mutex
 	total int64
 	tail  []byte
+	line  []byte // the one being written, its beginning
+	fatal string // the first line that says that the guest cannot go on
 }
 
 func (c *Console) Write(p []byte) (int, error) {
@@ -47,6 +51,17 @@ func (c *Console) Write(p []byte) (int, error) {
 		}
 	}
 	c.total += int64(n)
+	for rest := p; c.fatal == "" && len(rest) > 0; {
+		part, after, whole := bytes.Cut(rest, []byte{'\n'})
+		c.line = append(c.line, part[:min(len(part), maxLine-len(c.line))]...)
+		if bytes.Contains(c.line, []byte("Kernel panic")) || bytes.Contains(c.line, []byte("FATAL")) {
+			c.fatal = LastLines(string(c.line), 1)
+		}
+		if whole {
+			c.line = c.line[:0]
+		}
+		rest = after
+	}
 	if len(p) > maxTail {
 		p = p[len(p)-maxTail:]
 	}
@@ -62,6 +77,14 @@ func (c *Console) Written() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.total
+}
+
+// Died returns the line in which the guest said that it could not go on, "" if it
+// did not.
+func (c *Console) Died() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fatal
 }
 
 // Contains reports whether s is among the last few kilobytes.
@@ -83,9 +106,9 @@ func (c *Console) Tail() string {
 	return LastLines(s, tailLines)
 }
 
-// LastLines returns the last n non-empty lines of s, each cut at 300 bytes and
-// without control characters: it is usually the guest who decides what is in
-// them.
+// LastLines returns the last n non-empty lines of s, each cut in its middle to 300
+// bytes and without control characters: it is usually the guest who decides what is
+// in them.
 func LastLines(s string, n int) string {
 	var out []string
 	for l := range strings.SplitSeq(s, "\n") {
@@ -98,8 +121,8 @@ func LastLines(s string, n int) string {
 			}
 			return r
 		}, l))
-		if len(l) > 300 {
-			l = l[:300] + "…"
+		if len(l) > maxLine { // what went wrong is at the end of a line, what is meant at its beginning
+			l = strings.ToValidUTF8(l[:maxLine/3], "") + " … " + strings.ToValidUTF8(l[len(l)-maxLine/3*2:], "")
 		}
 		if l != "" {
 			out = append(out, l)

@@ -35,8 +35,8 @@ type machine struct {
 	layout layout
 
 	cmd     *jail.Cmd
-	stderr  console
-	console console
+	stderr  vm.Console
+	console vm.Console
 	qmp     *qmp
 	conEnd  net.Conn
 	memory  *os.File // of a template, until Snapshot has copied it or Close
@@ -184,11 +184,11 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 			return fail("start", err)
 		}
 	}
-	if m.console.file, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
+	if m.console.File, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
 		drop()
 		return fail("start", err)
 	}
-	m.console.also = spec.Console
+	m.console.Also = spec.Console
 	m.layout, m.conEnd = l, conConn
 	m.qmp = newQMP(qmpConn, m.event)
 
@@ -202,7 +202,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 	}
 	if err != nil {
 		drop()
-		m.console.file.Close()
+		m.console.File.Close()
 		return fail("start", err)
 	}
 	m.cmd = &jail.Cmd{
@@ -217,7 +217,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 	release() // as long as we had them, too, no end of a socket would tell the end of QEMU
 	if err != nil {
 		drop()
-		m.console.file.Close()
+		m.console.File.Close()
 		if errors.Is(err, os.ErrNotExist) {
 			err = fmt.Errorf("%w: run `sudo apt-get install qemu-system-x86`", err)
 		}
@@ -286,7 +286,7 @@ func (m *machine) run(started chan<- error) {
 	err := m.cmd.Wait()
 	readers.Wait() // both ended with QEMU's ends of their sockets
 	m.conEnd.Close()
-	m.console.file.Close()
+	m.console.File.Close()
 
 	m.mu.Lock()
 	conn := m.conn
@@ -295,8 +295,8 @@ func (m *machine) run(started chan<- error) {
 	case m.fault != nil:
 		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: m.fault, Tail: m.tail()}
 	case err == nil && m.over == "guest-shutdown":
-	case err == nil && m.over == "guest-reset" && m.console.died() != "":
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("the guest could not go on: %s", m.console.died()), Tail: m.tail()}
+	case err == nil && m.over == "guest-reset" && m.console.Died() != "":
+		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("the guest could not go on: %s", m.console.Died()), Tail: m.tail()}
 	case err == nil && m.over == "guest-reset": // which is how the agent powers off on every driver
 	case err == nil:
 		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended without being asked (%s)", orUnknown(m.over)), Tail: m.tail()}
@@ -376,7 +376,7 @@ func (m *machine) event(e event) {
 		if d.Action != "stop" {
 			return
 		}
-		err := fmt.Errorf("a disk of the machine (%s) cannot be written: %s", strings.TrimSuffix(lastLines(d.Node, 1), "-disk"), lastLines(d.Reason, 1))
+		err := fmt.Errorf("a disk of the machine (%s) cannot be written: %s", strings.TrimSuffix(vm.LastLines(d.Node, 1), "-disk"), vm.LastLines(d.Reason, 1))
 		if d.NoSpace {
 			err = fmt.Errorf("the host's disk is full: %w", syscall.ENOSPC)
 		}
@@ -399,8 +399,8 @@ func (m *machine) event(e event) {
 }
 
 func (m *machine) tail() string {
-	s := m.stderr.lines()
-	if c := m.console.lines(); c != "" {
+	s := m.stderr.Tail()
+	if c := m.console.Tail(); c != "" {
 		if s != "" {
 			s += "\n"
 		}

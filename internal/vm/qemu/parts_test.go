@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bytes"
 	"encoding/json"
 	"log/slog"
 	"os"
@@ -74,41 +73,6 @@ func TestOverlay(t *testing.T) {
 	}
 	if err := createOverlay(filepath.Join(t.TempDir(), "x"), "/dev/null/no", "raw"); err == nil {
 		t.Error("overlay of nothing succeeds")
-	}
-}
-
-func TestConsole(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "console")
-	f, err := os.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var also bytes.Buffer
-	c := &console{file: f, also: &also}
-	line := []byte(strings.Repeat("x", 99) + "\n")
-	for range 3 * maxConsole / len(line) {
-		c.Write(line)
-	}
-	c.Write([]byte("\x1b[31mthe \x00end\x9b\r\n"))
-	fi, err := f.Stat()
-	if err != nil || fi.Size() > maxConsole+200 || also.Len() > maxConsole {
-		t.Errorf("%d and %d bytes are kept, %v", fi.Size(), also.Len(), err)
-	}
-	if got := c.lines(); !strings.HasSuffix(got, "\n[31mthe end") || strings.Count(got, "\n") >= tailLines {
-		t.Errorf("last lines: %q", got)
-	}
-	if cap(c.tail) > 64<<10 {
-		t.Errorf("%d bytes of the end are kept", cap(c.tail))
-	}
-	if s := c.died(); s != "" {
-		t.Errorf("it did not die: %s", s)
-	}
-	c.Write([]byte("... Kernel pa"))
-	c.Write([]byte("nic - not syncing"))
-	c.Write([]byte(", really\nand more\n"))
-	if s := c.died(); s != "... Kernel panic - not syncing" {
-		t.Errorf("a panic in two pieces: %q", s)
 	}
 }
 

@@ -157,11 +157,11 @@ func (d *Driver) find(ctx context.Context) (binary, version string, err error) {
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return "", "", fmt.Errorf("%s --version: %w: %s", path, err, lastLines(string(out), 3))
+		return "", "", fmt.Errorf("%s --version: %w: %s", path, err, vm.LastLines(string(out), 3))
 	}
 	m := versionLine.FindStringSubmatch(string(out))
 	if m == nil {
-		return "", "", fmt.Errorf("%s --version: no version in %q", path, lastLines(string(out), 1))
+		return "", "", fmt.Errorf("%s --version: no version in %q", path, vm.LastLines(string(out), 1))
 	}
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])
