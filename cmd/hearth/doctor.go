@@ -152,6 +152,8 @@ func (a *app) examine(ctx context.Context) *examination {
 		switch {
 		case want != "" && want != drivers.Auto:
 			why = "HEARTH_DRIVER says so"
+		case d.Name() == "firecracker" && kernel == "":
+			why = "a small program runs under KVM; without an image nothing is known of its kernel, and if that does not, machines run on QEMU"
 		case d.Name() == "qemu" && e.KVM != nil && !*e.KVM:
 			why = "it works without KVM, by emulating the processor; Firecracker does not"
 		}
