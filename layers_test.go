@@ -50,7 +50,7 @@ var layers = map[string]layer{
 	"vm/jail":   {others: []string{"golang.org/x/sys"}},
 	"vm/vmtest": {ours: []string{"vm", "vm/jail", "guest"}},
 	"vm/qemu":   {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
-	"vm/vmm":    {ours: []string{"vm"}},
+	"vm/vmm":    {ours: []string{"vm", "vm/jail"}},
 	// Firecracker in one of our own QEMU machines, for its tests only.
 	"vm/firecracker/nested": {ours: []string{"guest", "image", "vm", "vm/qemu"}},
 	"image/imagetest":       {ours: []string{"image"}},

@@ -232,10 +232,10 @@ func closing(t *testing.T, m *machine) {
 		if err := m.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		if left := processes(m.spec.ID); len(left) > 0 {
+		if left := processes(m.Spec.ID); len(left) > 0 {
 			t.Errorf("left: %q", left)
 		}
-		if _, err := os.Stat(m.spec.Dir); err == nil {
+		if _, err := os.Stat(m.Spec.Dir); err == nil {
 			t.Error("its directory is left")
 		}
 	})

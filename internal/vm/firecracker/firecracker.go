@@ -389,7 +389,7 @@ func (m *machine) configure(ctx context.Context) error {
 		path string
 		body any
 	}
-	s := &m.spec
+	s := &m.Spec
 	boot := apiBootSource{KernelImagePath: kernelPath, BootArgs: bootArgs(s.Cmdline, s.Disks)}
 	if s.Initrd != "" {
 		boot.InitrdPath = initrdPath

@@ -54,32 +54,16 @@ const inside = "/machine"
 // machine is one Firecracker process. It implements [vm.Machine],
 // [vm.Snapshotter], [vm.Pauser], [vm.Process] and [vm.Tailer].
 type machine struct {
+	*vmm.Life
 	driver  *Driver
-	spec    vm.Spec
 	version version // as the process itself says
 
-	cmd     *jail.Cmd
 	box     string // Firecracker's own directory
 	uid     int    // whose it is, or 0
 	vmm     int    // its process, which is not the jail's where there is the jailer
 	api     *client
-	console vm.Console // the guest's, on Firecracker's standard output
-	log     vm.Console // Firecracker's
 	logPipe *os.File
 	network net.Conn // to Spec.Net, or nil
-
-	// operation is held by whoever stops, continues or snapshots the machine.
-	operation chan struct{}
-	stopped   bool // by Pause; guarded by operation
-
-	done    chan struct{} // closed when Firecracker has been reaped
-	exitErr error         // valid then
-
-	mu      sync.Mutex
-	closing bool     // the end is wanted
-	conn    net.Conn // the one stream that is open
-	closed  bool     // Dir is removed
-	final   error    // what Close returned then
 }
 
 var (
@@ -97,9 +81,9 @@ const dying = 500 * time.Millisecond
 // make a running machine of it; open are the files it opens on the way. When it
 // fails, nothing is left running.
 func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[string]string, prepare func(*machine, context.Context) error) (_ *machine, err error) {
-	m := &machine{driver: d, spec: spec, operation: make(chan struct{}, 1), done: make(chan struct{})}
+	m := &machine{Life: vmm.NewLife(spec), driver: d}
 	fail := func(err error) (*machine, error) {
-		return nil, &vm.Error{Machine: spec.ID, Op: op, Err: err, Tail: m.tail()}
+		return nil, m.Error(op, err)
 	}
 	binary, _, err := d.find(ctx)
 	if err != nil {
@@ -119,12 +103,12 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[s
 		if m.logPipe != nil {
 			m.logPipe.Close()
 		}
-		if m.console.File != nil {
-			m.console.File.Close()
+		if m.Console.File != nil {
+			m.Console.File.Close()
 		}
 	}
-	m.console.Also = spec.Console
-	if m.console.File, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err == nil {
+	m.Console.Also = spec.Console
+	if m.Console.File, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err == nil {
 		if m.logPipe, err = makeFIFO(filepath.Join(spec.Dir, logName)); err == nil {
 			err = vm.WriteRecord(spec.Dir, d.Name(), spec, 0)
 		}
@@ -152,7 +136,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[s
 	}
 	defer func() {
 		// It has opened what it needs, or is over.
-		m.cmd.Offer(nil)
+		m.Cmd.Offer(nil)
 		closeAll(files)
 	}()
 	defer func() {
@@ -163,37 +147,37 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[s
 		// connection broke.
 		if f := (*Fault)(nil); !errors.As(err, &f) && ctx.Err() == nil {
 			select {
-			case <-m.done:
+			case <-m.Done():
 			case <-ctx.Done():
 			case <-time.After(dying):
 			}
 		}
-		m.end()
-		<-m.done
+		m.End()
+		<-m.Done()
 		// The tail is complete only now.
 		e := &vm.Error{Machine: spec.ID, Op: op, Err: err}
-		if x := (*vm.Error)(nil); ctx.Err() == nil && errors.As(m.exitErr, &x) {
+		if x := (*vm.Error)(nil); ctx.Err() == nil && errors.As(m.Wait(), &x) {
 			e.Err = x.Err
 			if errors.Is(err, vm.ErrSnapshot) {
 				e.Err = fmt.Errorf("%w: %w", vm.ErrSnapshot, x.Err)
 			}
 		}
-		e.Tail = m.tail()
+		e.Tail = m.Tail()
 		err = e
 	}()
-	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Pid()); err != nil {
+	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.Cmd.Pid()); err != nil {
 		return nil, err
 	}
 	// An answer that is being waited for does not come if the process dies: its
 	// end closes the connection.
-	if m.version, err = m.api.ready(ctx, m.done); err != nil {
+	if m.version, err = m.api.ready(ctx, m.Done()); err != nil {
 		return nil, err
 	}
 	if m.version.before(1, 12) {
 		return nil, fmt.Errorf("it says that it is Firecracker %s: at least 1.12 is needed", m.version)
 	}
-	m.vmm = m.cmd.Pid()
-	if m.cmd.Builds {
+	m.vmm = m.Cmd.Pid()
+	if m.Cmd.Builds {
 		if m.vmm, err = listener(ctx, filepath.Join(m.box, apiName)); err == nil {
 			err = vm.WriteRecord(spec.Dir, d.Name(), spec, m.vmm)
 		}
@@ -218,7 +202,7 @@ func (m *machine) files(open map[string]string) (files map[string]*os.File, size
 		}
 		return err
 	}
-	size = int64(m.spec.MemoryMiB) << 20
+	size = int64(m.Spec.MemoryMiB) << 20
 	for name, path := range open {
 		if err := add(name, path, os.O_RDONLY); err != nil {
 			return files, 0, err
@@ -229,7 +213,7 @@ func (m *machine) files(open map[string]string) (files map[string]*os.File, size
 			return files, 0, err
 		}
 	}
-	for _, d := range m.spec.Disks {
+	for _, d := range m.Spec.Disks {
 		mode := os.O_RDWR
 		if fi, err := os.Stat(d.Path); err == nil && !d.ReadOnly {
 			size = max(size, fi.Size())
@@ -259,23 +243,23 @@ func closeAll(files map[string]*os.File) {
 // wallIn prepares the jail: the jailer's where there is one that can be used, and
 // otherwise our own.
 func (m *machine) wallIn(ctx context.Context, binary string, files map[string]*os.File, size int64) error {
-	id := "hearth-" + strings.ReplaceAll(m.spec.ID, "_", "-")
+	id := "hearth-" + strings.ReplaceAll(m.Spec.ID, "_", "-")
 	api := []string{"--api-sock", apiName,
 		// From its first line on, so that its standard output is the guest's alone.
 		"--log-path", logPath, "--level", "Warning"}
 	c := &jail.Cmd{
-		Policy: m.driver.cfg.Jail, Name: m.spec.ID, Dir: m.spec.Dir,
+		Policy: m.driver.cfg.Jail, Name: m.Spec.ID, Dir: m.Spec.Dir,
 		Open: files, Openings: jail.OpenAll, KeepNet: m.network != nil,
-		Limits: jail.Limits{MemoryMiB: m.spec.MemoryMiB, CPUs: m.spec.CPUs, FileSize: size},
-		Stdout: &m.console, Stderr: &m.log,
+		Limits: jail.Limits{MemoryMiB: m.Spec.MemoryMiB, CPUs: m.Spec.CPUs, FileSize: size},
+		Stdout: &m.Console, Stderr: &m.Log,
 	}
-	m.cmd = c
+	m.Cmd = c
 	uid, err := c.Own()
 	if err != nil {
 		return err
 	}
 	m.uid = uid
-	m.box = filepath.Join(m.spec.Dir, boxName)
+	m.box = filepath.Join(m.Spec.Dir, boxName)
 	if jailer := m.driver.jailer(); jailer != "" {
 		c.Builds = true
 		// It would raise the limit of open files to its own default, which takes a
@@ -339,7 +323,7 @@ func (m *machine) run(started chan<- error) {
 		tap, err := enterNetwork()
 		if err == nil {
 			// What it attaches to its tap belongs to the namespace that it was opened in.
-			m.cmd.Open[tunDevice], err = os.OpenFile(tunDevice, os.O_RDWR|syscall.O_NONBLOCK, 0)
+			m.Cmd.Open[tunDevice], err = os.OpenFile(tunDevice, os.O_RDWR|syscall.O_NONBLOCK, 0)
 		}
 		if err != nil {
 			started <- err
@@ -349,7 +333,7 @@ func (m *machine) run(started chan<- error) {
 	} else {
 		defer runtime.UnlockOSThread()
 	}
-	if err := m.cmd.Start(); err != nil {
+	if err := m.Cmd.Start(); err != nil {
 		if plugged != nil {
 			plugged.unplug()
 		}
@@ -361,37 +345,26 @@ func (m *machine) run(started chan<- error) {
 		buf := make([]byte, 16<<10)
 		for {
 			n, err := m.logPipe.Read(buf)
-			m.log.Write(buf[:n])
+			m.Log.Write(buf[:n])
 			if err != nil {
 				return
 			}
 		}
 	})
 	started <- nil
-	err := m.cmd.Wait()
+	err := m.Cmd.Wait()
 	// We hold both ends of the pipe, so that it does not end by itself; what is in
 	// it is read at once.
 	m.logPipe.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	readers.Wait()
 	m.logPipe.Close()
-	m.console.File.Close()
+	m.Console.File.Close()
 	if plugged != nil {
 		plugged.unplug()
 	}
 	m.api.close()
 
-	m.mu.Lock()
-	conn := m.conn
-	if !m.closing {
-		if reason := m.ending(err); reason != nil {
-			m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: reason, Tail: m.tail()}
-		}
-	}
-	m.mu.Unlock()
-	close(m.done)
-	if conn != nil {
-		conn.Close()
-	}
+	m.Ended(m.ending(err))
 }
 
 // ending says what an unwanted end means; nil if the guest powered off. A guest
@@ -400,9 +373,9 @@ func (m *machine) run(started chan<- error) {
 func (m *machine) ending(err error) error {
 	var exit *exec.ExitError
 	switch {
-	case err == nil && m.console.Contains("Kernel panic"):
+	case err == nil && m.Console.Contains("Kernel panic"):
 		return errors.New("the guest's kernel panicked")
-	case err == nil && m.console.Contains("hearth-guest: FATAL: "):
+	case err == nil && m.Console.Contains("hearth-guest: FATAL: "):
 		return errors.New("the guest could not go on")
 	case err == nil:
 		return nil
@@ -426,135 +399,22 @@ var exitReasons = map[int]string{
 	157: "illegal instruction (SIGILL)",
 }
 
-func (m *machine) tail() string {
-	s := m.log.Tail()
-	if c := m.console.Tail(); c != "" {
-		if s != "" {
-			s += "\n"
-		}
-		s += c
-	}
-	return s
-}
-
-// end kills Firecracker. m.done tells when it is gone.
-func (m *machine) end() {
-	m.mu.Lock()
-	m.closing = true
-	m.mu.Unlock()
-	m.cmd.Kill()
-}
-
-func (m *machine) ID() string { return m.spec.ID }
-
 // Pid implements [vm.Process].
 func (m *machine) Pid() int {
 	select {
-	case <-m.done:
+	case <-m.Done():
 		return 0
 	default:
 		return m.vmm
 	}
 }
 
-// Tail implements [vm.Tailer].
-func (m *machine) Tail() string { return m.tail() }
-
-func (m *machine) Wait() error {
-	<-m.done
-	return m.exitErr
-}
-
-// gone says why nothing can be asked of the machine any more, or nil.
-func (m *machine) gone() error {
-	m.mu.Lock()
-	closing := m.closing
-	m.mu.Unlock()
-	if closing {
-		return vm.ErrClosed
-	}
-	select {
-	case <-m.done:
-		if m.exitErr != nil {
-			return m.exitErr
-		}
-		return vm.ErrClosed
-	default:
-		return nil
-	}
-}
-
 // Dial implements [vm.Machine]. It fails as long as the agent does not listen.
 func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
-	fail := func(err error) (net.Conn, error) {
-		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err}
-	}
-	if err := m.gone(); err != nil {
-		return fail(err)
-	}
-	m.mu.Lock()
-	old := m.conn
-	m.conn = nil
-	m.mu.Unlock()
-	if old != nil {
-		old.Close() // one stream at a time, with every driver
-	}
-	conn, err := dialVsock(ctx, filepath.Join(m.box, vsockName), agentPort)
-	if err != nil {
-		if g := m.gone(); g != nil {
-			err = g
-		}
-		e := &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err, Tail: m.tail()}
-		return nil, e
-	}
-	m.mu.Lock()
-	other := m.conn
-	m.conn = conn
-	m.mu.Unlock()
-	if other != nil {
-		other.Close()
-	}
-	if err := m.gone(); err != nil { // it ended while we connected, and may not have seen conn
-		conn.Close()
-		return fail(err)
-	}
-	return conn, nil
+	return m.Connect(ctx, func(ctx context.Context) (net.Conn, error) {
+		return dialVsock(ctx, filepath.Join(m.box, vsockName), agentPort)
+	})
 }
-
-func (m *machine) Close(ctx context.Context) error {
-	m.end()
-	select {
-	case <-m.done:
-	case <-ctx.Done():
-		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Pid(), context.Cause(ctx))}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.closed {
-		m.closed = true
-		if err := os.RemoveAll(m.spec.Dir); err != nil {
-			m.final = &vm.Error{Machine: m.spec.ID, Op: "close", Err: err}
-		}
-	}
-	return m.final
-}
-
-// begin takes the right to change the machine's course.
-func (m *machine) begin(ctx context.Context, op string) error {
-	if err := m.gone(); err != nil {
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: err}
-	}
-	select {
-	case m.operation <- struct{}{}:
-		return nil
-	case <-m.done:
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: m.gone()}
-	case <-ctx.Done():
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: context.Cause(ctx)}
-	}
-}
-
-func (m *machine) finish() { <-m.operation }
 
 // Pause implements [vm.Pauser].
 func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause", "Paused", true) }
@@ -563,14 +423,14 @@ func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause
 func (m *machine) Resume(ctx context.Context) error { return m.course(ctx, "resume", "Resumed", false) }
 
 func (m *machine) course(ctx context.Context, op, state string, stopped bool) error {
-	if err := m.begin(ctx, op); err != nil {
+	if err := m.Begin(ctx, op); err != nil {
 		return err
 	}
-	defer m.finish()
+	defer m.Finish()
 	if err := m.setState(ctx, state); err != nil {
 		return m.explain(op, err)
 	}
-	m.stopped = stopped
+	m.Stopped = stopped
 	return nil
 }
 
@@ -584,12 +444,12 @@ func (m *machine) explain(op string, err error) error {
 	var f *Fault
 	if !errors.As(err, &f) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		select {
-		case <-m.done:
-			if x := (*vm.Error)(nil); errors.As(m.exitErr, &x) {
+		case <-m.Done():
+			if x := (*vm.Error)(nil); errors.As(m.Wait(), &x) {
 				err = x.Err
 			}
 		case <-time.After(dying):
 		}
 	}
-	return &vm.Error{Machine: m.spec.ID, Op: op, Err: err, Tail: m.tail()}
+	return m.Error(op, err)
 }

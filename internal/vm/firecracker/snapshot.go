@@ -22,10 +22,10 @@ const manifestVersion = 3
 // Snapshot implements [vm.Snapshotter]. The guest stands still until all of its
 // memory is in the file.
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
-	if err := m.begin(ctx, "snapshot"); err != nil {
+	if err := m.Begin(ctx, "snapshot"); err != nil {
 		return err
 	}
-	defer m.finish()
+	defer m.Finish()
 	if err := m.snapshot(ctx, dir); err != nil {
 		return m.explain("snapshot", err)
 	}
@@ -41,18 +41,18 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	}
 	out := vmm.Manifest{
 		Version: manifestVersion, Driver: m.driver.Name(), Fingerprint: fingerprint(m.version), Created: time.Now().UTC(),
-		CPUs: m.spec.CPUs, MemoryMiB: m.spec.MemoryMiB, Memory: true, Net: m.spec.Net != "",
+		CPUs: m.Spec.CPUs, MemoryMiB: m.Spec.MemoryMiB, Memory: true, Net: m.Spec.Net != "",
 	}
 	if out.Net {
-		out.MAC = m.spec.MAC
+		out.MAC = m.Spec.MAC
 	}
-	if !m.stopped {
+	if !m.Stopped {
 		if err := m.setState(ctx, "Paused"); err != nil {
 			return err
 		}
 	}
 	going := func() error {
-		if m.spec.Template || m.stopped {
+		if m.Spec.Template || m.Stopped {
 			return nil
 		}
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -65,17 +65,11 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	err = m.save(ctx, dir, &out)
 	// The guest hears with the snapshot that its streams are over; this end of
 	// them would only notice when it next says something.
-	m.mu.Lock()
-	conn := m.conn
-	m.conn = nil
-	m.mu.Unlock()
-	if conn != nil {
-		conn.Close()
-	}
+	m.HangUp()
 	switch {
-	case err != nil && m.spec.Template:
+	case err != nil && m.Spec.Template:
 		// It was to end here, but one that has failed may be asked what is wrong.
-		if !m.stopped && m.gone() == nil {
+		if !m.Stopped && m.Gone() == nil {
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
 			err = errors.Join(err, m.setState(clean, "Resumed"))
@@ -83,13 +77,13 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 		return err
 	case err != nil:
 		// Whatever happened, a machine that ran goes on.
-		if m.gone() == nil {
+		if m.Gone() == nil {
 			err = errors.Join(err, going())
 		}
 		return err
-	case m.spec.Template:
-		m.end()
-		<-m.done
+	case m.Spec.Template:
+		m.End()
+		<-m.Done()
 	default:
 		if err := going(); err != nil {
 			return err
@@ -105,7 +99,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 func (m *machine) save(ctx context.Context, dir string, out *vmm.Manifest) error {
 	into := map[string]*os.File{}
 	defer func() {
-		m.cmd.Offer(nil)
+		m.Cmd.Offer(nil)
 		for _, f := range into {
 			f.Close()
 		}
@@ -117,7 +111,7 @@ func (m *machine) save(ctx context.Context, dir string, out *vmm.Manifest) error
 		}
 		into[path] = f
 	}
-	m.cmd.Offer(into)
+	m.Cmd.Offer(into)
 	err := m.api.call(ctx, "PUT", "/snapshot/create", apiSnapshotCreate{
 		SnapshotType: "Full", // what changed since is a preview
 		SnapshotPath: statePath,
@@ -126,7 +120,7 @@ func (m *machine) save(ctx context.Context, dir string, out *vmm.Manifest) error
 	if err != nil {
 		return err
 	}
-	for _, d := range m.spec.Disks {
+	for _, d := range m.Spec.Disks {
 		sd := vmm.Disk{ID: d.ID}
 		if d.ReadOnly {
 			if sd.Path, err = filepath.Abs(d.Path); err != nil {
@@ -267,7 +261,7 @@ func (m *machine) load(ctx context.Context, dir string) error {
 	}
 	// These are what the snapshot has in it: names in the machine's own directory
 	// and namespace. They are said all the same, so that no snapshot decides them.
-	if m.spec.Net != "" {
+	if m.Spec.Net != "" {
 		l.NetworkOverrides = []apiNetworkOverride{{IfaceID: ifaceID, HostDevName: tapName}}
 	}
 	if !m.version.before(1, 16) {

@@ -28,34 +28,20 @@ const (
 )
 
 // machine is one QEMU process. It implements [vm.Machine], [vm.Snapshotter],
-// [vm.Pauser] and [vm.Process].
+// [vm.Pauser], [vm.Process] and [vm.Tailer].
 type machine struct {
+	*vmm.Life
 	driver *Driver
-	spec   vm.Spec
 	layout layout
 
-	cmd     *jail.Cmd
-	stderr  vm.Console
-	console vm.Console
-	qmp     *qmp
-	conEnd  net.Conn
-	memory  *os.File // of a template, until Snapshot has copied it or Close
-
-	// operation is held by whoever stops, continues or snapshots the machine.
-	operation chan struct{}
-	stopped   bool // by Pause; guarded by operation
+	qmp       *qmp
+	conEnd    net.Conn
+	memory    *os.File // of a template, until Snapshot has copied it or Close
 	migration chan string
 
-	done    chan struct{} // closed when QEMU has been reaped
-	exitErr error         // valid then
-
-	mu      sync.Mutex
-	closing bool       // the end is wanted
-	fault   error      // why we ended it although nobody had asked for it
-	over    string     // what the guest said about its end: SHUTDOWN's reason
-	conn    *agentConn // the one stream that is open
-	closed  bool       // Dir is removed
-	final   error      // what Close returned then
+	mu    sync.Mutex
+	fault error  // why we ended it although nobody had asked for it
+	over  string // what the guest said about its end: SHUTDOWN's reason
 }
 
 var (
@@ -77,9 +63,9 @@ type launch struct {
 // launch starts a QEMU and waits until its monitor answers. When it fails,
 // nothing is left running.
 func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launch) (_ *machine, err error) {
-	m := &machine{driver: d, spec: spec, operation: make(chan struct{}, 1), done: make(chan struct{}), migration: make(chan string, 16)}
+	m := &machine{Life: vmm.NewLife(spec), driver: d, migration: make(chan string, 16)}
 	fail := func(op string, err error) (*machine, error) {
-		return nil, &vm.Error{Machine: spec.ID, Op: op, Err: err, Tail: m.tail()}
+		return nil, m.Error(op, err)
 	}
 	if start.incoming != nil {
 		defer start.incoming.Close()
@@ -139,6 +125,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 			drop()
 			return fail("start", err)
 		}
+		m.Release = func() { m.memory.Close() }
 		open[memoryPath] = m.memory
 	}
 	inFD := fdMonitor + len(files)
@@ -184,11 +171,11 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 			return fail("start", err)
 		}
 	}
-	if m.console.File, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
+	if m.Console.File, err = os.OpenFile(filepath.Join(spec.Dir, consoleName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
 		drop()
 		return fail("start", err)
 	}
-	m.console.Also = spec.Console
+	m.Console.Also = spec.Console
 	m.layout, m.conEnd = l, conConn
 	m.qmp = newQMP(qmpConn, m.event)
 
@@ -202,14 +189,14 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 	}
 	if err != nil {
 		drop()
-		m.console.File.Close()
+		m.Console.File.Close()
 		return fail("start", err)
 	}
-	m.cmd = &jail.Cmd{
+	m.Cmd = &jail.Cmd{
 		Policy: d.cfg.Jail, Name: spec.ID, Dir: spec.Dir, See: see,
 		Args: append(append([]string{binary}, l.args()...), start.args...), Files: files,
 		Open: open, Openings: start.openings, Limits: limits,
-		Stdout: &m.stderr, Stderr: &m.stderr,
+		Stdout: &m.Log, Stderr: &m.Log,
 	}
 	started := make(chan error, 1)
 	go m.run(started)
@@ -217,7 +204,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 	release() // as long as we had them, too, no end of a socket would tell the end of QEMU
 	if err != nil {
 		drop()
-		m.console.File.Close()
+		m.Console.File.Close()
 		if errors.Is(err, os.ErrNotExist) {
 			err = fmt.Errorf("%w: run `sudo apt-get install qemu-system-x86`", err)
 		}
@@ -228,25 +215,23 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 			if ctx.Err() == nil {
 				// Its monitor goes a moment before QEMU, which knows why.
 				select {
-				case <-m.done:
+				case <-m.Done():
 				case <-time.After(100 * time.Millisecond):
 				}
 			}
-			m.end()
-			<-m.done
+			m.End()
+			<-m.Done()
 			// The tail is complete only now.
 			var e *vm.Error
 			if errors.As(err, &e) {
-				e.Tail = m.tail()
-				if ctx.Err() == nil && m.exitErr != nil && !errors.Is(e.Err, vm.ErrSnapshot) {
-					if x := (*vm.Error)(nil); errors.As(m.exitErr, &x) {
-						e.Err = x.Err
-					}
+				e.Tail = m.Tail()
+				if x := (*vm.Error)(nil); ctx.Err() == nil && errors.As(m.Wait(), &x) && !errors.Is(e.Err, vm.ErrSnapshot) {
+					e.Err = x.Err
 				}
 			}
 		}
 	}()
-	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.cmd.Pid()); err != nil {
+	if err := vm.WriteRecord(spec.Dir, d.Name(), spec, m.Cmd.Pid()); err != nil {
 		return fail("start", err)
 	}
 	if start.incoming != nil {
@@ -256,7 +241,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 	} else if _, err := m.qmp.call(ctx, command{Execute: "qmp_capabilities"}); err != nil {
 		return fail("start", err)
 	}
-	m.cmd.Settled()
+	m.Cmd.Settled()
 	return m, nil
 }
 
@@ -266,7 +251,7 @@ func (d *Driver) launch(ctx context.Context, spec vm.Spec, l layout, start launc
 func (m *machine) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := m.cmd.Start(); err != nil {
+	if err := m.Cmd.Start(); err != nil {
 		started <- err
 		return
 	}
@@ -276,38 +261,38 @@ func (m *machine) run(started chan<- error) {
 		buf := make([]byte, 16<<10)
 		for {
 			n, err := m.conEnd.Read(buf)
-			m.console.Write(buf[:n])
+			m.Console.Write(buf[:n])
 			if err != nil {
 				return
 			}
 		}
 	})
 	started <- nil
-	err := m.cmd.Wait()
+	err := m.Cmd.Wait()
 	readers.Wait() // both ended with QEMU's ends of their sockets
 	m.conEnd.Close()
-	m.console.File.Close()
+	m.Console.File.Close()
 
+	m.Ended(m.ending(err))
+}
+
+// ending says what an unwanted end means; nil if the guest powered off.
+func (m *machine) ending(err error) error {
 	m.mu.Lock()
-	conn := m.conn
+	defer m.mu.Unlock()
 	switch {
-	case m.closing:
 	case m.fault != nil:
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: m.fault, Tail: m.tail()}
+		return m.fault
 	case err == nil && m.over == "guest-shutdown":
-	case err == nil && m.over == "guest-reset" && m.console.Died() != "":
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("the guest could not go on: %s", m.console.Died()), Tail: m.tail()}
+		return nil
+	case err == nil && m.over == "guest-reset" && m.Console.Died() != "":
+		return fmt.Errorf("the guest could not go on: %s", m.Console.Died())
 	case err == nil && m.over == "guest-reset": // which is how the agent powers off on every driver
+		return nil
 	case err == nil:
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended without being asked (%s)", orUnknown(m.over)), Tail: m.tail()}
-	default:
-		m.exitErr = &vm.Error{Machine: m.spec.ID, Op: "run", Err: fmt.Errorf("qemu ended: %w", err), Tail: m.tail()}
+		return fmt.Errorf("qemu ended without being asked (%s)", orUnknown(m.over))
 	}
-	m.mu.Unlock()
-	close(m.done)
-	if conn != nil {
-		conn.Close()
-	}
+	return fmt.Errorf("qemu ended: %w", err)
 }
 
 func orUnknown(s string) string {
@@ -385,7 +370,7 @@ func (m *machine) event(e event) {
 			m.fault = err
 		}
 		m.mu.Unlock()
-		m.kill()
+		m.Cmd.Kill()
 	case "MIGRATION":
 		var d struct {
 			Status string `json:"status"`
@@ -398,137 +383,22 @@ func (m *machine) event(e event) {
 	}
 }
 
-func (m *machine) tail() string {
-	s := m.stderr.Tail()
-	if c := m.console.Tail(); c != "" {
-		if s != "" {
-			s += "\n"
-		}
-		s += c
-	}
-	return s
-}
-
-// end kills QEMU. m.done tells when it is gone.
-func (m *machine) end() {
-	m.mu.Lock()
-	m.closing = true
-	m.mu.Unlock()
-	m.kill()
-}
-
-func (m *machine) kill() {
-	m.cmd.Kill()
-}
-
-func (m *machine) ID() string { return m.spec.ID }
-
 // Pid implements [vm.Process].
 func (m *machine) Pid() int {
 	select {
-	case <-m.done:
+	case <-m.Done():
 		return 0
 	default:
-		return m.cmd.Pid()
+		return m.Cmd.Pid()
 	}
 }
 
-// Tail implements [vm.Tailer].
-func (m *machine) Tail() string { return m.tail() }
-
-func (m *machine) Wait() error {
-	<-m.done
-	return m.exitErr
-}
-
-// gone says why nothing can be asked of the machine any more, or nil.
-func (m *machine) gone() error {
-	m.mu.Lock()
-	closing := m.closing
-	m.mu.Unlock()
-	if closing {
-		return vm.ErrClosed
-	}
-	select {
-	case <-m.done:
-		if m.exitErr != nil {
-			return m.exitErr
-		}
-		return vm.ErrClosed
-	default:
-		return nil
-	}
-}
-
-// agentConn is the stream to the agent.
-type agentConn struct{ *net.UnixConn }
-
+// Dial implements [vm.Machine].
 func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
-	if err := m.gone(); err != nil {
-		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err}
-	}
-	m.mu.Lock()
-	old := m.conn
-	m.conn = nil
-	m.mu.Unlock()
-	if old != nil {
-		old.Close() // QEMU takes the next only after this one
-	}
-	c, err := vm.DialUnix(ctx, filepath.Join(m.spec.Dir, agentName))
-	if err != nil {
-		if g := m.gone(); g != nil {
-			err = g
-		}
-		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err, Tail: m.tail()}
-	}
-	conn := &agentConn{c}
-	m.mu.Lock()
-	m.conn = conn
-	m.mu.Unlock()
-	if err := m.gone(); err != nil { // it ended while we connected, and may not have seen conn
-		conn.Close()
-		return nil, &vm.Error{Machine: m.spec.ID, Op: "dial", Err: err}
-	}
-	return conn, nil
+	return m.Connect(ctx, func(ctx context.Context) (net.Conn, error) {
+		return vm.DialUnix(ctx, filepath.Join(m.Spec.Dir, agentName))
+	})
 }
-
-func (m *machine) Close(ctx context.Context) error {
-	m.end()
-	select {
-	case <-m.done:
-	case <-ctx.Done():
-		return &vm.Error{Machine: m.spec.ID, Op: "close", Err: fmt.Errorf("process %d has been killed but is not gone: %w", m.cmd.Pid(), context.Cause(ctx))}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.closed {
-		m.closed = true
-		if m.memory != nil {
-			m.memory.Close()
-		}
-		if err := os.RemoveAll(m.spec.Dir); err != nil {
-			m.final = &vm.Error{Machine: m.spec.ID, Op: "close", Err: err}
-		}
-	}
-	return m.final
-}
-
-// begin takes the right to change the machine's course.
-func (m *machine) begin(ctx context.Context, op string) error {
-	if err := m.gone(); err != nil {
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: err}
-	}
-	select {
-	case m.operation <- struct{}{}:
-		return nil
-	case <-m.done:
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: m.gone()}
-	case <-ctx.Done():
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: context.Cause(ctx)}
-	}
-}
-
-func (m *machine) finish() { <-m.operation }
 
 // Pause implements [vm.Pauser].
 func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause", "stop", true) }
@@ -537,13 +407,13 @@ func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause
 func (m *machine) Resume(ctx context.Context) error { return m.course(ctx, "resume", "cont", false) }
 
 func (m *machine) course(ctx context.Context, op, cmd string, stopped bool) error {
-	if err := m.begin(ctx, op); err != nil {
+	if err := m.Begin(ctx, op); err != nil {
 		return err
 	}
-	defer m.finish()
+	defer m.Finish()
 	if _, err := m.qmp.call(ctx, command{Execute: cmd}); err != nil {
-		return &vm.Error{Machine: m.spec.ID, Op: op, Err: err, Tail: m.tail()}
+		return m.Error(op, err)
 	}
-	m.stopped = stopped
+	m.Stopped = stopped
 	return nil
 }

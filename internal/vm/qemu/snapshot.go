@@ -20,12 +20,12 @@ const manifestVersion = 4
 
 // Snapshot implements [vm.Snapshotter].
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
-	if err := m.begin(ctx, "snapshot"); err != nil {
+	if err := m.Begin(ctx, "snapshot"); err != nil {
 		return err
 	}
-	defer m.finish()
+	defer m.Finish()
 	if err := m.snapshot(ctx, dir); err != nil {
-		return &vm.Error{Machine: m.spec.ID, Op: "snapshot", Err: err, Tail: m.tail()}
+		return m.Error("snapshot", err)
 	}
 	return nil
 }
@@ -51,7 +51,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	} else {
 		defer func() {
 			// Whatever happened, a machine that ran goes on.
-			if m.stopped || m.gone() != nil {
+			if m.Stopped || m.Gone() != nil {
 				return
 			}
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -66,8 +66,8 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 	}
 	// The guest stands still from here on, until the deferred cont.
 	if m.layout.Shared {
-		m.end() // nothing may write to its memory or its disks any more
-		<-m.done
+		m.End() // nothing may write to its memory or its disks any more
+		<-m.Done()
 		f, err := vm.CopySum(ctx, filepath.Join(dir, vmm.MemoryName), m.memory)
 		if err != nil {
 			return fmt.Errorf("write the memory down: %w", err)
@@ -90,7 +90,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) (err error) {
 		}
 		out.Disks = append(out.Disks, sd)
 	}
-	if !m.layout.Shared && !m.stopped {
+	if !m.layout.Shared && !m.Stopped {
 		if err := m.proceed(ctx); err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (m *machine) save(ctx context.Context, name string) error {
 	if err == nil {
 		err = m.migrated(ctx)
 	}
-	if err != nil && m.gone() == nil {
+	if err != nil && m.Gone() == nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		m.qmp.call(clean, command{Execute: "migrate_cancel"})

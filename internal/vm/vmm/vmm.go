@@ -1,7 +1,7 @@
 // Package vmm is what drivers share whose machines are processes of a virtual
 // machine monitor (VMM), QEMU or Firecracker: the specs that they take, a snapshot's
-// directory and its manifest (snapshot.go), and whether guests run under KVM on this
-// host (kvm.go). What it is about a VMM that differs stays with its driver.
+// directory and its manifest (snapshot.go), whether guests run under KVM on this host
+// (kvm.go), and a machine's life (life.go). What it is about a VMM that differs stays with its driver.
 package vmm
 
 import (
