@@ -205,6 +205,7 @@ func (c *Cmd) Start() (err error) {
 	defer func() {
 		if err != nil {
 			c.release()
+			c.opener = nil // not in release: after the program's end Offer may still be called
 		}
 	}()
 	if _, err := c.Own(); err != nil {
@@ -386,7 +387,7 @@ func (c *Cmd) release() {
 	c.opener.close()
 	c.cgroup.remove()
 	c.lease.release()
-	c.opener, c.cgroup, c.lease = nil, nil, nil
+	c.cgroup, c.lease = nil, nil
 }
 
 // ErrMissing says that the host does not allow a wall that is required.
