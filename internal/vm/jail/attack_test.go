@@ -384,9 +384,9 @@ func TestAttackOwnerKilled(t *testing.T) {
 	}
 }
 
-// bomb runs an attack that should not get to its end, and returns how it ended
-// and what it said.
-func bomb(t *testing.T, a attack, l jail.Limits) (ended error, said string) {
+// bomb runs an attack that should not get to its end, and returns what it said
+// and how it ended.
+func bomb(t *testing.T, a attack, l jail.Limits) (said string, ended error) {
 	t.Helper()
 	c := command(t, a)
 	c.Limits = l
@@ -399,7 +399,7 @@ func bomb(t *testing.T, a attack, l jail.Limits) (ended error, said string) {
 		}
 		ended = c.Wait()
 	})
-	return ended, out.String()
+	return out.String(), ended
 }
 
 // TestAttackThreads starts threads without end. They are counted for the jail's
@@ -407,7 +407,7 @@ func bomb(t *testing.T, a attack, l jail.Limits) (ended error, said string) {
 // out of them.
 func TestAttackThreads(t *testing.T) {
 	walled(t)
-	ended, said := bomb(t, attack{Multiply: true}, jail.Limits{Tasks: 64})
+	said, ended := bomb(t, attack{Multiply: true}, jail.Limits{Tasks: 64})
 	if ended == nil || !strings.Contains(said, "failed to create new OS thread") && !strings.Contains(said, "pthread_create failed") {
 		t.Errorf("it ended: %v, with %.500s", ended, said)
 	}
@@ -427,7 +427,7 @@ func TestAttackMemory(t *testing.T) {
 		t.Skipf("SKIPPED here, done by TestNested: %v", report.NoGroup)
 	}
 	// A machine of 1 MiB, and what a monitor may take.
-	ended, said := bomb(t, attack{Eat: 1500}, jail.Limits{MemoryMiB: 1})
+	said, ended := bomb(t, attack{Eat: 1500}, jail.Limits{MemoryMiB: 1})
 	if e := (*exec.ExitError)(nil); !errors.As(ended, &e) || e.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("it ended: %v, with %.500s", ended, said)
 	}
