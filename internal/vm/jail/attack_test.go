@@ -356,7 +356,7 @@ func TestAttackOwnerKilled(t *testing.T) {
 	}
 	walled(t)
 	cmd := exec.Command(os.Args[0], "-test.run=^TestAttackOwnerKilled$")
-	cmd.Env = append(os.Environ(), "HEARTH_TEST_OWN=1")
+	cmd.Env = append(os.Environ(), "HEARTH_TEST_OWN=1", "TMPDIR="+t.TempDir()) // what it leaves goes with the test
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
