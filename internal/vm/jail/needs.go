@@ -32,12 +32,12 @@ func Needs(ctx context.Context, programs ...string) ([]string, error) {
 			return nil, fmt.Errorf("libraries of %s: %w", p, err)
 		}
 		add(p)
-		l, err := interpreter(p)
+		l, module, err := interpreter(p)
 		if err != nil {
 			return nil, fmt.Errorf("libraries of %s: %w", p, err)
 		}
-		if l == "" {
-			l = loader // a module is loaded into the program before it
+		if module {
+			l = loader // it is loaded into the program before it
 		}
 		if l == "" {
 			continue // static
@@ -86,22 +86,26 @@ func scripted(path string) (string, error) {
 	return path, nil
 }
 
-// interpreter returns the loader that a program names; "" if it is static.
-func interpreter(path string) (string, error) {
+// interpreter returns the loader that a program names; "" if it is static, or a
+// module of others. A static program has nothing for a loader to read, which
+// would die of it.
+func interpreter(path string) (loader string, module bool, err error) {
 	f, err := elf.Open(path)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer f.Close()
 	for _, p := range f.Progs {
-		if p.Type != elf.PT_INTERP {
-			continue
+		switch p.Type {
+		case elf.PT_DYNAMIC:
+			module = true
+		case elf.PT_INTERP:
+			b := make([]byte, min(p.Filesz, 4096))
+			if _, err := p.ReadAt(b, 0); err != nil {
+				return "", false, err
+			}
+			return strings.TrimRight(string(b), "\x00"), false, nil
 		}
-		b := make([]byte, min(p.Filesz, 4096))
-		if _, err := p.ReadAt(b, 0); err != nil {
-			return "", err
-		}
-		return strings.TrimRight(string(b), "\x00"), nil
 	}
-	return "", nil
+	return "", module, nil
 }
