@@ -159,7 +159,8 @@ func connect(ctx context.Context, machine vm.Machine) (*guest.Client, error) {
 	ctx, over := context.WithCancelCause(ctx)
 	defer over(nil)
 	go func() { over(fmt.Errorf("it ended: %w", orNil(machine.Wait()))) }() // ends with the machine
-	return guest.Connect(ctx, machine.Dial)
+	// Two processors are emulated one in the other: three minutes of silence are no end.
+	return guest.Connect(ctx, machine.Dial, guest.WithHeartbeat(30*time.Second))
 }
 
 func orNil(err error) error {
