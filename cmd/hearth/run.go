@@ -354,7 +354,7 @@ func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSetting
 	run, ds := launch.Plan(ctx, launch.Request{
 		Workflow: c.workflow, Event: h, Facts: launch.Facts{Run: c.run, Server: p.server, API: github.APIOf(p.server)},
 		Load: a.load(ctx, p, resolver), Inputs: set.inputs, Vars: set.vars,
-		Check: engine.CheckOptions{Actions: resolver, Files: p.readFile, Shells: []string{"bash", "sh", "python"},
+		Check: engine.CheckOptions{Actions: resolver, Files: p.readFile, Shells: image.Shells(),
 			Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
 		Fits:      func(labels []string) error { _, err := image.ForLabels(labels, set.platforms); return err },
 		InputHint: "give inputs with --input NAME=value", LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",

@@ -26,6 +26,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/queue"
@@ -164,7 +165,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
 		Pool: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
-		Actions: resolver, Shells: []string{"bash", "sh", "python"}, Learn: learner, Grace: serveGrace, Log: log,
+		Actions: resolver, Shells: image.Shells(), Learn: learner, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
 		return &exit{exitInfrastructure, err}

@@ -21,6 +21,10 @@ const baseName = "base.erofs"
 // DefaultName is the name of the image that jobs get unless told otherwise.
 const DefaultName = "debian-12"
 
+// Shells are those that the default image has, by the names that workflows give
+// them.
+func Shells() []string { return []string{"bash", "sh", "python"} }
+
 // basePackages are what workflows written for GitHub's Linux runners take for
 // granted, minus what a setup action installs (languages) and minus what is in
 // minbase already.

@@ -132,7 +132,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 	r.Sink.Emit(masked.Record(r.machine(job, s, "restored", time.Since(began))))
 	lease.Begin()
 
-	hooks := &hooks{runner: r, run: run, job: job, mask: masked, fate: func() string { return masked.Field(lease.Fate()) }}
+	hooks := &hooks{runner: r, run: run, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
@@ -231,7 +231,8 @@ type hooks struct {
 	job    *plan.Job
 	mask   *mask.Set // nil masks nothing
 
-	// fate says how the machine ended, "" if it lives; nil is not known.
+	// fate says how the machine ended, "" if it lives; nil is not known. It may wait
+	// a moment for the end, so it is asked once for all that tells of it.
 	fate func() string
 
 	mu    sync.Mutex
