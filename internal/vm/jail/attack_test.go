@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -493,6 +494,57 @@ func TestWalls(t *testing.T) {
 	if err := w.Check(); err == nil {
 		t.Error("a process without a jail passes for one in a jail")
 	}
+}
+
+// TestInterrupted builds jails in processes that are hardly left in peace: Go's
+// scheduler interrupts what has run for ten milliseconds, which on a slow machine
+// is most of the building.
+func TestInterrupted(t *testing.T) {
+	walled(t)
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(lists) == 0 {
+		t.Skipf("SKIPPED, NOT PASSED: this kernel does not list the children of a process: %v", err)
+	}
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() {
+		sent := 0
+		defer func() { stopped <- sent }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			lists, _ := filepath.Glob("/proc/self/task/*/children")
+			for _, name := range lists {
+				b, _ := os.ReadFile(name)
+				for _, pid := range strings.Fields(string(b)) {
+					if n, err := strconv.Atoi(pid); err == nil && filepath.Base(comm(n)) == "exe" {
+						for range 200 {
+							syscall.Kill(n, syscall.SIGURG)
+							sent++
+						}
+					}
+				}
+			}
+		}
+	}()
+	for range 40 {
+		if run(t, command(t, attack{})); t.Failed() {
+			break
+		}
+	}
+	close(stop)
+	if sent := <-stopped; sent < 1000 {
+		t.Errorf("%d interruptions prove nothing", sent)
+	}
+}
+
+// comm is what the kernel calls a process; one that is to become a jail was
+// started as /proc/self/exe.
+func comm(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSpace(string(b))
 }
 
 type writerFunc func([]byte)

@@ -63,7 +63,7 @@ func (c *child) must(what string, err error) {
 
 func (c *child) build() {
 	buf := make([]byte, 256<<10)
-	n, _, _, _, err := unix.Recvmsg(c.control, buf, nil, 0)
+	n, err := c.hear(buf)
 	c.must("hear what to build", err)
 	c.must("read what to build", json.Unmarshal(buf[:n], &c.order))
 	o := &c.order
@@ -143,16 +143,42 @@ func (c *child) ready(buf []byte) (listener int) {
 	}
 	// The parent may have died before there was a death signal; then its end is
 	// closed.
-	p := []unix.PollFd{{Fd: int32(c.control), Events: unix.POLLIN}}
-	if _, err := unix.Poll(p, 0); err != nil || p[0].Revents&unix.POLLHUP != 0 {
+	state, err := pollNow(c.control)
+	c.must("look at the parent", err)
+	if state&unix.POLLHUP != 0 {
 		os.Exit(127)
 	}
 	if o.Wait {
-		if n, _, _, _, err := unix.Recvmsg(c.control, buf, nil, 0); err != nil || string(buf[:n]) != readyWord {
-			os.Exit(127)
+		n, err := c.hear(buf)
+		c.must("hear the parent", err)
+		if string(buf[:n]) != readyWord {
+			os.Exit(127) // it is gone
 		}
 	}
 	return listener
+}
+
+// hear waits for the parent's next word.
+func (c *child) hear(buf []byte) (n int, err error) {
+	for {
+		n, _, _, _, err = unix.Recvmsg(c.control, buf, nil, 0)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// pollNow says what may be done with a file without waiting. A signal interrupts
+// even that, and Go's scheduler sends them to whatever has run for ten
+// milliseconds, which a jail on a slow machine has.
+func pollNow(fd int) (events int16, err error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(p, 0)
+		if err != unix.EINTR {
+			return p[0].Revents, err
+		}
+	}
 }
 
 // attend starts a program that builds its own walls, which takes privileges and

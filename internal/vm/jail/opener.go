@@ -93,11 +93,11 @@ func (o *opener) serve() {
 		var fatal error
 		err := conn.Read(func(fd uintptr) bool {
 			// Receiving waits even where the file does not.
-			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			if k, err := unix.Poll(p, 0); err != nil || k == 0 {
+			state, err := pollNow(int(fd))
+			if err != nil || state == 0 {
 				return false
 			}
-			if p[0].Revents&unix.POLLIN == 0 {
+			if state&unix.POLLIN == 0 {
 				fatal = errors.New("nobody is left")
 				return true
 			}
