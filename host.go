@@ -18,6 +18,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -112,7 +113,7 @@ func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
 		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Warm: cfg.Warm, Log: h.log}); err != nil {
 		return nil, err
 	}
-	if err := h.pool.Prepare(ctx, pool.Request{}); err != nil {
+	if err := h.pool.Prepare(ctx, machine.Request{}); err != nil {
 		return nil, err
 	}
 	if h.store, err = store.Open(ctx, h.dirs.Database(), store.WithLogs(h.dirs.Logs())); err != nil {
@@ -175,37 +176,37 @@ func (h *Host) Close(ctx context.Context) error {
 
 // Machine implements Provider. It waits for room as long as ctx allows.
 func (h *Host) Machine(ctx context.Context, deadline time.Time) (Machine, error) {
-	l, err := h.pool.Claim(ctx, pool.Request{Deadline: deadline, Network: network.Config{Policy: h.policy}, Labels: []string{"library"}})
+	l, err := h.pool.Claim(ctx, machine.Request{Deadline: deadline, Network: network.Config{Policy: h.policy}, Labels: []string{"library"}})
 	if err != nil {
 		return nil, err
 	}
-	return &machine{Lease: l, points: map[string]*pool.Checkpoint{}}, nil
+	return &leased{Machine: l, points: map[string]machine.Checkpoint{}}, nil
 }
 
-// machine is a lease as a Machine.
-type machine struct {
-	*pool.Lease
+// leased is a machine of a pool as a Machine.
+type leased struct {
+	machine.Machine
 	once   sync.Once
 	mu     sync.Mutex
-	points map[string]*pool.Checkpoint
+	points map[string]machine.Checkpoint
 }
 
-func (m *machine) Exec(ctx context.Context, c Command) (Exit, error) {
+func (m *leased) Exec(ctx context.Context, c Command) (Exit, error) {
 	m.Begin()
 	end, err := m.Client().Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
 	return Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}, err
 }
 
-func (m *machine) Unpack(ctx context.Context, dir string, r io.Reader) error {
+func (m *leased) Unpack(ctx context.Context, dir string, r io.Reader) error {
 	return m.Client().TarIn(ctx, dir, r, "")
 }
 
-func (m *machine) Pack(ctx context.Context, dir string, paths []string, w io.Writer) error {
+func (m *leased) Pack(ctx context.Context, dir string, paths []string, w io.Writer) error {
 	return m.Client().TarOut(ctx, dir, paths, w)
 }
 
-func (m *machine) Snapshot(ctx context.Context) (string, error) {
-	c, err := m.Lease.Snapshot(ctx)
+func (m *leased) Snapshot(ctx context.Context) (string, error) {
+	c, err := m.Machine.Snapshot(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -216,17 +217,17 @@ func (m *machine) Snapshot(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-func (m *machine) Rollback(ctx context.Context, name string) error {
+func (m *leased) Rollback(ctx context.Context, name string) error {
 	m.mu.Lock()
-	c := m.points[name]
+	c, ok := m.points[name]
 	m.mu.Unlock()
-	if c == nil {
+	if !ok {
 		return fmt.Errorf("there is no snapshot %q", name)
 	}
-	return m.Lease.Rollback(ctx, c)
+	return m.Machine.Rollback(ctx, c)
 }
 
-func (m *machine) Close(ctx context.Context) error {
+func (m *leased) Close(ctx context.Context) error {
 	m.once.Do(func() {
 		if m.Err() == nil {
 			m.End(ctx, true, "")

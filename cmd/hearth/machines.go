@@ -12,6 +12,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/drivers"
@@ -144,13 +145,13 @@ func (a *app) machines(ctx context.Context, dirs config.Dirs, o machineOptions) 
 	if err != nil {
 		return nil, err
 	}
-	p, err := pool.New(pool.Config{Driver: driver, Image: img, RunDir: dirs.Run, CacheDir: dirs.Cache,
+	p, err := pool.New(pool.Config{Driver: driver, Image: img, Images: dirs.Images(), RunDir: dirs.Run, CacheDir: dirs.Cache,
 		CPUs: o.cpus, MemoryMiB: o.memoryMiB, Warm: o.warm, Max: o.max, Log: a.log()})
 	if err != nil {
 		return nil, &exit{exitInfrastructure, err}
 	}
 	began := time.Now()
-	if err := p.Prepare(ctx, pool.Request{}); err != nil {
+	if err := p.Prepare(ctx, machine.Request{}); err != nil {
 		closePool(p)
 		if ctx.Err() != nil {
 			return nil, &exit{exitCancelled, context.Cause(ctx)}

@@ -530,19 +530,21 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 	if err != nil {
 		return usage("--learn: %v", err)
 	}
-	images := map[string]*image.Image{}
+	images := map[string]string{} // ids, so that a run does not change with what is built meanwhile
 	for _, c := range chosen {
 		for _, j := range c.plan.Jobs {
 			name, err := image.ForLabels(j.Labels, set.platforms)
-			if err != nil || name == image.DefaultName || images[name] != nil {
+			if err != nil || name == image.DefaultName || images[name] != "" {
 				continue
 			}
-			if images[name], err = image.Open(dirs.Images(), name); err != nil {
+			img, err := image.Open(dirs.Images(), name)
+			if err != nil {
 				if errors.Is(err, image.ErrNotFound) {
 					return usage("-P: %v", err)
 				}
 				return &exit{exitInfrastructure, err}
 			}
+			images[name] = img.ID
 		}
 	}
 	o.warm = 1
@@ -562,17 +564,17 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		}
 		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
-				Pool: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
+				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
 				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
-				Image: func(labels []string) (*image.Image, error) {
+				Image: func(labels []string) (string, error) {
 					name, err := image.ForLabels(labels, set.platforms)
-					if err != nil || name == image.DefaultName || images[name] != nil {
-						return images[name], err
+					if err != nil || name == image.DefaultName {
+						return "", err
 					}
-					return image.Open(dirs.Images(), name) // of a job that was not known before
+					return cmp.Or(images[name], name), nil // the name of a job that was not known before
 				},
 			}
 		}, book)

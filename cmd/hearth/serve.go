@@ -164,7 +164,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
-		Pool: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
+		Host: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
@@ -176,7 +176,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return &exit{exitInfrastructure, err}
 	}
 	vms := api.New(api.Config{
-		Machines: api.FromPool(machines), Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
+		Machines: machines, Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
 		Quotas: api.Quotas{
 			VMs: cfg.API.VMs, AllVMs: cfg.API.AllVMs, Executions: cfg.API.Executions, AllExecutions: cfg.API.AllExecutions, Snapshots: cfg.API.Snapshots,
 			AllSnapshots: cfg.API.AllSnapshots, SnapshotBytes: int64(cfg.API.SnapshotSize), AllSnapshotBytes: int64(cfg.API.AllSnapshotSize),

@@ -25,6 +25,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/hold"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
 )
@@ -125,9 +126,9 @@ func (a *app) vmError(err error) error {
 		return &exit{exitInfrastructure, fmt.Errorf("%w\nhearth vm create makes another one", err)}
 	case errors.As(err, &f) && (f.Usage() || errors.Is(f, fs.ErrNotExist)):
 		return &exit{exitUsage, err}
-	case errors.Is(err, pool.ErrTooLarge):
+	case errors.Is(err, machine.ErrTooLarge):
 		return &exit{exitUsage, fmt.Errorf("%w\nask for fewer --cpus or less --memory", err)}
-	case errors.Is(err, pool.ErrBusy):
+	case errors.Is(err, machine.ErrBusy):
 		return &exit{exitInfrastructure, fmt.Errorf("%w\nhearth vm rm frees some", err)}
 	}
 	var e *exit
@@ -183,8 +184,8 @@ func (a *app) vmFlags(c *cobra.Command, m *machineOptions, policy *string) {
 }
 
 // freshMachines opens a pool for one machine.
-func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string) (*pool.Pool, pool.Request, error) {
-	var r pool.Request
+func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string) (*pool.Pool, machine.Request, error) {
+	var r machine.Request
 	p, err := network.ParsePolicy(policy)
 	if err != nil {
 		return nil, r, usage("--network: %v", err)
@@ -197,7 +198,7 @@ func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string
 		return nil, r, err
 	}
 	machines, err := a.machines(ctx, dirs, m)
-	return machines, pool.Request{Network: network.Config{Policy: p}, Labels: []string{"vm"}}, a.vmError(err)
+	return machines, machine.Request{Network: network.Config{Policy: p}, Labels: []string{"vm"}}, a.vmError(err)
 }
 
 // vmDir is where the holders' sockets are.

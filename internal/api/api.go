@@ -53,14 +53,14 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
-	"github.com/hearth-ci/hearth/internal/pool"
 )
 
 // Config says what a Server serves. Zero fields take the default named.
 type Config struct {
-	// Machines is where VMs come from: FromPool(p).
-	Machines Machines
+	// Machines is where VMs come from.
+	Machines machine.Host
 	// Secret signs and checks tokens. Without one everything but /health is
 	// refused; New refuses a short one.
 	Secret []byte
@@ -93,40 +93,6 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Machines is what the API needs of a pool.
-type Machines interface {
-	Claim(context.Context, pool.Request) (VM, error)
-	Sessions() []pool.Session
-	Stats() pool.Stats
-}
-
-// VM is what the API needs of a lease. *pool.Lease is one.
-type VM interface {
-	ID() string
-	Client() *guest.Client
-	Session() pool.Session
-	Begin()
-	End(ctx context.Context, ok bool, reason string)
-	Snapshot(context.Context) (*pool.Checkpoint, error)
-	Rollback(context.Context, *pool.Checkpoint) error
-	Lost() <-chan struct{}
-	Err() error
-	Release(context.Context) error
-}
-
-// FromPool makes a pool's leases the API's machines.
-func FromPool(p *pool.Pool) Machines { return poolMachines{p} }
-
-type poolMachines struct{ *pool.Pool }
-
-func (p poolMachines) Claim(ctx context.Context, r pool.Request) (VM, error) {
-	l, err := p.Pool.Claim(ctx, r)
-	if err != nil {
-		return nil, err // not l: a nil *Lease would be a VM that is not nil
-	}
-	return l, nil
-}
-
 // writeTime is how long a client may take for an answer.
 const writeTime = time.Minute
 
@@ -145,7 +111,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	closed   bool
-	vms      map[string]*machine
+	vms      map[string]*owned
 	gone     []ending // released, newest last; bounded
 	executed int
 	failed   int // executions with an exit code that is not 0
@@ -170,7 +136,7 @@ func New(cfg Config) *Server {
 		cfg.MaxOutput = 1 << 20
 	}
 	cfg.Quotas.defaults()
-	s := &Server{cfg: cfg, log: cfg.Log, start: time.Now(), cors: http.NewCrossOriginProtection(), vms: map[string]*machine{}}
+	s := &Server{cfg: cfg, log: cfg.Log, start: time.Now(), cors: http.NewCrossOriginProtection(), vms: map[string]*owned{}}
 	// In memory alone: a body may hold secrets.
 	s.bodies = &door.Bodies{Memory: max(16<<20, 2*cfg.MaxBody)}
 	s.books.quotas, s.output.left = cfg.Quotas, cfg.Quotas.AllOutput
@@ -248,7 +214,7 @@ func (s *Server) guard(handle func(http.ResponseWriter, *http.Request, grant) er
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
-	all := make([]*machine, 0, len(s.vms))
+	all := make([]*owned, 0, len(s.vms))
 	for _, m := range s.vms {
 		all = append(all, m)
 	}
@@ -299,11 +265,11 @@ func explain(err error) *Error {
 		return problem(http.StatusServiceUnavailable, "busy", "try again in a moment", "too many requests with large bodies at once").later(5 * time.Second)
 	case errors.Is(err, door.ErrSlow):
 		return problem(http.StatusRequestTimeout, "too_slow", "send it again, faster", "%v", err)
-	case errors.Is(err, pool.ErrTooLarge):
+	case errors.Is(err, machine.ErrTooLarge):
 		return problem(http.StatusUnprocessableEntity, "too_large", "ask for fewer CPUs or less memory", "%v", err)
-	case errors.Is(err, pool.ErrBusy):
+	case errors.Is(err, machine.ErrBusy):
 		return problem(http.StatusServiceUnavailable, "busy", "delete VMs that are not needed, or try again later", "this machine holds no more VMs: %v", err).later(5 * time.Second)
-	case errors.Is(err, pool.ErrClosed):
+	case errors.Is(err, machine.ErrClosed):
 		return problem(http.StatusServiceUnavailable, "closing", "try again when the server is back", "the server is ending").later(10 * time.Second)
 	case errors.As(err, &theirs):
 		return problem(http.StatusBadGateway, "vm_error", "look at the VM: is its disk full?", "in the VM: %v", err)
@@ -398,7 +364,7 @@ func (s *Server) stats(w http.ResponseWriter, r *http.Request, g grant) error {
 		return err
 	}
 	p := s.cfg.Machines.Stats()
-	states := map[pool.State]int{pool.Created: 0, pool.Executing: 0, pool.Completed: 0, pool.Failed: 0, pool.Released: 0}
+	states := map[machine.State]int{machine.Created: 0, machine.Executing: 0, machine.Completed: 0, machine.Failed: 0, machine.Released: 0}
 	for _, x := range s.cfg.Machines.Sessions() {
 		states[x.State]++
 	}

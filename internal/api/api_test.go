@@ -9,160 +9,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/hearth-ci/hearth/internal/guest"
-	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/machine/machinetest"
 )
 
 var secret = []byte(strings.Repeat("k", MinSecret))
-
-// hosts is a stand-in for a pool whose machines are agents on this host: real
-// programs, the real protocol, no machine.
-type hosts struct {
-	most int // at once
-
-	mu       sync.Mutex
-	n        int
-	live     map[string]*host
-	sessions []pool.Session
-}
-
-type host struct {
-	of       *hosts
-	client   *guest.Client
-	session  pool.Session
-	lost     chan struct{}
-	lose     func(error)
-	err      error
-	close    func()
-	shots    int
-	released bool
-}
-
-func (h *hosts) Claim(ctx context.Context, r pool.Request) (VM, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if r.MemoryMiB > 1<<20 {
-		return nil, fmt.Errorf("%w: %d MiB", pool.ErrTooLarge, r.MemoryMiB)
-	}
-	if len(h.live) >= h.most {
-		return nil, pool.ErrBusy
-	}
-	here, there := net.Pipe()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); guest.Serve(ctx, there, guest.Options{}) }()
-	c, err := guest.New(ctx, here)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	h.n++
-	v := &host{of: h, client: c, lost: make(chan struct{})}
-	v.session = pool.Session{ID: fmt.Sprintf("m%d", h.n), State: pool.Created, Driver: "host", Image: "none", Labels: r.Labels, CPUs: 2, MemoryMiB: 1024, Leased: time.Now(), DeleteBy: r.Deadline}
-	var once sync.Once
-	v.lose = func(err error) {
-		once.Do(func() { v.err = err; close(v.lost) })
-		c.Close()
-	}
-	expiry := time.AfterFunc(time.Until(r.Deadline), func() { v.lose(errors.New("its time is over")) })
-	v.close = func() { expiry.Stop(); c.Close(); cancel(); there.Close(); <-done }
-	if h.live == nil {
-		h.live = map[string]*host{}
-	}
-	h.live[v.session.ID] = v
-	return v, nil
-}
-
-func (h *hosts) Sessions() []pool.Session {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	out := append([]pool.Session{}, h.sessions...)
-	for _, v := range h.live {
-		out = append(out, v.session)
-	}
-	return out
-}
-
-func (h *hosts) Stats() pool.Stats {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return pool.Stats{Leased: len(h.live)}
-}
-
-func (v *host) ID() string            { return v.session.ID }
-func (v *host) Client() *guest.Client { return v.client }
-func (v *host) Session() pool.Session {
-	v.of.mu.Lock()
-	defer v.of.mu.Unlock()
-	return v.session
-}
-
-func (v *host) Begin() {
-	v.of.mu.Lock()
-	defer v.of.mu.Unlock()
-	if v.session.State == pool.Created {
-		v.session.State = pool.Executing
-	}
-}
-
-func (v *host) End(_ context.Context, ok bool, reason string) {
-	v.of.mu.Lock()
-	defer v.of.mu.Unlock()
-	v.session.State, v.session.Reason = pool.Completed, reason
-	if !ok {
-		v.session.State = pool.Failed
-	}
-}
-
-func (v *host) Snapshot(context.Context) (*pool.Checkpoint, error) {
-	v.shots++
-	return &pool.Checkpoint{}, nil
-}
-func (v *host) Rollback(context.Context, *pool.Checkpoint) error { return nil }
-func (v *host) Lost() <-chan struct{}                            { return v.lost }
-func (v *host) Err() error {
-	select {
-	case <-v.lost:
-		return v.err
-	default:
-		return nil
-	}
-}
-
-func (v *host) Release(context.Context) error {
-	v.close()
-	v.of.mu.Lock()
-	defer v.of.mu.Unlock()
-	v.session.Outcome, v.session.State, v.session.Released = v.session.State, pool.Released, time.Now()
-	v.of.sessions = append(v.of.sessions, v.session)
-	delete(v.of.live, v.session.ID)
-	v.released = true
-	return nil
-}
 
 // server is the API over stand-ins.
 type server struct {
 	*httptest.Server
 	t     *testing.T
 	api   *Server
-	hosts *hosts
+	hosts *machinetest.Host
 	token string
 	admin string
 }
 
 func serve(t *testing.T, cfg Config, most int) *server {
 	t.Helper()
-	h := &hosts{most: most}
+	h := &machinetest.Host{Most: most}
 	if cfg.Machines == nil {
 		cfg.Machines = h
 	}
@@ -183,10 +55,8 @@ func serve(t *testing.T, cfg Config, most int) *server {
 		if err := s.api.Close(ctx); err != nil {
 			t.Error(err)
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if len(h.live) > 0 {
-			t.Errorf("%d machines are left after Close", len(h.live))
+		if left := h.Machines(); len(left) > 0 {
+			t.Errorf("%d machines are left after Close", len(left))
 		}
 	})
 	s.token, s.admin = token(t, Grant{Subject: "test"}), token(t, Grant{Subject: "root", Admin: true})
@@ -543,18 +413,16 @@ func TestSeveral(t *testing.T) {
 	if b.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
-	if n := len(s.hosts.Sessions()) - s.hosts.n; n != 0 || s.hosts.Stats().Leased != 0 {
+	if s := s.hosts.Stats(); s.Leased != 0 || s.Claims != 6 {
 		t.Error("machines of a refused request are left")
 	}
 	one, _ := s.vm(nil)
 	two, _ := s.vm(nil)
-	s.hosts.mu.Lock()
-	h := s.hosts.live[two]
-	s.hosts.mu.Unlock()
+	h := s.hosts.Machines()[1]
 	// One of them dies meanwhile: the other's result is still told.
 	go func() {
 		time.Sleep(200 * time.Millisecond)
-		h.lose(errors.New("qemu was killed"))
+		h.Lose(errors.New("qemu was killed"))
 	}()
 	a = s.ok("POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "sleep 1; echo hi", "vm_ids": []string{one, two}})
 	rs := a.body["results"].([]any)
@@ -575,9 +443,7 @@ func TestLimits(t *testing.T) {
 	if a.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
-	s.hosts.mu.Lock()
-	s.hosts.most = 10
-	s.hosts.mu.Unlock()
+	s.hosts.Grow(10)
 	s.vm(nil)
 	if a := s.do("POST", "/api/vms", s.token, nil).want(429, "too_many_vms"); a.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")

@@ -57,7 +57,7 @@ func TestManual(t *testing.T) {
 			t.Skip("SKIPPED, NOT TESTED: real machines, with -short")
 		}
 		p := machines(t)
-		s := New(Config{Machines: FromPool(p), Secret: secret, Version: "test"})
+		s := New(Config{Machines: p, Secret: secret, Version: "test"})
 		mux := http.NewServeMux()
 		s.Register(mux)
 		h := httptest.NewServer(mux)

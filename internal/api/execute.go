@@ -230,11 +230,11 @@ func (s *Server) check(e *execution) (language, time.Duration, error) {
 }
 
 // several finds the machines that are asked for, or makes them: all or none.
-func (s *Server) several(ctx context.Context, g grant, e *execution, timeout time.Duration) ([]*machine, error) {
+func (s *Server) several(ctx context.Context, g grant, e *execution, timeout time.Duration) ([]*owned, error) {
 	if e.Count > 0 {
 		return s.fresh(ctx, g, e, e.Count, timeout)
 	}
-	var all []*machine
+	var all []*owned
 	for _, id := range e.VMs {
 		m, err := s.find(g, id)
 		if err != nil {
@@ -246,7 +246,7 @@ func (s *Server) several(ctx context.Context, g grant, e *execution, timeout tim
 }
 
 // fresh makes n machines that live as long as the code may run.
-func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeout time.Duration) ([]*machine, error) {
+func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeout time.Duration) ([]*owned, error) {
 	o := e.order
 	if o.TTLSeconds == 0 {
 		o.TTLSeconds = min(timeout+time.Minute, s.cfg.MaxTTL).Seconds()
@@ -255,7 +255,7 @@ func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeou
 	if err != nil {
 		return nil, err
 	}
-	all, errs := make([]*machine, n), make([]error, n)
+	all, errs := make([]*owned, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() { all[i], errs[i] = s.make(ctx, g.owner, o.Name, req) })
@@ -265,7 +265,7 @@ func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeou
 	if i < 0 {
 		return all, nil
 	}
-	made := slices.DeleteFunc(all, func(m *machine) bool { return m == nil })
+	made := slices.DeleteFunc(all, func(m *owned) bool { return m == nil })
 	s.throwAway(made)
 	x := explain(errs[i])
 	if n > 1 {
@@ -276,7 +276,7 @@ func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeou
 
 // throwAway releases machines that were made for one execution. Nobody waits for
 // it longer than it takes, not even a client that is gone.
-func (s *Server) throwAway(all []*machine) {
+func (s *Server) throwAway(all []*owned) {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
 	defer cancel()
 	for _, m := range all {
@@ -289,7 +289,7 @@ func (s *Server) throwAway(all []*machine) {
 
 // run runs the code in one machine. What its output takes of s.output is the
 // caller's to give back.
-func (s *Server) run(ctx context.Context, m *machine, e *execution, lang language, timeout time.Duration, most int) (x *Execution, err error) {
+func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language, timeout time.Duration, most int) (x *Execution, err error) {
 	if err := s.books.take(m.owner, use{runs: 1}); err != nil {
 		return nil, err
 	}
@@ -354,7 +354,7 @@ func (s *Server) run(ctx context.Context, m *machine, e *execution, lang languag
 }
 
 // lost adds why the machine is gone, where that is why.
-func (m *machine) lost(err error) error {
+func (m *owned) lost(err error) error {
 	select {
 	case <-m.ended:
 		return problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released meanwhile: %s", m.vm.ID(), m.reason)

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
-	"github.com/hearth-ci/hearth/internal/pool"
 )
 
 const (
@@ -21,10 +21,10 @@ const (
 	releaseLimit = time.Minute
 )
 
-// machine is a VM that was made over the API.
-type machine struct {
+// owned is a VM that was made over the API, and whose it is.
+type owned struct {
 	server *Server
-	vm     VM
+	vm     machine.Machine
 	owner  owner
 	name   string
 	policy network.Policy
@@ -59,38 +59,38 @@ type shot struct {
 	DurationMS int64     `json:"duration_ms"`
 	Bytes      int64     `json:"bytes"` // on the server's disk
 
-	point *pool.Checkpoint
+	point machine.Checkpoint
 }
 
 // session is a machine as the API shows it.
 type session struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name,omitempty"`
-	Status    pool.State `json:"status"`
-	Outcome   pool.State `json:"outcome,omitempty"`
-	Reason    string     `json:"reason,omitempty"`
-	Driver    string     `json:"driver"`
-	Image     string     `json:"image"`
-	CPUs      int        `json:"cpus"`
-	MemoryMiB int        `json:"memory_mib"`
-	Network   string     `json:"network,omitempty"`
-	Labels    []string   `json:"labels,omitempty"`
-	Running   int        `json:"running"` // executions under way
-	Snapshots int        `json:"snapshots"`
-	ReadyMS   float64    `json:"ready_ms"` // from the claim to the first command
-	Created   time.Time  `json:"created_at"`
-	Started   time.Time  `json:"started_at,omitzero"`
-	Ended     time.Time  `json:"ended_at,omitzero"`
-	Released  time.Time  `json:"released_at,omitzero"`
-	DeleteBy  time.Time  `json:"delete_by"`
+	ID        string        `json:"id"`
+	Name      string        `json:"name,omitempty"`
+	Status    machine.State `json:"status"`
+	Outcome   machine.State `json:"outcome,omitempty"`
+	Reason    string        `json:"reason,omitempty"`
+	Driver    string        `json:"driver"`
+	Image     string        `json:"image"`
+	CPUs      int           `json:"cpus"`
+	MemoryMiB int           `json:"memory_mib"`
+	Network   string        `json:"network,omitempty"`
+	Labels    []string      `json:"labels,omitempty"`
+	Running   int           `json:"running"` // executions under way
+	Snapshots int           `json:"snapshots"`
+	ReadyMS   float64       `json:"ready_ms"` // from the claim to the first command
+	Created   time.Time     `json:"created_at"`
+	Started   time.Time     `json:"started_at,omitzero"`
+	Ended     time.Time     `json:"ended_at,omitzero"`
+	Released  time.Time     `json:"released_at,omitzero"`
+	DeleteBy  time.Time     `json:"delete_by"`
 }
 
-func describe(x pool.Session) session {
+func describe(x machine.Session) session {
 	return session{ID: x.ID, Status: x.State, Outcome: x.Outcome, Reason: x.Reason, Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB,
 		Labels: x.Labels, ReadyMS: float64(x.Ready.Microseconds()) / 1000, Created: x.Leased, Started: x.Started, Ended: x.Ended, Released: x.Released, DeleteBy: x.DeleteBy}
 }
 
-func (m *machine) describe() session {
+func (m *owned) describe() session {
 	d := describe(m.vm.Session())
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -108,9 +108,9 @@ type order struct {
 }
 
 // request checks an order and says what to claim.
-func (s *Server) request(o order) (pool.Request, error) {
-	bad := func(hint, format string, args ...any) (pool.Request, error) {
-		return pool.Request{}, problem(http.StatusBadRequest, "bad_request", hint, format, args...)
+func (s *Server) request(o order) (machine.Request, error) {
+	bad := func(hint, format string, args ...any) (machine.Request, error) {
+		return machine.Request{}, problem(http.StatusBadRequest, "bad_request", hint, format, args...)
 	}
 	policy := s.cfg.Network
 	if o.Network != "" && o.Network != "default" {
@@ -119,7 +119,7 @@ func (s *Server) request(o order) (pool.Request, error) {
 			return bad(`want "default", "none" or "allow:HOST,HOST"`, "network: %v", err)
 		}
 		if err := policy.Within(s.cfg.Network); err != nil {
-			return pool.Request{}, problem(http.StatusForbidden, "network_refused", "ask for less, or have the server's api.network say more", "network: %v", err)
+			return machine.Request{}, problem(http.StatusForbidden, "network_refused", "ask for less, or have the server's api.network say more", "network: %v", err)
 		}
 	}
 	if o.CPUs < 0 || o.MemoryMiB < 0 || o.MemoryMiB > 0 && o.MemoryMiB < 128 {
@@ -135,15 +135,15 @@ func (s *Server) request(o order) (pool.Request, error) {
 		}
 		ttl = time.Duration(o.TTLSeconds * float64(time.Second))
 	}
-	return pool.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Network: network.Config{Policy: policy}, Labels: []string{"api"}, Deadline: time.Now().Add(ttl), NoWait: true}, nil
+	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Network: network.Config{Policy: policy}, Labels: []string{"api"}, Deadline: time.Now().Add(ttl), NoWait: true}, nil
 }
 
 // make claims a machine and watches over it until it is released.
-func (s *Server) make(ctx context.Context, o owner, name string, r pool.Request) (*machine, error) {
+func (s *Server) make(ctx context.Context, o owner, name string, r machine.Request) (*owned, error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil, pool.ErrClosed
+		return nil, machine.ErrClosed
 	}
 	s.wg.Add(1) // before Close can wait
 	s.mu.Unlock()
@@ -158,21 +158,21 @@ func (s *Server) make(ctx context.Context, o owner, name string, r pool.Request)
 		return nil, err
 	}
 	s.mu.Lock()
-	m := &machine{server: s, vm: vm, owner: o, name: name, policy: r.Network.Policy, ended: make(chan struct{}), done: make(chan struct{})}
+	m := &owned{server: s, vm: vm, owner: o, name: name, policy: r.Network.Policy, ended: make(chan struct{}), done: make(chan struct{})}
 	s.vms[vm.ID()] = m
 	closed := s.closed
 	s.mu.Unlock()
 	go m.watch()
 	if closed {
 		m.end("the server ended")
-		return nil, pool.ErrClosed
+		return nil, machine.ErrClosed
 	}
 	s.log.Info("VM made", "vm", vm.ID(), "name", name, "subject", o.subject, "delete_by", r.Deadline)
 	return m, nil
 }
 
 // watch releases the machine when it was ended, has died, or its time is over.
-func (m *machine) watch() {
+func (m *owned) watch() {
 	s := m.server
 	defer s.wg.Done()
 	select {
@@ -217,7 +217,7 @@ func (m *machine) watch() {
 }
 
 // end has the machine released. The first reason counts.
-func (m *machine) end(reason string) {
+func (m *owned) end(reason string) {
 	m.endOnce.Do(func() {
 		m.reason = reason
 		close(m.ended)
@@ -225,7 +225,7 @@ func (m *machine) end(reason string) {
 }
 
 // release ends the machine and waits for it.
-func (m *machine) release(ctx context.Context, reason string) error {
+func (m *owned) release(ctx context.Context, reason string) error {
 	m.end(reason)
 	select {
 	case <-m.done:
@@ -251,7 +251,7 @@ func (s *Server) owner(id string) (owner, bool) {
 }
 
 // find returns a machine that a token allows. Those of others do not exist.
-func (s *Server) find(g grant, id string) (*machine, error) {
+func (s *Server) find(g grant, id string) (*owned, error) {
 	if err := g.machine(id); err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ func (s *Server) find(g grant, id string) (*machine, error) {
 }
 
 // enter begins an execution, or an exclusive use that suffers none beside it.
-func (m *machine) enter(exclusive bool) error {
+func (m *owned) enter(exclusive bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !exclusive && m.running >= maxAtOnce {
@@ -294,7 +294,7 @@ func (m *machine) enter(exclusive bool) error {
 	return nil
 }
 
-func (m *machine) leave(exclusive bool, code *int) {
+func (m *owned) leave(exclusive bool, code *int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if exclusive {
@@ -309,7 +309,7 @@ func (m *machine) leave(exclusive bool, code *int) {
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request, g grant) error {
 	s.mu.Lock()
-	var all []*machine
+	var all []*owned
 	for id, m := range s.vms {
 		if g.sees(id, m.owner) {
 			all = append(all, m)
@@ -379,7 +379,7 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request, g grant) error {
 	if err := m.release(r.Context(), "it was deleted"); err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, map[string]any{"id": m.vm.ID(), "status": pool.Released})
+	reply(w, http.StatusOK, map[string]any{"id": m.vm.ID(), "status": machine.Released})
 	return nil
 }
 
@@ -438,7 +438,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, g grant) error
 		s.books.give(m.owner, held)
 		return err
 	}
-	x.DurationMS, x.Bytes = time.Since(x.Created).Milliseconds(), x.point.Bytes()
+	x.DurationMS, x.Bytes = time.Since(x.Created).Milliseconds(), x.point.Bytes
 	s.books.give(m.owner, use{bytes: held.bytes - x.Bytes})
 	held.bytes = x.Bytes
 	m.mu.Lock()
@@ -450,14 +450,14 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, g grant) error
 	m.mu.Unlock()
 	if over {
 		s.books.give(m.owner, held)
-		return m.lost(pool.ErrClosed)
+		return m.lost(machine.ErrClosed)
 	}
 	reply(w, http.StatusCreated, x)
 	return nil
 }
 
 // shot finds a snapshot by its id or name. m.mu must be held.
-func (m *machine) shot(ref string) *shot {
+func (m *owned) shot(ref string) *shot {
 	for _, x := range m.shots {
 		if x.ID == ref || x.Name == ref {
 			return x

@@ -39,7 +39,7 @@ type Figure struct {
 }
 
 // NewReport begins a report about this machine.
-func NewReport() *Report { return &Report{Machine: machine()} }
+func NewReport() *Report { return &Report{Machine: describeHost()} }
 
 // Add adds a figure from samples. target bounds the median from above; 0 is no
 // target. Without samples the figure is not met.
@@ -95,7 +95,7 @@ func (r *Report) Table(w io.Writer) error {
 	return tw.Flush()
 }
 
-func machine() string {
+func describeHost() string {
 	model := "unknown processor"
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {

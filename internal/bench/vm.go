@@ -17,6 +17,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
@@ -192,8 +193,7 @@ func (b *vmBench) cold(ctx context.Context) error {
 			return errors.Join(err, m.end(ctx))
 		}
 		m.client.Sync(ctx)
-		s, ok := m.Machine.(vm.Snapshotter)
-		if !ok {
+		if !b.Driver.Capabilities().Snapshots {
 			if err := m.end(ctx); err != nil {
 				return err
 			}
@@ -205,7 +205,7 @@ func (b *vmBench) cold(ctx context.Context) error {
 		}
 		m.client.Close()
 		begin = time.Now()
-		if err := s.Snapshot(ctx, out); err != nil {
+		if err := m.Snapshot(ctx, out); err != nil {
 			return errors.Join(err, m.end(ctx))
 		}
 		snapshots = append(snapshots, millis(time.Since(begin)))
@@ -237,7 +237,7 @@ func (b *vmBench) restore(ctx context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := b.Driver.(vm.Restorer).Restore(ctx, b.template, vm.Spec{ID: id, Dir: dir, Net: b.net})
+	m, err := b.Driver.Restore(ctx, b.template, vm.Spec{ID: id, Dir: dir, Net: b.net})
 	if err != nil {
 		return nil, err
 	}
@@ -260,13 +260,13 @@ func (b *vmBench) restores(ctx context.Context) error {
 			return errors.Join(err, m.end(ctx))
 		}
 		command = append(command, millis(time.Since(begin)))
-		if s, ok := m.Machine.(vm.Snapshotter); ok && i < 3 {
+		if i < 3 {
 			out := filepath.Join(b.dir, fmt.Sprintf("live-%d", i))
 			if err := os.Mkdir(out, 0o700); err != nil {
 				return errors.Join(err, m.end(ctx))
 			}
 			begin := time.Now()
-			if err := s.Snapshot(ctx, out); err != nil {
+			if err := m.Snapshot(ctx, out); err != nil {
 				return errors.Join(err, m.end(ctx))
 			}
 			live = append(live, millis(time.Since(begin)))
@@ -407,11 +407,7 @@ func (b *vmBench) clones(ctx context.Context) (err error) {
 	b.report.Add("clones a second", "1/s", 0, []float64{float64(b.Clones) / took})
 	var private, idle []float64
 	ticks := func(m *subject) (float64, bool) {
-		p, ok := m.Machine.(vm.Process)
-		if !ok {
-			return 0, false
-		}
-		return cpuSeconds(p.Pid())
+		return cpuSeconds(m.Pid())
 	}
 	// Let what a restore leaves to be done be done.
 	if err := pause(ctx, 2*time.Second); err != nil {
@@ -431,7 +427,7 @@ func (b *vmBench) clones(ctx context.Context) (err error) {
 			continue
 		}
 		idle = append(idle, 100*(t-before[i])/time.Since(begin).Seconds())
-		if kb, err := privateKB(m.Machine.(vm.Process).Pid()); err == nil {
+		if kb, err := privateKB(m.Pid()); err == nil {
 			private = append(private, float64(kb)/1000)
 		}
 	}
@@ -488,7 +484,7 @@ func (b *vmBench) claims(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
-	if err := p.Prepare(ctx, pool.Request{}); err != nil {
+	if err := p.Prepare(ctx, machine.Request{}); err != nil {
 		return err
 	}
 	echo := []string{"/bin/echo", "hi"}
@@ -507,7 +503,7 @@ func (b *vmBench) claims(ctx context.Context) (err error) {
 			return err
 		}
 		begin := time.Now()
-		l, err := p.Claim(ctx, pool.Request{})
+		l, err := p.Claim(ctx, machine.Request{})
 		if err != nil {
 			return err
 		}

@@ -17,11 +17,10 @@ import (
 	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge"
-	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/plan"
-	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
@@ -41,9 +40,7 @@ type Config struct {
 	// URL is how people reach this server; "" leaves details links out.
 	URL string
 
-	Pool *pool.Pool
-	// Image chooses what a job's machine boots from; nil is the pool's own.
-	Image func(labels []string) (*image.Image, error)
+	Host machine.Host // where jobs get their machines
 	// Labels are what this server's workers answer to.
 	Labels []string
 	// Machines is how many jobs run at once; 0 is 1.
@@ -113,7 +110,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		return nil, errors.New("dispatch: no store or no queue given")
 	}
 	if cfg.Run == nil {
-		if cfg.Pool == nil {
+		if cfg.Host == nil {
 			return nil, errors.New("dispatch: no pool given")
 		}
 		cfg.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {

@@ -16,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
@@ -76,7 +77,7 @@ func realMachines(t testing.TB) *pool.Pool {
 		}
 	})
 	began := time.Now()
-	if err := machines.Prepare(t.Context(), pool.Request{}); err != nil {
+	if err := machines.Prepare(t.Context(), machine.Request{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("template ready in %v", time.Since(began))
@@ -89,7 +90,7 @@ func onMachines(t testing.TB, machines *pool.Pool) *site {
 	s := newForge(t)
 	s.patience = 3 * time.Minute
 	s.start(s.forge(t.TempDir()), func(c *Config) {
-		c.Pool, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
+		c.Host, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
 		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
 			return r.Execute(ctx, run, job, needs, nil)
 		}

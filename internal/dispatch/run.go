@@ -163,7 +163,7 @@ func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo forge.Repo) 
 	}
 	limit := d.limit(run.Repository, t)
 	r := &worker.Runner{
-		Pool: d.cfg.Pool, Image: d.cfg.Image, RunID: run.ID, Repository: run.Repository, File: run.File, Ref: run.Ref, SHA: run.SHA, Attempt: run.Attempt,
+		Host: d.cfg.Host, RunID: run.ID, Repository: run.Repository, File: run.File, Ref: run.Ref, SHA: run.SHA, Attempt: run.Attempt,
 		Sink: sink, Network: limit.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions,
 		CPUs: limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log,
 		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },

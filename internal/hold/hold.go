@@ -40,28 +40,14 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
-	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
-
-// VM is what is held. *pool.Lease is one.
-type VM interface {
-	ID() string
-	Client() *guest.Client
-	Session() pool.Session
-	Begin()
-	End(ctx context.Context, ok bool, reason string)
-	Snapshot(context.Context) (*pool.Checkpoint, error)
-	Rollback(context.Context, *pool.Checkpoint) error
-	Lost() <-chan struct{}
-	Err() error
-	Release(context.Context) error
-}
 
 // Status describes a held machine.
 type Status struct {
 	ID        string    `json:"id"`
-	State     string    `json:"state"` // a pool.State; "dead" if its holder is gone
+	State     string    `json:"state"` // a machine.State; "dead" if its holder is gone
 	Driver    string    `json:"driver,omitempty"`
 	Image     string    `json:"image,omitempty"`
 	CPUs      int       `json:"cpus,omitempty"`
@@ -89,7 +75,7 @@ func Socket(dir, id string) string { return filepath.Join(dir, id+suffix) }
 
 // Server is the holder's side.
 type Server struct {
-	VM      VM
+	VM      machine.Machine
 	Network string // the policy, for Status
 	Log     *slog.Logger
 
@@ -105,7 +91,7 @@ type Server struct {
 
 type shot struct {
 	name  string
-	point *pool.Checkpoint
+	point machine.Checkpoint
 }
 
 // Serve answers on Socket(dir, id) until the machine is removed, lost or out of
@@ -267,12 +253,13 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
 	n := len(s.shots)
 	if name == "" {
 		for i := n + 1; ; i++ {
-			if name = fmt.Sprintf("s%d", i); s.find(name) == nil {
+			name = fmt.Sprintf("s%d", i)
+			if _, taken := s.find(name); !taken {
 				break
 			}
 		}
 	}
-	taken := s.find(name) != nil
+	_, taken := s.find(name)
 	s.mu.Unlock()
 	switch {
 	case taken:
@@ -280,7 +267,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
 	case n >= maxSnapshots:
 		err = &Fault{Kind: faultUsage, Text: fmt.Sprintf("it has %d snapshots and may have no more", n)}
 	default:
-		var c *pool.Checkpoint
+		var c machine.Checkpoint
 		if c, err = s.VM.Snapshot(r.Context()); err == nil {
 			s.mu.Lock()
 			s.shots = append(s.shots, shot{name, c})
@@ -291,13 +278,13 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
 }
 
 // find looks a snapshot up; s.mu must be held.
-func (s *Server) find(name string) *pool.Checkpoint {
+func (s *Server) find(name string) (machine.Checkpoint, bool) {
 	for _, p := range s.shots {
 		if p.name == name {
-			return p.point
+			return p.point, true
 		}
 	}
-	return nil
+	return machine.Checkpoint{}, false
 }
 
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
@@ -308,13 +295,13 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.leave(true)
 	s.mu.Lock()
-	point := s.find(name)
+	point, found := s.find(name)
 	var names []string
 	for _, p := range s.shots {
 		names = append(names, p.name)
 	}
 	s.mu.Unlock()
-	if point == nil {
+	if !found {
 		have := "it has none: hearth vm snapshot makes one"
 		if len(names) > 0 {
 			have = "it has " + strings.Join(names, ", ")

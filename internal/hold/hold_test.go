@@ -17,79 +17,26 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/guest"
-	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/machine/machinetest"
 )
 
-// stand is a VM whose agent is on this host.
-type stand struct {
-	client   *guest.Client
-	lost     chan struct{}
-	err      error
-	stop     func()
-	released int
-	ok       *bool
-	// taking, if set, is closed when a snapshot begins, which then waits for take.
-	taking, take chan struct{}
-}
-
-func newStand(t *testing.T) *stand {
-	t.Helper()
-	here, there := net.Pipe()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); guest.Serve(ctx, there, guest.Options{}) }()
-	c, err := guest.New(ctx, here)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &stand{client: c, lost: make(chan struct{})}
-	s.stop = func() { c.Close(); cancel(); there.Close(); <-done }
-	return s
-}
-
-func (s *stand) ID() string            { return "m1" }
-func (s *stand) Client() *guest.Client { return s.client }
-func (s *stand) Session() pool.Session { return pool.Session{ID: "m1", State: pool.Created} }
-func (s *stand) Begin()                {}
-func (s *stand) End(_ context.Context, ok bool, _ string) {
-	s.ok = &ok
-}
-func (s *stand) Snapshot(context.Context) (*pool.Checkpoint, error) {
-	if s.taking != nil {
-		close(s.taking)
-		<-s.take
-		s.taking = nil
-	}
-	return &pool.Checkpoint{}, nil
-}
-func (s *stand) Rollback(context.Context, *pool.Checkpoint) error { return nil }
-func (s *stand) Lost() <-chan struct{}                            { return s.lost }
-func (s *stand) Err() error {
-	select {
-	case <-s.lost:
-		return s.err
-	default:
-		return nil
-	}
-}
-func (s *stand) Release(context.Context) error {
-	s.released++
-	s.stop()
-	return nil
-}
-
 // held starts a holder and returns a client, and what ends it.
-func held(t *testing.T) (*Client, *stand, string, func() error) {
+func held(t *testing.T) (*Client, *machinetest.Machine, string, func() error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hold")
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := newStand(t)
+	host := &machinetest.Host{}
+	m, err := host.Claim(t.Context(), machine.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- (&Server{VM: v}).Serve(ctx, dir, func() error { close(ready); return nil })
+		done <- (&Server{VM: m}).Serve(ctx, dir, func() error { close(ready); return nil })
 	}()
 	<-ready
 	ended := false
@@ -108,8 +55,8 @@ func held(t *testing.T) (*Client, *stand, string, func() error) {
 		if !ended {
 			wait()
 		}
-		if v.released != 1 {
-			t.Errorf("released %d times", v.released)
+		if s := host.Stats(); s.Leased != 0 || s.Completed+s.Failed != 1 {
+			t.Errorf("released %d times", s.Completed+s.Failed)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
 			t.Error("left behind:", left)
@@ -120,7 +67,7 @@ func held(t *testing.T) (*Client, *stand, string, func() error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, v, dir, wait
+	return c, m.(*machinetest.Machine), dir, wait
 }
 
 func run(t *testing.T, c *Client, in io.Reader, argv ...string) (string, string, guest.Exit) {
@@ -255,17 +202,18 @@ func TestSnapshotIsTakenAlone(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	v.taking, v.take = make(chan struct{}), make(chan struct{})
+	taking, take := make(chan struct{}), make(chan struct{})
+	v.OnSnapshot(func() error { close(taking); <-take; return nil })
 	go func() {
 		_, err := c.Snapshot(context.Background(), "s1")
 		ended <- err
 	}()
-	<-v.taking
+	<-taking
 	_, err = c.Exec(t.Context(), guest.Cmd{Argv: []string{"true"}}, nil)
 	busy("a command beside a snapshot", err)
 	_, err = c.Snapshot(t.Context(), "s2")
 	busy("a snapshot beside a snapshot", err)
-	close(v.take)
+	close(take)
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
@@ -293,8 +241,8 @@ func TestEnds(t *testing.T) {
 		if err := c.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := wait(); err != nil || v.ok == nil || !*v.ok {
-			t.Error(err, v.ok)
+		if err := wait(); err != nil || v.Session().Outcome != machine.Completed {
+			t.Error(err, v.Session())
 		}
 		if _, err := Open(dir, "m1"); !errors.Is(err, ErrNone) {
 			t.Error(err)
@@ -312,9 +260,7 @@ func TestEnds(t *testing.T) {
 			done <- err
 		}()
 		<-out
-		v.err = errors.New("qemu was killed")
-		close(v.lost)
-		v.client.Close()
+		v.Lose(errors.New("qemu was killed"))
 		if err := <-done; err == nil {
 			t.Error("a command of a machine that died has an end")
 		}

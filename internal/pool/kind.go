@@ -157,8 +157,7 @@ func (k *kind) make(ctx context.Context, ahead bool) (*instance, error) {
 }
 
 func (k *kind) fresh(ctx context.Context) (*instance, error) {
-	r, ok := k.driver.(vm.Restorer)
-	if !ok {
+	if !k.driver.Capabilities().Snapshots {
 		return k.boot(ctx, false)
 	}
 	for again := false; ; again = true {
@@ -169,7 +168,7 @@ func (k *kind) fresh(ctx context.Context) (*instance, error) {
 		i, err := k.pool.assemble(ctx, restoreLimit, func(ctx context.Context, id, mdir string) (vm.Machine, error) {
 			s := k.spec(id, mdir)
 			s.Kernel, s.Initrd, s.Cmdline = "", "", ""
-			return r.Restore(ctx, dir, s)
+			return k.driver.Restore(ctx, dir, s)
 		})
 		if errors.Is(err, vm.ErrSnapshot) && !again {
 			k.pool.log.Warn("the template cannot be used and is made again", "kind", k.key, "err", err)
@@ -184,11 +183,9 @@ func (k *kind) fresh(ctx context.Context) (*instance, error) {
 
 // template returns the directory of this kind's snapshot, made and verified.
 func (k *kind) template(ctx context.Context) (string, error) {
-	r, ok := k.driver.(vm.Restorer)
-	if !ok {
+	if !k.driver.Capabilities().Snapshots {
 		return "", nil // machines of this driver are booted one by one
 	}
-	_ = r
 	if err := k.lock(ctx); err != nil {
 		return "", err
 	}
@@ -199,13 +196,9 @@ func (k *kind) template(ctx context.Context) (string, error) {
 	if err := k.hold(); err != nil {
 		return "", err
 	}
-	finger := k.driver.Name()
-	if f, ok := k.driver.(vm.Fingerprinter); ok {
-		s, err := f.Fingerprint(ctx, k.spec("none", "none"))
-		if err != nil {
-			return "", err
-		}
-		finger = s
+	finger, err := k.driver.Fingerprint(ctx, k.spec("none", "none"))
+	if err != nil {
+		return "", err
 	}
 	k.tmplKey = fmt.Sprintf("%s/%d/%d/scratch-%d/template-%s", finger, k.cpus, k.memory, k.pool.cfg.ScratchMiB, templateVersion)
 	for again := false; ; again = true {
@@ -219,18 +212,16 @@ func (k *kind) template(ctx context.Context) (string, error) {
 		}
 		if made {
 			k.pool.log.Info("template made", "kind", k.key, "took", time.Since(began).Round(time.Millisecond))
-		} else if v, ok := k.driver.(vm.Verifier); ok {
+		} else if err := k.driver.Verify(ctx, dir); errors.Is(err, vm.ErrSnapshot) && !again {
 			// Once a process: a flipped bit in a template's memory would be in
 			// every machine.
-			if err := v.Verify(ctx, dir); errors.Is(err, vm.ErrSnapshot) && !again {
-				k.pool.log.Warn("the template is damaged and is made again", "kind", k.key, "err", err)
-				if err := k.src.DropTemplate(k.tmplKey); err != nil {
-					return "", err
-				}
-				continue
-			} else if err != nil {
+			k.pool.log.Warn("the template is damaged and is made again", "kind", k.key, "err", err)
+			if err := k.src.DropTemplate(k.tmplKey); err != nil {
 				return "", err
 			}
+			continue
+		} else if err != nil {
+			return "", err
 		}
 		k.dir = dir
 		return dir, nil
@@ -307,11 +298,7 @@ func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 		return i.explain("sync", err)
 	}
 	i.client.Close()
-	s, ok := i.machine.(vm.Snapshotter)
-	if !ok {
-		return fmt.Errorf("driver %s restores snapshots but cannot make them", k.driver.Name())
-	}
-	return s.Snapshot(ctx, dir)
+	return i.machine.Snapshot(ctx, dir)
 }
 
 // errNotUp is that a machine was started and its agent did not answer.

@@ -13,65 +13,16 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
-
-// State is where a session is in its life.
-type State string
-
-// The states of a session, in the order in which they are reached.
-const (
-	Created   State = "created"   // leased; nothing has run yet
-	Executing State = "executing" // Begin was called
-	Completed State = "completed" // End, with success
-	Failed    State = "failed"    // End, without; or the machine was lost
-	Released  State = "released"  // the machine is gone
-)
-
-// Session is the record of one lease.
-type Session struct {
-	ID        string        `json:"id"` // the machine's as well
-	State     State         `json:"state"`
-	Outcome   State         `json:"outcome,omitempty"` // Completed or Failed, once released
-	Reason    string        `json:"reason,omitempty"`  // of a failure
-	Driver    string        `json:"driver"`
-	Image     string        `json:"image"`
-	Labels    []string      `json:"labels,omitempty"`
-	CPUs      int           `json:"cpus"`
-	MemoryMiB int           `json:"memory_mib"`
-	Warm      bool          `json:"warm"`   // it was ready before it was asked for
-	Waited    time.Duration `json:"waited"` // for means, ns
-	Ready     time.Duration `json:"ready"`  // from the claim to the lease, ns
-	Leased    time.Time     `json:"leased"`
-	Started   time.Time     `json:"started,omitzero"`
-	Ended     time.Time     `json:"ended,omitzero"`
-	Released  time.Time     `json:"released,omitzero"`
-	DeleteBy  time.Time     `json:"delete_by"`
-	Usage     guest.Usage   `json:"usage,omitzero"` // of the machine, when the work ended
-}
-
-// Stats counts what a pool has done.
-type Stats struct {
-	Leased  int   `json:"leased"`  // now
-	Waiting int   `json:"waiting"` // claims that wait for means, now
-	Warm    int   `json:"warm"`    // machines that are ready, now
-	Used    Means `json:"used"`
-	Means   Means `json:"means"`
-
-	Claims    int `json:"claims"`    // that were met
-	WarmHits  int `json:"warm_hits"` // of them, by a machine that was ready
-	Made      int `json:"made"`      // machines made ahead
-	Completed int `json:"completed"` // sessions
-	Failed    int `json:"failed"`    // sessions, lost machines included
-	Lost      int `json:"lost"`      // claims that failed, and machines that died under a lease
-}
 
 // keepPast is how many released sessions a pool remembers.
 const keepPast = 200
 
 // Stats returns the counts as they are now.
-func (p *Pool) Stats() Stats {
+func (p *Pool) Stats() machine.Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.stats
@@ -83,14 +34,14 @@ func (p *Pool) Stats() Stats {
 }
 
 // Sessions returns the sessions there are and the last that were, oldest first.
-func (p *Pool) Sessions() []Session {
+func (p *Pool) Sessions() []machine.Session {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := slices.Clone(p.past)
 	for l := range p.leases {
 		out = append(out, l.session)
 	}
-	slices.SortStableFunc(out, func(a, b Session) int { return a.Leased.Compare(b.Leased) })
+	slices.SortStableFunc(out, func(a, b machine.Session) int { return a.Leased.Compare(b.Leased) })
 	return out
 }
 
@@ -98,7 +49,7 @@ func (p *Pool) Sessions() []Session {
 type Lease struct {
 	pool    *Pool
 	kind    *kind
-	request Request
+	request machine.Request
 	net     *network.Network
 	cables  sync.WaitGroup // goroutines that serve the network
 	expiry  *time.Timer
@@ -110,13 +61,14 @@ type Lease struct {
 	inst     *instance
 	lostErr  error
 	released bool
-	shots    int
+	shots    int      // tried
+	points   []string // checkpoints that there are
 
-	session Session // guarded by Pool.mu
+	session machine.Session // guarded by Pool.mu
 }
 
 // lease turns an admitted request into a lease.
-func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
+func (p *Pool) lease(ctx context.Context, r machine.Request, k *kind) (*Lease, error) {
 	if err := k.hold(); err != nil {
 		return nil, err
 	}
@@ -126,8 +78,8 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 	}
 	i := l.inst
 	now := time.Now()
-	l.session = Session{
-		ID: i.id, State: Created, Driver: l.kind.driver.Name(), Image: r.Image.ID, Labels: r.Labels, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
+	l.session = machine.Session{
+		ID: i.id, State: machine.Created, Driver: l.kind.driver.Name(), Image: l.kind.img.ID, Labels: r.Labels, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
 		Warm: warm, Leased: now, DeleteBy: r.Deadline,
 	}
 	p.mu.Lock()
@@ -135,7 +87,7 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 		p.mu.Unlock()
 		l.net.Close()
 		l.cables.Wait()
-		return nil, errors.Join(ErrClosed, i.closeSoon(ctx))
+		return nil, errors.Join(machine.ErrClosed, i.closeSoon(ctx))
 	}
 	p.leases[l] = struct{}{}
 	p.stats.Claims++
@@ -149,7 +101,7 @@ func (p *Pool) lease(ctx context.Context, r Request, k *kind) (*Lease, error) {
 }
 
 // ready returns a lease whose machine is: one that waits, or a new one.
-func (p *Pool) ready(ctx context.Context, r Request, k *kind) (l *Lease, warm bool, err error) {
+func (p *Pool) ready(ctx context.Context, r machine.Request, k *kind) (l *Lease, warm bool, err error) {
 	try := func(i *instance) (*Lease, error) {
 		l := &Lease{pool: p, kind: k, request: r, inst: i, lost: make(chan struct{}), course: make(chan struct{}, 1)}
 		err := l.begin(ctx, i, warm)
@@ -201,7 +153,7 @@ func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
 	// Beside the claim, which a busy disk must not hold up: until then the record
 	// says what a machine that waits has, which is enough to find it by.
 	i.writing.Go(func() {
-		if err := vm.WriteRecord(i.dir, l.kind.driver.Name(), vm.Spec{ID: i.id, DeleteBy: l.request.Deadline}, pid(i.machine)); err != nil {
+		if err := vm.WriteRecord(i.dir, l.kind.driver.Name(), vm.Spec{ID: i.id, DeleteBy: l.request.Deadline}, i.machine.Pid()); err != nil {
 			l.pool.log.Warn("cannot write down until when a machine may live", "machine", i.id, "err", err)
 		}
 	})
@@ -228,13 +180,6 @@ func (l *Lease) identity(i *instance) guest.Identity {
 		return identity(h)
 	}
 	return identity("hearth-" + i.id)
-}
-
-func pid(m vm.Machine) int {
-	if p, ok := m.(vm.Process); ok {
-		return p.Pid()
-	}
-	return 0
 }
 
 func (l *Lease) plug(i *instance) {
@@ -307,6 +252,9 @@ func (l *Lease) Machine() vm.Machine {
 	return l.inst.machine
 }
 
+// SetStep says which step connections belong to from now on.
+func (l *Lease) SetStep(number int) { l.net.SetStep(number) }
+
 // Network is the machine's network; it stays the same over a Rollback.
 func (l *Lease) Network() *network.Network { return l.net }
 
@@ -348,9 +296,7 @@ func (l *Lease) Fate() string {
 func (l *Lease) Begin() {
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
-	if l.session.State == Created {
-		l.session.State, l.session.Started = Executing, time.Now()
-	}
+	l.session.Begin()
 }
 
 // End records how the work ended, and what it used as far as the agent still
@@ -358,40 +304,22 @@ func (l *Lease) Begin() {
 func (l *Lease) End(ctx context.Context, ok bool, reason string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	usage, err := l.Client().Usage(ctx)
+	usage, _ := l.Client().Usage(ctx) // zero of a machine that does not tell any more
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
-	s := &l.session
-	if s.State != Created && s.State != Executing {
-		return
-	}
-	if err == nil {
-		s.Usage = usage
-	}
-	s.Ended, s.State, s.Reason = time.Now(), Completed, reason
-	if !ok {
-		s.State = Failed
-	}
+	l.session.End(ok, reason, usage)
 }
 
 // Session is the lease's record as it is now.
-func (l *Lease) Session() Session {
+func (l *Lease) Session() machine.Session {
 	l.pool.mu.Lock()
 	defer l.pool.mu.Unlock()
 	return l.session
 }
 
-// Checkpoint is a moment of a lease's machine that it can go back to. It is
-// valid until the lease is released.
-type Checkpoint struct {
-	lease *Lease
-	dir   string
-}
-
-// Bytes is what the checkpoint takes on disk.
-func (c *Checkpoint) Bytes() int64 {
-	var n int64
-	filepath.WalkDir(c.dir, func(_ string, e os.DirEntry, err error) error {
+// size is what a directory takes on disk.
+func size(dir string) (n int64) {
+	filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
 		if err != nil {
 			return nil // what is gone takes nothing
 		}
@@ -404,6 +332,11 @@ func (c *Checkpoint) Bytes() int64 {
 	})
 	return n
 }
+
+// checkpoint is where a checkpoint of this lease is: a directory beside the
+// machine's, under a record as it has, so that it is found when the lease is not
+// released in order.
+func (l *Lease) checkpoint(id string) string { return filepath.Join(l.pool.machines, id, "snapshot") }
 
 // take holds the machine's course.
 func (l *Lease) take(ctx context.Context) (*instance, error) {
@@ -429,36 +362,36 @@ func (l *Lease) take(ctx context.Context) (*instance, error) {
 // be running in it that minds existing twice: call it between two steps. With
 // some drivers it ends the connection to the agent, and so what runs over it;
 // Client is a new one then.
-func (l *Lease) Snapshot(ctx context.Context) (*Checkpoint, error) {
+func (l *Lease) Snapshot(ctx context.Context) (machine.Checkpoint, error) {
 	i, err := l.take(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint: %w", err)
+		return machine.Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
 	}
 	defer func() { <-l.course }()
-	s, ok := i.machine.(vm.Snapshotter)
-	if _, can := l.kind.driver.(vm.Restorer); !ok || !can {
-		return nil, fmt.Errorf("checkpoint: driver %s cannot", l.kind.driver.Name())
+	if !l.kind.driver.Capabilities().Snapshots {
+		return machine.Checkpoint{}, fmt.Errorf("checkpoint: driver %s cannot: %w", l.kind.driver.Name(), errors.ErrUnsupported)
 	}
 	l.mu.Lock()
 	l.shots++
-	n := l.shots
+	id := fmt.Sprintf("%s-c%d", l.session.ID, l.shots)
 	l.mu.Unlock()
-	// Beside the machine, under the same record, so that it is found when the
-	// lease is not released in order.
-	outer := filepath.Join(l.pool.machines, fmt.Sprintf("%s-c%d", l.session.ID, n))
-	c := &Checkpoint{lease: l, dir: filepath.Join(outer, "snapshot")}
-	err = os.MkdirAll(c.dir, 0o700)
+	dir := l.checkpoint(id)
+	outer := filepath.Dir(dir)
+	err = os.MkdirAll(dir, 0o700)
 	if err == nil {
-		err = vm.WriteRecord(outer, l.kind.driver.Name(), vm.Spec{ID: filepath.Base(outer), DeleteBy: l.request.Deadline}, 0)
+		err = vm.WriteRecord(outer, l.kind.driver.Name(), vm.Spec{ID: id, DeleteBy: l.request.Deadline}, 0)
 	}
 	if err == nil {
-		err = s.Snapshot(ctx, c.dir)
+		err = i.machine.Snapshot(ctx, dir)
 		err = errors.Join(err, i.reconnect(ctx))
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("checkpoint: %w", err), os.RemoveAll(outer))
+		return machine.Checkpoint{}, errors.Join(fmt.Errorf("checkpoint: %w", err), os.RemoveAll(outer))
 	}
-	return c, nil
+	l.mu.Lock()
+	l.points = append(l.points, id)
+	l.mu.Unlock()
+	return machine.Checkpoint{ID: id, Bytes: size(dir)}, nil
 }
 
 // reconnect connects to the agent again if the connection has ended.
@@ -478,16 +411,18 @@ func (i *instance) reconnect(ctx context.Context) error {
 // Rollback puts the lease's machine back to c: a new machine, a new Client, the
 // same network. Streams of the old client end with an error. When it fails the
 // lease is lost.
-func (l *Lease) Rollback(ctx context.Context, c *Checkpoint) error {
-	if c.lease != l {
-		return errors.New("rollback: the checkpoint is another lease's")
-	}
+func (l *Lease) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	old, err := l.take(ctx)
 	if err != nil {
 		return fmt.Errorf("rollback: %w", err)
 	}
 	defer func() { <-l.course }()
-	r := l.kind.driver.(vm.Restorer) // Snapshot has checked
+	l.mu.Lock()
+	mine := slices.Contains(l.points, c.ID)
+	l.mu.Unlock()
+	if !mine {
+		return errors.New("rollback: the checkpoint is another machine's")
+	}
 	lose := func(err error) error {
 		err = fmt.Errorf("rollback: %w", err)
 		l.mu.Lock()
@@ -502,7 +437,7 @@ func (l *Lease) Rollback(ctx context.Context, c *Checkpoint) error {
 		s := l.kind.spec(id, dir)
 		s.Kernel, s.Initrd, s.Cmdline = "", "", ""
 		s.DeleteBy = l.request.Deadline
-		return r.Restore(ctx, c.dir, s)
+		return l.kind.driver.Restore(ctx, l.checkpoint(c.ID), s)
 	})
 	if err != nil {
 		return fmt.Errorf("rollback: %w", err) // the machine is as it was
@@ -534,7 +469,7 @@ func (l *Lease) Release(ctx context.Context) error {
 		return nil
 	}
 	l.released = true
-	i, shots, lost := l.inst, l.shots, l.lostErr
+	i, points, lost := l.inst, l.points, l.lostErr
 	l.mu.Unlock()
 	l.expiry.Stop()
 	var errs []error
@@ -543,28 +478,18 @@ func (l *Lease) Release(ctx context.Context) error {
 	errs = append(errs, i.close(ending))
 	l.net.Close()
 	l.cables.Wait()
-	for n := range shots {
-		errs = append(errs, os.RemoveAll(filepath.Join(l.pool.machines, fmt.Sprintf("%s-c%d", l.session.ID, n+1))))
+	for _, id := range points {
+		errs = append(errs, os.RemoveAll(filepath.Dir(l.checkpoint(id))))
 	}
 	p := l.pool
 	p.mu.Lock()
 	s := &l.session
-	s.Outcome = s.State
-	if s.State == Created || s.State == Executing {
-		s.Outcome = Failed
-		if s.Reason == "" {
-			s.Reason = "released before its work had ended"
-		}
-	}
-	if lost != nil {
-		s.Outcome, s.Reason = Failed, lost.Error()
-	}
-	if s.Outcome == Failed {
+	s.Release(lost)
+	if s.Outcome == machine.Failed {
 		p.stats.Failed++
 	} else {
 		p.stats.Completed++
 	}
-	s.State, s.Released = Released, time.Now()
 	delete(p.leases, l)
 	p.past = append(p.past, *s)
 	if len(p.past) > keepPast {

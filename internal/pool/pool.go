@@ -22,9 +22,9 @@
 //
 // # Means
 //
-// The pool promises no more CPUs and memory than [Means] says, counted as the
+// The pool promises no more CPUs and memory than Config.Means says, counted as the
 // guests see them. Claims beyond that wait in the order in which they came; one
-// that could never be met fails at once with [ErrTooLarge]. A warm machine uses
+// that could never be met fails at once with [machine.ErrTooLarge]. A warm machine uses
 // only what is left over, and gives way.
 //
 // # Nothing left behind
@@ -56,7 +56,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/image"
-	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
 
@@ -66,8 +66,10 @@ type Config struct {
 	Driver vm.Driver
 
 	// Image is what machines boot from where a request names none. It may be nil
-	// if every request names one.
-	Image *image.Image
+	// if every request names one. Images is the directory of those that requests
+	// name.
+	Image  *image.Image
+	Images string
 
 	// RunDir holds the machines' directories while they live, CacheDir what may
 	// be used again (scratch disks). Both must exist. Where RunDir is in
@@ -81,7 +83,7 @@ type Config struct {
 
 	// Means is what all leased machines may have together; a zero field asks
 	// the host: twice its CPUs, three quarters of its memory.
-	Means Means
+	Means machine.Means
 
 	Max  int // leases at once; 0 is no limit but Means
 	Warm int // machines kept ready of each kind that has been asked for; 0 none
@@ -108,52 +110,16 @@ const templateTouchLimit = 20 * time.Second
 const templateTouch = `for c in bash sh env cat mkdir git tar python3 node /opt/hearth/node20/bin/node /opt/hearth/node24/bin/node; do
 	command -v "$c" >/dev/null && "$c" --version </dev/null >/dev/null 2>&1; done; true`
 
-// Means is how much of the host machines may have.
-type Means struct {
-	CPUs      int
-	MemoryMiB int
-}
-
-// HostMeans returns the default [Means]. CPUs are counted twice, since a job
+// HostMeans returns the default of Config.Means. CPUs are counted twice, since a job
 // rarely keeps all of its own busy.
-func HostMeans() Means {
-	m := Means{CPUs: 2 * runtime.NumCPU(), MemoryMiB: 4096}
+func HostMeans() machine.Means {
+	m := machine.Means{CPUs: 2 * runtime.NumCPU(), MemoryMiB: 4096}
 	var si syscall.Sysinfo_t
 	if syscall.Sysinfo(&si) == nil {
 		m.MemoryMiB = int(uint64(si.Totalram) * uint64(si.Unit) / (1 << 20) * 3 / 4)
 	}
 	return m
 }
-
-// Request says what machine is wanted. The zero Request is the pool's default
-// machine on a default network.
-type Request struct {
-	Image     *image.Image // nil is the pool's default
-	CPUs      int
-	MemoryMiB int
-	Network   network.Config // policy, services inside, record of connections
-	Hostname  string         // "" is "hearth-" and the lease's id
-	Labels    []string       // what the job asked for; shown in Sessions
-	// Deadline is when the machine is ended, used or not; zero is MaxLease from
-	// the claim.
-	Deadline time.Time
-	// NoWait fails with ErrBusy instead of waiting for means.
-	NoWait bool
-	// Waits, if set, is called once the claim has its place among those that wait;
-	// it must not block.
-	Waits func()
-}
-
-// MaxLease is how long a machine may be leased where the request does not say:
-// GitHub's longest job, and the way there and back.
-const MaxLease = 6*time.Hour + 15*time.Minute
-
-// Errors of Claim.
-var (
-	ErrTooLarge = errors.New("more than this host may give to machines")
-	ErrBusy     = errors.New("all means are in use")
-	ErrClosed   = errors.New("the pool is closed")
-)
 
 // Pool hands out machines. Safe for concurrent use.
 type Pool struct {
@@ -171,12 +137,12 @@ type Pool struct {
 	closed    bool
 	kinds     map[string]*kind
 	waiting   []*waiter
-	used      Means
+	used      machine.Means
 	leases    map[*Lease]struct{}
 	warmMiB   int
 	lastClaim time.Time
-	past      []Session // released, newest last; bounded
-	stats     Stats
+	past      []machine.Session // released, newest last; bounded
+	stats     machine.Stats
 }
 
 // waiter is a claim that waits for means.
@@ -295,20 +261,24 @@ func newID() string {
 }
 
 // complete fills in a request's defaults and checks it.
-func (p *Pool) complete(r Request) (Request, *kind, error) {
+func (p *Pool) complete(r machine.Request) (machine.Request, *kind, error) {
 	if r.CPUs == 0 {
 		r.CPUs = p.cfg.CPUs
 	}
 	if r.MemoryMiB == 0 {
 		r.MemoryMiB = p.cfg.MemoryMiB
 	}
-	if r.Image == nil {
-		r.Image = p.cfg.Image
+	img := p.cfg.Image
+	if r.Image != "" {
+		var err error
+		if img, err = image.Open(p.cfg.Images, r.Image); err != nil {
+			return r, nil, err
+		}
 	}
 	if r.Deadline.IsZero() {
-		r.Deadline = time.Now().Add(MaxLease)
+		r.Deadline = time.Now().Add(machine.MaxLease)
 	}
-	if r.Image == nil {
+	if img == nil {
 		return r, nil, errors.New("no image: the pool has none and the request names none")
 	}
 	m := p.cfg.Means
@@ -316,17 +286,17 @@ func (p *Pool) complete(r Request) (Request, *kind, error) {
 		return r, nil, fmt.Errorf("a machine of %d CPUs and %d MiB makes no sense", r.CPUs, r.MemoryMiB)
 	}
 	if r.CPUs > m.CPUs || r.MemoryMiB > m.MemoryMiB {
-		return r, nil, fmt.Errorf("%w: a machine of %d CPUs and %d MiB is wanted, all of them together may have %d and %d", ErrTooLarge, r.CPUs, r.MemoryMiB, m.CPUs, m.MemoryMiB)
+		return r, nil, fmt.Errorf("%w: a machine of %d CPUs and %d MiB is wanted, all of them together may have %d and %d", machine.ErrTooLarge, r.CPUs, r.MemoryMiB, m.CPUs, m.MemoryMiB)
 	}
-	key := fmt.Sprintf("%s/%s/%d/%d", p.cfg.Driver.Name(), r.Image.ID, r.CPUs, r.MemoryMiB)
+	key := fmt.Sprintf("%s/%s/%d/%d", p.cfg.Driver.Name(), img.ID, r.CPUs, r.MemoryMiB)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return r, nil, ErrClosed
+		return r, nil, machine.ErrClosed
 	}
 	k := p.kinds[key]
 	if k == nil {
-		k = &kind{pool: p, key: key, driver: p.cfg.Driver, img: r.Image, src: p.source(r.Image), cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
+		k = &kind{pool: p, key: key, driver: p.cfg.Driver, img: img, src: p.source(img), cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
 		p.kinds[key] = k
 	}
 	return r, k, nil
@@ -337,18 +307,18 @@ func (p *Pool) enter(ctx context.Context) (_ context.Context, leave func(), err 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, nil, ErrClosed
+		return nil, nil, machine.ErrClosed
 	}
 	p.wg.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(p.ctx, func() { cancel(ErrClosed) })
+	stop := context.AfterFunc(p.ctx, func() { cancel(machine.ErrClosed) })
 	return ctx, func() { stop(); cancel(nil); p.wg.Done() }, nil
 }
 
 // Prepare makes what claims like r will need and do not have to wait for: the
 // template, and Config.Warm machines, one after the other. It returns when the
 // template is there; machines follow in the background.
-func (p *Pool) Prepare(ctx context.Context, r Request) error {
+func (p *Pool) Prepare(ctx context.Context, r machine.Request) error {
 	ctx, leave, err := p.enter(ctx)
 	if err != nil {
 		return fmt.Errorf("prepare machines: %w", err)
@@ -371,7 +341,15 @@ func (p *Pool) Prepare(ctx context.Context, r Request) error {
 // Claim returns a machine of the requested kind, ready for its first command.
 // It waits for means, in the order of the claims, as long as ctx allows. An
 // error is never the job's fault.
-func (p *Pool) Claim(ctx context.Context, r Request) (*Lease, error) {
+func (p *Pool) Claim(ctx context.Context, r machine.Request) (machine.Machine, error) {
+	l, err := p.claim(ctx, r)
+	if err != nil {
+		return nil, err // not l: a nil *Lease would be a Machine that is not nil
+	}
+	return l, nil
+}
+
+func (p *Pool) claim(ctx context.Context, r machine.Request) (*Lease, error) {
 	asked := time.Now()
 	ctx, leave, err := p.enter(ctx)
 	if err != nil {
@@ -404,7 +382,7 @@ func (p *Pool) Claim(ctx context.Context, r Request) (*Lease, error) {
 }
 
 // admit waits until the request's share of the means is free, and takes it.
-func (p *Pool) admit(ctx context.Context, r Request) error {
+func (p *Pool) admit(ctx context.Context, r machine.Request) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -412,7 +390,7 @@ func (p *Pool) admit(ctx context.Context, r Request) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return ErrClosed
+		return machine.ErrClosed
 	}
 	p.waiting = append(p.waiting, w)
 	if r.Waits != nil {
@@ -423,7 +401,7 @@ func (p *Pool) admit(ctx context.Context, r Request) error {
 		p.dropLocked(w)
 		used := p.used
 		p.mu.Unlock()
-		return fmt.Errorf("%w: leased machines have %d CPUs and %d MiB of %d and %d", ErrBusy, used.CPUs, used.MemoryMiB, p.cfg.Means.CPUs, p.cfg.Means.MemoryMiB)
+		return fmt.Errorf("%w: leased machines have %d CPUs and %d MiB of %d and %d", machine.ErrBusy, used.CPUs, used.MemoryMiB, p.cfg.Means.CPUs, p.cfg.Means.MemoryMiB)
 	}
 	p.mu.Unlock()
 	var err error
@@ -433,7 +411,7 @@ func (p *Pool) admit(ctx context.Context, r Request) error {
 	case <-ctx.Done():
 		err = fmt.Errorf("waiting for means: %w", context.Cause(ctx))
 	case <-p.ctx.Done():
-		err = ErrClosed
+		err = machine.ErrClosed
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -468,14 +446,14 @@ func (p *Pool) grantLocked() {
 	}
 }
 
-func (p *Pool) freeLocked(r Request) {
+func (p *Pool) freeLocked(r machine.Request) {
 	p.used.CPUs -= r.CPUs
 	p.used.MemoryMiB -= r.MemoryMiB
 	p.stats.Leased--
 	p.grantLocked()
 }
 
-func (p *Pool) giveBack(r Request) {
+func (p *Pool) giveBack(r machine.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.freeLocked(r)
@@ -497,7 +475,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	}
 	p.warmMiB = 0
 	p.mu.Unlock()
-	p.cancel(ErrClosed)
+	p.cancel(machine.ErrClosed)
 
 	var errs []error
 	for _, l := range leases {

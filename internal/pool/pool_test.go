@@ -16,6 +16,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/vmtest"
@@ -95,7 +96,7 @@ func rigOn(t *testing.T, s *shelf, change func(*Config)) *rig {
 	cfg := Config{
 		Driver: r.fake, Image: &image.Image{ID: "test", Name: "test", Kernel: "none"},
 		RunDir: t.TempDir(), CacheDir: t.TempDir(), CPUs: 1, MemoryMiB: 64,
-		Means: Means{CPUs: 4, MemoryMiB: 64 * 8}, Touch: []string{},
+		Means: machine.Means{CPUs: 4, MemoryMiB: 64 * 8}, Touch: []string{},
 		Log: slog.New(slog.NewTextHandler(r.log, nil)),
 	}
 	if change != nil {
@@ -128,9 +129,9 @@ func rigOn(t *testing.T, s *shelf, change func(*Config)) *rig {
 	return r
 }
 
-func (r *rig) claim(t *testing.T, q Request) *Lease {
+func (r *rig) claim(t *testing.T, q machine.Request) *Lease {
 	t.Helper()
-	l, err := r.Claim(t.Context(), q)
+	l, err := r.Pool.claim(t.Context(), q)
 	if err != nil {
 		t.Fatalf("Claim: %v", err)
 	}
@@ -165,17 +166,17 @@ func echo(t *testing.T, l *Lease) {
 
 func TestSession(t *testing.T) {
 	r := newRig(t, nil)
-	l := r.claim(t, Request{Labels: []string{"ubuntu-latest"}})
-	if s := l.Session(); s.State != Created || s.Warm || s.Driver != "fake" || s.Labels[0] != "ubuntu-latest" {
+	l := r.claim(t, machine.Request{Labels: []string{"ubuntu-latest"}})
+	if s := l.Session(); s.State != machine.Created || s.Warm || s.Driver != "fake" || s.Labels[0] != "ubuntu-latest" {
 		t.Errorf("session: %+v", s)
 	}
 	l.Begin()
-	if s := l.Session(); s.State != Executing {
+	if s := l.Session(); s.State != machine.Executing {
 		t.Errorf("after Begin: %s", s.State)
 	}
 	echo(t, l)
 	l.End(t.Context(), true, "")
-	if s := l.Session(); s.State != Completed {
+	if s := l.Session(); s.State != machine.Completed {
 		t.Errorf("after End: %s", s.State)
 	}
 	rec, err := vm.ReadRecord(filepath.Join(r.machines, l.ID()))
@@ -191,11 +192,11 @@ func TestSession(t *testing.T) {
 	if err := l.Client().Sync(t.Context()); err == nil {
 		t.Error("the client works after Release")
 	}
-	failed := r.claim(t, Request{})
+	failed := r.claim(t, machine.Request{})
 	failed.Begin()
 	failed.End(t.Context(), false, "exit 1")
 	release(t, failed)
-	release(t, r.claim(t, Request{})) // given back without a word
+	release(t, r.claim(t, machine.Request{})) // given back without a word
 	var got []string
 	for _, s := range r.Sessions() {
 		got = append(got, string(s.State)+"/"+string(s.Outcome))
@@ -203,7 +204,7 @@ func TestSession(t *testing.T) {
 	if want := "[released/completed released/failed released/failed]"; fmt.Sprint(got) != want {
 		t.Errorf("sessions: %v, want %s", got, want)
 	}
-	if s := r.Stats(); s.Leased != 0 || s.Claims != 3 || s.Completed != 1 || s.Failed != 2 || s.Used != (Means{}) {
+	if s := r.Stats(); s.Leased != 0 || s.Claims != 3 || s.Completed != 1 || s.Failed != 2 || s.Used != (machine.Means{}) {
 		t.Errorf("stats: %+v", s)
 	}
 	if made, _, _ := r.shelf.counts(); made != 1 {
@@ -213,12 +214,12 @@ func TestSession(t *testing.T) {
 
 func TestWarm(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Warm = 2 })
-	if err := r.Prepare(t.Context(), Request{}); err != nil {
+	if err := r.Prepare(t.Context(), machine.Request{}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "two warm machines", func() bool { return r.Stats().Warm == 2 })
-	a := r.claim(t, Request{})
-	b := r.claim(t, Request{Hostname: "builder"})
+	a := r.claim(t, machine.Request{})
+	b := r.claim(t, machine.Request{Hostname: "builder"})
 	if !a.Session().Warm || !b.Session().Warm {
 		t.Error("a claim did not get the machine that was ready")
 	}
@@ -236,7 +237,7 @@ func TestWarm(t *testing.T) {
 			m.Kill()
 		}
 	}
-	c := r.claim(t, Request{})
+	c := r.claim(t, machine.Request{})
 	echo(t, c)
 	for _, l := range []*Lease{a, b, c} {
 		release(t, l)
@@ -247,7 +248,7 @@ func TestIdentities(t *testing.T) {
 	r := newRig(t, nil)
 	seen := map[string]string{}
 	for range 3 {
-		l := r.claim(t, Request{})
+		l := r.claim(t, machine.Request{})
 		id := l.Machine().(*vmtest.FakeMachine).Identity()
 		for name, v := range map[string]string{"machine id": id.MachineID, "boot id": id.BootID, "host name": id.Hostname, "entropy": string(id.Entropy)} {
 			if v == "" || seen[v] != "" {
@@ -264,14 +265,14 @@ func TestIdentities(t *testing.T) {
 
 func TestMeansAreGivenInOrder(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Means.CPUs = 2 })
-	first := r.claim(t, Request{CPUs: 2})
-	if _, err := r.Claim(t.Context(), Request{CPUs: 3}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "3 CPUs") {
+	first := r.claim(t, machine.Request{CPUs: 2})
+	if _, err := r.Claim(t.Context(), machine.Request{CPUs: 3}); !errors.Is(err, machine.ErrTooLarge) || !strings.Contains(err.Error(), "3 CPUs") {
 		t.Errorf("more than there is: %v", err)
 	}
-	if _, err := r.Claim(t.Context(), Request{MemoryMiB: 1 << 20}); !errors.Is(err, ErrTooLarge) {
+	if _, err := r.Claim(t.Context(), machine.Request{MemoryMiB: 1 << 20}); !errors.Is(err, machine.ErrTooLarge) {
 		t.Errorf("more memory than there is: %v", err)
 	}
-	if _, err := r.Claim(t.Context(), Request{NoWait: true}); !errors.Is(err, ErrBusy) {
+	if _, err := r.Claim(t.Context(), machine.Request{NoWait: true}); !errors.Is(err, machine.ErrBusy) {
 		t.Errorf("NoWait: %v", err)
 	}
 	got := make(chan string, 3)
@@ -281,7 +282,7 @@ func TestMeansAreGivenInOrder(t *testing.T) {
 	ask := func(name string, cpus int) {
 		n := r.Stats().Waiting
 		wg.Go(func() {
-			l, err := r.Claim(t.Context(), Request{CPUs: cpus})
+			l, err := r.Pool.claim(t.Context(), machine.Request{CPUs: cpus})
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				return
@@ -299,7 +300,7 @@ func TestMeansAreGivenInOrder(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gaveUp := errors.New("gave up")
 	cancel(gaveUp)
-	if _, err := r.Claim(ctx, Request{}); !errors.Is(err, gaveUp) {
+	if _, err := r.Claim(ctx, machine.Request{}); !errors.Is(err, gaveUp) {
 		t.Errorf("a dead context: %v", err)
 	}
 	release(t, first)
@@ -324,18 +325,18 @@ func TestMeansAreGivenInOrder(t *testing.T) {
 
 func TestGivingUpLetsOthersThrough(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Means.CPUs = 2 })
-	one := r.claim(t, Request{CPUs: 1})
+	one := r.claim(t, machine.Request{CPUs: 1})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if _, err := r.Claim(ctx, Request{CPUs: 2}); !errors.Is(err, context.Canceled) {
+		if _, err := r.Pool.claim(ctx, machine.Request{CPUs: 2}); !errors.Is(err, context.Canceled) {
 			t.Errorf("given up: %v", err)
 		}
 	})
 	until(t, "the large one waits", func() bool { return r.Stats().Waiting == 1 })
 	small := make(chan *Lease, 1)
 	wg.Go(func() {
-		l, err := r.Claim(t.Context(), Request{CPUs: 1})
+		l, err := r.Pool.claim(t.Context(), machine.Request{CPUs: 1})
 		if err != nil {
 			t.Error(err)
 		}
@@ -350,28 +351,28 @@ func TestGivingUpLetsOthersThrough(t *testing.T) {
 
 func TestWarmMachinesGiveWay(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Warm, c.Means.MemoryMiB = 2, 256 })
-	if err := r.Prepare(t.Context(), Request{}); err != nil {
+	if err := r.Prepare(t.Context(), machine.Request{}); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "two warm machines", func() bool { return r.Stats().Warm == 2 })
-	l := r.claim(t, Request{MemoryMiB: 256})
+	l := r.claim(t, machine.Request{MemoryMiB: 256})
 	until(t, "none is warm beside a machine that takes everything", func() bool { return r.Stats().Warm == 0 && len(r.fake.Machines()) == 1 })
 	release(t, l)
 }
 
 func TestMax(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Max = 1 })
-	l := r.claim(t, Request{})
-	if _, err := r.Claim(t.Context(), Request{NoWait: true}); !errors.Is(err, ErrBusy) {
+	l := r.claim(t, machine.Request{})
+	if _, err := r.Claim(t.Context(), machine.Request{NoWait: true}); !errors.Is(err, machine.ErrBusy) {
 		t.Errorf("a second lease of one: %v", err)
 	}
 	release(t, l)
-	release(t, r.claim(t, Request{NoWait: true}))
+	release(t, r.claim(t, machine.Request{NoWait: true}))
 }
 
 func TestLost(t *testing.T) {
 	r := newRig(t, nil)
-	l := r.claim(t, Request{})
+	l := r.claim(t, machine.Request{})
 	l.Begin()
 	ended := make(chan error, 1)
 	started := make(chan struct{})
@@ -392,7 +393,7 @@ func TestLost(t *testing.T) {
 		t.Error("a checkpoint of a lost machine")
 	}
 	release(t, l)
-	if s := r.Sessions()[0]; s.Outcome != Failed || s.Reason == "" {
+	if s := r.Sessions()[0]; s.Outcome != machine.Failed || s.Reason == "" {
 		t.Errorf("session: %+v", s)
 	}
 	until(t, "counted", func() bool { return r.Stats().Lost == 1 })
@@ -404,7 +405,7 @@ func (c closer) Write(p []byte) (int, error) { close(c); return len(p), nil }
 
 func TestDeadline(t *testing.T) {
 	r := newRig(t, nil)
-	l := r.claim(t, Request{Deadline: time.Now().Add(30 * time.Millisecond)})
+	l := r.claim(t, machine.Request{Deadline: time.Now().Add(30 * time.Millisecond)})
 	<-l.Lost()
 	if err := l.Err(); err == nil || !strings.Contains(err.Error(), "end of its time") {
 		t.Errorf("Err: %v", err)
@@ -416,7 +417,7 @@ func TestDeadline(t *testing.T) {
 func TestRollback(t *testing.T) {
 	r := newRig(t, nil)
 	var mu sync.Mutex
-	l := r.claim(t, Request{Network: network.Config{Record: func(network.Connection) { mu.Lock(); defer mu.Unlock() }}})
+	l := r.claim(t, machine.Request{Network: network.Config{Record: func(network.Connection) { mu.Lock(); defer mu.Unlock() }}})
 	memory := func() string {
 		return filepath.Join(l.Machine().(*vmtest.FakeMachine).Spec().Dir, vmtest.MemoryFile)
 	}
@@ -458,7 +459,7 @@ func TestRollback(t *testing.T) {
 	if n := len(r.fake.Machines()); n != 1 {
 		t.Errorf("%d machines for one lease", n)
 	}
-	other := r.claim(t, Request{})
+	other := r.claim(t, machine.Request{})
 	if err := other.Rollback(t.Context(), c); err == nil {
 		t.Error("a rollback to another lease's checkpoint")
 	}
@@ -486,10 +487,10 @@ func TestDamagedTemplate(t *testing.T) {
 	}
 	t.Run("between processes", func(t *testing.T) {
 		r := rigOn(t, s, nil)
-		release(t, r.claim(t, Request{}))
+		release(t, r.claim(t, machine.Request{}))
 		damage(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) // Restore does not see that
 		r2 := rigOn(t, s, nil)
-		l := r2.claim(t, Request{})
+		l := r2.claim(t, machine.Request{})
 		echo(t, l)
 		release(t, l)
 		if made, drops, _ := s.counts(); made != 2 || drops != 1 {
@@ -499,7 +500,7 @@ func TestDamagedTemplate(t *testing.T) {
 			t.Error("nothing was said")
 		}
 		damage(func([]byte) []byte { return []byte("nonsense") }) // and while a process uses it
-		release(t, r2.claim(t, Request{}))
+		release(t, r2.claim(t, machine.Request{}))
 		if made, drops, _ := s.counts(); made != 3 || drops != 2 {
 			t.Errorf("made %d, dropped %d", made, drops)
 		}
@@ -514,7 +515,7 @@ func TestTwoPoolsAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, r := range []*rig{a, b, a, b} {
 		wg.Go(func() {
-			l, err := r.Claim(t.Context(), Request{})
+			l, err := r.Pool.claim(t.Context(), machine.Request{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -549,17 +550,17 @@ func TestFailures(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := r.Claim(t.Context(), Request{}); !errors.Is(err, boom) {
+	if _, err := r.Claim(t.Context(), machine.Request{}); !errors.Is(err, boom) {
 		t.Errorf("no template: %v", err)
 	}
 	r.fake.FailStart = nil
-	if _, err := r.Claim(t.Context(), Request{}); err == nil || !strings.Contains(err.Error(), "first command") {
+	if _, err := r.Claim(t.Context(), machine.Request{}); err == nil || !strings.Contains(err.Error(), "first command") {
 		t.Errorf("a first command that fails: %v", err)
 	}
-	if _, err := r.Claim(t.Context(), Request{Network: network.Config{Policy: network.Policy{Mode: 99}}}); err == nil {
+	if _, err := r.Claim(t.Context(), machine.Request{Network: network.Config{Policy: network.Policy{Mode: 99}}}); err == nil {
 		t.Error("a network policy that makes no sense")
 	}
-	if s := r.Stats(); s.Used != (Means{}) || s.Leased != 0 {
+	if s := r.Stats(); s.Used != (machine.Means{}) || s.Leased != 0 {
 		t.Errorf("means are lost: %+v", s)
 	}
 }
@@ -567,11 +568,12 @@ func TestFailures(t *testing.T) {
 // bare hides everything but the driver's first duty.
 type bare struct{ vm.Driver }
 
-func (bare) Name() string { return "bare" }
+func (bare) Name() string                  { return "bare" }
+func (bare) Capabilities() vm.Capabilities { return vm.Capabilities{} }
 
 func TestDriverWithoutSnapshots(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Driver = bare{c.Driver} })
-	l := r.claim(t, Request{})
+	l := r.claim(t, machine.Request{})
 	echo(t, l)
 	if made, _, _ := r.shelf.counts(); made != 0 {
 		t.Error("a template for a driver that has none")
@@ -584,20 +586,20 @@ func TestDriverWithoutSnapshots(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Warm, c.Means.CPUs = 1, 1 })
-	l := r.claim(t, Request{})
+	l := r.claim(t, machine.Request{})
 	waiting := make(chan error, 1)
 	go func() {
-		_, err := r.Claim(context.Background(), Request{})
+		_, err := r.Claim(context.Background(), machine.Request{})
 		waiting <- err
 	}()
 	until(t, "one waits", func() bool { return r.Stats().Waiting == 1 })
 	if err := r.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := <-waiting; !errors.Is(err, ErrClosed) {
+	if err := <-waiting; !errors.Is(err, machine.ErrClosed) {
 		t.Errorf("waiting at Close: %v", err)
 	}
-	if _, err := r.Claim(t.Context(), Request{}); !errors.Is(err, ErrClosed) {
+	if _, err := r.Claim(t.Context(), machine.Request{}); !errors.Is(err, machine.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	if err := l.Client().Sync(t.Context()); err == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
@@ -41,7 +42,7 @@ func TestQEMU(t *testing.T) {
 	run := t.TempDir()
 	cfg := Config{
 		Driver: qemu.New(qemu.Config{CacheDir: cache}), Image: img, RunDir: run, CacheDir: t.TempDir(),
-		CPUs: 1, MemoryMiB: 256, Means: Means{CPUs: 2, MemoryMiB: 1024}, Warm: 1, Touch: []string{"/init", "version"},
+		CPUs: 1, MemoryMiB: 256, Means: machine.Means{CPUs: 2, MemoryMiB: 1024}, Warm: 1, Touch: []string{"/init", "version"},
 	}
 	// Two pools on one host, as two programs would be, ask for the same template.
 	var pools [2]*Pool
@@ -58,7 +59,7 @@ func TestQEMU(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, p := range pools {
 		wg.Go(func() {
-			l, err := p.Claim(t.Context(), Request{})
+			l, err := p.claim(t.Context(), machine.Request{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -81,7 +82,7 @@ func TestQEMU(t *testing.T) {
 
 	p := pools[0]
 	until(t, "a warm machine", func() bool { return p.Stats().Warm == 1 })
-	l, err := p.Claim(t.Context(), Request{Hostname: "real"})
+	l, err := p.claim(t.Context(), machine.Request{Hostname: "real"})
 	if err != nil {
 		t.Fatal(err)
 	}

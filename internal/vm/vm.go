@@ -1,8 +1,7 @@
 // Package vm says what a virtual machine is to the rest of Hearth: a [Spec], a
-// [Driver] that starts one, and a [Machine] that can be dialled, waited for and
-// closed. What a driver can do beyond that is found by asking for one of the
-// small interfaces ([Snapshotter], [Restorer], [Pauser], [Fingerprinter],
-// [Verifier], [Process], [Tailer]); nothing else lives here.
+// [Driver] that starts one, and a [Machine] that can be dialled, snapshotted, waited
+// for and closed. What not every driver can do is one value, its [Capabilities];
+// nothing else lives here.
 //
 // # What is not here
 //
@@ -116,89 +115,102 @@ type Disk struct {
 	Format   string // "raw" (also if empty) or "qcow2"
 }
 
+// Capabilities is what a driver's machines can do beyond starting, talking and
+// ending. It never changes. What is false here fails with [errors.ErrUnsupported].
+type Capabilities struct {
+	Snapshots bool // Driver.Fingerprint, Restore and Verify; Machine.Snapshot
+	Pause     bool // Machine.Pause and Resume
+	Process   bool // a machine is a process of its own on this host: Machine.Pid
+}
+
 // A Driver starts machines with one kind of VMM. Safe for concurrent use.
+//
+// The order of calls: Probe and ProbeNetwork before anything is started, to choose a
+// driver; they promise nothing for later. Fingerprint before a snapshot is looked
+// for, Verify before the first Restore from one that another process made.
 type Driver interface {
-	// Name is a short word: "qemu", "firecracker".
+	// Name is a short word: "qemu", "firecracker". Any time.
 	Name() string
 
+	// Capabilities says what its machines can do. Any time.
+	Capabilities() Capabilities
+
 	// Probe reports whether this host can run machines with the driver: nil, or
-	// an error that says what is missing and the command that mends it.
+	// an error that says what is missing and the command that mends it. It may start
+	// a machine to find out, and remember what it found. Any time.
 	Probe(ctx context.Context) error
+
+	// ProbeNetwork reports the same of what a machine with Spec.Net takes beyond
+	// that. It starts no machine, so it is the quicker one to ask first. Any time.
+	ProbeNetwork(ctx context.Context) error
 
 	// Start boots a machine. It returns as soon as the VMM runs; whether the
 	// guest came up is for the first exchange with the agent to tell. When ctx
 	// ends before Start has returned, nothing is left of the machine but Dir.
-	// After that ctx has no hold on it.
+	// After that ctx has no hold on it. Spec.Dir exists and is empty but for a
+	// [Record] and the socket Spec.Net, on which somebody listens already.
 	Start(ctx context.Context, spec Spec) (Machine, error)
-}
 
-// Machine is a running virtual machine. Safe for concurrent use.
-type Machine interface {
-	ID() string
+	// Fingerprint says what a snapshot of a machine depends on beyond the spec: VMM
+	// version, accelerator, kind of CPU. Two hosts, or one host before and after an
+	// upgrade, with different fingerprints cannot use each other's snapshots. Any
+	// time; it makes nothing.
+	Fingerprint(ctx context.Context, spec Spec) (string, error)
 
-	// Dial connects to the agent: see the package comment.
-	Dial(ctx context.Context) (net.Conn, error)
-
-	// Wait blocks until the VMM has ended. It returns nil if the guest powered
-	// off or Close was called, and otherwise what happened, with the tail of the
-	// console.
-	Wait() error
-
-	// Close kills the machine, waits for its process and removes its directory.
-	// A second call waits for the first and returns the same.
-	Close(ctx context.Context) error
-}
-
-// Snapshotter is a [Machine] that can be written to a directory.
-type Snapshotter interface {
-	// Snapshot writes the machine into dir, which must exist and be empty. A
-	// machine started with Spec.Template has ended afterwards (Close it); any
-	// other goes on running, also where Snapshot failed. The stream to its agent
-	// may have ended then, and with it what ran over it: dial again.
-	Snapshot(ctx context.Context, dir string) error
-}
-
-// Restorer is a [Driver] that can start a machine from a snapshot.
-type Restorer interface {
-	// Restore starts a machine from the snapshot in dir. From spec it takes ID,
-	// Dir, Net, MAC, DeleteBy and Console. A read-only disk in spec.Disks
-	// replaces the path of the one with the same ID; everything else is as in the
-	// snapshot, and a CPUs or MemoryMiB that is set and differs is an error. A
-	// snapshot that is damaged, or was made by another VMM or on another kind of
-	// host, is refused with an error that is an [ErrSnapshot].
+	// Restore starts a machine from the snapshot in dir, which Machine.Snapshot has
+	// finished. From spec it takes ID, Dir, Net, MAC, DeleteBy and Console. A
+	// read-only disk in spec.Disks replaces the path of the one with the same ID;
+	// everything else is as in the snapshot, and a CPUs or MemoryMiB that is set and
+	// differs is an error. A snapshot that is damaged, or was made by another VMM or
+	// on another kind of host, is refused with an error that is an [ErrSnapshot].
+	// For ctx and Dir it is as Start.
 	Restore(ctx context.Context, dir string, spec Spec) (Machine, error)
-}
 
-// Verifier is a [Driver] that can check a whole snapshot, memory included,
-// which Restore is too quick to do. The error is an [ErrSnapshot].
-type Verifier interface {
+	// Verify checks a whole snapshot, memory included, which Restore is too quick to
+	// do. The error is an [ErrSnapshot]. Any time after Machine.Snapshot.
 	Verify(ctx context.Context, dir string) error
 }
 
-// Fingerprinter is a [Driver] that can say what a snapshot of a machine depends
-// on beyond the spec: VMM version, accelerator, kind of CPU. Two hosts, or one
-// host before and after an upgrade, with different fingerprints cannot use each
-// other's snapshots.
-type Fingerprinter interface {
-	Fingerprint(ctx context.Context, spec Spec) (string, error)
-}
+// Machine is a running virtual machine. Safe for concurrent use. Whoever got one
+// from Start or Restore calls Close in the end, whatever has happened; Wait, Tail,
+// ID and Pid may be called at any time, after Close as well, and everything else
+// fails after it. Snapshot, Pause and Resume wait for each other.
+type Machine interface {
+	ID() string
 
-// Pauser is a [Machine] that can be stopped and set going again.
-type Pauser interface {
+	// Dial connects to the agent: see the package comment. From the start; again
+	// after a Snapshot, when the stream has ended.
+	Dial(ctx context.Context) (net.Conn, error)
+
+	// Snapshot writes the machine into dir, which must exist and be empty. A
+	// machine started with Spec.Template has ended afterwards (Close it); any
+	// other goes on running, also where Snapshot failed. The stream to its agent
+	// may have ended then, and with it what ran over it: dial again. Once the agent
+	// has answered, and not while paused.
+	Snapshot(ctx context.Context, dir string) error
+
+	// Pause stops the machine where it is, Resume sets it going again. Either may be
+	// called again, and changes nothing then.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
-}
 
-// Process is a [Machine] with a process of its own on the host.
-type Process interface {
-	Pid() int // of the VMM; 0 once it has ended
-}
+	// Pid is the process id of the VMM; 0 once it has ended, or where it has none.
+	Pid() int
 
-// Tailer is a [Machine] that can say what it printed last: the VMM's standard
-// error and the guest's console, a few lines without control characters. For
-// errors of those who talk to the guest.
-type Tailer interface {
+	// Tail is what the machine printed last, on the VMM's standard error and the
+	// guest's console: a few lines without control characters. For errors of those
+	// who talk to the guest.
 	Tail() string
+
+	// Wait blocks until the VMM has ended. It returns nil if the guest powered
+	// off or Close was called, and otherwise what happened, with the tail of the
+	// console. Several may wait.
+	Wait() error
+
+	// Close kills the machine, waits for its process and removes its directory.
+	// A second call waits for the first and returns the same. It does not wait for
+	// a Snapshot or a Dial under way: they fail.
+	Close(ctx context.Context) error
 }
 
 // Explain adds to err what m printed last, unless err says so already. op is
@@ -208,8 +220,8 @@ func Explain(m Machine, op string, err error) error {
 		return nil
 	}
 	var known *Error
-	if t, ok := m.(Tailer); ok && !errors.As(err, &known) {
-		return &Error{Machine: m.ID(), Op: op, Err: err, Tail: t.Tail()}
+	if !errors.As(err, &known) {
+		return &Error{Machine: m.ID(), Op: op, Err: err, Tail: m.Tail()}
 	}
 	return err
 }

@@ -16,21 +16,21 @@ import (
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
-	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // Runner runs jobs of one run, each in a machine of its own. It is an
 // [conduct.Executor].
 type Runner struct {
-	Pool *pool.Pool
-	// Image chooses what a job's machine boots from; nil is the pool's own.
-	Image func(labels []string) (*image.Image, error)
+	Host machine.Host
+	// Image chooses what a job's machine boots from, by name or id; nil is the host's
+	// default.
+	Image func(labels []string) (string, error)
 
 	RunID      string
 	Repository string // owner/name
@@ -50,7 +50,7 @@ type Runner struct {
 	Network                             network.Policy
 	Learn                               *learn.Learner // nil and off: nothing is learned or said
 
-	CPUs, MemoryMiB int           // 0 is the pool's default
+	CPUs, MemoryMiB int           // 0 is the host's default
 	Layout          engine.Layout // of the machine; zero is that of our images
 	Log             *slog.Logger
 }
@@ -103,9 +103,9 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 			return lost("masking", err)
 		}
 	}
-	request := pool.Request{
+	request := machine.Request{
 		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: waits,
-		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + pool.MaxLease/8),
+		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + machine.MaxLease/8),
 		Network: network.Config{Policy: r.Network, Record: func(c network.Connection) {
 			r.Sink.Emit(masked.Record(r.connection(job, c)))
 		}, Log: r.Log},
@@ -116,7 +116,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 		}
 	}
 	began := time.Now()
-	lease, err := r.Pool.Claim(ctx, request)
+	lease, err := r.Host.Claim(ctx, request)
 	if err != nil {
 		return lost("no machine", err)
 	}
@@ -136,7 +136,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
-		OnStep: lease.Network().SetStep, Log: r.Log, Mask: masked, Handed: conduct.Allowance(ctx),
+		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: conduct.Allowance(ctx),
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
 	if err != nil && lease.Err() != nil {
@@ -204,7 +204,7 @@ func minutes(m float64) time.Duration {
 	return time.Duration(min(m, 1e5) * float64(time.Minute))
 }
 
-func (r *Runner) machine(job *plan.Job, s pool.Session, action string, took time.Duration) ci.Record {
+func (r *Runner) machine(job *plan.Job, s machine.Session, action string, took time.Duration) ci.Record {
 	return ci.Record{Type: ci.MachineRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name,
 		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}}
 }

@@ -15,21 +15,19 @@ import (
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/launch"
+	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/machine/machinetest"
 	"github.com/hearth-ci/hearth/internal/plan"
-	"github.com/hearth-ci/hearth/internal/pool"
-	"github.com/hearth-ci/hearth/internal/vm"
-	"github.com/hearth-ci/hearth/internal/vm/vmtest"
 	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
-// stove is a runner over a real pool whose machines are agents on this host.
+// stove is a runner whose machines are agents on this host.
 type stove struct {
 	*worker.Runner
 	t    *testing.T
-	fake *vmtest.Fake
+	host *machinetest.Host
 
 	mu      sync.Mutex
 	records []ci.Record
@@ -39,25 +37,14 @@ type stove struct {
 func newStove(t *testing.T) *stove {
 	t.Helper()
 	before := runtime.NumGoroutine()
-	s := &stove{t: t, fake: &vmtest.Fake{}}
-	p, err := pool.New(pool.Config{
-		// Without snapshots: an image that is no more than a name has no templates.
-		Driver: struct{ vm.Driver }{s.fake}, Image: &image.Image{ID: "test", Name: "test", Kernel: "none"},
-		RunDir: t.TempDir(), CacheDir: t.TempDir(), CPUs: 1, MemoryMiB: 64, Means: pool.Means{CPUs: 2, MemoryMiB: 128}, Touch: []string{}, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := &stove{t: t, host: &machinetest.Host{}}
 	dir := t.TempDir()
-	s.Runner = &worker.Runner{Pool: p, RunID: ci.NewID(), Repository: "o/r", File: "ci.yml", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Attempt: 1,
+	s.Runner = &worker.Runner{Host: s.host, RunID: ci.NewID(), Repository: "o/r", File: "ci.yml", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Attempt: 1,
 		Sink: ci.SinkFunc(s.emit), Log: slog.New(slog.DiscardHandler),
 		Layout: engine.Layout{Workspace: filepath.Join(dir, "work/r/r"), Temp: filepath.Join(dir, "work/_temp"), Actions: filepath.Join(dir, "work/_actions"),
 			ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")}}
 	t.Cleanup(func() {
-		if err := p.Close(context.Background()); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-		if m := s.fake.Machines(); len(m) > 0 {
+		if m := s.host.Machines(); len(m) > 0 {
 			t.Errorf("%d machines are left", len(m))
 		}
 		for range 200 {
@@ -151,7 +138,7 @@ func TestRunnerLosesItsMachine(t *testing.T) {
 	var once sync.Once
 	s.watch = func(r ci.Record) {
 		if r.Type == ci.LogLine && r.Text == "under way" {
-			once.Do(func() { s.fake.Machines()[0].Kill() })
+			once.Do(func() { s.host.Machines()[0].Lose(errors.New("killed by a test\n| and what it printed")) })
 		}
 	}
 	out := s.run(t.Context(), "    steps:\n      - run: echo under way; sleep 60\n      - run: echo never\n", nil)
@@ -193,9 +180,9 @@ func TestRunnerCannotRun(t *testing.T) {
 		want string
 	}{
 		"no room": {func(s *stove) { s.CPUs = 99 }, "no machine: "},
-		"no boot": {func(s *stove) { s.fake.FailStart = func(vm.Spec) error { return errors.New("no /dev/kvm") } }, "no /dev/kvm"},
+		"no boot": {func(s *stove) { s.host.Refuse = func(machine.Request) error { return errors.New("no /dev/kvm") } }, "no /dev/kvm"},
 		"no image": {func(s *stove) {
-			s.Image = func([]string) (*image.Image, error) { return nil, errors.New("gone") }
+			s.Image = func([]string) (string, error) { return "", errors.New("gone") }
 		}, "image: gone"},
 		"no token": {func(s *stove) {
 			s.Token = func(context.Context, *plan.Job) (string, error) { return "", errors.New("GitHub is away") }

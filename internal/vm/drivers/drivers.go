@@ -89,10 +89,8 @@ func (s *Set) checked(ctx context.Context, d vm.Driver) (vm.Driver, error) {
 // Works reports whether machines with networks run here by d: nil, or an error that
 // says what is missing.
 func Works(ctx context.Context, d vm.Driver) error {
-	if n, ok := d.(interface{ ProbeNetwork(context.Context) error }); ok {
-		if err := n.ProbeNetwork(ctx); err != nil { // the quicker of the two
-			return err
-		}
+	if err := d.ProbeNetwork(ctx); err != nil { // the quicker of the two
+		return err
 	}
 	return d.Probe(ctx)
 }

@@ -118,8 +118,7 @@ type Config struct {
 // FetchedVersion is the one that `make firecracker` puts into the cache.
 const FetchedVersion = "1.12.1"
 
-// Driver starts Firecracker machines. It implements [vm.Driver],
-// [vm.Restorer], [vm.Verifier] and [vm.Fingerprinter].
+// Driver starts Firecracker machines. It implements [vm.Driver].
 type Driver struct {
 	cfg Config
 	log *slog.Logger
@@ -134,12 +133,7 @@ type Driver struct {
 	open map[string]string
 }
 
-var (
-	_ vm.Driver        = (*Driver)(nil)
-	_ vm.Restorer      = (*Driver)(nil)
-	_ vm.Verifier      = (*Driver)(nil)
-	_ vm.Fingerprinter = (*Driver)(nil)
-)
+var _ vm.Driver = (*Driver)(nil)
 
 // New returns a driver. It looks at nothing yet: see [Driver.Probe].
 func New(cfg Config) *Driver {
@@ -307,7 +301,7 @@ func (v version) before(major, minor int) bool {
 	return v.major < major || v.major == major && v.minor < minor
 }
 
-// Fingerprint implements [vm.Fingerprinter].
+// Fingerprint implements [vm.Driver].
 func (d *Driver) Fingerprint(ctx context.Context, _ vm.Spec) (string, error) {
 	_, v, err := d.find(ctx)
 	if err != nil {
@@ -344,6 +338,11 @@ func (d *Driver) ready(ctx context.Context, spec *vm.Spec) error {
 		}
 	}
 	return vmm.Ready(ctx, spec)
+}
+
+// Capabilities implements [vm.Driver].
+func (d *Driver) Capabilities() vm.Capabilities {
+	return vm.Capabilities{Snapshots: true, Pause: true, Process: true}
 }
 
 // Start implements [vm.Driver].

@@ -51,8 +51,7 @@ const (
 // inside is where Firecracker finds its directory.
 const inside = "/machine"
 
-// machine is one Firecracker process. It implements [vm.Machine],
-// [vm.Snapshotter], [vm.Pauser], [vm.Process] and [vm.Tailer].
+// machine is one Firecracker process. It implements [vm.Machine].
 type machine struct {
 	*vmm.Life
 	driver  *Driver
@@ -66,13 +65,7 @@ type machine struct {
 	network net.Conn // to Spec.Net, or nil
 }
 
-var (
-	_ vm.Machine     = (*machine)(nil)
-	_ vm.Snapshotter = (*machine)(nil)
-	_ vm.Pauser      = (*machine)(nil)
-	_ vm.Process     = (*machine)(nil)
-	_ vm.Tailer      = (*machine)(nil)
-)
+var _ vm.Machine = (*machine)(nil)
 
 // dying is how long a process may take to end after its connections have.
 const dying = 500 * time.Millisecond
@@ -399,7 +392,7 @@ var exitReasons = map[int]string{
 	157: "illegal instruction (SIGILL)",
 }
 
-// Pid implements [vm.Process].
+// Pid implements [vm.Machine].
 func (m *machine) Pid() int {
 	select {
 	case <-m.Done():
@@ -416,10 +409,10 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	})
 }
 
-// Pause implements [vm.Pauser].
+// Pause implements [vm.Machine].
 func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause", "Paused", true) }
 
-// Resume implements [vm.Pauser].
+// Resume implements [vm.Machine].
 func (m *machine) Resume(ctx context.Context) error { return m.course(ctx, "resume", "Resumed", false) }
 
 func (m *machine) course(ctx context.Context, op, state string, stopped bool) error {

@@ -294,7 +294,7 @@ func figures(t *testing.T, d *firecracker.Driver, kernel, initrd string) {
 	service(first)
 	dir := t.TempDir()
 	began := time.Now()
-	if err := first.Machine.(vm.Snapshotter).Snapshot(t.Context(), dir); err != nil {
+	if err := first.Machine.Snapshot(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("FIGURE snapshot of 128 MiB, checksums included: %v", time.Since(began).Round(time.Millisecond))
@@ -385,7 +385,7 @@ func refusals(t *testing.T, d *firecracker.Driver) {
 	}
 	defer m.Close(context.Background())
 	dir := t.TempDir()
-	if err := m.(vm.Snapshotter).Snapshot(t.Context(), dir); err != nil {
+	if err := m.Snapshot(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	restore := func(t *testing.T, dir string) error {
@@ -417,7 +417,7 @@ func refusals(t *testing.T, d *firecracker.Driver) {
 		}
 	})
 	t.Run("Killed", func(t *testing.T) {
-		p, err := os.FindProcess(m.(vm.Process).Pid())
+		p, err := os.FindProcess(m.Pid())
 		if err == nil {
 			err = p.Kill()
 		}
@@ -427,7 +427,7 @@ func refusals(t *testing.T, d *firecracker.Driver) {
 		if err := m.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 			t.Errorf("Wait: %v", err)
 		}
-		if err := m.(vm.Snapshotter).Snapshot(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "killed") {
+		if err := m.Snapshot(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "killed") {
 			t.Errorf("Snapshot: %v", err)
 		}
 		gone(t, "sleeper")

@@ -19,7 +19,7 @@ import (
 // manifestVersion is the format of snapshots: what Firecracker is told with one.
 const manifestVersion = 3
 
-// Snapshot implements [vm.Snapshotter]. The guest stands still until all of its
+// Snapshot implements [vm.Machine]. The guest stands still until all of its
 // memory is in the file.
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
 	if err := m.Begin(ctx, "snapshot"); err != nil {
@@ -186,7 +186,7 @@ func (d *Driver) readManifest(ctx context.Context, dir string) (*vmm.Manifest, e
 	return m, err
 }
 
-// Verify implements [vm.Verifier].
+// Verify implements [vm.Driver].
 func (d *Driver) Verify(ctx context.Context, dir string) error {
 	s, err := d.readManifest(ctx, dir)
 	if err != nil {
@@ -195,7 +195,7 @@ func (d *Driver) Verify(ctx context.Context, dir string) error {
 	return s.Check(ctx, dir)
 }
 
-// Restore implements [vm.Restorer].
+// Restore implements [vm.Driver].
 func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Machine, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

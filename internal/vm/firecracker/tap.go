@@ -43,8 +43,7 @@ func enterNetwork() (*os.File, error) {
 	return f, nil
 }
 
-// ProbeNetwork reports whether machines can have networks here: nil, or an error
-// that says what is missing.
+// ProbeNetwork implements [vm.Driver].
 func (d *Driver) ProbeNetwork(ctx context.Context) error {
 	if _, _, err := d.find(ctx); err != nil {
 		return err

@@ -55,7 +55,7 @@ func TestAttackOverlay(t *testing.T) {
 	snapshot := func(m vm.Machine) string {
 		t.Helper()
 		to := t.TempDir()
-		if err := m.(vm.Snapshotter).Snapshot(t.Context(), to); err != nil {
+		if err := m.Snapshot(t.Context(), to); err != nil {
 			t.Fatal(err)
 		}
 		return to

@@ -27,8 +27,7 @@ const (
 	consoleName = "console.log"
 )
 
-// machine is one QEMU process. It implements [vm.Machine], [vm.Snapshotter],
-// [vm.Pauser], [vm.Process] and [vm.Tailer].
+// machine is one QEMU process. It implements [vm.Machine].
 type machine struct {
 	*vmm.Life
 	driver *Driver
@@ -44,13 +43,7 @@ type machine struct {
 	over  string // what the guest said about its end: SHUTDOWN's reason
 }
 
-var (
-	_ vm.Machine     = (*machine)(nil)
-	_ vm.Snapshotter = (*machine)(nil)
-	_ vm.Pauser      = (*machine)(nil)
-	_ vm.Process     = (*machine)(nil)
-	_ vm.Tailer      = (*machine)(nil)
-)
+var _ vm.Machine = (*machine)(nil)
 
 // launch is what a boot and a restore do differently.
 type launch struct {
@@ -383,7 +376,7 @@ func (m *machine) event(e event) {
 	}
 }
 
-// Pid implements [vm.Process].
+// Pid implements [vm.Machine].
 func (m *machine) Pid() int {
 	select {
 	case <-m.Done():
@@ -400,10 +393,10 @@ func (m *machine) Dial(ctx context.Context) (net.Conn, error) {
 	})
 }
 
-// Pause implements [vm.Pauser].
+// Pause implements [vm.Machine].
 func (m *machine) Pause(ctx context.Context) error { return m.course(ctx, "pause", "stop", true) }
 
-// Resume implements [vm.Pauser].
+// Resume implements [vm.Machine].
 func (m *machine) Resume(ctx context.Context) error { return m.course(ctx, "resume", "cont", false) }
 
 func (m *machine) course(ctx context.Context, op, cmd string, stopped bool) error {

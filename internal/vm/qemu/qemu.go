@@ -80,8 +80,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Driver starts QEMU machines. It implements [vm.Driver], [vm.Restorer],
-// [vm.Verifier] and [vm.Fingerprinter].
+// Driver starts QEMU machines. It implements [vm.Driver].
 type Driver struct {
 	cfg    Config
 	log    *slog.Logger
@@ -95,12 +94,7 @@ type Driver struct {
 	tsc     int64
 }
 
-var (
-	_ vm.Driver        = (*Driver)(nil)
-	_ vm.Restorer      = (*Driver)(nil)
-	_ vm.Verifier      = (*Driver)(nil)
-	_ vm.Fingerprinter = (*Driver)(nil)
-)
+var _ vm.Driver = (*Driver)(nil)
 
 // New returns a driver. It looks at nothing yet: see [Driver.Probe].
 func New(cfg Config) *Driver {
@@ -210,7 +204,7 @@ func (d *Driver) files(ctx context.Context) ([]string, error) {
 	return needs, nil
 }
 
-// Fingerprint implements [vm.Fingerprinter].
+// Fingerprint implements [vm.Driver].
 func (d *Driver) Fingerprint(ctx context.Context, spec vm.Spec) (string, error) {
 	_, version, err := d.find(ctx)
 	if err != nil {
@@ -246,6 +240,14 @@ func (d *Driver) timeStampKHz() int64 {
 	}
 	return d.tsc
 }
+
+// Capabilities implements [vm.Driver].
+func (d *Driver) Capabilities() vm.Capabilities {
+	return vm.Capabilities{Snapshots: true, Pause: true, Process: true}
+}
+
+// ProbeNetwork implements [vm.Driver]: a socket is all that QEMU needs for one.
+func (d *Driver) ProbeNetwork(context.Context) error { return nil }
 
 // Start implements [vm.Driver].
 func (d *Driver) Start(ctx context.Context, spec vm.Spec) (vm.Machine, error) {

@@ -18,7 +18,7 @@ import (
 // manifestVersion is the format of snapshots: what QEMU is told with one.
 const manifestVersion = 4
 
-// Snapshot implements [vm.Snapshotter].
+// Snapshot implements [vm.Machine].
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
 	if err := m.Begin(ctx, "snapshot"); err != nil {
 		return err
@@ -217,7 +217,7 @@ func (d *Driver) readManifest(ctx context.Context, dir string) (*vmm.Manifest, e
 	return m, err
 }
 
-// Verify implements [vm.Verifier].
+// Verify implements [vm.Driver].
 func (d *Driver) Verify(ctx context.Context, dir string) error {
 	s, err := d.readManifest(ctx, dir)
 	if err != nil {
@@ -226,7 +226,7 @@ func (d *Driver) Verify(ctx context.Context, dir string) error {
 	return s.Check(ctx, dir)
 }
 
-// Restore implements [vm.Restorer].
+// Restore implements [vm.Driver].
 func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Machine, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

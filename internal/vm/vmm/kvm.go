@@ -229,10 +229,7 @@ func (p Probe) Run(ctx context.Context) (Verdict, error) {
 			if ctx.Err() != nil {
 				return Verdict{}, context.Cause(ctx)
 			}
-			last := ""
-			if t, ok := m.(vm.Tailer); ok {
-				last = strings.ReplaceAll(vm.LastLines(t.Tail(), 2), "\n", "; ")
-			}
+			last := strings.ReplaceAll(vm.LastLines(m.Tail(), 2), "\n", "; ")
 			return verdict(false, "%s exists, but a guest did not boot within %v; the last it said: %s", p.Device, p.Limit, last)
 		}
 	}

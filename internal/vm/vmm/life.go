@@ -13,8 +13,7 @@ import (
 
 // Life is that of a machine whose VMM runs in a jail, from before its start to after
 // its end: who may do what with it when. A driver's machine embeds one, which makes
-// most of a [vm.Machine] and of a [vm.Tailer]. Whoever starts the process waits for
-// it and calls Ended.
+// most of a [vm.Machine]. Whoever starts the process waits for it and calls Ended.
 type Life struct {
 	Spec    vm.Spec
 	Cmd     *jail.Cmd
@@ -46,7 +45,7 @@ func NewLife(spec vm.Spec) *Life {
 // ID implements [vm.Machine].
 func (l *Life) ID() string { return l.Spec.ID }
 
-// Tail implements [vm.Tailer].
+// Tail implements [vm.Machine].
 func (l *Life) Tail() string {
 	s := l.Log.Tail()
 	if c := l.Console.Tail(); c != "" {

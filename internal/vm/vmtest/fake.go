@@ -33,12 +33,7 @@ type Fake struct {
 	machines []*FakeMachine
 }
 
-var (
-	_ vm.Driver        = (*Fake)(nil)
-	_ vm.Restorer      = (*Fake)(nil)
-	_ vm.Verifier      = (*Fake)(nil)
-	_ vm.Fingerprinter = (*Fake)(nil)
-)
+var _ vm.Driver = (*Fake)(nil)
 
 // MemoryFile is the name of the file in a fake machine's directory that stands
 // for its memory.
@@ -47,10 +42,16 @@ const MemoryFile = "memory"
 // Name is "fake".
 func (f *Fake) Name() string { return "fake" }
 
+// Capabilities implements [vm.Driver].
+func (f *Fake) Capabilities() vm.Capabilities { return vm.Capabilities{Snapshots: true, Pause: true} }
+
 // Probe always succeeds.
 func (f *Fake) Probe(context.Context) error { return nil }
 
-// Fingerprint implements [vm.Fingerprinter].
+// ProbeNetwork does as well.
+func (f *Fake) ProbeNetwork(context.Context) error { return nil }
+
+// Fingerprint implements [vm.Driver].
 func (f *Fake) Fingerprint(context.Context, vm.Spec) (string, error) { return "fake-1", nil }
 
 // Machines returns all that were started and are not closed.
@@ -172,13 +173,13 @@ func (f *Fake) manifest(dir string, deep bool) (*fakeManifest, error) {
 	return &s, nil
 }
 
-// Verify implements [vm.Verifier].
+// Verify implements [vm.Driver].
 func (f *Fake) Verify(_ context.Context, dir string) error {
 	_, err := f.manifest(dir, true)
 	return err
 }
 
-// Restore implements [vm.Restorer].
+// Restore implements [vm.Driver].
 func (f *Fake) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Machine, error) {
 	s, err := f.manifest(dir, false)
 	if err != nil {
@@ -234,11 +235,8 @@ type FakeMachine struct {
 }
 
 var (
-	_ vm.Machine     = (*FakeMachine)(nil)
-	_ vm.Snapshotter = (*FakeMachine)(nil)
-	_ vm.Pauser      = (*FakeMachine)(nil)
-	_ vm.Tailer      = (*FakeMachine)(nil)
-	_ guest.System   = fakeSystem{}
+	_ vm.Machine   = (*FakeMachine)(nil)
+	_ guest.System = fakeSystem{}
 )
 
 // ID implements [vm.Machine].
@@ -254,7 +252,10 @@ func (m *FakeMachine) Identity() guest.Identity {
 	return m.identity
 }
 
-// Tail implements [vm.Tailer]: there is no console, and nothing on it.
+// Pid implements [vm.Machine]: there is no process.
+func (m *FakeMachine) Pid() int { return 0 }
+
+// Tail implements [vm.Machine]: there is no console, and nothing on it.
 func (m *FakeMachine) Tail() string { return "" }
 
 // run ends when everything of the machine has.
@@ -373,7 +374,7 @@ func (g gated) Write(p []byte) (int, error) {
 	return g.Conn.Write(p)
 }
 
-// Pause implements [vm.Pauser].
+// Pause implements [vm.Machine].
 func (m *FakeMachine) Pause(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -386,7 +387,7 @@ func (m *FakeMachine) Pause(context.Context) error {
 	return nil
 }
 
-// Resume implements [vm.Pauser].
+// Resume implements [vm.Machine].
 func (m *FakeMachine) Resume(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -397,7 +398,7 @@ func (m *FakeMachine) Resume(context.Context) error {
 	return nil
 }
 
-// Snapshot implements [vm.Snapshotter].
+// Snapshot implements [vm.Machine].
 func (m *FakeMachine) Snapshot(ctx context.Context, dir string) error {
 	fail := func(err error) error { return &vm.Error{Machine: m.spec.ID, Op: "snapshot", Err: err} }
 	if err := ctx.Err(); err != nil {

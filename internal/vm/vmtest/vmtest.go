@@ -99,7 +99,7 @@ func Run(t *testing.T, s Suite) {
 	t.Run("BadSpec", s.badSpec)
 	t.Run("DeleteBy", s.deleteBy)
 	t.Run("LongPath", s.longPath)
-	if _, ok := s.Driver.(vm.Restorer); !ok {
+	if !s.Driver.Capabilities().Snapshots {
 		t.Logf("driver %s restores no snapshots: not tested", s.Driver.Name())
 		return
 	}
@@ -289,8 +289,8 @@ func (s *Suite) life(t *testing.T) {
 	if r, err := vm.ReadRecord(spec.Dir); err != nil || r.ID != spec.ID || !r.Owner.Alive() {
 		t.Errorf("record: %+v, %v", r, err)
 	}
-	if p, ok := m.(vm.Process); ok && len(processes(spec.ID)) == 0 {
-		t.Errorf("process %d does not carry hearth-%s in its command line", p.Pid(), spec.ID)
+	if s.Driver.Capabilities().Process && len(processes(spec.ID)) == 0 {
+		t.Errorf("process %d does not carry hearth-%s in its command line", m.Pid(), spec.ID)
 	}
 	s.walls(t, m)
 	if got := s.do(t, c, "echo", "hello", "there"); got != "hello there" {
@@ -316,8 +316,8 @@ func (s *Suite) life(t *testing.T) {
 		t.Error("the first connection is still open beside the second")
 	}
 
-	if p, ok := m.(vm.Pauser); ok {
-		s.pauseResume(t, p, c2)
+	if s.Driver.Capabilities().Pause {
+		s.pauseResume(t, m, c2)
 	}
 
 	// Close, from several sides at once, and again.
@@ -342,9 +342,7 @@ func (s *Suite) life(t *testing.T) {
 		t.Errorf("Dial after Close: %v", err)
 	}
 	// Who talks to the guest adds this to an error: a boot that fails says why.
-	if tailer, ok := m.(vm.Tailer); !ok {
-		t.Error("the machine cannot say what it printed last")
-	} else if last := tailer.Tail(); last == "" && console.Len() > 0 {
+	if last := m.Tail(); last == "" && console.Len() > 0 {
 		t.Errorf("the guest printed %d bytes, and the machine knows none of them", console.Len())
 	}
 	gone(t, spec.ID, spec.Dir)
@@ -354,13 +352,12 @@ func (s *Suite) life(t *testing.T) {
 // that nothing of the host's came along.
 func (s *Suite) walls(t *testing.T, m vm.Machine) jail.Walls {
 	t.Helper()
-	p, ok := m.(vm.Process)
-	if !ok {
+	if !s.Driver.Capabilities().Process {
 		t.Logf("driver %s has no process of its own on the host: its walls are not tested", s.Driver.Name())
 		return jail.Walls{}
 	}
 	report := jail.Look(t.Context(), jail.Policy{})
-	w, err := jail.Inspect(p.Pid())
+	w, err := jail.Inspect(m.Pid())
 	if err != nil {
 		t.Errorf("the VMM's walls: %v", err)
 		return w
@@ -397,7 +394,7 @@ func (s *Suite) walls(t *testing.T, m vm.Machine) jail.Walls {
 	return w
 }
 
-func (s *Suite) pauseResume(t *testing.T, p vm.Pauser, c *guest.Client) {
+func (s *Suite) pauseResume(t *testing.T, p vm.Machine, c *guest.Client) {
 	if err := p.Pause(t.Context()); err != nil {
 		t.Fatalf("Pause: %v", err)
 	}
@@ -444,7 +441,7 @@ func (s *Suite) kill(t *testing.T, m vm.Machine) {
 		s.Kill(m)
 		return
 	}
-	p, err := os.FindProcess(m.(vm.Process).Pid())
+	p, err := os.FindProcess(m.Pid())
 	if err == nil {
 		err = p.Kill()
 	}
@@ -572,7 +569,7 @@ func (s *Suite) deleteBy(t *testing.T) {
 	if err != nil || len(reaped) != 1 || reaped[0].ID != spec.ID {
 		t.Fatalf("Reap: %+v, %v; want %s only", reaped, err, spec.ID)
 	}
-	if _, ok := m.(vm.Process); ok {
+	if s.Driver.Capabilities().Process {
 		if err := wait(t, m); err == nil {
 			t.Error("Wait calls a reaped machine fine")
 		}
@@ -609,11 +606,11 @@ func (s *Suite) template(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "in-the-way"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.(vm.Snapshotter).Snapshot(t.Context(), dir); err == nil {
+	if err := m.Snapshot(t.Context(), dir); err == nil {
 		t.Fatal("Snapshot into a directory that is not empty succeeds")
 	}
 	dir = t.TempDir()
-	if err := m.(vm.Snapshotter).Snapshot(t.Context(), dir); err != nil {
+	if err := m.Snapshot(t.Context(), dir); err != nil {
 		t.Fatalf("Snapshot: %v", err)
 	}
 	if err := wait(t, m); err != nil {
@@ -640,7 +637,7 @@ func (s *Suite) restore(t *testing.T, dir string) vm.Machine {
 	spec := vm.Spec{ID: id, Dir: s.dir(t, id), Net: s.Spec.Net}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	m, err := s.Driver.(vm.Restorer).Restore(ctx, dir, spec)
+	m, err := s.Driver.Restore(ctx, dir, spec)
 	if err != nil {
 		t.Fatalf("Restore: %v", err)
 	}
@@ -710,7 +707,7 @@ func (s *Suite) rewind(t *testing.T, dir string) {
 	s.do(t, c, "put", s.Disk(m), "first")
 	s.do(t, c, "put", s.Memory(m), "one")
 	shot := t.TempDir()
-	if err := m.(vm.Snapshotter).Snapshot(t.Context(), shot); err != nil {
+	if err := m.Snapshot(t.Context(), shot); err != nil {
 		t.Fatalf("Snapshot of a clone: %v", err)
 	}
 	// It goes on, on the same connection where there is a choice.
@@ -738,7 +735,7 @@ func (s *Suite) rewind(t *testing.T, dir string) {
 	// A snapshot that fails leaves the machine running.
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := m.(vm.Snapshotter).Snapshot(over, t.TempDir()); err == nil {
+	if err := m.Snapshot(over, t.TempDir()); err == nil {
 		t.Error("Snapshot with a dead context succeeds")
 	}
 	if s.StreamsEnd && c.Err() != nil {
@@ -751,7 +748,7 @@ func (s *Suite) rewind(t *testing.T, dir string) {
 
 // refused damages a snapshot in many ways.
 func (s *Suite) refused(t *testing.T, dir string) {
-	r := s.Driver.(vm.Restorer)
+	r := s.Driver
 	try := func(t *testing.T, dir string, change func(*vm.Spec)) error {
 		id := newID()
 		spec := vm.Spec{ID: id, Dir: s.dir(t, id), Net: s.Spec.Net}
@@ -805,14 +802,7 @@ func (s *Suite) refused(t *testing.T, dir string) {
 			if err := do(filepath.Join(bad, name)); err != nil {
 				t.Fatal(err)
 			}
-			err = nil
-			if v, ok := s.Driver.(vm.Verifier); ok {
-				err = v.Verify(t.Context(), bad)
-			} else if damage != "flipped" {
-				err = try(t, bad, nil)
-			} else {
-				continue
-			}
+			err = s.Driver.Verify(t.Context(), bad)
 			if !errors.Is(err, vm.ErrSnapshot) {
 				t.Errorf("%s %s: %v", name, damage, err)
 			}
@@ -856,8 +846,7 @@ func flip(path string) error {
 // hung stops a machine for good: the host's client must notice.
 func (s *Suite) hung(t *testing.T, dir string) {
 	m := s.restore(t, dir)
-	p, ok := m.(vm.Pauser)
-	if !ok {
+	if !s.Driver.Capabilities().Pause {
 		t.Logf("driver %s cannot pause: not tested", s.Driver.Name())
 		return
 	}
@@ -875,7 +864,7 @@ func (s *Suite) hung(t *testing.T, dir string) {
 	case <-time.After(limit):
 		t.Fatal("the command does not start")
 	}
-	if err := p.Pause(t.Context()); err != nil {
+	if err := m.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	select {
