@@ -81,8 +81,10 @@ type entry struct {
 	phase      phase
 	conclusion ci.Conclusion // as reported
 	// result counts for other jobs: a failure that continue-on-error forgives is
-	// a success.
-	result    ci.Conclusion
+	// a success, and a job that ran out of time was cancelled, as on GitHub.
+	result ci.Conclusion
+	// final counts for the run, which has failed when a job ran out of time.
+	final     ci.Conclusion
 	cancelled bool // a Cancel was returned
 }
 
@@ -258,6 +260,15 @@ func (n *node) result() ci.Conclusion {
 	all := make([]ci.Conclusion, len(n.entries))
 	for i, e := range n.entries {
 		all[i] = e.result
+	}
+	return ci.Conclude(all)
+}
+
+// final is what the cells count for the run.
+func (n *node) final() ci.Conclusion {
+	all := make([]ci.Conclusion, len(n.entries))
+	for i, e := range n.entries {
+		all[i] = e.final
 	}
 	return ci.Conclude(all)
 }
@@ -582,18 +593,18 @@ func (s *State) finish(e *entry, c ci.Conclusion) {
 		n.busy--
 	}
 	e.phase = done
-	e.conclusion, e.result = c, c
+	e.conclusion, e.result, e.final = c, c, c
 	switch c {
 	case ci.TimedOut:
-		e.result = ci.Failure
+		e.result = ci.Cancelled
 	case ci.Neutral:
 		e.result = ci.Success
 	}
 	n.left--
-	if e.result == ci.Failure {
+	if c == ci.Failure || c == ci.TimedOut {
 		switch {
 		case e.job.ContinueOnError:
-			e.result = ci.Success
+			e.result, e.final = ci.Success, ci.Success
 		case e.job.FailFast && n.failedCell == "" && n.left > 0:
 			n.failedCell = e.job.Key
 		}
@@ -606,10 +617,11 @@ func (s *State) conclude(sc *scope, out *[]Action) {
 	if e.phase == done {
 		return
 	}
-	var all []ci.Conclusion
+	var all, final []ci.Conclusion
 	jobs := expr.NewMap()
 	for _, n := range sc.nodes {
 		all = append(all, n.result())
+		final = append(final, n.final())
 		jobs.Set(n.id, n.summary())
 	}
 	c := ci.Conclude(all)
@@ -638,6 +650,9 @@ func (s *State) conclude(sc *scope, out *[]Action) {
 	}
 	s.merge(e.node, a.Outputs)
 	s.finish(e, a.Conclusion)
+	if e.final == ci.Cancelled {
+		e.final = ci.Conclude(final)
+	}
 	*out = append(*out, a)
 }
 
@@ -735,7 +750,7 @@ func (s *State) Conclusion() ci.Conclusion {
 	}
 	var all []ci.Conclusion
 	for _, n := range s.scopes[0].nodes {
-		all = append(all, n.result())
+		all = append(all, n.final())
 	}
 	c := ci.Conclude(all)
 	if s.cancelled != "" && c != ci.Success {

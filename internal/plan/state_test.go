@@ -94,11 +94,20 @@ func TestReadiness(t *testing.T) {
 			want: ci.Success,
 		},
 		{
-			name: "a timeout is a failure",
-			fs:   jobs("a:", "b: needs: a; if: failure() && needs.a.result == 'failure'"),
+			name: "a timeout is a cancellation for those who need it, and a failure of the run",
+			fs: jobs("a:", "b: needs: a; if: failure()", "c: needs: a; if: always() && needs.a.result == 'cancelled'", "d: needs: a",
+				"e: needs: a; if: cancelled()"),
+			ends: map[string]ci.Conclusion{"a": ci.TimedOut},
+			log: []string{"start a", "skip b: its condition is false: failure()", "start c", "skip d: it needs a, which was cancelled",
+				"skip e: its condition is false: cancelled()"},
+			want: ci.Failure,
+		},
+		{
+			name: "a timeout that may happen",
+			fs:   jobs("a: continue-on-error: true", "b: needs: a"),
 			ends: map[string]ci.Conclusion{"a": ci.TimedOut},
 			log:  []string{"start a", "start b"},
-			want: ci.Failure,
+			want: ci.Success,
 		},
 		{
 			name: "fail-fast cancels the other cells",
