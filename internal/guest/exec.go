@@ -37,6 +37,13 @@ type Cmd struct {
 	Grace time.Duration
 	// StopSignal is what asks the command to end: "" is SIGTERM.
 	StopSignal string
+	// Urge, when the context is done, is when SIGTERM follows another StopSignal;
+	// 0 is never. It is within the Grace.
+	Urge time.Duration
+	// Linger is how long output is awaited once the command has ended, while
+	// something that it started holds its pipes and is silent; 0 is half a second, and
+	// five are the most there is.
+	Linger time.Duration
 	// TTY runs the command on a terminal; its whole output goes to Stdout.
 	TTY *TTY
 }
@@ -90,7 +97,7 @@ func (c *Client) Start(ctx context.Context, cmd Cmd) (*Process, error) {
 	}
 	spec := execSpec{
 		argv: cmd.Argv, env: cmd.Env, dir: cmd.Dir, user: cmd.User,
-		stdin: cmd.Stdin != nil, timeout: cmd.Timeout, grace: cmd.Grace, stopSignal: cmd.StopSignal,
+		stdin: cmd.Stdin != nil, timeout: cmd.Timeout, grace: cmd.Grace, stopSignal: cmd.StopSignal, linger: cmd.Linger,
 	}
 	if cmd.TTY != nil {
 		spec.tty, spec.rows, spec.cols = true, cmd.TTY.Rows, cmd.TTY.Cols
@@ -189,6 +196,7 @@ func (p *Process) wait() (Exit, error) {
 		writeErr error
 		done     = p.ctx.Done()
 		limit    <-chan time.Time
+		urge     <-chan time.Time
 		stopped  bool
 	)
 	if p.cmd.Timeout > 0 {
@@ -204,12 +212,19 @@ func (p *Process) wait() (Exit, error) {
 		p.stop(p.cmd.StopSignal)
 		t := time.NewTimer(p.cmd.Grace + lingerMax + hostSlack)
 		limit = t.C // a timer nobody refers to is collected
+		if p.cmd.Urge > 0 {
+			urge = time.After(p.cmd.Urge)
+		}
 	}
 	for {
 		select {
 		case <-p.s.in.ready:
 		case <-done:
 			stop()
+			continue
+		case <-urge:
+			urge = nil
+			p.stop("SIGTERM")
 			continue
 		case <-limit:
 			p.c.fail(fmt.Errorf("%w: no final message for a command that had to end", ErrUnresponsive))

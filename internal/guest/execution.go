@@ -16,7 +16,8 @@ import (
 )
 
 // After the command has ended, something it left running may hold its pipes. What it
-// wrote is waited for while it keeps coming, for so long at most.
+// wrote is waited for while it keeps coming, for so long at most; execSpec.linger is
+// a longer lingerIdle.
 const (
 	lingerIdle = 500 * time.Millisecond
 	lingerMax  = 5 * time.Second
@@ -133,6 +134,9 @@ func (e *execution) begin() (first *pump, err error) {
 				return nil, err
 			}
 			ours, theirs = append(ours, ourEnd(w, "stdin")), append(theirs, r)
+			if err := own(r, id); err != nil {
+				return nil, err
+			}
 			files[0] = uintptr(r)
 			e.stdin = ours[len(ours)-1]
 		} else {
@@ -150,6 +154,9 @@ func (e *execution) begin() (first *pump, err error) {
 			}
 			f := ourEnd(r, name)
 			ours, theirs = append(ours, f), append(theirs, w)
+			if err := own(w, id); err != nil {
+				return nil, err
+			}
 			files[1+i] = uintptr(w)
 			e.outs = append(e.outs, &pump{f: f, ch: chanOut + uint8(i)})
 		}
@@ -194,6 +201,11 @@ func startError(path, dir string, err error) error {
 	return &fs.PathError{Op: "start", Path: path, Err: err}
 }
 
+// linger is how long a silent pipe is read after the command's end.
+func (e *execution) linger() time.Duration {
+	return min(max(e.spec.linger, lingerIdle), lingerMax)
+}
+
 // pump copies a pipe until its end, or until the command has ended and only others hold it.
 func (e *execution) pump(p *pump) {
 	room := e.v.sess.server.buffers.Get().(*[headerSize + MaxPayload]byte)
@@ -207,7 +219,7 @@ func (e *execution) pump(p *pump) {
 			if left <= 0 && time.Since(e.exitAt) > lingerMax {
 				break
 			}
-			p.f.SetReadDeadline(time.Now().Add(lingerIdle))
+			p.f.SetReadDeadline(e.exitAt.Add(max(time.Since(e.exitAt)+lingerIdle, e.linger())))
 		}
 		n, err := p.f.Read(buf[headerSize:])
 		if n > 0 {
@@ -243,7 +255,7 @@ func (e *execution) exit(st status) {
 	for _, p := range e.outs {
 		if p.f != nil && e.parts > 1 {
 			p.left = buffered(p.f)
-			p.f.SetReadDeadline(e.exitAt.Add(lingerIdle))
+			p.f.SetReadDeadline(e.exitAt.Add(e.linger()))
 		}
 	}
 	e.mu.Unlock()
@@ -392,6 +404,18 @@ func pipe() (r, w int, err error) {
 		return 0, 0, fmt.Errorf("pipe: %w", err)
 	}
 	return p[0], p[1], nil
+}
+
+// own gives a pipe to the command's user: who opens /dev/stdout opens the pipe anew,
+// and has to be allowed to.
+func own(fd int, id identity) error {
+	if id.credential() == nil {
+		return nil
+	}
+	if err := syscall.Fchown(fd, id.uid, id.gid); err != nil {
+		return fmt.Errorf("pipe: %w", err)
+	}
+	return nil
 }
 
 // ourEnd makes an end of a pipe a file whose reads and writes can be interrupted; the command's end stays blocking.

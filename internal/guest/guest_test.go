@@ -770,3 +770,47 @@ func BenchmarkOutput(b *testing.B) {
 		}
 	}
 }
+
+// A command's user may open its pipes anew, by every name they have.
+func TestExecOwnsItsPipes(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can run commands as somebody else")
+	}
+	c := serveHere(t, Options{})
+	script := `cd / && echo a > /dev/stdout && echo b | tee /dev/stderr && echo c > /proc/self/fd/1 && exec 3>&1 && echo d > /dev/fd/3 && cat /dev/stdin`
+	var out, errs strings.Builder
+	exit, err := c.Exec(t.Context(), Cmd{Argv: []string{"sh", "-c", script}, User: "65534:65534", Stdin: strings.NewReader("e\n"), Stdout: &out, Stderr: &errs})
+	if err != nil || !exit.OK() || out.String() != "a\nb\nc\nd\ne\n" || errs.String() != "b\n" {
+		t.Errorf("%v %v %q %q", exit, err, out.String(), errs.String())
+	}
+}
+
+// What a command leaves running may go on writing for a while: as long as is asked.
+func TestExecLinger(t *testing.T) {
+	c := serveHere(t, Options{})
+	script := "(sleep 1.2; echo late) & echo now"
+	if out, _ := run(t, c, script); out != "now\n" {
+		t.Errorf("%q", out)
+	}
+	if out, _ := run(t, c, script, func(cmd *Cmd) { cmd.Linger = 5 * time.Second }); out != "now\nlate\n" {
+		t.Errorf("%q", out)
+	}
+}
+
+// A command that does not heed its signal gets SIGTERM, and is killed in the end.
+func TestExecUrge(t *testing.T) {
+	c := serveHere(t, Options{})
+	for script, want := range map[string]struct{ out, signal string }{
+		`trap '' INT; trap 'echo term; exit 3' TERM; echo up; while :; do sleep 0.02; done`: {"up\nterm\n", ""},
+		`trap '' INT TERM; echo up; while :; do sleep 0.02; done`:                           {"up\n", "SIGKILL"},
+		`trap 'echo int; exit 3' INT; echo up; while :; do sleep 0.02; done`:                {"up\nint\n", ""},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var out strings.Builder
+		exit, err := c.Exec(ctx, Cmd{Argv: []string{"sh", "-c", script}, StopSignal: "SIGINT", Urge: 300 * time.Millisecond, Grace: 600 * time.Millisecond,
+			Stdout: writerFunc(func(p []byte) (int, error) { cancel(); return out.Write(p) })})
+		if err != nil || out.String() != want.out || exit.Signal != want.signal || !exit.Cancelled {
+			t.Errorf("%s: %+v %v %q", script, exit, err, out.String())
+		}
+	}
+}

@@ -128,6 +128,7 @@ type execSpec struct {
 	timeout    time.Duration
 	grace      time.Duration
 	stopSignal string
+	linger     time.Duration
 }
 
 func (s execSpec) encode() []byte {
@@ -143,6 +144,7 @@ func (s execSpec) encode() []byte {
 	e.int(int64(s.timeout))
 	e.int(int64(s.grace))
 	e.string(s.stopSignal)
+	e.int(int64(s.linger))
 	return e.b
 }
 
@@ -160,6 +162,7 @@ func decodeExecSpec(b []byte) (execSpec, error) {
 		timeout:    time.Duration(d.int()),
 		grace:      time.Duration(d.int()),
 		stopSignal: d.string(),
+		linger:     time.Duration(d.int()),
 	}
 	return s, d.end()
 }

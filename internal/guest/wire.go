@@ -13,7 +13,7 @@ import (
 // Bounds of the protocol; both ends hold each other to them.
 const (
 	// ProtocolVersion is what this package speaks. An agent that speaks another one is refused.
-	ProtocolVersion = 1
+	ProtocolVersion = 2
 	// MaxPayload is the largest payload of a frame in bytes.
 	MaxPayload = 32<<10 - headerSize
 	// Window is what may be on its way on a stream in one direction, in bytes, headers included.

@@ -391,7 +391,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 	if got, err := decodeInfo(info.encode()); err != nil || got != info {
 		t.Error(got, err)
 	}
-	spec := execSpec{[]string{"a", ""}, []string{"A=b"}, "/", "u", true, true, 1, 2, 3, 4, "SIGINT"}
+	spec := execSpec{[]string{"a", ""}, []string{"A=b"}, "/", "u", true, true, 1, 2, 3, 4, "SIGINT", 9}
 	if got, err := decodeExecSpec(spec.encode()); err != nil || !reflect.DeepEqual(got, spec) {
 		t.Error(got, err)
 	}
