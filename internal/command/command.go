@@ -131,10 +131,32 @@ func (c Command) annotation() Annotation {
 		}
 		return n
 	}
-	return Annotation{
+	a := Annotation{
 		Level: c.Name, Message: c.Data,
 		Title: c.Properties["title"], File: c.Properties["file"],
 		Line: number("line"), EndLine: number("endline"),
 		Column: number("col"), EndColumn: number("endcolumn"),
+	}
+	a.place()
+	return a
+}
+
+// place makes the place one that there can be, as GitHub does: an end alone is all there
+// is, columns are of one line, and an end before the beginning is no place.
+func (a *Annotation) place() {
+	if a.Line == 0 {
+		a.Line = a.EndLine
+	}
+	if a.Column == 0 {
+		a.Column = a.EndColumn
+	}
+	if a.Line == 0 || a.EndLine != 0 && a.EndLine != a.Line {
+		a.Column, a.EndColumn = 0, 0
+	}
+	if a.EndLine != 0 && a.EndLine < a.Line {
+		a.Line, a.EndLine = 0, 0
+	}
+	if a.EndColumn != 0 && a.EndColumn < a.Column {
+		a.Column, a.EndColumn = 0, 0
 	}
 }

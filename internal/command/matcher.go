@@ -335,7 +335,9 @@ func (s *Scanner) Line(ctx context.Context, line string) (Annotation, bool) {
 				clear(other.state)
 			}
 		}
-		return f.annotation(r.Severity)
+		if a, ok := f.annotation(r.Severity); ok {
+			return a, true
+		}
 	}
 	return Annotation{}, false
 }

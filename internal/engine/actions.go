@@ -31,6 +31,45 @@ type post struct {
 	cond *expr.Expr
 }
 
+// posts are those of one step of the job: its own, or those of the actions in a
+// composite one.
+type posts struct {
+	place string // of the step
+	list  []*post
+}
+
+// leave remembers the post program of an action. As on GitHub a step takes its turn
+// when the first of its programs, which may be a pre, begins, and keeps it.
+func (x *execution) leave(a *action.Action, dir string) {
+	if a.Post == "" {
+		return
+	}
+	r := x.r
+	p := &post{x: x, main: path.Join(dir, a.Post), node: a.Node(), cond: a.PostIf}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := r.postsOf(x.root().place)
+	for i, old := range of.list {
+		if old.x.place == x.place { // of its pre, or of another attempt at the step
+			of.list[i] = p
+			return
+		}
+	}
+	of.list = append(of.list, p)
+}
+
+// postsOf are the posts of the step at a place of the job.
+func (r *run) postsOf(place string) *posts {
+	for _, p := range r.posts {
+		if p.place == place {
+			return p
+		}
+	}
+	p := &posts{place: place}
+	r.posts = append(r.posts, p)
+	return p
+}
+
 // unpacked are the trees that are in the guest already.
 type unpacked struct {
 	mu   sync.Mutex
@@ -338,14 +377,13 @@ func (x *execution) composite(a *action.Action, inputs vars) outcome {
 	x.mu.Unlock()
 	cancelled := false
 	out := outcome{c: ci.Success}
-	for _, s := range a.Steps {
+	for i, s := range a.Steps {
 		if r.lost() != nil || r.hard.Err() != nil || context.Cause(x.ctx) != nil {
 			// Steps are left out: whatever those before came to, this is no success.
 			cancelled = true
 			break
 		}
-		n := r.newExec(sc, s, x.number, s.ID)
-		n.record, n.parent = x.record, x
+		n := r.inside(x, sc, s, i)
 		n.name = stepName(s, r.evalEnvOf(sc, vars{}, n))
 		runs, _, err := n.decide()
 		var res outcome
@@ -359,6 +397,13 @@ func (x *execution) composite(a *action.Action, inputs vars) outcome {
 		default:
 			res = n.run(x.ctx)
 			n.commit()
+		}
+		if err != nil {
+			// As on GitHub nothing comes after a condition that says nothing.
+			sc.steps.set(s.ID, n.outputs, res.c, res.c)
+			sc.fail()
+			out = res
+			break
 		}
 		conclusion := res.c
 		if (res.c == ci.Failure || res.c == ci.TimedOut) && n.continues() && r.lost() == nil {
@@ -408,14 +453,7 @@ func (x *execution) javascript(a *action.Action, dir string, inputs vars) outcom
 		x.say("warning", fmt.Sprintf("%s runs on Node.js %s, which is gone: it runs on Node.js 20 here, as on GitHub.", x.def.Uses, strings.TrimPrefix(a.Using, "node")))
 	}
 	x.given = inputVars(inputs)
-	if a.Post != "" {
-		x.r.mu.Lock()
-		// Another attempt at the step leaves no second one.
-		if !slices.ContainsFunc(x.r.posts, func(p *post) bool { return p.x == x }) {
-			x.r.posts = append(x.r.posts, &post{x: x, main: path.Join(dir, a.Post), node: a.Node(), cond: a.PostIf})
-		}
-		x.r.mu.Unlock()
-	}
+	x.leave(a, dir)
 	return x.node(a.Node(), path.Join(dir, a.Main))
 }
 
@@ -440,67 +478,136 @@ func (x *execution) node(version int, main string) outcome {
 	return x.exec([]string{bin, main}, r.layout.Workspace, extra)
 }
 
-// pre runs the pre programs of the job's remote actions, before its first step.
+// runPres runs the pre programs of remote actions, those in composite ones as well,
+// before the job's first step.
 func (r *run) runPres(top *scope, steps []*workflow.Step) {
 	for _, s := range steps {
 		if len(s.Parallel) > 0 {
 			r.runPres(top, s.Parallel)
 			continue
 		}
-		ref, err := action.ParseRef(s.Uses)
-		if s.Uses == "" || err != nil || ref.Kind != action.Remote || ref.Is("actions/checkout") || needsResults(ref) && r.job.Results.URL == "" {
-			continue
-		}
-		tree, err := r.job.Actions.Resolve(r.hard, ref)
-		if err != nil {
-			continue // the step itself will say
-		}
-		file, src, err := tree.Load(r.hard, ref.Path)
-		if err != nil {
-			continue
-		}
-		a, diags := action.Parse(file, src)
-		if workflow.Errors(diags) || a.Node() == 0 || a.Pre == "" {
-			continue
-		}
-		r.runPre(top, s, ref, a)
+		r.runPre(r.newExec(top, s, 0, "__pre_"+s.ID), action.Ref{}, 1)
 	}
 }
 
-func (r *run) runPre(top *scope, s *workflow.Step, ref action.Ref, a *action.Action) {
-	x := r.newExec(top, s, r.nextNumber(), "__pre_"+s.ID)
-	x.name = "Pre " + stepName(s, r.evalEnv(top, vars{}))
+// remote reads the remote action that a step uses, if it is one that is fetched; of is
+// the repository that the step's file is from. The step itself will say what is wrong.
+func (r *run) remote(uses string, of action.Ref) (ref action.Ref, a *action.Action) {
+	ref, err := action.ParseRef(uses)
+	if err == nil && ref.Kind == action.Own && of.Owner != "" {
+		of.Path = ref.Path
+		ref = of
+	}
+	if uses == "" || err != nil || ref.Kind != action.Remote || ref.Is("actions/checkout") || needsResults(ref) && r.job.Results.URL == "" {
+		return ref, nil
+	}
+	tree, err := r.job.Actions.Resolve(r.hard, ref)
+	if err != nil {
+		return ref, nil
+	}
+	file, src, err := tree.Load(r.hard, ref.Path)
+	if err != nil {
+		return ref, nil
+	}
+	a, diags := action.Parse(file, src)
+	if workflow.Errors(diags) {
+		return ref, nil
+	}
+	a.Repository, a.Ref, a.Path = ref.Repository(), ref.Ref, ref.Path
+	return ref, a
+}
+
+// hasPre reports whether an action, or one in it, has a pre program.
+func (r *run) hasPre(ref action.Ref, a *action.Action, depth int) bool {
+	if a == nil || depth > maxDepth {
+		return false
+	}
+	if a.Node() > 0 {
+		return a.Pre != ""
+	}
+	return slices.ContainsFunc(a.Steps, func(s *workflow.Step) bool {
+		ref, a := r.remote(s.Uses, ref)
+		return r.hasPre(ref, a, depth+1)
+	})
+}
+
+// runPre runs the pre program of the action that x uses, or those of the actions in
+// it. Whether x itself will run is not known: its condition is not asked.
+func (r *run) runPre(x *execution, of action.Ref, depth int) {
+	ref, a := r.remote(x.def.Uses, of)
+	if !r.hasPre(ref, a, depth) {
+		return
+	}
+	sc := x.sc
+	x.name = "Pre " + stepName(x.def, r.evalEnvOf(sc, vars{}, x))
+	if a.Node() == 0 {
+		x.quiet = true
+		inputs, err := r.preInputs(x, ref, a)
+		if err != nil {
+			return
+		}
+		in := expr.NewMap()
+		for _, k := range inputs.keys {
+			in.Set(k, expr.String(inputs.m[k]))
+		}
+		outer := sc.outer.clone()
+		outer.add(x.env)
+		inner := sc.child(x.use, expr.Object(in), outer)
+		for i, s := range a.Steps {
+			n := r.inside(x, inner, s, i)
+			n.id = "__pre_" + s.ID
+			r.runPre(n, ref, depth+1)
+		}
+		return
+	}
+	x.number, x.record = r.nextNumber(), x.id
 	r.extra(x, a.PreIf, func() outcome {
-		env, err := evalVars(s.Env, r.evalEnvOf(top, vars{}, x))
-		var with vars
-		if err == nil {
-			x.env = env
-			with, err = evalVars(s.With, r.evalEnvOf(top, x.env, x))
-		}
+		inputs, err := r.preInputs(x, ref, a)
 		if err != nil {
-			x.error(err.Error())
-			return outcome{c: ci.Failure, reason: err.Error()}
-		}
-		f := r.bring(x.ctx, ref)
-		if f.err != nil {
-			return x.guestFault("bring "+ref.String(), f.err)
-		}
-		dir := path.Join(f.dir, ref.Path)
-		a.Repository, a.Ref, a.Path = ref.Repository(), ref.Ref, ref.Path
-		x.use = &use{action: a, dir: dir}
-		inputs, err := x.inputs(a, with)
-		if err != nil {
+			if x.ctx.Err() != nil || !isInput(err) && isFault(err) {
+				return x.guestFault("bring "+ref.String(), err)
+			}
 			x.error(err.Error())
 			return outcome{c: ci.Failure, reason: err.Error()}
 		}
 		x.given = inputVars(inputs)
-		out := x.node(a.Node(), path.Join(dir, a.Pre))
+		x.leave(a, x.use.dir)
+		out := x.node(a.Node(), path.Join(x.use.dir, a.Pre))
 		// Main and post see what pre has saved.
 		r.mu.Lock()
-		r.preState[s] = x.state
+		r.preState[x.place] = x.state
 		r.mu.Unlock()
 		return out
 	})
+}
+
+// errFault marks what the guest, or we, could not do.
+type errFault struct{ error }
+
+func (e errFault) Unwrap() error { return e.error }
+
+func isFault(err error) bool {
+	_, ok := errors.AsType[errFault](err)
+	return ok
+}
+
+// preInputs brings x's action into the guest and evaluates what it is given.
+func (r *run) preInputs(x *execution, ref action.Ref, a *action.Action) (vars, error) {
+	env, err := evalVars(x.def.Env, r.evalEnvOf(x.sc, vars{}, x))
+	if err != nil {
+		return vars{}, err
+	}
+	x.env = env
+	with, err := evalVars(x.def.With, r.evalEnvOf(x.sc, x.env, x))
+	if err != nil {
+		return vars{}, err
+	}
+	f := r.bring(x.ctx, ref)
+	if f.err != nil {
+		return vars{}, errFault{f.err}
+	}
+	x.use = &use{action: a, dir: path.Join(f.dir, ref.Path)}
+	return x.inputs(a, with)
 }
 
 func (r *run) nextNumber() int {
@@ -513,16 +620,20 @@ func (r *run) nextNumber() int {
 // runPosts runs what actions left to be done, the last one first.
 func (r *run) runPosts(top *scope) {
 	r.mu.Lock()
-	posts := slices.Clone(r.posts)
+	var left []*post
+	for _, of := range r.posts {
+		left = append(left, of.list...)
+	}
 	r.mu.Unlock()
-	slices.Reverse(posts)
-	for _, p := range posts {
+	slices.Reverse(left)
+	for _, p := range left {
 		if r.lost() != nil {
 			return
 		}
 		m := p.x
 		// Its scope has the environment of now, and the step's own.
 		x := r.newExec(m.sc, m.def, r.nextNumber(), "__post_"+m.id)
+		x.parent = m.parent
 		x.name, x.env, x.use, x.state, x.given = "Post "+m.name, m.env, m.use, m.state, m.given
 		r.extra(x, p.cond, func() outcome {
 			x.header("Post " + m.def.Uses)

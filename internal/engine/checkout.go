@@ -100,6 +100,9 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	name := repository
 	if isOwn {
 		name = own
+		r.mu.Lock()
+		r.checkouts = append(r.checkouts, dir)
+		r.mu.Unlock()
 	}
 	r.system(x, fmt.Sprintf("Checked out %s at %s into %s", name, sha, dir))
 	x.setOutput("commit", sha)

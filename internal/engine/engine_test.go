@@ -621,6 +621,7 @@ func TestProblemMatcher(t *testing.T) {
       - run: |
           echo '{"problemMatcher":[{"owner":"go","pattern":[{"regexp":"^(.+\\.go):(\\d+): (.*)$","file":1,"line":2,"message":3}]}]}' > m.json
           echo "::add-matcher::m.json"
+          mkdir a && touch a/b.go a/c.go
           echo "$PWD/a/b.go:7: it is wrong"
       - run: |
           echo "a/c.go:8: in another step"

@@ -51,15 +51,16 @@ type run struct {
 	cancelled  error         // why
 	infra      error         // the first thing that we could not do
 	active     map[*execution]bool
-	posts      []*post
-	preState   map[*workflow.Step]map[string]string // what pre programs saved
+	posts      []*posts                     // in the order in which their steps began
+	preState   map[string]map[string]string // what pre programs saved, by place
 	background []*background
 	steps      []StepResult
 	summary    map[int]string
 	numbers    int
-	kept       int    // bytes that steps have set for others
-	reason     string // why the job failed, if none of its steps did
-	broken     string // why no step can run: the workflow is at fault
+	kept       int      // bytes that steps have set for others
+	reason     string   // why the job failed, if none of its steps did
+	broken     string   // why no step can run: the workflow is at fault
+	checkouts  []string // where the run's own repository is in the guest
 }
 
 // Run runs a job and reports to job.Emit. A Result is returned in any case; its
@@ -104,7 +105,7 @@ func newRun(job Job) (*run, error) {
 	}
 	r := &run{
 		job: job, def: job.Plan.Definition, layout: job.Layout, logger: job.Log, mask: job.Mask,
-		status: ci.Success, active: map[*execution]bool{}, preState: map[*workflow.Step]map[string]string{}, summary: map[int]string{},
+		status: ci.Success, active: map[*execution]bool{}, preState: map[string]map[string]string{}, summary: map[int]string{},
 		slots: make(chan struct{}, maxBackground),
 	}
 	if r.logger == nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"path"
 	"strings"
 
@@ -58,6 +59,33 @@ func (r *run) annotate(x *execution, a command.Annotation) {
 		Type: ci.AnnotationRec, Level: a.Level, Message: a.Message, Title: a.Title, File: file,
 		Line: a.Line, EndLine: a.EndLine, Column: a.Column, EndCol: a.EndColumn,
 	})
+}
+
+// matched is the file that a problem matcher found, as the workspace, or the checkout
+// of the run's repository in it, names it; "" if there is no such file there.
+func (r *run) matched(ctx context.Context, file string) string {
+	if file == "" {
+		return ""
+	}
+	if !path.IsAbs(file) {
+		file = path.Join(r.layout.Workspace, file)
+	}
+	file = path.Clean(file)
+	rest, ok := strings.CutPrefix(file, r.layout.Workspace+"/")
+	if !ok {
+		return ""
+	}
+	if st, err := r.job.Guest.Stat(ctx, file); err != nil || st.IsDir() {
+		return ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, dir := range r.checkouts {
+		if in, ok := strings.CutPrefix(file, dir+"/"); ok && len(in) < len(rest) {
+			rest = in
+		}
+	}
+	return rest
 }
 
 // annotateJob tells of the job itself.

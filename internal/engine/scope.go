@@ -262,7 +262,7 @@ func (r *run) githubOf(sc *scope, x *execution) *expr.Map {
 	}
 	u := sc.use
 	if x != nil {
-		set("action", x.id)
+		set("action", x.root().def.ID) // in composite actions and post programs, too
 		if x.use != nil {
 			u = x.use
 		}

@@ -53,6 +53,11 @@ func parseShell(value string) (shell, error) {
 		return shell{}, fmt.Errorf("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'")
 	}
 	words := splitWords(value)
+	for i := range words[1:] {
+		if err := checkTemplate(words[1+i]); err != nil {
+			return shell{}, err
+		}
+	}
 	ext := ".sh"
 	switch path.Base(words[0]) {
 	case "python", "python3":
@@ -92,10 +97,21 @@ func splitWords(s string) []string {
 	return out
 }
 
+// checkTemplate refuses braces that mean nothing: {{ and }} are those of the text.
+func checkTemplate(word string) error {
+	if rest := strings.NewReplacer("{{", "", "}}", "", "{0}", "").Replace(word); strings.ContainsAny(rest, "{}") {
+		return fmt.Errorf("Invalid shell option '%s': {0} is the script's path; braces of its own are written {{ and }}", word)
+	}
+	return nil
+}
+
 func (s shell) argv(file string) []string {
 	out := make([]string, len(s.words))
+	unescape := strings.NewReplacer("{{", "{", "}}", "}", "{0}", file)
 	for i, w := range s.words {
-		out[i] = strings.ReplaceAll(w, "{0}", file)
+		if out[i] = w; i > 0 {
+			out[i] = unescape.Replace(w)
+		}
 	}
 	return out
 }

@@ -32,8 +32,10 @@ type execution struct {
 	name   string
 	env    vars           // its own env block
 	use    *use           // the action it is, or nil
+	quiet  bool           // what there is to say will be said by another execution of the step
 	given  vars           // INPUT_ variables of the action
 	parent *execution     // the composite action it is in, or nil
+	place  string         // of its step in the job: through which actions, and which of their steps
 	do     func() outcome // what to do, if it is not what def says
 
 	ctx   context.Context
@@ -66,8 +68,14 @@ type outcome struct {
 	reason string
 }
 
-// Grace periods as on GitHub: SIGINT, and after this SIGKILL.
-const stopGrace = 7500 * time.Millisecond
+// Periods as on GitHub: a step that is to end gets SIGINT, after stopUrge SIGTERM, and
+// is killed after stopGrace with all that it started. When it has ended by itself,
+// and something that it started holds its output, that is read for lingerTime.
+const (
+	stopUrge   = 7500 * time.Millisecond
+	stopGrace  = 10 * time.Second
+	lingerTime = 5 * time.Second
+)
 
 // runSteps runs the steps of the job.
 func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
@@ -119,10 +127,31 @@ func (r *run) settle(sc *scope, s *workflow.Step, x *execution, res StepResult) 
 }
 
 func (r *run) newExec(sc *scope, s *workflow.Step, number int, id string) *execution {
-	x := &execution{r: r, sc: sc, def: s, number: number, id: id, record: id, state: map[string]string{}, ctx: r.hard}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	maps.Copy(x.state, r.preState[s])
+	x := &execution{r: r, sc: sc, def: s, number: number, id: id, record: id, state: map[string]string{}, ctx: r.hard, place: fmt.Sprintf("%p", s)}
+	x.recall()
+	return x
+}
+
+// inside is the execution of the nth step of the composite action that x is.
+func (r *run) inside(x *execution, sc *scope, s *workflow.Step, n int) *execution {
+	in := r.newExec(sc, s, x.number, s.ID)
+	in.record, in.parent, in.place = x.record, x, fmt.Sprintf("%s/%d", x.place, n)
+	in.recall()
+	return in
+}
+
+// recall takes what a pre program has saved.
+func (x *execution) recall() {
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
+	maps.Copy(x.state, x.r.preState[x.place])
+}
+
+// root is the step of the job that x is in.
+func (x *execution) root() *execution {
+	for x.parent != nil {
+		x = x.parent
+	}
 	return x
 }
 
@@ -323,6 +352,9 @@ func (x *execution) listen() {
 func (x *execution) error(message string) { x.say("error", message) }
 
 func (x *execution) say(level, message string) {
+	if x.quiet {
+		return
+	}
 	x.r.system(x, "##["+level+"]"+message)
 	if level == "error" {
 		x.said = message
@@ -471,7 +503,7 @@ func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{
 		Argv: argv, Env: environ, Dir: dir,
 		Stdout: x.streams[0], Stderr: x.streams[1],
-		StopSignal: "SIGINT", Grace: stopGrace,
+		StopSignal: "SIGINT", Urge: stopUrge, Grace: stopGrace, Linger: lingerTime,
 	})
 	x.streams[0].close()
 	x.streams[1].close()
@@ -489,7 +521,10 @@ func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 		out.c = ci.Failure
 		if context.Cause(x.ctx) == nil {
 			out.reason = fmt.Sprintf("Process completed with exit code %d.", exit.Code)
-			x.error(out.reason)
+			// An action has said itself what is wrong; a script may not have.
+			if x.use == nil {
+				x.error(out.reason)
+			}
 		}
 	}
 	if err := x.collect(); err != nil {

@@ -1,0 +1,218 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+)
+
+// program is a JavaScript action, all of whose programs say who they are.
+const program = `
+const fs = require('fs')
+const me = require('path').basename(__filename, '.js')
+console.log(me, process.env.INPUT_NAME, 'state=' + (process.env.STATE_seen || ''), 'action=' + process.env.GITHUB_ACTION)
+fs.appendFileSync(process.env.GITHUB_STATE, 'seen=' + (process.env.STATE_seen || '') + me + ' ' + process.env.INPUT_NAME + '\n')
+`
+
+func javascript(using string) string {
+	return `
+-- action.yml --
+inputs: {name: {default: none}}
+runs: {using: node20, main: main.js` + using + `}
+-- pre.js --
+` + program + `
+-- main.js --
+` + program + `
+-- post.js --
+` + program
+}
+
+// Pre programs of actions in composite ones run before the job's first step, and main
+// and post see their state; posts run in the reverse order of their steps' beginnings,
+// of which a pre is one.
+func TestPreAndPostInComposites(t *testing.T) {
+	needNode(t)
+	b := newBench(t, `
+      - run: echo first
+      - uses: o/plain@v1
+        with: {name: P}
+      - id: outer
+        uses: o/outer@v1
+        with: {who: X}
+      - if: false
+        uses: o/both@v1
+        with: {name: unused}
+`)
+	b.overrides(map[string]string{
+		"o/plain": files(t, javascript(", post: post.js")),
+		"o/both":  files(t, javascript(", pre: pre.js, post: post.js")),
+		"o/outer": files(t, `
+-- action.yml --
+inputs: {who: {required: true}}
+runs:
+  using: composite
+  steps:
+    - uses: o/inner@v1
+      with: {who: "${{ inputs.who }}1"}
+    - uses: o/both@v1
+      with: {name: "${{ inputs.who }}2"}
+    - {run: 'echo run action=$GITHUB_ACTION ${{ github.action }}', shell: bash}
+`),
+		"o/inner": files(t, `
+-- action.yml --
+inputs: {who: {required: true}}
+runs:
+  using: composite
+  steps:
+    - uses: o/both@v1
+      with: {name: "${{ inputs.who }}"}
+`),
+	})
+	if res := b.run(); res.Conclusion != ci.Success {
+		t.Error(b.log())
+	}
+	b.wantOutput(strings.TrimLeft(`
+pre X1 state= action=outer
+pre X2 state= action=outer
+pre unused state= action=__o_both
+first
+main P state= action=__o_plain
+main X1 state=pre X1 action=outer
+main X2 state=pre X2 action=outer
+run action=outer outer
+post P state=main P action=__o_plain
+post unused state=pre unused action=__o_both
+post X2 state=pre X2main X2 action=outer
+post X1 state=pre X1main X1 action=outer
+`, "\n"))
+}
+
+// A condition that cannot be evaluated ends the composite action.
+func TestCompositeConditionError(t *testing.T) {
+	b := newBench(t, `
+      - id: c
+        uses: o/r@v1
+        continue-on-error: true
+      - run: echo ${{ steps.c.outcome }} [${{ steps.c.outputs.said }}]
+`)
+	b.overrides(map[string]string{"o/r": files(t, `
+-- action.yml --
+outputs: {said: {value: "${{ steps.one.outcome }} ${{ steps.bad.outcome }}"}}
+runs:
+  using: composite
+  steps:
+    - {id: one, run: echo one, shell: bash}
+    - {id: bad, run: echo bad, shell: bash, if: "fromJSON('{')", continue-on-error: true}
+    - {run: echo always, shell: bash, if: always()}
+    - {run: echo failure, shell: bash, if: failure()}
+`)})
+	b.run()
+	b.wantOutput("one\nfailure [success failure]\n")
+}
+
+// A JavaScript action says itself what is wrong; a script gets a word from the runner.
+func TestExitCodeAnnotation(t *testing.T) {
+	needNode(t)
+	b := newBench(t, `
+      - uses: o/r@v1
+        continue-on-error: true
+      - run: exit 4
+`)
+	b.overrides(map[string]string{"o/r": files(t, `
+-- action.yml --
+runs: {using: node20, main: main.js}
+-- main.js --
+console.log('::error::it went wrong'); process.exit(3)
+`)})
+	res := b.run()
+	var said []string
+	for _, r := range b.all() {
+		if r.Type == ci.AnnotationRec {
+			said = append(said, r.Message)
+		}
+	}
+	if want := []string{"it went wrong", "Process completed with exit code 4."}; !slices.Equal(said, want) {
+		t.Errorf("annotations %q", said)
+	}
+	if res.Steps[0].ExitCode != 3 || res.Steps[0].Reason == "" {
+		t.Errorf("%+v", res.Steps[0])
+	}
+}
+
+func TestShellTemplates(t *testing.T) {
+	b := newBench(t, `
+      - shell: bash -c "a={{x}}; echo $a {{0}}; . {0}"
+        run: echo ran
+      - shell: bash -c "echo {y}; . {0}"
+        run: echo no
+`)
+	if res := b.run(); res.Conclusion != ci.Failure {
+		t.Error(b.log())
+	}
+	b.wantOutput("{x} {0}\nran\n")
+	if !strings.Contains(b.log(), "braces of its own are written {{ and }}") {
+		t.Error(b.log())
+	}
+}
+
+// What a step started may write its output for some seconds more, commands included.
+func TestOutputAfterTheStep(t *testing.T) {
+	b := newBench(t, `
+      - id: s
+        run: |
+          (sleep 1.5; echo "late"; echo "::set-output name=x::from behind"; echo "y=file" >> $GITHUB_OUTPUT) &
+      - run: echo ${{ steps.s.outputs.x }} ${{ steps.s.outputs.y }}
+`)
+	b.run()
+	if got := b.output(); !strings.Contains(got, "late\n") || !strings.HasSuffix(got, "from behind file\n") {
+		t.Error(b.log())
+	}
+}
+
+// Whatever holds a step's output: it is waited for five seconds and no longer.
+func TestOutputHeldForEver(t *testing.T) {
+	b := newBench(t, "      - run: sleep 60 & echo started\n")
+	began := time.Now()
+	b.run()
+	if took := time.Since(began); took < 4*time.Second || took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// Annotations name places that there can be, and files that there are.
+func TestAnnotationPlaces(t *testing.T) {
+	b := newBench(t, `
+      - run: |
+          mkdir -p src; touch src/a.c
+          echo '{"problemMatcher":[{"owner":"cc","pattern":[{"regexp":"^(.*):(\\d+): (.*)$","file":1,"line":2,"message":3}]},
+            {"owner":"none","pattern":[{"regexp":"^(.*): (.*)$","message":1,"severity":2}]}]}' > m.json
+          echo "::add-matcher::m.json"
+          echo "src/../src/a.c:3: here"
+          echo "src/b.c:4: not here"
+          echo "/etc/passwd:5: elsewhere"
+          echo "src:6: a directory"
+          echo "$PWD/src/a.c:7: absolute"
+          echo "::notice file=f,endLine=5::1"
+          echo "::notice file=f,line=4,endLine=2::2"
+          echo "::notice file=f,col=3::3"
+          echo "::notice file=f,line=4,endLine=5,col=3,endColumn=4::4"
+          echo "::notice file=f,line=4,endLine=4,endColumn=4::5"
+          echo "::notice file=f,line=4,col=9,endColumn=4::6"
+          echo "::notice file=f,line=4,col=9::7"
+`)
+	b.run()
+	var got []string
+	for _, r := range b.all() {
+		if r.Type == ci.AnnotationRec {
+			got = append(got, fmt.Sprintf("%s %s:%d-%d:%d-%d", r.Message, r.File, r.Line, r.EndLine, r.Column, r.EndCol))
+		}
+	}
+	if want := []string{"here src/a.c:3-0:0-0", "not here :4-0:0-0", "elsewhere :5-0:0-0", "a directory :6-0:0-0", "absolute src/a.c:7-0:0-0",
+		"1 f:5-5:0-0", "2 f:0-0:0-0", "3 f:0-0:0-0", "4 f:4-5:0-0", "5 f:4-4:4-4", "6 f:4-0:0-0", "7 f:4-0:9-0"}; !slices.Equal(got, want) {
+		t.Errorf("%s\nwant\n%s\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), b.log())
+	}
+}
