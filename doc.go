@@ -7,7 +7,9 @@
 // A Host is this machine's driver, image, pool of VMs and record. Sessions hands
 // out sessions, each with a VM of its own, and releases what is forgotten. An
 // Executor runs a Workflow in a session: setup, steps, and a cleanup that always
-// runs. docs/library.md is the manual; its example is the package's.
+// runs. It is planned as one job, which internal/engine runs as it runs those of
+// workflow files; snapshots are hooks around steps. docs/library.md is the manual;
+// its example is the package's.
 //
 // # Failures
 //

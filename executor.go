@@ -1,10 +1,12 @@
 package hearth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"path"
@@ -15,7 +17,12 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/mask"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/worker"
 )
 
 // Executor runs workflows, each in a session of its own. Its fields are set before
@@ -26,7 +33,7 @@ type Executor struct {
 	// Host remembers: it records runs, predicts them, learns from them, and keeps
 	// their caches. nil remembers nothing.
 	Host *Host
-	// Output, if set, gets what the steps print as it comes: without control
+	// Output, if set, gets what the steps print, a line at a time: without control
 	// characters and escape sequences, secrets masked.
 	Output io.Writer
 	// OnStep, if set, hears of each step's end.
@@ -39,14 +46,11 @@ const (
 	keepOutput     = 64 << 10 // bytes of a step's output
 )
 
-// errTimeout is why a workflow's context ends at its timeout.
-var errTimeout = errors.New("the workflow's time is over")
-
 // Run runs a workflow. The error says that something could not be done: the
 // workflow is unusable, there is no machine, the machine was lost. That a step
 // failed is in the Result. When ctx is done the running step is ended, those after
 // it are skipped, the cleanup runs, and the conclusion is Cancelled.
-func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (result Result, err error) {
+func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (Result, error) {
 	if err := w.check(c); err != nil {
 		return Result{}, err
 	}
@@ -54,128 +58,189 @@ func (e *Executor) Run(ctx context.Context, w Workflow, c Context) (result Resul
 	if err != nil {
 		return Result{}, fmt.Errorf("the secrets: %w", err)
 	}
-	timeout := w.Timeout
-	if timeout == 0 {
-		timeout = defaultTimeout
-	}
-	r := &running{Executor: e, workflow: w, context: c, secrets: secrets, result: Result{ID: ci.NewID(), Started: time.Now()}}
-	if c.Event == "" {
-		r.context.Event = "manual"
-	}
-	if r.memory, err = e.Host.remember(ctx, r); err != nil {
+	c.Event, w.Timeout = cmp.Or(c.Event, "manual"), cmp.Or(w.Timeout, defaultTimeout)
+	r := &running{Executor: e, workflow: w, context: c, secrets: secrets, steps: w.steps(), result: Result{ID: ci.NewID(), Started: time.Now()},
+		explained: map[int]*Explanation{}, points: map[int]string{}, undone: map[int]bool{}}
+	r.plan = w.plan(c, r.row())
+	if err := r.remember(ctx); err != nil {
 		return Result{}, err
 	}
-	r.result.Expected = r.memory.expected(0)
-	defer func() {
-		r.result.Duration = time.Since(r.result.Started)
-		err = errors.Join(err, r.memory.finish(r.result.Conclusion, err))
-		if err != nil {
-			r.result.Conclusion = ""
-		}
-		result = r.result
-	}()
-	r.session, err = e.Sessions.open(ctx, timeout+cleanupTime+releaseLimit)
-	if err != nil {
-		if ctx.Err() != nil { // it was not waited for
-			for _, s := range w.steps() {
-				r.skip(s)
-			}
-			r.result.Conclusion, err = Cancelled, nil
-		}
-		return r.result, err
+	r.result.Expected = r.expected(0)
+	// The cause says why setup and steps are ended; the cleanup is not (BeforeStep).
+	run, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	release := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+	if ctx.Err() != nil {
+		end(context.Cause(ctx))
 	}
-	r.result.Session = r.session.ID()
-	err = r.run(ctx, timeout)
-	r.session.Finish(err == nil && r.result.Conclusion == Success)
-	return r.result, errors.Join(err, r.session.Release(ctx))
+	timer := time.AfterFunc(w.Timeout, func() {
+		end(&engine.TimeoutError{Text: fmt.Sprintf("The workflow has exceeded its maximum execution time of %v", w.Timeout)})
+	})
+	r.release = func() { release(); timer.Stop() }
+	r.late = func() bool { _, late := errors.AsType[*engine.TimeoutError](context.Cause(run)); return late }
+	defer r.release()
+	conclusion, err := r.run(run)
+	if r.session != nil {
+		if err == nil && conclusion == Success {
+			err = r.keepCache(ctx)
+		}
+		r.session.Finish(err == nil && conclusion == Success)
+		err = errors.Join(err, r.session.Release(ctx))
+	}
+	err = errors.Join(err, r.outputErr)
+	r.result.Duration = time.Since(r.result.Started)
+	if err = errors.Join(err, r.record(conclusion, err)); err == nil {
+		r.result.Conclusion = conclusion
+	}
+	return r.result, err
 }
 
-// running is one run of a workflow.
+// running is one run of a workflow: a job of one planned run, what the engine tells
+// of it, and what stands around its steps.
 type running struct {
 	*Executor
 	workflow Workflow
 	context  Context
 	secrets  *mask.Set
+	steps    []numbered
+	plan     *plan.Run
 	session  *Session
-	memory   *memory
-	result   Result
-	failed   bool
+	entry    *ledger.Entry // nil remembers nothing
+	release  func()        // ends the hold of time and caller on what runs
+	learner  engine.Hooks
+	told     bool           // job.finished was
+	points   map[int]string // snapshots, by step
+	undone   map[int]bool   // steps after which the machine was put back
+	late     func() bool    // it was ended because its time was over
+
+	// One goroutine at a time tells of steps: no lock.
+	result    Result
+	out       tail // of the step that runs
+	explained map[int]*Explanation
+	outputErr error
 }
 
-func (r *running) run(ctx context.Context, timeout time.Duration) error {
-	main, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
-	defer cancel()
-	if err := r.prepare(main); err != nil {
-		return r.stopped(main, err)
+// run runs the job in a session, as long as ctx allows. The error says that we
+// could not.
+func (r *running) run(ctx context.Context) (Conclusion, error) {
+	var err error
+	if r.session, err = r.Sessions.open(ctx, r.workflow.Timeout+cleanupTime+releaseLimit); err == nil {
+		r.result.Session = r.session.ID()
+		err = r.prepare(ctx)
 	}
-	var broken error
-	for _, s := range r.workflow.steps() {
-		// The cleanup has a time of its own, whatever became of the rest.
-		stepping := main
-		if s.phase == Cleanup {
-			var cancel context.CancelFunc
-			stepping, cancel = context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-			defer cancel()
-		} else if r.failed || broken != nil || main.Err() != nil {
-			r.skip(s)
-			continue
-		}
-		if broken != nil && r.session.Err() != nil {
-			r.skip(s) // there is no machine to clean up
-			continue
-		}
-		if err := r.step(stepping, s); err != nil {
-			broken = errors.Join(broken, fmt.Errorf("%s step %d (%s): %w", s.phase, s.number, r.secrets.String(s.Name), err))
-		}
+	if err != nil && (ctx.Err() == nil || r.session != nil && r.session.Err() != nil) {
+		return "", err
 	}
-	switch cause := context.Cause(main); {
-	case broken != nil:
-		return broken
-	case errors.Is(cause, errTimeout) && ctx.Err() == nil && r.cut():
-		r.result.Conclusion = TimedOut
-	case ctx.Err() != nil && r.cut():
-		r.result.Conclusion = Cancelled
-	case r.failed:
-		r.result.Conclusion = Failure
-	default:
-		r.result.Conclusion = Success
-		return r.keepCache(ctx)
+	if err != nil { // nobody waits for it any more
+		for i := range r.steps {
+			r.tell(ci.Record{Type: ci.StepFinished, Step: i + 1, Name: r.steps[i].Name, Conclusion: Skipped, Outcome: Skipped})
+		}
+		if r.late() {
+			return TimedOut, nil
+		}
+		return Cancelled, nil
 	}
-	return nil
-}
-
-// cut says whether the end of time, or of patience, kept anything from running to
-// its own end.
-func (r *running) cut() bool {
-	return slices.ContainsFunc(r.result.Steps, func(s StepResult) bool {
-		return s.Phase != Cleanup && (s.Outcome == Cancelled || s.Outcome == TimedOut || s.Outcome == Skipped)
+	row, job := r.row(), r.plan.Jobs[0]
+	runner := &worker.Runner{RunID: row.ID, Repository: row.Repository, File: row.File, Ref: row.Ref, SHA: row.SHA, Attempt: 1, Sink: r, Log: slog.New(slog.DiscardHandler)}
+	if r.entry != nil {
+		runner.Learn, runner.Log = r.Host.learner, r.Host.log
+	}
+	hooks := runner.Hooks(job, r.secrets, func() string {
+		if err := r.session.Err(); err != nil {
+			return err.Error()
+		}
+		return ""
 	})
+	r.learner = hooks
+	res, err := engine.Run(ctx, engine.Job{Run: r.plan, Plan: job, Needs: expr.Null(), RunID: row.ID, Secrets: r.context.Secrets, Env: r.env(),
+		Guest: inside{r.session}, Layout: layout, Runner: engine.Runner{Name: "hearth-" + r.session.ID()}, Emit: hooks, Hooks: r, Log: runner.Log, Mask: r.secrets})
+	return res.Conclusion, err
 }
 
-// stopped turns an error before the first step into a conclusion where it is one.
-func (r *running) stopped(ctx context.Context, err error) error {
-	if ctx.Err() == nil || r.session.Err() != nil {
-		return err
+// env is what every step has beneath its own.
+func (r *running) env() map[string]string {
+	all := map[string]string{"LANG": "C.UTF-8", "PATH": toolPath}
+	for _, m := range []map[string]string{r.context.Vars, r.workflow.Env, r.context.Secrets} {
+		maps.Copy(all, m)
 	}
-	for _, s := range r.workflow.steps() {
-		r.skip(s)
+	return all
+}
+
+// BeforeStep keeps the machine as it is before a step that asks for it.
+func (r *running) BeforeStep(ctx context.Context, s engine.StepInfo) error {
+	own := r.steps[s.Number-1]
+	if own.phase == Cleanup {
+		r.release()
 	}
-	r.result.Conclusion = Cancelled
-	if errors.Is(context.Cause(ctx), errTimeout) {
-		r.result.Conclusion = TimedOut
+	if !own.Snapshot {
+		return nil
 	}
-	return nil
+	var err error
+	r.points[s.Number], err = r.session.Snapshot(ctx)
+	return err
+}
+
+// AfterStep has a failure explained, and puts the machine back.
+func (r *running) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) (*engine.Retry, error) {
+	again, err := r.learner.AfterStep(ctx, s, res)
+	if point := r.points[s.Number]; point != "" && err == nil && !res.Infrastructure && (res.Outcome == Failure || res.Outcome == TimedOut) {
+		err = r.session.Rollback(ctx, point)
+		r.undone[s.Number] = err == nil
+	}
+	return again, err
+}
+
+// Emit takes what the engine tells: onto the record, and into the result.
+func (r *running) Emit(rec ci.Record) {
+	if r.entry != nil {
+		r.entry.Emit(rec)
+	}
+	switch rec.Type {
+	case ci.LogLine:
+		if rec.Step > 0 && rec.Stream != "system" {
+			r.line(rec.Text + "\n")
+		}
+	case ci.PredictionRec:
+		r.explained[rec.Step] = rec.Explanation // what was expected was told by the ledger
+	case ci.StepFinished:
+		r.finished(rec)
+	case ci.JobFinished:
+		r.told = true
+	}
+}
+
+func (r *running) line(text string) {
+	io.WriteString(&r.out, text)
+	if r.Output != nil && r.outputErr == nil {
+		_, r.outputErr = io.WriteString(r.Output, text)
+	}
+}
+
+func (r *running) finished(rec ci.Record) {
+	s := r.steps[rec.Step-1]
+	x := StepResult{Name: r.secrets.String(s.Name), Phase: s.phase, Outcome: rec.Outcome, Conclusion: rec.Conclusion, Output: r.out.String(), Truncated: r.out.cut,
+		RolledBack: r.undone[rec.Step], Expected: r.expected(rec.Step), Explanation: r.explained[rec.Step]}
+	r.out = tail{}
+	if rec.DurationMS != nil {
+		x.Duration = time.Duration(*rec.DurationMS) * time.Millisecond
+	}
+	if rec.ExitCode != nil {
+		x.ExitCode = *rec.ExitCode
+	}
+	switch {
+	case rec.Infrastructure:
+		x.ExitCode = -1
+	case x.Outcome == Cancelled && r.late():
+		x.Outcome, x.Conclusion = TimedOut, TimedOut
+	}
+	r.result.Steps = append(r.result.Steps, x)
+	if r.OnStep != nil {
+		r.OnStep(x)
+	}
 }
 
 // prepare fills the workspace and restores the cache.
 func (r *running) prepare(ctx context.Context) error {
-	end, err := r.session.Exec(ctx, Command{Argv: []string{"mkdir", "-p", workspace}, Env: []string{toolPath}, Timeout: time.Minute})
-	if err != nil {
-		return fmt.Errorf("making the workspace: %w", err)
-	}
-	if end.Code != 0 {
-		return fmt.Errorf("making the workspace: mkdir ended with %d", end.Code)
-	}
 	if r.context.Dir != "" {
 		if st, err := os.Stat(r.context.Dir); err != nil {
 			return fmt.Errorf("the context's directory: %w", err)
@@ -217,7 +282,7 @@ func (r *running) keepCache(ctx context.Context) error {
 	}
 	var paths []string
 	for _, p := range r.workflow.CachePaths {
-		end, err := r.session.Exec(ctx, Command{Argv: []string{"test", "-e", guestPath(p)}, Env: []string{toolPath}, Timeout: time.Minute})
+		end, err := r.session.Exec(ctx, Command{Argv: []string{"test", "-e", guestPath(p)}, Timeout: time.Minute})
 		if err != nil {
 			return fmt.Errorf("saving the cache: %w", err)
 		}
@@ -231,108 +296,6 @@ func (r *running) keepCache(ctx context.Context) error {
 	if err := r.Host.saveCache(r.cacheKey(), func(w io.Writer) error { return r.session.Pack(ctx, "/", paths, w) }); err != nil {
 		return fmt.Errorf("saving the cache: %w", err)
 	}
-	return nil
-}
-
-func (r *running) skip(s numbered) {
-	r.ended(s, StepResult{Outcome: Skipped, Conclusion: Skipped})
-}
-
-// ended takes a step's result down.
-func (r *running) ended(s numbered, x StepResult) {
-	x.Name, x.Phase, x.Expected = r.secrets.String(s.Name), s.phase, r.memory.expected(s.number)
-	r.memory.stepFinished(s, x)
-	r.result.Steps = append(r.result.Steps, x)
-	if x.Conclusion != Success && x.Conclusion != Skipped {
-		r.failed = true
-	}
-	if r.OnStep != nil {
-		r.OnStep(x)
-	}
-}
-
-const toolPath = "PATH=/opt/hearth/bin:/opt/hearth/node24/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-func (r *running) env(s numbered) []string {
-	c := r.context
-	all := map[string]string{"CI": "true", "LANG": "C.UTF-8", "GITHUB_REPOSITORY": c.Repository, "GITHUB_EVENT_NAME": c.Event, "GITHUB_REF": c.Ref,
-		"GITHUB_SHA": c.SHA, "GITHUB_ACTOR": c.Actor, "GITHUB_WORKFLOW": r.workflow.Name, "GITHUB_WORKSPACE": workspace, "GITHUB_RUN_ID": r.result.ID}
-	for _, m := range []map[string]string{c.Vars, r.workflow.Env, c.Secrets, s.Env} {
-		maps.Copy(all, m)
-	}
-	out := []string{toolPath}
-	for _, k := range slices.Sorted(maps.Keys(all)) {
-		out = append(out, k+"="+all[k])
-	}
-	return out
-}
-
-// step runs one step. The error says that we could not.
-func (r *running) step(ctx context.Context, s numbered) error {
-	r.memory.stepStarted(s)
-	began := time.Now()
-	lost := func(err error) error {
-		r.ended(s, StepResult{Outcome: Failure, Conclusion: Failure, ExitCode: -1, Duration: time.Since(began)})
-		return err
-	}
-	point := ""
-	if s.Snapshot {
-		var err error
-		if point, err = r.session.Snapshot(ctx); err != nil {
-			return lost(err)
-		}
-	}
-	dir := workspace
-	if s.Dir != "" {
-		if dir = s.Dir; !path.IsAbs(dir) {
-			dir = path.Join(workspace, dir)
-		}
-	}
-	out := &lines{step: s, memory: r.memory}
-	tail := &tail{}
-	writers := []io.Writer{tail, out}
-	if r.Output != nil {
-		writers = append(writers, r.Output)
-	}
-	masked := mask.NewWriter(io.MultiWriter(writers...), r.secrets)
-	end, err := r.session.Exec(ctx, Command{Argv: []string{"bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run},
-		Env: r.env(s), Dir: dir, Stdout: masked, Stderr: masked, Timeout: s.Timeout})
-	if ferr := masked.Flush(); err == nil {
-		err = ferr
-	}
-	out.flush()
-	if err != nil {
-		return lost(err)
-	}
-	x := StepResult{ExitCode: end.Code, Output: tail.String(), Truncated: tail.cut, Duration: time.Since(began)}
-	switch {
-	case end.Cancelled && errors.Is(context.Cause(ctx), errTimeout):
-		x.Outcome = TimedOut
-	case end.Cancelled && s.phase == Cleanup:
-		x.Outcome = TimedOut
-	case end.Cancelled:
-		x.Outcome = Cancelled
-	case end.TimedOut:
-		x.Outcome = TimedOut
-	case end.Code != 0:
-		x.Outcome = Failure
-	default:
-		x.Outcome = Success
-	}
-	x.Conclusion = x.Outcome
-	if s.ContinueOnError && (x.Outcome == Failure || x.Outcome == TimedOut) && !end.Cancelled {
-		x.Conclusion = Success
-	}
-	if x.Outcome == Failure {
-		x.Explanation = r.memory.explain(ctx, s, end.Code, out.last)
-	}
-	if point != "" && x.Outcome != Success && !end.Cancelled {
-		if err := r.session.Rollback(ctx, point); err != nil {
-			return lost(err)
-		}
-		x.RolledBack = true
-	}
-	r.ended(s, x)
 	return nil
 }
 
@@ -360,8 +323,7 @@ type tail struct {
 }
 
 func (t *tail) Write(p []byte) (int, error) {
-	t.b = append(t.b, p...)
-	if len(t.b) > 2*keepOutput {
+	if t.b = append(t.b, p...); len(t.b) > 2*keepOutput {
 		t.trim()
 	}
 	return len(p), nil
@@ -380,57 +342,5 @@ func (t *tail) trim() {
 
 func (t *tail) String() string {
 	t.trim()
-	return strings.ToValidUTF8(string(t.b), "\uFFFD")
-}
-
-// lines cuts a step's output into lines for the record.
-type lines struct {
-	step   numbered
-	memory *memory
-	part   []byte
-	last   []string // for the explanation of a failure
-}
-
-const (
-	maxLine = 16 << 10
-	// What is kept for the explanation of a failure.
-	lastLines  = 2000
-	lastLength = 2 << 10
-)
-
-func (l *lines) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		i := slices.Index(p, '\n')
-		room := maxLine - len(l.part)
-		switch {
-		case i >= 0 && i <= room:
-			l.part = append(l.part, p[:i]...)
-			p = p[i+1:]
-			l.line()
-		case len(p) >= room:
-			l.part = append(l.part, p[:room]...)
-			p = p[room:]
-			l.line()
-		default:
-			l.part = append(l.part, p...)
-			p = nil
-		}
-	}
-	return n, nil
-}
-
-func (l *lines) flush() {
-	if len(l.part) > 0 {
-		l.line()
-	}
-}
-
-func (l *lines) line() {
-	text := strings.ToValidUTF8(strings.TrimSuffix(string(l.part), "\r"), "\uFFFD")
-	l.part = l.part[:0]
-	if l.last = append(l.last, strings.Clone(strings.ToValidUTF8(text[:min(len(text), lastLength)], ""))); len(l.last) > 2*lastLines {
-		l.last = append(l.last[:0:0], l.last[len(l.last)-lastLines:]...)
-	}
-	l.memory.line(l.step, text)
+	return string(t.b)
 }

@@ -263,7 +263,7 @@ func (h *Host) saveCache(key string, write func(io.Writer) error) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if err := write(&bounded{w: f, left: maxCache}); err != nil {
+	if err := write(&bounded{w: f, left: maxCache, full: errCacheTooLarge}); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
@@ -275,11 +275,12 @@ func (h *Host) saveCache(key string, write func(io.Writer) error) (err error) {
 type bounded struct {
 	w    io.Writer
 	left int64
+	full error
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
 	if int64(len(p)) > b.left {
-		return 0, errCacheTooLarge
+		return 0, b.full
 	}
 	b.left -= int64(len(p))
 	return b.w.Write(p)

@@ -89,7 +89,7 @@ var layers = map[string]layer{
 	"web":          {ours: []string{"ci", "board", "door"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},
 	"bench":        {ours: []string{"*"}},
-	"":             {ours: []string{"archive", "ci", "config", "guest", "image", "learn", "ledger", "machine", "mask", "network", "pool", "store", "vm", "vm/drivers", "vm/jail"}},
+	"":             {ours: []string{"archive", "ci", "config", "engine", "expr", "guest", "image", "launch", "learn", "ledger", "machine", "mask", "network", "plan", "pool", "store", "vm", "vm/drivers", "vm/jail", "worker", "workflow"}},
 	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
 
 	"scripts/mutate": {},

@@ -1,6 +1,7 @@
 package hearth_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type local struct {
 	live     int
 	machines []*localMachine
 	refuse   error
+
+	unable, unableBack error // to make a snapshot, to go back to it
 }
 
 type localMachine struct {
@@ -81,11 +84,15 @@ func (m *localMachine) here(p string) string {
 
 func (m *localMachine) ID() string { return m.id }
 func (m *localMachine) Exec(ctx context.Context, c hearth.Command) (hearth.Exit, error) {
-	var argv []string
+	var argv, env []string
 	for _, a := range c.Argv {
 		argv = append(argv, m.here(a))
 	}
-	end, err := m.client.Exec(ctx, guest.Cmd{Argv: argv, Env: c.Env, Dir: m.here(c.Dir), Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout, Grace: 100 * time.Millisecond})
+	for _, kv := range c.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		env = append(env, k+"="+m.here(v))
+	}
+	end, err := m.client.Exec(ctx, guest.Cmd{Argv: argv, Env: env, Dir: m.here(c.Dir), Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout, Grace: 100 * time.Millisecond})
 	return hearth.Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled}, err
 }
 func (m *localMachine) Unpack(ctx context.Context, dir string, r io.Reader) error {
@@ -96,11 +103,11 @@ func (m *localMachine) Pack(ctx context.Context, dir string, paths []string, w i
 }
 func (m *localMachine) Snapshot(context.Context) (string, error) {
 	m.actions = append(m.actions, "snapshot")
-	return "s1", nil
+	return "s1", m.of.unable
 }
 func (m *localMachine) Rollback(_ context.Context, name string) error {
 	m.actions = append(m.actions, "rollback "+name)
-	return nil
+	return m.of.unableBack
 }
 func (m *localMachine) Lost() <-chan struct{} { return m.lost }
 func (m *localMachine) Err() error {
@@ -212,6 +219,72 @@ func TestSnapshots(t *testing.T) {
 	}
 	if r.Steps[0].RolledBack || !r.Steps[1].RolledBack || !r.OK() {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A machine that cannot be kept, or put back, as the workflow asks for is no failure
+// of the workflow, and nothing more is run in it.
+func TestSnapshotsThatFail(t *testing.T) {
+	l, s := sessions(t, 0)
+	w := hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "false", Snapshot: true, ContinueOnError: true}, {Name: "b", Run: "true"}}}
+	for _, c := range []struct {
+		unable, back error
+		want         string
+	}{
+		{errors.New("no room"), nil, "steps a failure/failure -1\nsteps b skipped/skipped 0\n"},
+		{nil, errors.New("it is gone"), "steps a failure/failure -1\nsteps b skipped/skipped 0\n"},
+	} {
+		l.unable, l.unableBack = c.unable, c.back
+		r, err := (&hearth.Executor{Sessions: s}).Run(t.Context(), w, hearth.Context{})
+		if told(r) != c.want || err == nil || !strings.Contains(err.Error(), cmp.Or(c.unable, c.back).Error()) {
+			t.Errorf("%v\n%s", err, told(r))
+		}
+	}
+}
+
+// Steps have what the steps of any job have: files and commands to talk back
+// through, masks among them. What a program gives is no template.
+func TestStepsTalkBack(t *testing.T) {
+	_, s := sessions(t, 0)
+	r, err := (&hearth.Executor{Sessions: s}).Run(t.Context(), hearth.Workflow{Name: "${{ github.sha }}", Steps: []hearth.Step{
+		{Name: "a", Run: "echo A=b >> $GITHUB_ENV; mkdir bin; printf '#!/bin/sh\necho mine' > bin/tool; chmod +x bin/tool; echo $PWD/bin >> $GITHUB_PATH"},
+		{Name: "b", Run: "echo $A; tool; echo '::add-mask::t0p s3cret'; echo the t0p s3cret"},
+		{Name: "c ${{ github.sha }}", Run: "echo \"$X\" '${{ github.sha }}'", Env: map[string]string{"X": "${{ github.sha }}"}},
+		{Name: "d", Run: "echo '::group::g'; echo '::error::bad'; printf 'no end of line' >&2"},
+	}}, hearth.Context{SHA: "0123"})
+	if err != nil || !r.OK() {
+		t.Fatal(err, told(r))
+	}
+	for i, want := range []string{"", "b\nmine\nthe ***\n", "${{ github.sha }} ${{ github.sha }}\n", "##[error]bad\nno end of line\n"} {
+		if got := r.Steps[i].Output; got != want {
+			t.Errorf("step %d: %q, want %q", i+1, got, want)
+		}
+	}
+	if r.Steps[2].Name != "c ${{ github.sha }}" {
+		t.Error(r.Steps[2].Name)
+	}
+}
+
+// The cleanup has a time of its own: neither the end of the workflow's nor a caller
+// who waits no longer cuts it short once it has begun.
+func TestCleanupHasItsTime(t *testing.T) {
+	_, s := sessions(t, 0)
+	w := hearth.Workflow{Timeout: 2 * time.Second, Steps: []hearth.Step{{Name: "a", Run: "true"}}, Cleanup: []hearth.Step{{Name: "c", Run: "echo; sleep 2.2"}}}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	e := &hearth.Executor{Sessions: s, Output: writer(func(p []byte) (int, error) { cancel(); return len(p), nil })}
+	if r, err := e.Run(ctx, w, hearth.Context{}); err != nil || told(r) != "steps a success/success 0\ncleanup c success/success 0\nsuccess" {
+		t.Error(err, told(r))
+	}
+}
+
+// What the program cannot take is not passed over in silence.
+func TestOutputThatEnds(t *testing.T) {
+	_, s := sessions(t, 0)
+	e := &hearth.Executor{Sessions: s, Output: writer(func([]byte) (int, error) { return 0, errors.New("the disk is full") })}
+	r, err := e.Run(t.Context(), hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "echo 1; echo 2"}}}, hearth.Context{})
+	if err == nil || !strings.Contains(err.Error(), "the disk is full") || r.Conclusion != "" {
+		t.Error(err, told(r))
 	}
 }
 

@@ -1,6 +1,7 @@
 package hearth
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -9,6 +10,11 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/engine"
+	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/launch"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // Workflow is what an Executor runs: Setup, then Steps, one after the other, until
@@ -145,6 +151,40 @@ func (w Workflow) steps() []numbered {
 	return out
 }
 
+// plan makes the workflow's one job. What is in it is literal: nothing of what
+// a program gives is read as an expression.
+func (w Workflow) plan(c Context, row ci.Run) *plan.Run {
+	always, err := expr.Parse("always()", nil)
+	if err != nil {
+		panic(err)
+	}
+	number := func(d time.Duration) *workflow.Value { return &workflow.Value{Kind: workflow.Number, Num: d.Minutes()} }
+	job := &workflow.Job{ID: onlyJob, Name: workflow.Text(row.Name)}
+	for _, s := range w.steps() {
+		def := &workflow.Step{ID: fmt.Sprintf("__run_%d", s.number), Name: workflow.Text(s.Name), Run: workflow.Text(s.Run), Shell: workflow.Text("bash"),
+			WorkingDirectory: workflow.Text(s.Dir), Env: &workflow.Value{Kind: workflow.Mapping}, ContinueOnError: &workflow.Value{Kind: workflow.Bool, Bool: s.ContinueOnError}}
+		for _, k := range slices.Sorted(maps.Keys(s.Env)) {
+			def.Env.Pairs = append(def.Env.Pairs, workflow.Pair{Key: workflow.Text(k), Value: workflow.Text(s.Env[k])})
+		}
+		if s.phase == Cleanup {
+			def.If = always
+			s.Timeout = min(cmp.Or(s.Timeout, cleanupTime), cleanupTime)
+		}
+		if s.Timeout > 0 {
+			def.TimeoutMinutes = number(s.Timeout)
+		}
+		job.Steps = append(job.Steps, def)
+	}
+	row.Repository = c.Repository
+	run, ds := plan.Build(plan.Request{Workflow: &workflow.Workflow{Name: row.Name, File: row.File, Jobs: []*workflow.Job{job}},
+		Event: &workflow.Happening{Event: row.Event, Ref: row.Ref, SHA: row.SHA}, GitHub: launch.GitHubContext(launch.Facts{Run: row})})
+	if run == nil {
+		panic(fmt.Sprint(ds)) // there is nothing in it that could be wrong
+	}
+	run.Jobs[0].TimeoutMinutes = 0 // Executor.Run keeps the time, of which the cleanup has its own
+	return run
+}
+
 // check says what is wrong with a workflow, all of it, before a machine is made.
 func (w Workflow) check(c Context) error {
 	var bad []string
@@ -193,7 +233,15 @@ const (
 	maxScript = 120 << 10 // bytes: Linux takes 128 KiB for an argument
 	guestHome = "/home/runner"
 	workspace = guestHome + "/work/workspace"
+	toolPath  = "/opt/hearth/bin:/opt/hearth/node24/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
+
+// layout is that of our images, but that all workflows have one workspace.
+var layout = func() engine.Layout {
+	l := engine.DefaultLayout("")
+	l.Workspace = workspace
+	return l
+}()
 
 func guestPath(p string) string {
 	if rest, ok := strings.CutPrefix(p, "~/"); ok {

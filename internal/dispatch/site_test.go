@@ -249,7 +249,7 @@ func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *pl
 	if err != nil {
 		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
-	hooks := r.Hooks(run, job)
+	hooks := r.Hooks(job, nil, nil)
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Guest: client, Source: r.Source, Emit: hooks, Hooks: hooks,
 		Layout: engine.Layout{Workspace: filepath.Join(dir, "work"), Temp: filepath.Join(dir, "temp"), Actions: filepath.Join(dir, "actions"),

@@ -72,7 +72,6 @@ type Guest interface {
 	ReadFile(ctx context.Context, path string, max int64) ([]byte, error)
 	WriteFile(ctx context.Context, path string, data []byte, mode fs.FileMode, user string) error
 	MkdirAll(ctx context.Context, path string, mode fs.FileMode, user string) error
-	Remove(ctx context.Context, path string) error
 	Stat(ctx context.Context, path string) (guest.FileInfo, error)
 	TarIn(ctx context.Context, dir string, r io.Reader, user string) error
 	TarOut(ctx context.Context, dir string, paths []string, w io.Writer) error
@@ -152,13 +151,20 @@ type Retry struct {
 	Reason string // for the log; never empty
 }
 
-// Hooks are called around each step that runs, in its goroutine.
+// Hooks are called around each step that runs, in its goroutine. An error of
+// theirs is something that we could not do: nothing of the job is run after it.
 type Hooks interface {
-	BeforeStep(ctx context.Context, s StepInfo)
+	BeforeStep(ctx context.Context, s StepInfo) error
 	// AfterStep may ask for another attempt of a step that failed by its own
 	// doing; what the attempt before left in its command files is dropped.
-	AfterStep(ctx context.Context, s StepInfo, r StepResult) *Retry
+	AfterStep(ctx context.Context, s StepInfo, r StepResult) (*Retry, error)
 }
+
+// TimeoutError, as the cause of the context given to [Run], ends the job as one
+// whose own timeout has passed: for whoever keeps the time of it.
+type TimeoutError struct{ Text string }
+
+func (e *TimeoutError) Error() string { return e.Text }
 
 // MaxAttempts bounds what [Hooks] can ask for.
 const MaxAttempts = 5
@@ -210,7 +216,6 @@ type Result struct {
 var (
 	errTimeout     = errors.New("the step's timeout has passed")
 	errCancelled   = errors.New("the job was cancelled")
-	errJobTimeout  = errors.New("the job's timeout has passed")
 	errStepCancel  = errors.New("the step was cancelled by another")
 	errUnmasked    = errors.New("the step asked for a mask that cannot be")
 	errHardTimeout = errors.New("the time for cleaning up has passed")

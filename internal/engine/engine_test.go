@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -711,19 +712,21 @@ func TestUnwaitedBackgroundFailureFailsTheJob(t *testing.T) {
 }
 
 type retrier struct {
-	labels []string
-	left   int
+	labels        []string
+	left          int
+	before, after error
 }
 
-func (r *retrier) BeforeStep(_ context.Context, s StepInfo) {
+func (r *retrier) BeforeStep(_ context.Context, s StepInfo) error {
 	r.labels = append(r.labels, fmt.Sprint(s.Name, " ", s.Attempt))
+	return r.before
 }
 
-func (r *retrier) AfterStep(_ context.Context, s StepInfo, res StepResult) *Retry {
+func (r *retrier) AfterStep(_ context.Context, s StepInfo, res StepResult) (*Retry, error) {
 	if r.left--; r.left < 0 {
-		return nil
+		return nil, r.after
 	}
-	return &Retry{Reason: "it looks like a flake"}
+	return &Retry{Reason: "it looks like a flake"}, nil
 }
 
 func TestRetry(t *testing.T) {
@@ -741,6 +744,33 @@ func TestRetry(t *testing.T) {
 	b.wantOutput("2\n")
 	if res.Conclusion != ci.Success || res.Steps[0].Attempts != 3 || len(h.labels) != 4 {
 		t.Errorf("%+v %v\n%s", res, h.labels, b.log())
+	}
+}
+
+// Hooks that cannot do what they are for lose the job: the step is not run, nothing
+// after it is, and it is not the workflow's failure.
+func TestHooksThatFail(t *testing.T) {
+	for _, h := range []*retrier{{before: errors.New("no room")}, {after: errors.New("no room")}} {
+		b := newBench(t, "\n      - {run: echo one, continue-on-error: true}\n      - run: echo two\n")
+		b.job.Hooks = h
+		res, err := Run(t.Context(), b.job)
+		if err == nil || !strings.Contains(err.Error(), "step 1 (Run echo one): no room") || res.Conclusion != ci.Failure {
+			t.Errorf("%v, %+v", err, res)
+		}
+		if s := res.Steps; len(s) != 2 || !s[0].Infrastructure || s[0].Conclusion != ci.Failure || s[1].Conclusion != ci.Skipped || strings.Contains(b.log(), "\none\n") != (h.after != nil) {
+			t.Errorf("%+v\n%s", s, b.log())
+		}
+	}
+}
+
+// Whoever keeps the job's time says so by the cause.
+func TestTimeKeptByTheCaller(t *testing.T) {
+	b := newBench(t, "\n      - run: sleep 60\n")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(200*time.Millisecond, func() { cancel(&TimeoutError{"The time is over"}) })
+	res, err := Run(ctx, b.job)
+	if err != nil || res.Conclusion != ci.TimedOut || res.Reason != "The time is over" || !strings.Contains(b.log(), "##[error]The time is over") {
+		t.Errorf("%v, %+v\n%s", err, res, b.log())
 	}
 }
 

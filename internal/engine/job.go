@@ -145,11 +145,11 @@ func (r *run) run(ctx context.Context) (Result, error) {
 	switch {
 	case r.infra != nil:
 		res.Conclusion, res.Reason = ci.Failure, r.mask.String(r.infra.Error())
-	case errors.Is(r.cancelled, errJobTimeout):
-		res.Conclusion = ci.TimedOut
-		res.Reason = fmt.Sprintf("The job has exceeded the maximum execution time of %s", minutes(p.TimeoutMinutes))
 	case r.cancelled != nil:
 		res.Conclusion, res.Reason = ci.Cancelled, r.mask.String(r.cancelled.Error())
+		if _, late := errors.AsType[*TimeoutError](r.cancelled); late {
+			res.Conclusion = ci.TimedOut
+		}
 	default:
 		res.Conclusion = r.status
 		if r.status == ci.Failure {
@@ -203,19 +203,21 @@ func (r *run) watch(ctx context.Context) (stop func()) {
 			defer t.Stop()
 			timeout = t.C
 		}
+		var why error
 		select {
 		case <-done:
 			return
 		case <-ctx.Done():
-			why := context.Cause(ctx)
-			if why == nil || errors.Is(why, context.Canceled) {
-				why = errCancelled
-			}
-			r.cancel(why)
+			why = context.Cause(ctx)
 		case <-timeout:
-			r.annotateJob("error", fmt.Sprintf("The job has exceeded the maximum execution time of %s", minutes(r.job.Plan.TimeoutMinutes)))
-			r.cancel(errJobTimeout)
+			why = &TimeoutError{"The job has exceeded the maximum execution time of " + minutes(r.job.Plan.TimeoutMinutes)}
 		}
+		if late, ok := errors.AsType[*TimeoutError](why); ok {
+			r.annotateJob("error", late.Text)
+		} else if errors.Is(why, context.Canceled) {
+			why = errCancelled
+		}
+		r.cancel(why)
 		grace := r.job.Plan.CancelTimeoutMinutes
 		if grace <= 0 {
 			grace = plan.DefaultCancelTimeoutMinutes

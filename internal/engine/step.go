@@ -221,10 +221,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 		res.Outcome, res.Reason = ci.Failure, r.clean(err.Error())
 	} else {
 		for {
-			if r.job.Hooks != nil {
-				r.job.Hooks.BeforeStep(ctx, info)
-			}
-			out := x.run(ctx)
+			out := x.hooked(ctx, info)
 			res.Outcome, res.ExitCode, res.Reason = out.c, out.exit, r.clean(out.reason)
 			res.Infrastructure = r.lost() != nil && out.c != ci.Success
 			res.Attempts = info.Attempt
@@ -232,7 +229,11 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 			if r.job.Hooks == nil {
 				break
 			}
-			again := r.job.Hooks.AfterStep(ctx, info, res)
+			again, err := r.job.Hooks.AfterStep(ctx, info, res)
+			if err != nil {
+				out = x.lose(err)
+				res.Outcome, res.Reason, res.Infrastructure = out.c, r.clean(out.reason), true
+			}
 			if again == nil || res.Outcome != ci.Failure || res.Infrastructure || info.Attempt >= MaxAttempts || r.why() != nil {
 				break
 			}
@@ -251,6 +252,16 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 		}
 	}
 	return finish()
+}
+
+// hooked runs the step once it has been announced.
+func (x *execution) hooked(ctx context.Context, info StepInfo) outcome {
+	if h := x.r.job.Hooks; h != nil {
+		if err := h.BeforeStep(ctx, info); err != nil {
+			return x.lose(err)
+		}
+	}
+	return x.run(ctx)
 }
 
 // wait waits, unless the job is cancelled.
@@ -560,7 +571,12 @@ func (x *execution) guestFault(doing string, err error) outcome {
 	if x.ctx.Err() != nil && (errors.Is(err, x.ctx.Err()) || errors.Is(err, context.Cause(x.ctx))) {
 		return outcome{c: ci.Cancelled}
 	}
-	x.r.lose(fmt.Errorf("%s: step %d (%s): %w", doing, x.number, x.r.clean(x.name), err))
+	return x.lose(fmt.Errorf("%s: %w", doing, err))
+}
+
+// lose ends the job at this step: we could not go on.
+func (x *execution) lose(err error) outcome {
+	x.r.lose(fmt.Errorf("step %d (%s): %w", x.number, x.r.clean(x.name), err))
 	x.r.system(x, "##[error]The job could not go on: "+err.Error())
 	return outcome{c: ci.Failure, reason: "the job could not go on: " + err.Error()}
 }

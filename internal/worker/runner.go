@@ -132,7 +132,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 	r.Sink.Emit(masked.Record(r.machine(job, s, "restored", time.Since(began))))
 	lease.Begin()
 
-	hooks := &hooks{runner: r, run: run, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
+	hooks := &hooks{runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
@@ -227,7 +227,6 @@ func (r *Runner) connection(job *plan.Job, c network.Connection) ci.Record {
 // whether a failed step should be tried again.
 type hooks struct {
 	runner *Runner
-	run    *plan.Run
 	job    *plan.Job
 	mask   *mask.Set // nil masks nothing
 
@@ -260,12 +259,14 @@ func (h *hooks) ended() bool {
 }
 
 // Hooks returns what stands between the engine and the learner for one job, for
-// whoever runs the engine itself: the sink of its records, and its hooks.
-func (r *Runner) Hooks(run *plan.Run, job *plan.Job) interface {
+// whoever runs the engine in a machine of their own: the sink of its records, and
+// its hooks. masked hides what is told; fate says how the machine ended, "" if it
+// lives. Both may be nil.
+func (r *Runner) Hooks(job *plan.Job, masked *mask.Set, fate func() string) interface {
 	ci.Sink
 	engine.Hooks
 } {
-	return &hooks{runner: r, run: run, job: job}
+	return &hooks{runner: r, job: job, mask: masked, fate: fate}
 }
 
 // tail is how many lines of a step's output are kept for its explanation.
@@ -309,13 +310,13 @@ func (h *hooks) Emit(rec ci.Record) {
 	h.runner.Sink.Emit(rec)
 }
 
-func (h *hooks) BeforeStep(context.Context, engine.StepInfo) {}
+func (h *hooks) BeforeStep(context.Context, engine.StepInfo) error { return nil }
 
 // AfterStep explains a failure, and may have the step tried again.
-func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) *engine.Retry {
+func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) (*engine.Retry, error) {
 	r := h.runner
 	if r.Learn.Mode() == learn.Off || res.Outcome != ci.Failure || res.Infrastructure || ctx.Err() != nil {
-		return nil
+		return nil, nil
 	}
 	h.mu.Lock()
 	lines := h.lines[s.Number]
@@ -327,15 +328,15 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 	if err != nil {
 		// Learning is never in the way of a job.
 		r.Log.Error("explaining a failure", "job", h.job.Key, "error", err)
-		return nil
+		return nil, nil
 	}
 	d := r.Learn.Retry(ctx, f, e)
 	e.Advice = cmp.Or(d.Reason, e.Advice)
 	r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e}))
 	if d.Act && d.Retry {
-		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}
+		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}, nil
 	}
-	return nil
+	return nil, nil
 }
 
 // noRetry: a step with HEARTH_NO_RETRY in its env is not to be repeated.
