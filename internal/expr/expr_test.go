@@ -450,3 +450,42 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+// A condition is known as far as it hangs on what is known, and no further.
+func TestTruth(t *testing.T) {
+	env := testEnv(t)
+	delete(env.Functions, "hashfiles")
+	known := func(context string, path []string) bool {
+		return EqualFold(context, "github") || EqualFold(context, "matrix")
+	}
+	for src, want := range map[string]string{
+		"":                            "no",
+		"success()":                   "yes",
+		"failure()":                   "no",
+		"!failure()":                  "yes",
+		"github.event_name == 'push'": "yes",
+		"env.A == '1'":                "?",
+		"!env.A":                      "?",
+		"env.A && matrix.os == 'mac'": "no",
+		"matrix.os == 'mac' && env.A": "no",
+		"env.A || matrix.os":          "yes",
+		"env.A || matrix.os == 'mac'": "?",
+		"success() && env.A":          "?",
+		"hashFiles('x') != ''":        "?",
+		"contains(github.ref, 'main') && (failure() || matrix.n == 3)": "yes",
+		"(env.A || 'x') == 'x'": "?",
+		"fromJSON('{')":         "?",
+	} {
+		e, err := Parse(src, nil)
+		if src != "" && err != nil {
+			t.Fatal(src, err)
+		}
+		got := "?"
+		if yes, sure := e.Truth(env, known); sure {
+			got = map[bool]string{true: "yes", false: "no"}[yes]
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", src, got, want)
+		}
+	}
+}
