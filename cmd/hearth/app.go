@@ -30,6 +30,7 @@ const (
 	exitFailed         = 1   // a job failed
 	exitUsage          = 2   // bad flags, an invalid workflow, or nothing to run
 	exitInfrastructure = 3   // we could not do it
+	exitMissing        = 4   // all that ran succeeded, and a job cannot run here
 	exitCancelled      = 130 // Ctrl-C, SIGTERM
 )
 

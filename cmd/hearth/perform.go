@@ -16,7 +16,7 @@ import (
 )
 
 // performOne records, predicts and drives one run, and says what was learned.
-func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *conduct.Groups, runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
+func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, groups *conduct.Groups, late func(*plan.Job), runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
 	hidden := runner(nil).Hidden()
 	conduct.Hide(hidden, c.plan, c.plan.Jobs)
 	c.run.Name = c.plan.Name
@@ -39,7 +39,7 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
 	con := &conduct.Conductor{
 		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
-		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) },
+		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) }, Late: late,
 	}
 	conclusion, err := con.Drive(ctx, nil)
 	if cerr := entry.Close(); err == nil {
@@ -67,7 +67,7 @@ func lessons(s learn.Summary, on bool) []string {
 	}
 	steps, fresh, surprises := 0, 0, []string{}
 	for _, c := range s.Predictions {
-		if c.Ended == "" || c.Ended == ci.Skipped || c.Ended == ci.Cancelled {
+		if c.Ended == "" || c.Ended == ci.Skipped || c.Ended == ci.NotRun || c.Ended == ci.Cancelled {
 			continue
 		}
 		if c.Step > 0 {

@@ -44,7 +44,7 @@ type runOptions struct {
 	envSecretFiles, envVarFiles                      []string
 	matrix, platform, local                          []string
 	network, learn                                   string
-	offline                                          bool
+	offline, allowMissing                            bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -55,9 +55,14 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run the workflows of this repository that EVENT starts, from the working tree,
 every job in a microVM of its own.
 
+A job that cannot run here (another system, a label that nothing here has, a
+feature that is not there yet) stops only itself: it ends as "not run here", with
+the reason, and what needs it is skipped.
+
 Exit code: 0 all jobs succeeded, 1 a job failed, 2 a flag or a workflow is
 invalid or there is nothing to run for this event (each with why, before
-anything ran), 3 something could not be done, 130 cancelled.`,
+anything ran), 3 something could not be done, 4 all that ran succeeded, but a
+job cannot run here (0 with --allow-missing), 130 cancelled.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.event = "push"
@@ -95,6 +100,7 @@ anything ran), 3 something could not be done, 130 cancelled.`,
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
 	f.StringVar(&o.network, "network", "default", "what jobs may reach: default (public addresses), none, or allow:HOST,HOST…")
 	f.StringVar(&o.learn, "learn", "", "off, advise or act (default advise, or HEARTH_LEARN)")
+	f.BoolVar(&o.allowMissing, "allow-missing", false, "exit code 0 although a job cannot run here, if all others succeeded")
 	f.BoolVar(&o.offline, "offline", false, "fetch nothing: actions come from the cache or --local-repository")
 	a.machineFlags(c, &o.machineOptions)
 	return c
@@ -236,21 +242,41 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 		}
 		return nil, nil
 	}
+	filter := plan.Filter{Jobs: o.jobs}
+	for _, m := range o.matrix {
+		cell, err := plan.ParseCell(m)
+		if err != nil {
+			return nil, usage("%v", err)
+		}
+		filter.Matrix = append(filter.Matrix, cell)
+	}
+	if o.list {
+		filter = plan.Filter{} // of everything that there is
+	}
+	var unfit []error // workflows of which the filter leaves nothing
 	for _, c := range all {
 		if workflow.Errors(c.diags) || !c.decision.Run && !o.list {
 			continue
 		}
 		c.run = ci.Run{ID: ci.NewID(), Event: o.event, Repository: p.repository, Workflow: cmp.Or(c.workflow.Name, c.file), File: c.file,
 			Ref: h.Ref, SHA: p.sha, Actor: o.actor, Number: 1, Attempt: 1, Created: time.Now()}
-		ds := a.plan(ctx, p, o, set, c, h, resolver)
-		if workflow.Errors(ds) {
+		ds, err := a.plan(ctx, p, o, set, c, h, resolver, filter)
+		switch {
+		case err != nil:
+			unfit = append(unfit, fmt.Errorf("%s: %w", c.file, err))
+			continue
+		case c.plan == nil:
 			c.diags = append(c.diags, ds...)
 			if c.decision.Run {
 				problems = append(problems, ds...)
 			}
 			continue
 		}
-		advice = append(advice, ds...)
+		for _, d := range ds {
+			if d.Severity == workflow.Advice {
+				advice = append(advice, d)
+			}
+		}
 		if c.decision.Run {
 			chosen = append(chosen, c)
 		}
@@ -280,33 +306,15 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 		// of it.
 		return nil, a.nothing(o, problems, "nothing was run: mend the %s above", plural(len(problems), "error"))
 	}
+	if len(chosen) == 0 && len(unfit) > 0 {
+		return nil, a.nothing(o, nil, "%v", errors.Join(unfit...))
+	}
 	if len(chosen) == 0 {
 		var why []string
 		for _, c := range all {
 			why = append(why, fmt.Sprintf("  %s: %s", c.file, board.Clean(c.decision.Reason)))
 		}
 		return nil, a.nothing(o, nil, "no workflow runs for %s, so nothing was run:\n%s", o.event, strings.Join(why, "\n"))
-	}
-	filter := plan.Filter{Jobs: o.jobs}
-	for _, m := range o.matrix {
-		cell, err := plan.ParseCell(m)
-		if err != nil {
-			return nil, usage("%v", err)
-		}
-		filter.Matrix = append(filter.Matrix, cell)
-	}
-	if len(filter.Jobs)+len(filter.Matrix) > 0 {
-		var errs []error
-		chosen = slices.DeleteFunc(chosen, func(c *candidate) bool {
-			err := c.plan.Keep(filter)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", c.file, err))
-			}
-			return err != nil
-		})
-		if len(chosen) == 0 {
-			return nil, a.nothing(o, nil, "%v", errors.Join(errs...))
-		}
 	}
 	for _, c := range chosen {
 		if len(c.plan.Jobs) == 0 {
@@ -323,6 +331,12 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 		if err != nil {
 			return nil, err
 		}
+	}
+	if !slices.ContainsFunc(chosen, func(c *candidate) bool { return c.plan.Runnable() }) {
+		for _, c := range chosen {
+			problems = append(problems, c.plan.Refused()...)
+		}
+		return nil, a.nothing(o, problems, "nothing was run: no job can run here, for the %s above", plural(len(problems), "reason"))
 	}
 	if o.graph || o.dryRun {
 		return nil, nil
@@ -342,6 +356,10 @@ func (a *app) planned(c *candidate) {
 		Jobs: len(c.plan.Jobs), Reason: c.decision.Reason})
 	for _, j := range c.plan.Jobs {
 		r := ci.Record{Type: ci.JobQueued, Run: c.run.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Needs: j.Needs}
+		if len(j.Refused) > 0 {
+			_, why, _ := j.Refusal()
+			r.Reason = "cannot run here: " + why
+		}
 		if j.Matrix.Kind() != expr.KindNull {
 			r.Matrix = j.Matrix
 		}
@@ -349,20 +367,37 @@ func (a *app) planned(c *candidate) {
 	}
 }
 
-// plan plans one workflow.
-func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, h *workflow.Happening, resolver *action.Resolver) []workflow.Diagnostic {
-	run, ds := launch.Plan(ctx, launch.Request{
-		Workflow: c.workflow, Event: h, Facts: launch.Facts{Run: c.run, Server: p.server, API: github.APIOf(p.server)},
-		Load: a.load(ctx, p, resolver), Inputs: set.inputs, Vars: set.vars,
-		Check: engine.CheckOptions{Actions: resolver, Files: p.readFile, Shells: image.Shells(),
-			Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
-		Fits:      func(labels []string) error { _, err := image.ForLabels(labels, set.platforms); return err },
-		InputHint: "give inputs with --input NAME=value", LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",
-	})
+// plan plans what the filter leaves of one workflow: before anything is checked, so
+// that what is not asked for is in nobody's way. The error is that it leaves nothing.
+func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSettings, c *candidate, h *workflow.Happening, resolver *action.Resolver,
+	filter plan.Filter) (ds []workflow.Diagnostic, err error) {
+	r := a.request(set)
+	r.Workflow, r.Event, r.Facts = c.workflow, h, launch.Facts{Run: c.run, Server: p.server, API: github.APIOf(p.server)}
+	r.Load, r.Inputs, r.Vars = a.load(ctx, p, resolver), set.inputs, set.vars
+	r.Check.Actions, r.Check.Files, r.Check.Shells = resolver, p.readFile, image.Shells()
+	r.InputHint = "give inputs with --input NAME=value"
+	r.Planned = func(run *plan.Run) {
+		if len(filter.Jobs)+len(filter.Matrix) == 0 {
+			return
+		}
+		if err = run.Keep(filter); err != nil {
+			run.Jobs = nil
+		}
+	}
+	run, ds := launch.Plan(ctx, r)
 	if run != nil {
 		c.plan, c.run.Name, c.run.Workflow = run, run.Name, run.Workflow
 	}
-	return ds
+	return ds, err
+}
+
+// request is what is asked of every job: what machines there are for it.
+func (a *app) request(set runSettings) launch.Request {
+	return launch.Request{
+		Check:     engine.CheckOptions{Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
+		Fits:      func(labels []string) error { _, err := image.ForLabels(labels, set.platforms); return err },
+		LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",
+	}
 }
 
 func readWorkflows(p *project, where string) ([]*candidate, error) {
@@ -562,7 +597,8 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		if ctx.Err() != nil {
 			break
 		}
-		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, func(sink ci.Sink) *worker.Runner {
+		late := a.request(set)
+		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
@@ -579,11 +615,11 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			}
 		}, book)
 	}
-	return a.verdict(ctx, conclusions, errs)
+	return a.verdict(ctx, o, conclusions, errs)
 }
 
 // verdict turns how the runs ended into an exit code.
-func (a *app) verdict(ctx context.Context, conclusions []ci.Conclusion, errs []error) error {
+func (a *app) verdict(ctx context.Context, o runOptions, conclusions []ci.Conclusion, errs []error) error {
 	if err := errors.Join(errs...); err != nil && !errors.Is(err, errJobInfrastructure) {
 		return &exit{exitInfrastructure, err}
 	}
@@ -593,10 +629,15 @@ func (a *app) verdict(ctx context.Context, conclusions []ci.Conclusion, errs []e
 	if errors.Join(errs...) != nil {
 		return &exit{code: exitInfrastructure}
 	}
+	missing := false
 	for _, c := range conclusions {
 		if !c.Green() {
 			return &exit{code: exitFailed}
 		}
+		missing = missing || c == ci.Neutral
+	}
+	if missing && !o.allowMissing {
+		return &exit{code: exitMissing}
 	}
 	return nil
 }

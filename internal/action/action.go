@@ -282,10 +282,14 @@ func posOf(vs ...*workflow.Value) workflow.Pos {
 
 // InputError is a fault of what the author asked for, as opposed to one of ours:
 // no such ref, no such repository.
-type InputError struct{ Msg string }
+type InputError struct {
+	Msg string
+	// Docker says that it is no fault: the action wants a container runtime.
+	Docker bool
+}
 
 func (e *InputError) Error() string { return e.Msg }
 
 func inputError(format string, args ...any) error {
-	return &InputError{fmt.Sprintf(format, args...)}
+	return &InputError{Msg: fmt.Sprintf(format, args...)}
 }

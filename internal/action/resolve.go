@@ -401,7 +401,8 @@ func (t *Tree) Load(ctx context.Context, dir string) (file string, src []byte, e
 		where += "/" + dir
 	}
 	if _, err := t.ReadFile(ctx, path.Join(dir, "Dockerfile"), MaxFile); err == nil {
-		return "", nil, inputError("%s@%s is a Docker action (it has only a Dockerfile): it needs a container runtime, which the machines here do not have", where, t.Ref)
+		return "", nil, &InputError{Docker: true,
+			Msg: fmt.Sprintf("%s@%s is a Docker action (it has only a Dockerfile): it needs a container runtime, which the machines here do not have", where, t.Ref)}
 	}
 	return "", nil, inputError("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' for action '%s@%s'.", where, t.Ref)
 }

@@ -33,6 +33,7 @@ type Board struct {
 	// Infrastructure says that the run, or a job of it, could not be run.
 	Infrastructure bool
 	Reason         string
+	Ran, Of        int    // how many of its jobs ran, if one could not run here; else 0 of 0
 	Jobs           []*Job // in the order in which they became known
 	Notes          []ci.Record
 	Prediction     *ci.Prediction // of the run
@@ -47,13 +48,16 @@ type Job struct {
 	Conclusion     ci.Conclusion
 	Reason         string
 	Infrastructure bool
-	Started        time.Time
-	Duration       time.Duration
-	Prediction     *ci.Prediction
-	Explanation    *ci.Explanation
-	Machine        string // driver, and how it came to be: "qemu, restored in 80 ms"
-	Steps          []*Step
-	Expected       map[int]*ci.Prediction // of its steps, by number; also of those that have not started
+	// Of a job that cannot run here: where that is said, and what to do.
+	File, Hint   string
+	Line, Column int
+	Started      time.Time
+	Duration     time.Duration
+	Prediction   *ci.Prediction
+	Explanation  *ci.Explanation
+	Machine      string // driver, and how it came to be: "qemu, restored in 80 ms"
+	Steps        []*Step
+	Expected     map[int]*ci.Prediction // of its steps, by number; also of those that have not started
 }
 
 // Step is one step on the board.
@@ -83,6 +87,7 @@ func (b *Board) Apply(r ci.Record) {
 		b.Name = cmp.Or(r.Name, b.Name)
 	case ci.RunFinished:
 		b.Finished, b.Conclusion, b.Reason, b.Infrastructure = r.Time, r.Conclusion, r.Reason, r.Infrastructure
+		b.Ran, b.Of = r.Ran, r.Jobs
 	case ci.JobQueued:
 		j := b.JobOf(r)
 		j.Status, j.Needs = ci.Queued, r.Needs
@@ -96,6 +101,7 @@ func (b *Board) Apply(r ci.Record) {
 	case ci.JobFinished:
 		j := b.JobOf(r)
 		j.Status, j.Conclusion, j.Reason, j.Infrastructure = ci.Completed, r.Conclusion, r.Reason, r.Infrastructure
+		j.File, j.Line, j.Column, j.Hint = r.File, r.Line, r.Column, r.Hint
 		if r.DurationMS != nil {
 			j.Duration = time.Duration(*r.DurationMS) * time.Millisecond
 		}
@@ -219,6 +225,8 @@ func Mark(status ci.Status, c ci.Conclusion, infra bool) (sign, word string) {
 		return "⧖", "timed out"
 	case ci.Neutral:
 		return "○", "neutral"
+	case ci.NotRun:
+		return "⊘", "not run here"
 	}
 	return "?", "unknown"
 }
@@ -299,6 +307,9 @@ func (b *Board) Summary() []string {
 			line += "  (" + Clean(j.Reason) + ")"
 		}
 		out = append(out, strings.TrimRight(line, " "))
+		if j.Hint != "" {
+			out = append(out, "    "+Clean(j.Hint))
+		}
 		for _, s := range j.Steps {
 			if s.Status == ci.Completed && (s.Outcome == ci.Failure || s.Outcome == ci.TimedOut || s.Conclusion == ci.Failure || s.Infrastructure) {
 				what := fmt.Sprintf("exit code %d", s.ExitCode)
@@ -339,11 +350,17 @@ func (b *Board) Summary() []string {
 		total = " in " + Short(b.Finished.Sub(b.Started))
 	}
 	end := fmt.Sprintf("run %s: %s%s", b.Run, word, total)
+	if b.Of > 0 {
+		end += ", " + b.Share()
+	}
 	if b.Reason != "" {
 		end += " (" + Clean(b.Reason) + ")"
 	}
 	return append(out, end)
 }
+
+// Share says how many of a run's jobs ran, where not all of them can run here.
+func (b *Board) Share() string { return fmt.Sprintf("%d of %d jobs ran", b.Ran, b.Of) }
 
 // Known says in a clause what is known of a failure: whether it was seen before,
 // and what ended it then.

@@ -22,6 +22,7 @@ func TestMark(t *testing.T) {
 		{ci.Queued, "", false, "· waiting"}, {"", "", false, "· waiting"}, {ci.InProgress, "", false, "▸ running"},
 		{ci.Completed, ci.Success, false, "✓ success"}, {ci.Completed, ci.Failure, false, "✗ failure"}, {ci.Completed, ci.Cancelled, false, "■ cancelled"},
 		{ci.Completed, ci.Skipped, false, "- skipped"}, {ci.Completed, ci.TimedOut, false, "⧖ timed out"}, {ci.Completed, ci.Neutral, false, "○ neutral"},
+		{ci.Completed, ci.NotRun, false, "⊘ not run here"},
 		{ci.Completed, "", false, "? unknown"},
 		// What could not be run is never green, and what was cancelled stays that.
 		{ci.Completed, ci.Success, true, "‼ could not run"}, {ci.Completed, ci.Failure, true, "‼ could not run"}, {ci.Completed, ci.Cancelled, true, "■ cancelled"},
@@ -37,6 +38,26 @@ func TestMark(t *testing.T) {
 	} {
 		if sign, word := s.Mark(); sign+" "+word != want {
 			t.Errorf("%+v: %s %s, want %s", s, sign, word, want)
+		}
+	}
+}
+
+// A job that cannot run here is named with its reason and what to do, and the run
+// says how much of it ran.
+func TestNotRun(t *testing.T) {
+	var b board.Board
+	for _, r := range []ci.Record{
+		{Type: ci.RunStarted, Run: "r"},
+		{Type: ci.JobFinished, JobKey: "a", Name: "a", Conclusion: ci.Success},
+		{Type: ci.JobFinished, JobKey: "w", Name: "w", Conclusion: ci.NotRun, Reason: "no Windows", Hint: "Run it on GitHub.", File: "ci.yml", Line: 4},
+		{Type: ci.RunFinished, Run: "r", Conclusion: ci.Neutral, Ran: 1, Jobs: 2},
+	} {
+		b.Apply(r)
+	}
+	all := strings.Join(b.Summary(), "\n")
+	for _, want := range []string{"⊘ w  not run here   (no Windows)\n    Run it on GitHub.", "run r: neutral, 1 of 2 jobs ran"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no word of %q:\n%s", want, all)
 		}
 	}
 }

@@ -38,20 +38,25 @@ const (
 // conclusion means that it has not ended.
 type Conclusion string
 
-// The conclusions, in GitHub's spelling.
+// The conclusions, in GitHub's spelling, and one of our own.
 const (
 	Success   Conclusion = "success"
 	Failure   Conclusion = "failure"
 	Cancelled Conclusion = "cancelled"
 	Skipped   Conclusion = "skipped"
 	TimedOut  Conclusion = "timed_out"
-	Neutral   Conclusion = "neutral"
+	// Neutral is how a run ends of which all that ran succeeded, and a job is NotRun.
+	Neutral Conclusion = "neutral"
+	// NotRun is how a job ends that asks for what there is not here: another system, a
+	// label that nobody has, a feature. It neither failed nor succeeded; GitHub
+	// would have run it.
+	NotRun Conclusion = "not_run"
 )
 
-// Valid reports whether c is one of the six conclusions.
+// Valid reports whether c is one of the conclusions.
 func (c Conclusion) Valid() bool {
 	switch c {
-	case Success, Failure, Cancelled, Skipped, TimedOut, Neutral:
+	case Success, Failure, Cancelled, Skipped, TimedOut, Neutral, NotRun:
 		return true
 	}
 	return false
@@ -61,11 +66,14 @@ func (c Conclusion) Valid() bool {
 func (c Conclusion) Green() bool { return c == Success || c == Skipped || c == Neutral }
 
 // Result is the word that workflows see in needs.<job>.result and
-// steps.<id>.conclusion: a timeout is a failure there.
+// steps.<id>.conclusion: a timeout is a failure there, and what did not run here was
+// skipped.
 func (c Conclusion) Result() string {
 	switch c {
 	case TimedOut:
 		return string(Failure)
+	case NotRun:
+		return string(Skipped)
 	case Neutral:
 		return string(Success)
 	}

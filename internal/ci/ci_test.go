@@ -18,6 +18,9 @@ func TestConclude(t *testing.T) {
 		{[]Conclusion{Success, Cancelled}, Cancelled},
 		{[]Conclusion{Cancelled, Failure, Success}, Failure},
 		{[]Conclusion{TimedOut}, Failure},
+		{[]Conclusion{Success, NotRun, Skipped}, NotRun},
+		{[]Conclusion{NotRun, Cancelled}, Cancelled},
+		{[]Conclusion{Failure, NotRun}, Failure},
 		{[]Conclusion{Success, ""}, Failure}, // a job that never concluded is no success
 	} {
 		if got := Conclude(c.jobs); got != c.want {

@@ -49,7 +49,8 @@ type Record struct {
 	Event    string `json:"event,omitempty"`
 	SHA      string `json:"sha,omitempty"`
 	Ref      string `json:"ref,omitempty"`
-	Jobs     int    `json:"jobs,omitempty"` // run.planned: how many
+	Jobs     int    `json:"jobs,omitempty"` // run.planned, run.started: how many; run.finished: of which Ran did
+	Ran      int    `json:"ran,omitempty"`  // run.finished of a run of which a job is [NotRun]
 
 	// Everything about a job
 	Job    string   `json:"job,omitempty"`     // id in the workflow
@@ -76,7 +77,7 @@ type Record struct {
 	Stream string `json:"stream,omitempty"` // stdout, stderr, system; group: start, end
 	Text   string `json:"text,omitempty"`   // one line, no line end; valid UTF-8
 
-	// annotation, diagnostic
+	// annotation, diagnostic; of a job that is [NotRun] the place and the hint
 	Level   string `json:"level,omitempty"` // notice, warning, error; diagnostic: error, advice
 	Title   string `json:"title,omitempty"`
 	Line    int    `json:"line,omitempty"`

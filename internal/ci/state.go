@@ -10,10 +10,12 @@ func Conclude(jobs []Conclusion) Conclusion {
 			return 0
 		case Neutral, Success:
 			return 1
+		case NotRun:
+			return 2 // before success: a matrix whose cells ran in part has not succeeded
 		case Cancelled:
-			return 2
+			return 3
 		}
-		return 3 // failure, timed out, and anything that is no conclusion
+		return 4 // failure, timed out, and anything that is no conclusion
 	}
 	for _, c := range jobs {
 		if rank(c) > rank(out) {
@@ -21,7 +23,7 @@ func Conclude(jobs []Conclusion) Conclusion {
 			switch {
 			case rank(c) == 1:
 				out = Success
-			case rank(c) == 3:
+			case rank(c) == 4:
 				out = Failure
 			}
 		}

@@ -62,6 +62,9 @@ type Conductor struct {
 	Mask *mask.Set
 	// Expanded hears of a run that changed because a matrix became known.
 	Expanded func(*plan.Run) error
+	// Late looks at a job that is about to start, and refuses it ([plan.Job.Refused])
+	// for what is known only now; nil refuses nothing more.
+	Late func(*plan.Job)
 }
 
 // Hide masks the names of a run and of jobs of it, before they are on record: a
@@ -197,6 +200,10 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 					fail(s.Finished(a.Job.Key, ci.Cancelled, nil))
 					continue
 				}
+				if out, refused := c.refused(a.Job); refused {
+					fail(s.Finished(a.Job.Key, out.Conclusion, nil))
+					continue
+				}
 				jobCtx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 				running[a.Job.Key] = stop
 				if a.Job.Opens > 0 {
@@ -263,6 +270,9 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	releaseRun()
 	conclusion := s.Conclusion()
 	rec := ci.Record{Type: ci.RunFinished, Run: c.ID, Conclusion: conclusion, DurationMS: new(time.Since(began).Milliseconds())}
+	if slices.ContainsFunc(c.Run.Jobs, func(j *plan.Job) bool { return s.JobConclusion(j.Key) == ci.NotRun }) {
+		rec.Ran, rec.Jobs = s.Ran()
+	}
 	if failure != nil {
 		rec.Conclusion, rec.Reason, rec.Infrastructure = ci.Failure, failure.Error(), true
 	} else if ctx.Err() != nil {
@@ -275,6 +285,29 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	}
 	c.Sink.Emit(c.Mask.Record(rec))
 	return rec.Conclusion, failure
+}
+
+// refused ends a job that cannot run here: not run, or failed where its author, or
+// whoever has its actions, is to mend something.
+func (c *Conductor) refused(j *plan.Job) (out Outcome, refused bool) {
+	if j.Opens > 0 {
+		return out, false
+	}
+	if c.Late != nil {
+		c.Late(j)
+	}
+	if len(j.Refused) == 0 {
+		return out, false
+	}
+	first, reason, missing := j.Refusal()
+	out = Outcome{Conclusion: ci.NotRun, Reason: reason}
+	if !missing {
+		out.Conclusion = ci.Failure
+	}
+	r := ended(c.ID, j, out, 0)
+	r.File, r.Line, r.Column, r.Hint = first.File, first.Pos.Line, first.Pos.Col, first.Hint
+	c.Sink.Emit(c.Mask.Record(r))
+	return out, true
 }
 
 // deadlock says, as GitHub does, which concurrency group a job would wait for
@@ -395,10 +428,15 @@ func (c *Conductor) queued(j *plan.Job) {
 }
 
 func (c *Conductor) told(j *plan.Job, out Outcome, d time.Duration) {
-	r := ci.Record{Type: ci.JobFinished, Run: c.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Conclusion: out.Conclusion,
+	c.Sink.Emit(c.Mask.Record(ended(c.ID, j, out, d)))
+}
+
+// ended is the record of a job's end.
+func ended(run string, j *plan.Job, out Outcome, d time.Duration) ci.Record {
+	r := ci.Record{Type: ci.JobFinished, Run: run, Job: j.ID, JobKey: j.Key, Name: j.Name, Conclusion: out.Conclusion,
 		Reason: out.Reason, Infrastructure: out.Infrastructure, DurationMS: new(d.Milliseconds()), Outputs: maps.Clone(out.Outputs)}
 	if j.Matrix.Kind() != expr.KindNull {
 		r.Matrix = j.Matrix
 	}
-	c.Sink.Emit(c.Mask.Record(r))
+	return r
 }

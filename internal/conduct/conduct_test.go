@@ -99,6 +99,70 @@ func (t *tape) once(test *testing.T) {
 	}
 }
 
+// A job that cannot run here stops only itself and what needs it: no machine is asked
+// for, and the run is neutral for it. One that somebody has to mend fails.
+func TestNotRun(t *testing.T) {
+	const src = `
+on: push
+jobs:
+  a: {runs-on: ubuntu-latest, outputs: {v: x}, steps: [{run: echo}]}
+  m: {strategy: {matrix: {os: [ubuntu-latest, windows]}}, runs-on: "${{ matrix.os }}", steps: [{run: echo}]}
+  after: {needs: m, runs-on: ubuntu-latest, steps: [{run: echo}]}
+  always: {needs: after, if: always(), runs-on: ubuntu-latest, steps: [{run: echo}]}
+  late: {needs: a, runs-on: "${{ needs.a.outputs.v }}", steps: [{run: echo}]}
+`
+	for _, c := range []struct {
+		name, rule, ends string
+		run              ci.Conclusion
+		ran              int
+		after            string
+	}{
+		{"missing", plan.Unsupported, "a=success after=skipped always=success late=not_run m (ubuntu-latest)=success m (windows)=not_run", ci.Neutral, 3, "it needs m, which cannot run here"},
+		{"fault", "action", "a=success after=skipped always=success late=failure m (ubuntu-latest)=success m (windows)=failure", ci.Failure, 0, "it needs m, which failed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				run := planned(t, src)
+				said := workflow.Diagnostic{File: "ci.yml", Pos: workflow.Pos{Line: 5, Col: 3}, Rule: c.rule, Message: "no Windows", Hint: "elsewhere"}
+				for _, j := range run.Jobs {
+					if slices.Contains(j.Labels, "windows") {
+						j.Refused = []workflow.Diagnostic{said}
+					}
+				}
+				m := &machine{do: func(_ context.Context, job *plan.Job, needs expr.Value) Outcome {
+					if job.ID == "always" && needs.At("after", "result").AsString() != "skipped" {
+						t.Errorf("needs: %v", needs)
+					}
+					return Outcome{Conclusion: ci.Success, Outputs: map[string]string{"v": "windows"}}
+				}}
+				got, out, err := drive(t, &Conductor{Run: run, Executor: m, Late: func(j *plan.Job) {
+					if j.ID == "late" && j.Labels[0] == "windows" {
+						j.Refused = []workflow.Diagnostic{said}
+					}
+				}}, t.Context(), nil)
+				if got != c.run || err != nil || out.ends() != c.ends {
+					t.Errorf("%s, %v: %s", got, err, out.ends())
+				}
+				for _, r := range out.r {
+					switch {
+					case r.Type == ci.RunFinished && (r.Ran != c.ran || r.Jobs != 2*c.ran):
+						t.Errorf("%d of %d jobs ran", r.Ran, r.Jobs)
+					case r.Type == ci.JobFinished && r.Job == "late" && (r.Reason != "no Windows" || r.Hint != "elsewhere" || r.File != "ci.yml" || r.Line != 5):
+						t.Errorf("%+v", r)
+					case r.Type == ci.JobFinished && r.Job == "after" && r.Reason != c.after:
+						t.Errorf("skipped: %s", r.Reason)
+					}
+				}
+				for _, key := range m.ran {
+					if strings.Contains(key, "windows") || key == "late" {
+						t.Errorf("%s ran", key)
+					}
+				}
+			})
+		})
+	}
+}
+
 const diamond = `
 on: push
 jobs:

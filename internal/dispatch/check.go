@@ -440,6 +440,17 @@ func (r *reporter) look(c *check) forge.Check {
 		out.Title = "Running"
 	case ci.Completed:
 		out.Conclusion, out.Completed = j.Conclusion, time.Now()
+		if j.Conclusion == ci.NotRun {
+			out.Conclusion = ci.Neutral // the nearest that GitHub has: neither green nor red
+		}
+		if j.File != "" && !c.bare {
+			level := "warning"
+			if j.Conclusion == ci.Failure {
+				level = "error"
+			}
+			out.Annotations = append(out.Annotations,
+				annotation(ci.Record{File: j.File, Line: j.Line, Column: j.Column, Level: level, Message: j.Reason, Hint: j.Hint}))
+		}
 		out.Title = title(j, word)
 		for _, n := range r.board.Notes {
 			if cmp.Or(n.JobKey, n.Job) == c.key && n.File != "" && !c.bare {
@@ -556,6 +567,9 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 		}
 		if j.Reason != "" {
 			fmt.Fprintf(&b, "%s\n\n", text(j.Reason))
+		}
+		if j.Hint != "" {
+			fmt.Fprintf(&b, "%s\n\n", text(j.Hint))
 		}
 	}
 	if len(j.Steps) > 0 && j.Status == ci.Completed {

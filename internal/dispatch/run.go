@@ -127,7 +127,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		return errors.Join(err, entry.Close())
 	}
 	d.reporters.Go(func() { r.work(d.report) })
-	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
+	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Late: d.late, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if at != begun {
 		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
 		con.Risk = worker.Risk(entry.Forecast)
@@ -141,9 +141,6 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	policy, _ := d.policy(run.Repository)
 	handed := &desk.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
 		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
-			if err := d.fits(job.Labels); err != nil {
-				return conduct.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
-			}
 			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), p, job, needs)
 		},
 	}

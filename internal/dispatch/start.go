@@ -229,7 +229,7 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 	if err != nil {
 		return run, err
 	}
-	if workflow.Errors(ds) || planned == nil {
+	if planned == nil {
 		return run, d.invalid(ctx, e, p, repo, o, w.File, w.Name, ds, run.Number, run.Attempt)
 	}
 	text, err := json.Marshal(planned)
@@ -283,7 +283,7 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o oc
 		},
 		Check: engine.CheckOptions{
 			Actions: d.cfg.Actions, Shells: d.cfg.Shells,
-			Mapped: func(label string) bool { return d.fits([]string{label}) == nil },
+			Mapped: d.mapped,
 			Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
 				b, err := repo.File(ctx, name, o.SHA)
 				switch {
@@ -297,9 +297,21 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o oc
 				return b, err
 			},
 		},
-		Fits: d.fits, LabelHint: "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", "),
+		Fits: d.fits, LabelHint: d.labelHint(),
 	})
 	return planned, ds, trouble
+}
+
+// late looks at a job that is about to start as build looks at those that are known.
+func (d *Dispatcher) late(j *plan.Job) {
+	r := launch.Request{Check: engine.CheckOptions{Mapped: d.mapped}, Fits: d.fits, LabelHint: d.labelHint()}
+	r.Late(j)
+}
+
+func (d *Dispatcher) mapped(label string) bool { return d.fits([]string{label}) == nil }
+
+func (d *Dispatcher) labelHint() string {
+	return "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", ")
 }
 
 // fits says why no worker here can take a job with these labels. A job that

@@ -496,3 +496,45 @@ func TestNothingStays(t *testing.T) {
 	stacks := make([]byte, 1<<20)
 	t.Errorf("%d goroutines before, %d after\n%s", before, runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
 }
+
+// A step that is not sure to be reached on a green run refuses nothing: it fails by
+// its name if it is.
+func TestCheckAsksOnlyWhatIsReached(t *testing.T) {
+	b := newBench(t, `
+jobs:
+  test:
+    runs-on: x
+    strategy: {matrix: {os: [linux, windows]}}
+    steps:
+      - {if: "runner.os == 'Windows'", uses: "docker://one"}
+      - {if: "matrix.os == 'windows'", uses: "docker://two"}
+      - {if: "failure()", uses: "docker://three"}
+      - {if: "cancelled() || github.event_name == 'release'", uses: "docker://four"}
+      - {if: "steps.x.outputs.y == 'z'", uses: "docker://five"}
+      - {if: "always() && github.token", uses: "docker://six"}
+      - {uses: "docker://seven", continue-on-error: true}
+      - {if: "always()", uses: "docker://eight"}
+      - {if: "inputs.deep", uses: o/outer@v1}
+      - {if: "github.repository == 'o/r'", uses: o/outer@v1}
+      - {if: "failure()", uses: o/never@v1}
+`)
+	b.overrides(map[string]string{"o/outer": files(t, "-- action.yml --\nruns:\n  using: composite\n  steps:\n    - {if: \"runner.os == 'Windows'\", uses: 'docker://no'}\n    - {uses: 'docker://nine'}\n")})
+	Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions})
+	repository := b.job.Run.GitHub.Get("repository").ToString()
+	for _, j := range b.job.Run.Jobs {
+		var got []string
+		for _, d := range j.Refused {
+			got = append(got, d.Message)
+		}
+		want := "uses: docker://eight needs a container runtime, which the machines here do not have"
+		if os := j.Matrix.Get("os").AsString(); os == "windows" {
+			want = strings.ReplaceAll(want, "eight", "two") + "\n" + want
+		}
+		if repository == "o/r" {
+			want += "\no/outer@v1: uses: docker://nine needs a container runtime, which the machines here do not have"
+		}
+		if all := strings.Join(got, "\n"); all != want {
+			t.Errorf("%s:\n%s\nwant\n%s", j.Key, all, want)
+		}
+	}
+}

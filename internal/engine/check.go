@@ -35,33 +35,39 @@ type CheckOptions struct {
 }
 
 // Check says, before anything runs, what of a planned run the engine cannot run:
-// by name, and at its place in the file. What depends on results of other jobs is
-// looked at when its job starts, and fails it then. Actions that are not in the
-// mirrors are fetched.
+// by name, and at its place in the file. It is written down at the jobs that cannot
+// run for it ([plan.Job.Refused]) and returned, each fault once. Actions that are not
+// in the mirrors are fetched.
+//
+// A step that cannot run refuses its job only if it is sure to be reached while all
+// goes well: with a condition that is false or not known yet (see [checker.reached]),
+// or with continue-on-error, it fails when it is reached, if it is. What depends on
+// results of other jobs is looked at when its job starts, and fails it then.
 func Check(ctx context.Context, run *plan.Run, opt CheckOptions) []workflow.Diagnostic {
-	c := &checker{ctx: ctx, run: run, opt: opt, seen: map[string]bool{}, trees: map[string]*resolved{}}
+	c := &checker{ctx: ctx, run: run, opt: opt, trees: map[string]*resolved{}, actions: map[string]*loaded{}}
 	c.fetch()
-	done := map[*workflow.Job]bool{}
 	for _, j := range run.Jobs {
 		if j.Definition == nil || j.IsCall() {
 			continue
 		}
-		c.labels(j)
-		c.containers(j)
-		if !done[j.Definition] {
-			done[j.Definition] = true
-			c.job(j)
+		c.job, c.seen = j, map[string]bool{}
+		j.Refused = nil
+		for _, d := range Labels(j, opt.Mapped) {
+			c.add(d, true)
 		}
+		c.containers(j)
+		c.steps(j)
 	}
-	return c.diags
+	return run.Refused()
 }
 
 type checker struct {
-	ctx   context.Context
-	run   *plan.Run
-	opt   CheckOptions
-	diags []workflow.Diagnostic
-	seen  map[string]bool
+	ctx     context.Context
+	run     *plan.Run
+	opt     CheckOptions
+	job     *plan.Job       // that is looked at
+	seen    map[string]bool // of it
+	actions map[string]*loaded
 
 	mu    sync.Mutex
 	trees map[string]*resolved
@@ -72,12 +78,76 @@ type resolved struct {
 	err  error
 }
 
-func (c *checker) refuse(file string, pos workflow.Pos, rule, hint, format string, args ...any) {
-	d := workflow.Diagnostic{File: file, Pos: pos, Near: pos, Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)}
-	if key := d.String(); !c.seen[key] {
+// loaded is a remote action, read.
+type loaded struct {
+	action *action.Action
+	diags  []workflow.Diagnostic
+	err    error
+}
+
+// maxRefused bounds what is said of one job.
+const maxRefused = 50
+
+// add takes what is wrong with the job; sure says that it will be met.
+func (c *checker) add(d workflow.Diagnostic, sure bool) {
+	if key := d.String(); sure && !c.seen[key] && len(c.job.Refused) < maxRefused {
 		c.seen[key] = true
-		c.diags = append(c.diags, d)
+		c.job.Refused = append(c.job.Refused, d)
 	}
+}
+
+func refusal(file string, pos workflow.Pos, rule, hint, format string, args ...any) workflow.Diagnostic {
+	return workflow.Diagnostic{File: file, Pos: pos, Near: pos, Rule: rule, Hint: hint, Message: fmt.Sprintf(format, args...)}
+}
+
+// reached says whether a step of the job, or of an action in it, is reached while
+// every step before it succeeds, as far as that is known before the run.
+func (c *checker) reached(s *workflow.Step, inAction bool) (yes, sure bool) {
+	if s.If == nil {
+		return true, true
+	}
+	green := func(ok bool) expr.Func { return func([]expr.Value) (expr.Value, error) { return expr.Bool(ok), nil } }
+	env := &expr.Env{Contexts: c.run.Contexts(c.job, expr.Null()), Functions: map[string]expr.Func{
+		"success": green(true), "always": green(true), "failure": green(false), "cancelled": green(false),
+	}}
+	runner := Runner{}
+	runner.defaults()
+	env.Contexts.Set("runner", expr.Object(runner.known()))
+	return s.If.Truth(env, func(context string, path []string) bool {
+		switch context = strings.ToLower(context); context {
+		case "runner":
+			_, ok := runner.known().Get(path0(path))
+			return ok
+		case "github":
+			switch p := strings.ToLower(path0(path)); {
+			case p == "", p == "*", strings.HasPrefix(p, "action"), p == "token", p == "workspace", p == "job", p == "event_path",
+				p == "env", p == "path", p == "output", p == "state", p == "step_summary":
+				return false
+			}
+		case "inputs":
+			if inAction {
+				return false
+			}
+		case "vars":
+			if c.job.Environment != nil || slices.Contains(c.job.Late, "environment") {
+				return false // it has variables of its own
+			}
+		}
+		return c.run.Knows(c.job, context, path)
+	})
+}
+
+func path0(path []string) string {
+	if len(path) == 0 {
+		return ""
+	}
+	return path[0]
+}
+
+// tolerated reports whether the failure of a step may be forgiven.
+func tolerated(s *workflow.Step) bool {
+	v := s.ContinueOnError
+	return v != nil && !(v.IsLiteral() && strings.EqualFold(v.Text(), "false"))
 }
 
 // foreign is the system that a label asks for, if it is not one that runs here.
@@ -92,17 +162,20 @@ func foreign(label string) string {
 	return ""
 }
 
-func (c *checker) labels(j *plan.Job) {
+// Labels says which labels of a job ask for another system than that of the machines
+// here. mapped is as in [CheckOptions].
+func Labels(j *plan.Job, mapped func(label string) bool) (ds []workflow.Diagnostic) {
 	for _, l := range j.Labels {
-		if sys := foreign(l); sys != "" && (c.opt.Mapped == nil || !c.opt.Mapped(l)) {
+		if sys := foreign(l); sys != "" && (mapped == nil || !mapped(l)) {
 			pos := j.Definition.Pos
 			if j.Definition.RunsOn != nil {
 				pos = j.Definition.RunsOn.Pos
 			}
-			c.refuse(j.Workflow.File, pos, "unsupported", "Run this job on GitHub, or choose other jobs with -j.",
-				"Job '%s' runs on '%s': the machines here are Linux, not %s", j.Name, l, sys)
+			ds = append(ds, refusal(j.Workflow.File, pos, plan.Unsupported, "Run this job on GitHub.",
+				"Job '%s' runs on '%s': the machines here are Linux, not %s", j.Name, l, sys))
 		}
 	}
+	return ds
 }
 
 // needed says whether a container or services value asks for a container. It may
@@ -167,12 +240,12 @@ func (c *checker) containers(j *plan.Job) {
 	what, pos, err := containersOf(j, &expr.Env{Contexts: c.run.Contexts(j, expr.Null())})
 	switch {
 	case err != nil && len(j.Needs) == 0:
-		c.refuse(j.Workflow.File, pos, "unsupported", hint, "Job '%s': %s", j.Name, noContainers("container: or services:"))
+		c.add(refusal(j.Workflow.File, pos, plan.Unsupported, hint, "Job '%s': %s", j.Name, noContainers("container: or services:")), true)
 	case what != "":
-		c.refuse(j.Workflow.File, pos, "unsupported", hint, "Job '%s': %s", j.Name, noContainers(what))
+		c.add(refusal(j.Workflow.File, pos, plan.Unsupported, hint, "Job '%s': %s", j.Name, noContainers(what)), true)
 	}
 	if s := j.Definition.Snapshot; s != nil {
-		c.refuse(j.Workflow.File, s.Pos, "unsupported", "", "Job '%s': snapshot: is not supported yet", j.Name)
+		c.add(refusal(j.Workflow.File, s.Pos, plan.Unsupported, "", "Job '%s': snapshot: is not supported yet", j.Name), true)
 	}
 }
 
@@ -193,7 +266,11 @@ func (c *checker) fetch() {
 		if j.Definition == nil {
 			continue
 		}
+		c.job = j
 		walk(j.Definition.Steps, func(s *workflow.Step) {
+			if yes, sure := c.reached(s, false); s.Uses == "" || sure && !yes {
+				return
+			}
 			ref, err := action.ParseRef(s.Uses)
 			if s.Uses == "" || err != nil || ref.Kind != action.Remote || builtin(ref, c.opt.Results) || asked[key(ref)] || c.opt.Actions == nil {
 				return
@@ -230,19 +307,16 @@ func (c *checker) tree(ref action.Ref) (*action.Tree, error) {
 	return r.tree, r.err
 }
 
-func (c *checker) job(j *plan.Job) {
-	file := j.Workflow.File
-	for _, d := range []*workflow.Defaults{j.Workflow.Defaults, j.Definition.Defaults} {
-		if d != nil {
-			c.shell(file, d.Shell)
-		}
-	}
+// steps looks at all steps of a job.
+func (c *checker) steps(j *plan.Job) {
 	walk(j.Definition.Steps, func(s *workflow.Step) {
+		yes, sure := c.reached(s, false)
+		sure = yes && sure && !tolerated(s)
 		if s.Run != nil {
-			c.shell(file, s.Shell)
+			c.shell(j, s, sure)
 		}
 		if s.Uses != "" {
-			c.uses(place{file: file, pos: s.UsesPos}, s, 1)
+			c.uses(place{file: j.Workflow.File, pos: s.UsesPos, sure: sure}, s, 1)
 		}
 	})
 }
@@ -256,6 +330,8 @@ type place struct {
 	chain []string
 	// of is the repository that the file is from; zero is the run's own.
 	of action.Ref
+	// sure says that the run comes by, if all goes well.
+	sure bool
 }
 
 func (c *checker) at(p place, rule, hint, format string, args ...any) {
@@ -263,20 +339,28 @@ func (c *checker) at(p place, rule, hint, format string, args ...any) {
 	if p.via != "" {
 		msg = p.via + ": " + msg
 	}
-	c.refuse(p.file, p.pos, rule, hint, "%s", msg)
+	c.add(refusal(p.file, p.pos, rule, hint, "%s", msg), p.sure)
 }
 
-func (c *checker) shell(file string, v *workflow.Value) {
+// shell looks at the shell of a script: the step's own, or the default that it has.
+func (c *checker) shell(j *plan.Job, s *workflow.Step, sure bool) {
+	v := s.Shell
+	for _, d := range []*workflow.Defaults{j.Definition.Defaults, j.Workflow.Defaults} {
+		if v == nil && d != nil {
+			v = d.Shell
+		}
+	}
 	if v == nil || !v.IsLiteral() {
 		return
 	}
-	name := v.Text()
+	name, file := v.Text(), j.Workflow.File
 	if _, err := parseShell(name); err != nil {
-		c.refuse(file, v.Pos, "unsupported", "", "%s", err)
+		c.add(refusal(file, v.Pos, plan.Unsupported, "", "%s", err), sure)
 		return
 	}
 	if name == "pwsh" && c.opt.Shells != nil && !slices.Contains(c.opt.Shells, name) {
-		c.refuse(file, v.Pos, "unsupported", "Use another shell, or an image that has it (-P label=image).", "The shell '%s' is not in this machine's image", name)
+		c.add(refusal(file, v.Pos, plan.Unsupported, "Use another shell, or an image that has it (-P label=image).",
+			"The shell '%s' is not in this machine's image", name), sure)
 	}
 }
 
@@ -290,7 +374,7 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 	case depth > maxDepth:
 		c.at(p, "action", "", "Composite actions are nested more than %d deep", maxDepth)
 	case ref.Kind == action.Docker:
-		c.at(p, "unsupported", "", "%s", noContainers("uses: "+s.Uses))
+		c.at(p, plan.Unsupported, "", "%s", noContainers("uses: "+s.Uses))
 	case ref.Is("actions/checkout"):
 		input, problem := refusedCheckout(func(name string) string {
 			if v := s.With.Get(name); v.IsLiteral() {
@@ -302,10 +386,10 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 			if p.via == "" {
 				p.pos = s.With.Get(input).Pos
 			}
-			c.at(p, "unsupported", "", "%s", problem)
+			c.at(p, plan.Unsupported, "", "%s", problem)
 		}
 	case needsResults(ref) && !c.opt.Results:
-		c.at(p, "unsupported", "Leave the step out, or run it only on GitHub.", "%s needs the artifact and cache service, which is not there yet", s.Uses)
+		c.at(p, plan.Unsupported, "Leave the step out, or run it only on GitHub.", "%s needs the artifact and cache service, which is not there yet", s.Uses)
 	case ref.Kind == action.Remote:
 		c.remote(p, ref, depth)
 	case p.of.Owner != "" && ref.Kind == action.Own:
@@ -326,31 +410,52 @@ func (c *checker) remote(p place, ref action.Ref, depth int) {
 		return
 	}
 	// An action that is reached on several ways is looked at once.
-	if visit := fmt.Sprint(p.file, p.pos, ref); c.seen[visit] {
-		return
-	} else {
-		c.seen[visit] = true
-	}
-	tree, err := c.tree(ref)
-	if err != nil {
-		c.at(p, "action", hint, "%s", err)
+	visit := fmt.Sprint(p.file, p.pos, ref, p.sure)
+	if c.seen[visit] {
 		return
 	}
-	file, src, err := tree.Load(c.ctx, ref.Path)
-	if err != nil {
-		c.at(p, "action", hint, "%s", err)
+	c.seen[visit] = true
+	l := c.load(ref)
+	if ie, ok := errors.AsType[*action.InputError](l.err); ok && ie.Docker {
+		c.at(p, plan.Unsupported, "", "%s", l.err)
 		return
 	}
-	a, diags := action.Parse(ref.Repository()+"/"+file, src)
-	for _, d := range diags {
+	if l.err != nil {
+		c.at(p, "action", hint, "%s", l.err)
+		return
+	}
+	for _, d := range l.diags {
 		if d.Severity == workflow.Error {
 			c.at(p, "action", "", "%s: %s", ref, d)
 		}
 	}
-	if workflow.Errors(diags) {
+	if l.action == nil {
 		return
 	}
-	c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), of: ref, chain: append(slices.Clip(p.chain), ref.String())}, a, depth)
+	c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), of: ref, chain: append(slices.Clip(p.chain), ref.String()), sure: p.sure}, l.action, depth)
+}
+
+// load reads a remote action, once for all jobs.
+func (c *checker) load(ref action.Ref) *loaded {
+	l := c.actions[ref.String()]
+	if l != nil {
+		return l
+	}
+	l = &loaded{}
+	c.actions[ref.String()] = l
+	tree, err := c.tree(ref)
+	if l.err = err; err != nil {
+		return l
+	}
+	file, src, err := tree.Load(c.ctx, ref.Path)
+	if l.err = err; err != nil {
+		return l
+	}
+	l.action, l.diags = action.Parse(ref.Repository()+"/"+file, src)
+	if workflow.Errors(l.diags) {
+		l.action = nil
+	}
+	return l
 }
 
 func via(outer string, ref action.Ref) string {
@@ -364,55 +469,72 @@ func (c *checker) local(p place, ref action.Ref, depth int) {
 	if c.opt.Files == nil {
 		return
 	}
+	l, there := c.own(ref)
+	if !there {
+		return // it may be made by a step before, or come with a checkout of another ref
+	}
+	if l.err != nil {
+		c.at(p, "action", "", "%s", l.err)
+		return
+	}
+	for _, d := range l.diags {
+		if d.Severity == workflow.Error {
+			c.add(d, p.sure)
+		}
+	}
+	if l.action != nil {
+		c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), chain: p.chain, sure: p.sure}, l.action, depth)
+	}
+}
+
+// own reads an action of the run's own repository, once for all jobs.
+func (c *checker) own(ref action.Ref) (l *loaded, there bool) {
+	key := "./" + ref.Path
+	if l, ok := c.actions[key]; ok {
+		return l, l != nil
+	}
 	for _, n := range action.Names() {
 		name := path.Join(ref.Path, n)
 		src, err := c.opt.Files(c.ctx, name, action.MaxFile)
-		if err != nil {
-			if !errors.Is(err, os.ErrNotExist) {
-				c.at(p, "action", "", "%s: %s", name, err)
-			}
+		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		a, diags := action.Parse(name, src)
-		for _, d := range diags {
-			if key := d.String(); !c.seen[key] && d.Severity == workflow.Error {
-				c.seen[key] = true
-				c.diags = append(c.diags, d)
-			}
+		l = &loaded{}
+		if err != nil {
+			l.err = fmt.Errorf("%s: %w", name, err)
+		} else if l.action, l.diags = action.Parse(name, src); workflow.Errors(l.diags) {
+			l.action = nil
 		}
-		if !workflow.Errors(diags) {
-			c.action(place{file: p.file, pos: p.pos, via: via(p.via, ref), chain: p.chain}, a, depth)
-		}
-		return
+		break
 	}
-	// It may be made by a step before, or come with a checkout of another ref.
+	c.actions[key] = l
+	return l, l != nil
 }
 
 // action checks an action that was read.
 func (c *checker) action(p place, a *action.Action, depth int) {
 	if a.Using == "docker" {
-		c.at(p, "unsupported", "", "%s", noContainers("this Docker action"))
+		c.at(p, plan.Unsupported, "", "%s", noContainers("this Docker action"))
 		return
 	}
 	for _, s := range a.Steps {
+		in := p
+		yes, sure := c.reached(s, true)
+		in.sure = p.sure && yes && sure && !tolerated(s)
 		if s.Run != nil && s.Shell.IsLiteral() {
 			if _, err := parseShell(s.Shell.Text()); err != nil {
-				c.at(p, "unsupported", "", "%s", err)
+				c.at(in, plan.Unsupported, "", "%s", err)
 			}
 		}
 		if s.Uses != "" {
-			c.uses(p, s, depth+1)
+			c.uses(in, s, depth+1)
 		}
 	}
 }
 
-// refused says why the job cannot run, of what could only be known now.
+// refused says why the job cannot run, of what could only be known now. Labels are
+// not asked: the job is in a machine already, which somebody chose for them.
 func (r *run) refused(env *expr.Env) string {
-	for _, l := range r.job.Plan.Labels {
-		if sys := foreign(l); sys != "" {
-			return fmt.Sprintf("The job runs on '%s': the machines here are Linux, not %s", l, sys)
-		}
-	}
 	what, _, err := containersOf(r.job.Plan, env)
 	if err != nil {
 		return err.Error()

@@ -51,6 +51,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -113,6 +114,23 @@ type Runner struct {
 	Arch        string // X64, ARM64; "" is X64
 	Environment string // "" is self-hosted
 	Debug       bool   // print ::debug:: lines
+}
+
+// defaults fills in what is not given.
+func (r *Runner) defaults() {
+	r.Name = cmp.Or(r.Name, "hearth")
+	r.OS = cmp.Or(r.OS, "Linux")
+	r.Arch = cmp.Or(r.Arch, "X64")
+	r.Environment = cmp.Or(r.Environment, "self-hosted")
+}
+
+// known is what of the runner context holds for every machine.
+func (r *Runner) known() *expr.Map {
+	m := expr.NewMap()
+	for _, kv := range [][2]string{{"os", r.OS}, {"arch", r.Arch}, {"environment", r.Environment}} {
+		m.Set(kv[0], expr.String(kv[1]))
+	}
+	return m
 }
 
 // Results is the artifact and cache service that JavaScript actions see. The

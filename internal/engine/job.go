@@ -85,10 +85,7 @@ func newRun(job Job) (*run, error) {
 	if job.Mask == nil {
 		job.Mask = &mask.Set{}
 	}
-	job.Runner.Name = cmp.Or(job.Runner.Name, "hearth")
-	job.Runner.OS = cmp.Or(job.Runner.OS, "Linux")
-	job.Runner.Arch = cmp.Or(job.Runner.Arch, "X64")
-	job.Runner.Environment = cmp.Or(job.Runner.Environment, "self-hosted")
+	job.Runner.defaults()
 	for name, secret := range job.Secrets {
 		if err := job.Mask.Add(secret); err != nil {
 			return nil, fmt.Errorf("engine: secret %s: %w", name, err)

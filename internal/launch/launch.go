@@ -7,6 +7,11 @@
 //	hearth run      the working tree, mirrors   write         -P and built in    none
 //	hearth serve    the forge at one commit     read          of its workers     by who is behind the code
 //
+// A job that cannot run here stops only itself: what is wrong with it is written down
+// at it ([plan.Job.Refused]), and whoever drives the run ends it as not run where it
+// would have started. What hangs on other jobs, a label made of their outputs, is
+// looked at then: [Request.Late].
+//
 // A fault of the forge's while files are read is no word about the workflow: whoever
 // gives Load and Check.Files keeps such an error, and then takes no heed of what
 // [Plan] says.
@@ -39,7 +44,8 @@ type Request struct {
 	// DefaultPermissions and ReadOnly are as in [plan.Request].
 	DefaultPermissions string
 	ReadOnly           bool
-	// Planned may change what is planned before it is checked; nil changes nothing.
+	// Planned may change what is planned before it is checked, and take jobs away;
+	// nil changes nothing.
 	Planned func(*plan.Run)
 	// Check is what there is to run a job with.
 	Check engine.CheckOptions
@@ -50,9 +56,9 @@ type Request struct {
 	InputHint, LabelHint string
 }
 
-// Plan plans a run. The diagnostics have each fault once; with an error among them
-// the run cannot start. It is nil only if it could not be planned: one that was
-// planned is there to be looked at even if it cannot run here.
+// Plan plans a run. The diagnostics have each fault once. The run is nil only if it
+// could not be planned; of one that was, errors are about jobs that cannot run here,
+// and at those.
 func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
 	ds := workflow.Link(r.Workflow, r.Load, workflow.Options{DefaultPermissions: r.DefaultPermissions})
 	if workflow.Errors(ds) {
@@ -71,8 +77,20 @@ func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
 	if r.Planned != nil {
 		r.Planned(run)
 	}
-	ds = append(ds, engine.Check(ctx, run, r.Check)...)
-	return run, once(append(ds, r.labels(run, ds)...))
+	engine.Check(ctx, run, r.Check)
+	for _, j := range run.Jobs {
+		r.labels(j)
+	}
+	return run, append(ds, run.Refused()...)
+}
+
+// Late looks at a job that is about to start, of what could not be known before.
+func (r *Request) Late(j *plan.Job) {
+	if len(j.Refused) > 0 {
+		return
+	}
+	j.Refused = engine.Labels(j, r.Check.Mapped)
+	r.labels(j)
 }
 
 // inputs are the inputs context of a workflow_dispatch; the payload gets them too.
@@ -93,39 +111,23 @@ func (r *Request) inputs() (inputs expr.Value, ds []workflow.Diagnostic) {
 	return inputs, ds
 }
 
-// labels says which jobs no machine takes: one that nobody can ever take must not
+// labels refuses a job that no machine takes: one that nobody can ever take must not
 // wait in silence. A place of which something is said already is not spoken of twice.
-func (r *Request) labels(run *plan.Run, said []workflow.Diagnostic) (ds []workflow.Diagnostic) {
-	if r.Fits == nil {
-		return nil
+func (r *Request) labels(j *plan.Job) {
+	if r.Fits == nil || j.IsCall() || j.Deferred || len(j.Labels) == 0 {
+		return
 	}
-	for _, j := range run.Jobs {
-		if j.IsCall() || j.Deferred || len(j.Labels) == 0 {
-			continue
-		}
-		err := r.Fits(j.Labels)
-		if err == nil {
-			continue
-		}
-		pos := j.Definition.Pos
-		if j.Definition.RunsOn != nil {
-			pos = j.Definition.RunsOn.Pos
-		}
-		if !slices.ContainsFunc(said, func(d workflow.Diagnostic) bool { return d.File == j.Workflow.File && d.Pos == pos }) {
-			ds = append(ds, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Message: err.Error(), Hint: r.LabelHint})
-		}
+	err := r.Fits(j.Labels)
+	if err == nil {
+		return
 	}
-	return ds
-}
-
-// once drops what the cells of a matrix say alike.
-func once(ds []workflow.Diagnostic) []workflow.Diagnostic {
-	seen := map[string]bool{}
-	return slices.DeleteFunc(ds, func(d workflow.Diagnostic) bool {
-		was := seen[d.String()]
-		seen[d.String()] = true
-		return was
-	})
+	pos := j.Definition.Pos
+	if j.Definition.RunsOn != nil {
+		pos = j.Definition.RunsOn.Pos
+	}
+	if !slices.ContainsFunc(j.Refused, func(d workflow.Diagnostic) bool { return d.File == j.Workflow.File && d.Pos == pos }) {
+		j.Refused = append(j.Refused, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Near: pos, Rule: plan.Unsupported, Message: err.Error(), Hint: r.LabelHint})
+	}
 }
 
 // object is a map as expressions see it.

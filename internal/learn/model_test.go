@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/hearth-ci/hearth/internal/ci"
 )
 
 func step(i int) Execution {
@@ -198,5 +200,20 @@ func BenchmarkExtract(b *testing.B) {
 	log := strings.Split(strings.Repeat("   Compiling crate v1.0.0 (/home/runner/work/x)\nwarning: unused variable: `x`\n", 2000)+"error[E0308]: mismatched types\n", "\n")
 	for b.Loop() {
 		x.Extract(log, nil, "build")
+	}
+}
+
+// Only success and failure of what ran say something about it.
+func TestVerdict(t *testing.T) {
+	for c, want := range map[ci.Conclusion][2]bool{
+		ci.Success: {false, true}, ci.Failure: {true, true}, ci.TimedOut: {true, true},
+		ci.NotRun: {}, ci.Neutral: {}, ci.Skipped: {}, ci.Cancelled: {},
+	} {
+		if failed, counts := verdict(c, false); [2]bool{failed, counts} != want {
+			t.Errorf("%s: failed %v, counts %v", c, failed, counts)
+		}
+		if failed, counts := verdict(c, true); failed || counts {
+			t.Errorf("%s of what could not be run counts", c)
+		}
 	}
 }

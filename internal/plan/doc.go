@@ -55,4 +55,8 @@
 // job with continue-on-error counts as successful to others. Fail-fast cancels
 // the other cells of the same matrix. The result of a matrix is the worst of its
 // cells; of its outputs the last one not empty stays.
+//
+// What cannot run here (Job.Refused) is no rule of GitHub's. Such a job ends as
+// NotRun where it would have started: for the jobs that need it, it was skipped. So
+// is a matrix of which one cell is. A run that would have succeeded is neutral then.
 package plan

@@ -64,7 +64,9 @@ func (r *Run) Forecast() map[string]Outlook {
 			result = ci.Skipped
 		}
 		for _, e := range n.entries {
-			e.result = result
+			if e.result = result; result == ci.Success && len(e.job.Refused) > 0 {
+				e.result = ci.NotRun
+			}
 		}
 		seen[n] = o
 		return o

@@ -58,6 +58,10 @@ type Request struct {
 	ReadOnly bool
 }
 
+// Unsupported is the rule of a fault that is none of the author's: what a job asks
+// for is not here, and it would run elsewhere. See [Job.Refused].
+const Unsupported = "unsupported"
+
 // Run is a planned run.
 type Run struct {
 	Version  int    `json:"version"`
@@ -197,6 +201,11 @@ type Job struct {
 	// the job starts.
 	Late []string `json:"late,omitempty"`
 
+	// Refused says why the job cannot run here, each with its place: whoever checks
+	// the plan writes it down, and whoever drives the run ends the job as NotRun
+	// where it would have started.
+	Refused []workflow.Diagnostic `json:"refused,omitempty"`
+
 	// Definition is the job as written and Workflow its file: templates, shared by
 	// all cells and never to be changed. UnmarshalJSON of Run sets them.
 	Definition *workflow.Job      `json:"-"`
@@ -256,6 +265,66 @@ func (r *Run) limit(j *Job) {
 	if !(j.CancelTimeoutMinutes >= 0 && j.CancelTimeoutMinutes <= DefaultCancelTimeoutMinutes) {
 		j.CancelTimeoutMinutes = DefaultCancelTimeoutMinutes
 	}
+}
+
+// Refusal says in a line why j cannot run here, and where and what to do: those of the
+// first of its faults, and the others' messages. missing is that all it asks for is
+// what is not here; otherwise somebody has to mend it, and it has failed.
+func (j *Job) Refusal() (first workflow.Diagnostic, reason string, missing bool) {
+	missing = true
+	var all []string
+	for _, d := range j.Refused {
+		missing = missing && d.Rule == Unsupported
+		if !slices.Contains(all, d.Message) {
+			all = append(all, d.Message)
+		}
+	}
+	return j.Refused[0], strings.Join(all, "; "), missing
+}
+
+// Knows reports whether what a context holds under a path of keys is known of j
+// before the run. It speaks of the contexts that [Run.Contexts] has.
+func (r *Run) Knows(j *Job, context string, path []string) bool {
+	switch fold(context) {
+	case "github", "vars":
+		return true
+	case "inputs":
+		return !j.call.waits(path)
+	case "matrix", "strategy":
+		return !j.Deferred
+	}
+	return false
+}
+
+// Runnable reports whether a job of r can run here, unless all that there is was
+// left out for another reason than that it cannot.
+func (r *Run) Runnable() bool {
+	refused := false
+	outlook := r.Forecast()
+	for _, j := range r.Jobs {
+		switch {
+		case j.IsCall() || outlook[j.Key].Will == Skips:
+		case len(j.Refused) == 0:
+			return true
+		default:
+			refused = true
+		}
+	}
+	return !refused
+}
+
+// Refused says why jobs of r cannot run here, each fault once.
+func (r *Run) Refused() (ds []workflow.Diagnostic) {
+	seen := map[string]bool{}
+	for _, j := range r.Jobs {
+		for _, d := range j.Refused {
+			if !seen[d.String()] {
+				seen[d.String()] = true
+				ds = append(ds, d)
+			}
+		}
+	}
+	return ds
 }
 
 // Inputs is the inputs context of j.

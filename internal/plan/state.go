@@ -355,6 +355,8 @@ func (s *State) whySkipped(n *node) string {
 				return fmt.Sprintf("it needs %s, which was skipped", a.id)
 			case ci.Cancelled:
 				return fmt.Sprintf("it needs %s, which was cancelled", a.id)
+			case ci.NotRun:
+				return fmt.Sprintf("it needs %s, which cannot run here", a.id)
 			default:
 				return fmt.Sprintf("it needs %s, which failed", a.id)
 			}
@@ -626,6 +628,9 @@ func (s *State) conclude(sc *scope, out *[]Action) {
 	}
 	c := ci.Conclude(all)
 	a := Action{Kind: Conclude, Job: e.job, Conclusion: c}
+	if c == ci.NotRun {
+		a.Reason = "not all of its jobs can run here"
+	}
 	cx := s.run.contexts(s.run.Calls[sc.call])
 	cx.Set("jobs", expr.Object(jobs))
 	w := s.run.Files[s.run.Calls[sc.call].File].Workflow
@@ -685,7 +690,7 @@ func (s *State) Started(key string) error {
 }
 
 // Finished reports how a job ended that was to be started, whether it ever ran or
-// not. outputs are its evaluated outputs. Of a calling job it means that it was
+// not. One that cannot run here ends as [ci.NotRun], and what needs it is skipped. outputs are its evaluated outputs. Of a calling job it means that it was
 // given up before Started; the jobs inside conclude with the next Next.
 func (s *State) Finished(key string, c ci.Conclusion, outputs map[string]string) error {
 	e := s.entries[key]
@@ -753,10 +758,28 @@ func (s *State) Conclusion() ci.Conclusion {
 		all = append(all, n.final())
 	}
 	c := ci.Conclude(all)
-	if s.cancelled != "" && c != ci.Success {
+	switch {
+	case s.cancelled != "" && c != ci.Success:
 		return ci.Cancelled
+	case c == ci.NotRun:
+		return ci.Neutral
 	}
 	return c
+}
+
+// Ran counts the jobs that were to run, and those of them that did: jobs that call
+// others run nothing, and what was skipped did not run.
+func (s *State) Ran() (ran, of int) {
+	for _, j := range s.run.Jobs {
+		if j.IsCall() {
+			continue
+		}
+		of++
+		if c := s.JobConclusion(j.Key); c != "" && c != ci.Skipped && c != ci.NotRun {
+			ran++
+		}
+	}
+	return ran, of
 }
 
 // JobConclusion is how a job ended, or "".

@@ -242,7 +242,7 @@ func Tree(b *board.Board, width, height int, now time.Time) []string {
 	}
 	if rest := len(b.Jobs) - shown; rest > 0 {
 		var parts []string
-		for _, w := range []string{"running", "waiting", "success", "failure", "skipped", "cancelled", "timed out", "could not run"} {
+		for _, w := range []string{"running", "waiting", "success", "failure", "skipped", "not run here", "cancelled", "timed out", "could not run"} {
 			if counts[w] > 0 {
 				parts = append(parts, fmt.Sprintf("%d %s", counts[w], w))
 			}

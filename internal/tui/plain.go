@@ -69,7 +69,7 @@ func lines(b *board.Board, r ci.Record, quiet bool) []string {
 	case ci.JobFinished:
 		sign, word := board.Mark(ci.Completed, r.Conclusion, r.Infrastructure)
 		line := name + sign + " " + word
-		if r.DurationMS != nil && r.Conclusion != ci.Skipped {
+		if r.DurationMS != nil && r.Conclusion != ci.Skipped && r.Conclusion != ci.NotRun {
 			line += " in " + board.Short(time.Duration(*r.DurationMS)*time.Millisecond)
 		}
 		if r.Reason != "" {

@@ -441,7 +441,7 @@ func open(b *board.Board, key string) *board.Job {
 			return 3
 		case j.Status == ci.InProgress:
 			return 2
-		case j.Status == ci.Completed && j.Conclusion != ci.Skipped:
+		case j.Status == ci.Completed && j.Conclusion != ci.Skipped && j.Conclusion != ci.NotRun:
 			return 1
 		}
 		return 0

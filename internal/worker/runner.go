@@ -367,7 +367,7 @@ func numbered(steps []*workflow.Step) []*workflow.Step {
 func Known(run *plan.Run) []learn.JobInfo {
 	var out []learn.JobInfo
 	for _, j := range run.Jobs {
-		if j.IsCall() || j.Deferred {
+		if j.IsCall() || j.Deferred || len(j.Refused) > 0 {
 			continue
 		}
 		info := learn.JobInfo{Key: j.Key}

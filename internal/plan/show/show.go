@@ -73,8 +73,11 @@ func List(w io.Writer, entries []Entry) error {
 				if o.Reason != "" {
 					runs += ": " + o.Reason
 				}
-				if !e.Triggered {
+				switch {
+				case !e.Triggered:
 					runs = "no: " + e.Reason
+				case len(j.Refused) > 0 && o.Will != plan.Skips:
+					runs = "no, it cannot run here: " + j.Refused[0].Message
 				}
 				name := j.Name
 				if j.Deferred {
@@ -238,6 +241,9 @@ func (g *grapher) label(n []*plan.Job, parent string) string {
 	case plan.Depends:
 		notes = append(notes, Clean(oneLine(o.Reason)))
 	}
+	if refused := slices.IndexFunc(n, func(j *plan.Job) bool { return len(j.Refused) > 0 }); refused >= 0 && o.Will != plan.Skips {
+		notes = append(notes, "cannot run here: "+Clean(oneLine(n[refused].Refused[0].Message)))
+	}
 	if len(notes) > 0 {
 		b.WriteString("  [" + strings.Join(notes, "; ") + "]")
 	}
@@ -290,14 +296,18 @@ func DryRun(w io.Writer, r *plan.Run) error {
 			p(2, "may run: %s", oneLine(o.Reason))
 		}
 		for i, cell := range g {
-			if len(g) == 1 {
-				break
-			}
 			if i >= maxCells {
 				p(2, "… and %d more", len(g)-i)
 				break
 			}
-			p(2, "%s", cell.Name)
+			if len(g) > 1 {
+				p(2, "%s", cell.Name)
+			}
+			if o.Will != plan.Skips {
+				for _, d := range cell.Refused {
+					p(2, "cannot run here: %s", oneLine(d.Message))
+				}
+			}
 		}
 		c := j.Condition()
 		job(p, r, j, len(g) > 1, c != "" && strings.Contains(o.Reason, c))
