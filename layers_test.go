@@ -35,6 +35,7 @@ var layers = map[string]layer{
 	"git":       {},
 	"config":    {ours: []string{"network"}},
 	"door":      {},
+	"results":   {},
 	"workflow":  {ours: []string{"ci", "expr"}, others: []string{"go.yaml.in/yaml"}},
 	"lint":      {ours: []string{"expr", "workflow"}},
 	"plan":      {ours: []string{"ci", "expr", "workflow"}},
