@@ -103,19 +103,17 @@ func ParseRef(uses string) (Ref, error) {
 	if !ValidRef(ref) {
 		return Ref{}, fmt.Errorf("'%s' is not the name of a branch, tag or commit", ref)
 	}
-	p, err := inside(path.Join(parts[2:]...))
+	p, err := inside(strings.Join(parts[2:], "/"))
 	return Ref{Kind: Remote, Owner: parts[0], Repo: parts[1], Path: p, Ref: ref}, err
 }
 
 // inside cleans a relative path that must not lead out.
 func inside(p string) (string, error) {
-	c := path.Clean("/" + p)[1:]
-	for seg := range strings.SplitSeq(p, "/") {
-		if seg == ".." {
-			return "", fmt.Errorf("the path '%s' leads out of its repository", p)
-		}
+	c := path.Join(".", p)
+	if c == ".." || strings.HasPrefix(c, "../") {
+		return "", fmt.Errorf("the path '%s' leads out of its repository", p)
 	}
-	return c, nil
+	return path.Clean("/" + p)[1:], nil
 }
 
 // validRef refuses what git could take for something other than a ref's name.
@@ -144,7 +142,7 @@ type Action struct {
 	Outputs     []Output
 
 	Using  string // composite, docker, node20, …
-	Main   string // JavaScript: paths within the directory
+	Main   string // JavaScript: paths from the directory on, within the repository
 	Pre    string
 	Post   string
 	PreIf  *expr.Expr // nil is always()
@@ -198,9 +196,10 @@ const MaxFile = 1 << 20
 // Names are the files an action can be described by, in order.
 func Names() []string { return []string{"action.yml", "action.yaml"} }
 
-// Parse reads an action's file. With errors among the diagnostics the Action must
-// not be run.
-func Parse(file string, src []byte) (*Action, []workflow.Diagnostic) {
+// Parse reads an action's file. dir is where the action is in its repository: what
+// it runs may be anywhere in that, and nowhere else. With errors among the diagnostics
+// the Action must not be run.
+func Parse(file, dir string, src []byte) (*Action, []workflow.Diagnostic) {
 	root, steps, diags := workflow.ReadAction(file, src, workflow.Options{})
 	if root == nil || root.Kind != workflow.Mapping {
 		if !workflow.Errors(diags) {
@@ -241,8 +240,8 @@ func Parse(file string, src []byte) (*Action, []workflow.Diagnostic) {
 		wrong(a.Pos, "Known are composite, node20, node24 and docker.", "'using: %s' is not supported", using.Text())
 	}
 	for _, p := range []string{a.Main, a.Pre, a.Post} {
-		if _, err := inside(p); err != nil || path.IsAbs(p) {
-			wrong(a.Pos, "", "The path '%s' leads out of the action", p)
+		if _, err := inside(dir + "/" + p); err != nil || path.IsAbs(p) {
+			wrong(a.Pos, "", "The path '%s' leads out of the action's repository", p)
 		}
 	}
 	for _, c := range []struct {

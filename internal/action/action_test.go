@@ -29,8 +29,13 @@ func TestParseRef(t *testing.T) {
 			t.Errorf("%s: %s %s %v", c.in, kind, r, err)
 		}
 	}
+	for in, want := range map[string]string{"./a/../b/.": "b", "o/r/a/../b@v1": "b", "./.github/../x": "x"} {
+		if r, err := ParseRef(in); err != nil || r.Path != want {
+			t.Errorf("%s: %q, %v", in, r.Path, err)
+		}
+	}
 	for _, bad := range []string{
-		"", "checkout@v4", "o/r", "o/r@", "o/r@v1@v2", "./../x", "o/r/../../x@v1", "docker://", "-o/r@v1",
+		"./a/../../x", "./..", "o/r/a/../..@v1", "", "checkout@v4", "o/r", "o/r@", "o/r@v1@v2", "./../x", "o/r/../../x@v1", "docker://", "-o/r@v1",
 		"o/r@--upload-pack=x", "o/r@a..b", "o/..@v1", "o/r@a b", "$/../x", "o/r@x\ny",
 	} {
 		if r, err := ParseRef(bad); err == nil {
@@ -40,7 +45,7 @@ func TestParseRef(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	a, diags := Parse("action.yml", []byte(`
+	a, diags := Parse("action.yml", "", []byte(`
 name: Mine
 author: me
 branding: {icon: x}
@@ -70,7 +75,7 @@ runs:
 	if a.Using != "composite" || len(a.Inputs) != 3 || !a.Input("WHO").Required || a.Input("old").Deprecation != "gone" || len(a.Steps) != 2 || a.Steps[1].Uses != "o/r@v1" || a.Outputs[0].Value == nil {
 		t.Errorf("%+v", a)
 	}
-	a, diags = Parse("action.yml", []byte("runs:\n  using: node20\n  main: dist/index.js\n  post: dist/post.js\n  post-if: success()\n"))
+	a, diags = Parse("action.yml", "", []byte("runs:\n  using: node20\n  main: dist/index.js\n  post: dist/post.js\n  post-if: success()\n"))
 	if workflow.Errors(diags) || a.Node() != 20 || a.PostIf == nil || a.PreIf != nil {
 		t.Errorf("%+v %v", a, diags)
 	}
@@ -84,7 +89,7 @@ runs:
 		{"[]", "A sequence was not expected"},
 		{"\tx", ""},
 	} {
-		_, diags := Parse("action.yml", []byte(c.in))
+		_, diags := Parse("action.yml", "", []byte(c.in))
 		var all []string
 		for _, d := range diags {
 			all = append(all, d.String())
@@ -95,10 +100,31 @@ runs:
 	}
 }
 
+// What an action runs may be anywhere in its repository, and nowhere else.
+func TestPathsOfTheRepository(t *testing.T) {
+	for _, c := range []struct {
+		dir, path string
+		ok        bool
+	}{
+		{"init", "../lib/init.js", true}, {"a/b", "../../dist/x.js", true}, {"a/b", "../../../x.js", false},
+		{"", "dist/../x.js", true}, {"", "../x.js", false}, {"init", "../../x.js", false}, {"init", "/etc/passwd", false}, {"init", "..", true},
+	} {
+		for _, key := range []string{"main", "pre", "post"} {
+			src := "runs: {using: node20, " + key + ": " + c.path + "}\n"
+			if key != "main" {
+				src = "runs: {using: node20, main: x, " + key + ": " + c.path + "}\n"
+			}
+			if _, diags := Parse("action.yml", c.dir, []byte(src)); workflow.Errors(diags) == c.ok {
+				t.Errorf("%s %s in %q: %v", key, c.path, c.dir, diags)
+			}
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("runs: {using: composite, steps: [{run: x, shell: bash}]}"))
 	f.Fuzz(func(t *testing.T, src []byte) {
-		if a, diags := Parse("action.yml", src); a == nil && !workflow.Errors(diags) {
+		if a, diags := Parse("action.yml", "", src); a == nil && !workflow.Errors(diags) {
 			t.Error("neither an action nor an error")
 		}
 	})

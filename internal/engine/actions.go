@@ -199,7 +199,7 @@ func (x *execution) load(ref action.Ref) (*action.Action, string, *outcome) {
 		}
 		file = ref.Repository() + "/" + file
 	}
-	a, diags := action.Parse(file, src)
+	a, diags := action.Parse(file, ref.Path, src)
 	if workflow.Errors(diags) {
 		var all []string
 		for _, d := range diags {
@@ -237,7 +237,7 @@ func (x *execution) loadOwn(ref action.Ref) (*action.Action, string, *outcome) {
 		if err != nil {
 			continue
 		}
-		a, diags := action.Parse(path.Join(ref.Path, n), b)
+		a, diags := action.Parse(path.Join(ref.Path, n), ref.Path, b)
 		if workflow.Errors(diags) {
 			x.error(diags[0].String())
 			return nil, "", &outcome{c: ci.Failure, reason: diags[0].String()}
@@ -509,7 +509,7 @@ func (r *run) remote(uses string, of action.Ref) (ref action.Ref, a *action.Acti
 	if err != nil {
 		return ref, nil
 	}
-	a, diags := action.Parse(file, src)
+	a, diags := action.Parse(file, ref.Path, src)
 	if workflow.Errors(diags) {
 		return ref, nil
 	}

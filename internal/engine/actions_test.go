@@ -224,6 +224,33 @@ console.log('post other');
 	}
 }
 
+// An action in a directory of its repository runs what lies beside it.
+func TestActionBesideItsProgram(t *testing.T) {
+	needNode(t)
+	b := newBench(t, "      - uses: o/many/init@v1\n      - run: mkdir -p own/dist own/act; echo 'console.log(\"own\")' > own/dist/x.js; "+
+		"echo 'runs: {using: node20, main: ../dist/x.js}' > own/act/action.yml\n      - uses: ./own/act\n")
+	b.overrides(map[string]string{"o/many": files(t, `
+-- init/action.yml --
+runs: {using: node20, pre: ../lib/pre.js, main: ../lib/init.js, post: ../lib/post.js}
+-- lib/pre.js --
+console.log('pre', require('../lib/name'));
+-- lib/init.js --
+console.log('init', require('./name'));
+-- lib/post.js --
+console.log('post', require('./name'));
+-- lib/name.js --
+module.exports = 'many';
+`)})
+	if ds := Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions}); len(ds) > 0 {
+		t.Error(ds)
+	}
+	res := b.run()
+	b.wantOutput("pre many\ninit many\nown\npost many\n")
+	if res.Conclusion != ci.Success {
+		t.Errorf("%s\n%s", res.Conclusion, steps(res))
+	}
+}
+
 func TestPostFailureFailsTheJob(t *testing.T) {
 	needNode(t)
 	b := newBench(t, "      - uses: o/js@v1\n")

@@ -451,7 +451,7 @@ func (c *checker) load(ref action.Ref) *loaded {
 	if l.err = err; err != nil {
 		return l
 	}
-	l.action, l.diags = action.Parse(ref.Repository()+"/"+file, src)
+	l.action, l.diags = action.Parse(ref.Repository()+"/"+file, ref.Path, src)
 	if workflow.Errors(l.diags) {
 		l.action = nil
 	}
@@ -502,7 +502,7 @@ func (c *checker) own(ref action.Ref) (l *loaded, there bool) {
 		l = &loaded{}
 		if err != nil {
 			l.err = fmt.Errorf("%s: %w", name, err)
-		} else if l.action, l.diags = action.Parse(name, src); workflow.Errors(l.diags) {
+		} else if l.action, l.diags = action.Parse(name, ref.Path, src); workflow.Errors(l.diags) {
 			l.action = nil
 		}
 		break
