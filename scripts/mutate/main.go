@@ -18,8 +18,9 @@
 // A change that does not compile does not count. One whose tests take several
 // times the time they took before is killed, as a test that fails; the sum says
 // how many those were, as a loaded host makes them too. What nobody could notice
-// is not tried: what goes into a log or into an error's text, the sizes that make
-// gets as a hint, the number in front of a unit of time, a context's last cancel.
+// is not tried: what goes into a log or into an error's text, and whether it does;
+// the sizes that make gets as a hint; numbers next to a unit of time; the cancel
+// that a context ends with.
 package main
 
 import (
@@ -40,6 +41,7 @@ func main() {
 	slow := flag.Duration("slow", 20*time.Second, "tests that take longer are left out")
 	want := flag.Float64("want", 0, "percent that have to die")
 	also := flag.String("also", "", "further packages whose tests count, separated by commas")
+	skip := flag.String("skip", "", "tests and their parts that are left out, as go test -skip has them")
 	only := flag.String("file", "", "only changes of files whose name contains this")
 	verbose := flag.Bool("v", false, "name the test that noticed, too")
 	flag.Parse()
@@ -57,7 +59,7 @@ func main() {
 	killed, alive := 0, 0
 	for _, pkg := range flag.Args() {
 		tests := append([]string{pkg}, strings.FieldsFunc(*also, func(r rune) bool { return r == ',' })...)
-		s, err := newSuite(dir, pkg, tests, *slow)
+		s, err := newSuite(dir, pkg, tests, *slow, *skip)
 		if err != nil {
 			fatal(err)
 		}

@@ -135,6 +135,9 @@ func changes(n ast.Node, add func(pos token.Pos, what string, change func() (und
 			add(n.OpPos, fmt.Sprintf("%s → %s", from, to), func() func() { n.Op = to; return func() { n.Op = from } })
 		}
 	case *ast.IfStmt:
+		if n.Else == nil && n.Init == nil && !slices.ContainsFunc(n.Body.List, func(s ast.Stmt) bool { return !isUnseen(s) }) {
+			return false // it only decides about a log line
+		}
 		was := n.Cond
 		for _, to := range []string{"true", "false"} {
 			add(n.Pos(), "if … → if "+to, func() func() {
@@ -168,7 +171,7 @@ func leave(list *[]ast.Stmt, add func(pos token.Pos, what string, change func() 
 		what := ""
 		switch s := s.(type) {
 		case *ast.ExprStmt:
-			if call, ok := s.X.(*ast.CallExpr); !ok || !unseen(call) {
+			if !isUnseen(s) {
 				what = "a call left out"
 			}
 		case *ast.AssignStmt:
@@ -211,6 +214,15 @@ func unseen(call *ast.CallExpr) bool {
 		return ok && (x.Name == "fmt" && fun.Sel.Name == "Errorf" || x.Name == "errors" && fun.Sel.Name == "New")
 	}
 	return false
+}
+
+func isUnseen(s ast.Stmt) bool {
+	x, ok := s.(*ast.ExprStmt)
+	if !ok {
+		return false
+	}
+	call, ok := x.X.(*ast.CallExpr)
+	return ok && unseen(call)
 }
 
 func isText(x ast.Expr) bool {

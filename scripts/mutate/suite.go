@@ -22,6 +22,7 @@ import (
 type suite struct {
 	dir   string
 	pkg   string
+	skip  string
 	tests []*test // the quick ones first
 }
 
@@ -47,8 +48,8 @@ func (p place) compare(q place) int {
 }
 
 // newSuite runs every test of the packages once.
-func newSuite(dir, pkg string, packages []string, slow time.Duration) (*suite, error) {
-	s := &suite{dir: dir, pkg: pkg}
+func newSuite(dir, pkg string, packages []string, slow time.Duration, skip string) (*suite, error) {
+	s := &suite{dir: dir, pkg: pkg, skip: skip}
 	for _, of := range packages {
 		binary := filepath.Join(dir, "covered.test")
 		if out, err := run(10*time.Minute, ".", "go", "test", "-c", "-vet=off", "-cover", "-coverpkg="+pkg, "-o", binary, of); err != nil {
@@ -65,7 +66,7 @@ func newSuite(dir, pkg string, packages []string, slow time.Duration) (*suite, e
 			t := &test{pkg: of, name: name}
 			profile := filepath.Join(dir, "profile")
 			start := time.Now()
-			out, err := run(slow, of, binary, "-test.run=^"+name+"$", "-test.coverprofile="+profile)
+			out, err := run(slow, of, binary, "-test.skip="+skip, "-test.run=^"+name+"$", "-test.coverprofile="+profile)
 			t.took = time.Since(start)
 			if err != nil {
 				why := "fails as it is"
@@ -164,7 +165,7 @@ func (s *suite) try(m mutant) (by string, err error) {
 		}
 		if binary == "" {
 			binary = filepath.Join(s.dir, fmt.Sprintf("changed%d.test", len(built)))
-			if out, err := run(10*time.Minute, ".", "go", "test", "-c", "-vet=off", "-overlay="+list, "-o", binary, pkg); err != nil {
+			if out, err := run(10*time.Minute, ".", "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay="+list, "-o", binary, pkg); err != nil {
 				if len(out) > 0 {
 					return "", errBuild
 				}
@@ -173,7 +174,7 @@ func (s *suite) try(m mutant) (by string, err error) {
 			built[pkg] = binary
 		}
 		limit := 10*time.Second + 4*took
-		out, err := run(limit, pkg, binary, "-test.failfast", "-test.run=^("+strings.Join(names, "|")+")$")
+		out, err := run(limit, pkg, binary, "-test.failfast", "-test.skip="+s.skip, "-test.run=^("+strings.Join(names, "|")+")$")
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			return timedOut, nil
