@@ -191,15 +191,12 @@ func (q *Queue) Claim(ctx context.Context, worker string, labels []string) (*Cla
 		if err != nil || c != nil {
 			return c, err
 		}
-		t := time.NewTimer(q.cfg.Poll)
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return nil, context.Cause(ctx)
 		case <-woken:
-		case <-t.C:
+		case <-time.After(q.cfg.Poll):
 		}
-		t.Stop()
 	}
 }
 
