@@ -248,7 +248,7 @@ func (a *app) store(ctx context.Context, database string, options ...store.Optio
 		return nil, d, &exit{exitInfrastructure, err}
 	}
 	if err := (&ledger.Ledger{Store: s, Dir: d.Running(), Log: a.log()}).Recover(ctx); err != nil {
-		a.log().Error("runs of dead processes are still under way on record", "error", err)
+		a.log().Error("runs of dead processes are still under way on record", "err", err)
 	}
 	return s, d, nil
 }

@@ -139,12 +139,12 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	}
 	now, err := d.Queue.Cancel(keep, id, cause.Error())
 	if err != nil {
-		d.Log.Error("cancelling a job", "job", id, "error", err)
+		d.Log.Error("cancelling a job", "job", id, "err", err)
 	}
 	if now {
 		_, attempt, err := d.Attempt(keep, id)
 		if err != nil {
-			d.Log.Error("cancelling a job", "job", id, "error", err)
+			d.Log.Error("cancelling a job", "job", id, "err", err)
 		}
 		return me.told(attempt, conduct.Outcome{Conclusion: ci.Cancelled, Reason: cause.Error()})
 	}
@@ -288,7 +288,7 @@ func (d *Desk) expired(e queue.Expired) {
 		}
 		_, attempt, err := d.Attempt(context.Background(), id)
 		if err != nil {
-			d.Log.Error("a lost job", "job", id, "error", err)
+			d.Log.Error("a lost job", "job", id, "err", err)
 		}
 		out := conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: fmt.Sprintf("lost: its worker stopped answering, in attempt %d, the last one", attempt)}
 		me.mu.Lock()

@@ -208,7 +208,7 @@ func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool, only str
 		}
 		repo, err := d.repo(ctx, run.Repository, installation)
 		if err != nil {
-			d.log.Error("the checks of a run are not ended", "run", run.ID, "error", err)
+			d.log.Error("the checks of a run are not ended", "run", run.ID, "err", err)
 			continue
 		}
 		r := d.reporter(run, f.Head, repo)
@@ -256,13 +256,13 @@ func (r *reporter) newcomer(rec ci.Record) {
 	}
 	jobs, err := r.d.cfg.Store.Jobs(context.Background(), r.run.ID)
 	if err != nil {
-		r.d.log.Error("a check is not made", "run", r.run.ID, "job", rec.JobKey, "error", err)
+		r.d.log.Error("a check is not made", "run", r.run.ID, "job", rec.JobKey, "err", err)
 		return
 	}
 	for _, j := range jobs {
 		if j.Key == rec.JobKey && (rec.Type == ci.JobQueued || j.Status == ci.Completed) {
 			if err := r.add(j.Key, j.ID); err != nil {
-				r.d.log.Error("a check is not noted", "run", r.run.ID, "job", rec.JobKey, "error", err)
+				r.d.log.Error("a check is not noted", "run", r.run.ID, "job", rec.JobKey, "err", err)
 			}
 		}
 	}
@@ -377,11 +377,11 @@ func (r *reporter) sent(c *check, what forge.Check, err error) {
 		c.sent, c.tries = what.Status, 0
 	case (code == 422 || code == 400) && !c.bare:
 		// An annotation that GitHub does not like must not cost the conclusion.
-		log.Warn("GitHub refuses the check; again without its texts", "error", err)
+		log.Warn("GitHub refuses the check; again without its texts", "err", err)
 		c.bare = true
 		return
 	case code == 404 || code == 410 || code == 422 || code == 400:
-		log.Error("GitHub refuses the check", "error", err)
+		log.Error("GitHub refuses the check", "err", err)
 		if what.Status != ci.Completed {
 			c.sent = what.Status // its end may fare better
 			return
@@ -398,7 +398,7 @@ func (r *reporter) sent(c *check, what forge.Check, err error) {
 			wait = max(wait, e.RetryAfter)
 		}
 		c.after = time.Now().Add(wait + rand.N(wait/4+1))
-		log.Warn("check not sent; trying again", "wait", wait, "error", err)
+		log.Warn("check not sent; trying again", "wait", wait, "err", err)
 		return
 	}
 	keep := context.Background()
@@ -408,7 +408,7 @@ func (r *reporter) sent(c *check, what forge.Check, err error) {
 		err = r.write(c)
 	}
 	if err != nil {
-		log.Error("check not noted", "error", err)
+		log.Error("check not noted", "err", err)
 	}
 }
 

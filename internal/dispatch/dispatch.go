@@ -176,7 +176,7 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 	if d.cfg.Learn.Mode() != learn.Off {
 		wg.Go(func() {
 			if err := d.cfg.Learn.Follow(ctx); err != nil {
-				d.log.Error("learning ended", "error", err)
+				d.log.Error("learning ended", "err", err)
 			}
 		})
 	}
@@ -196,7 +196,7 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 	})
 	wg.Go(func() {
 		if err := d.desk.Work(ctx, "serve-"+ci.NewID(), d.cfg.Labels, d.cfg.Machines); err != nil {
-			d.log.Error("workers ended", "error", err)
+			d.log.Error("workers ended", "err", err)
 		}
 	})
 	wg.Wait()
@@ -236,7 +236,7 @@ func (d *Dispatcher) events(ctx context.Context) {
 		}
 		e, ok, err := d.cfg.Store.TakeEvent(ctx, time.Now(), d.cfg.Hold)
 		if err != nil && ctx.Err() == nil {
-			d.log.Error("taking an event", "error", err)
+			d.log.Error("taking an event", "err", err)
 		}
 		if err != nil || !ok {
 			<-slots
@@ -311,9 +311,9 @@ func (d *Dispatcher) handle(ctx context.Context, e store.StoredEvent) {
 	cancel()
 	tries := d.tries(e.ID)
 	if err == nil {
-		d.log.Info("event handled", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "took", time.Since(began), "detail", detail)
+		d.log.Info("event handled", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "took", time.Since(began), "reason", detail)
 		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, store.EventDone, detail); err != nil {
-			d.log.Error("event", "delivery", e.Delivery, "error", err)
+			d.log.Error("event", "delivery", e.Delivery, "err", err)
 		}
 		return
 	}
@@ -323,16 +323,16 @@ func (d *Dispatcher) handle(ctx context.Context, e store.StoredEvent) {
 		if refused, ok := errors.AsType[*refusal](err); ok && refused.barred {
 			state = store.EventRefused
 		}
-		d.log.Error("event "+string(state), "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "error", err)
+		d.log.Error("event "+string(state), "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "err", err)
 		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, state, err.Error()); err != nil {
-			d.log.Error("event", "delivery", e.Delivery, "error", err)
+			d.log.Error("event", "delivery", e.Delivery, "err", err)
 		}
 		return
 	}
-	d.log.Warn("event put back", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "wait", wait, "error", err)
+	d.log.Warn("event put back", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "wait", wait, "err", err)
 	text := fmt.Sprintf("waiting %v to try again: %v", wait.Round(time.Second), err)
 	if err := d.cfg.Store.ReleaseEvent(keep, e.ID, tries, time.Now().Add(wait), text); err != nil {
-		d.log.Error("event", "delivery", e.Delivery, "error", err)
+		d.log.Error("event", "delivery", e.Delivery, "err", err)
 	}
 	time.AfterFunc(wait+10*time.Millisecond, d.Wake)
 }

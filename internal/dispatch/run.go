@@ -102,7 +102,7 @@ func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo forge.Repo, bef
 			cancel(nil)
 		}()
 		if err := d.drive(ctx, c, run, planned, repo, before, at); err != nil {
-			d.log.Error("run", "run", run.ID, "repository", run.Repository, "error", err)
+			d.log.Error("run", "run", run.ID, "repository", run.Repository, "err", err)
 		}
 	})
 }
@@ -258,6 +258,6 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducte
 			return false, fmt.Errorf("taking up run %s: %w", run.ID, err)
 		}
 	}
-	d.log.Error("a run cannot be taken up again", "run", run.ID, "error", err)
+	d.log.Error("a run cannot be taken up again", "run", run.ID, "err", err)
 	return false, d.ledger.Lose(ctx, run, "the server stopped while it ran, and it could not be taken up again")
 }

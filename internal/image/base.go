@@ -95,7 +95,7 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	}
 	defer func() {
 		if err := removeTree(context.WithoutCancel(ctx), work); err != nil {
-			b.log.Warn("cannot remove an unfinished root file system; the next build will", "dir", work, "error", err)
+			b.log.Warn("cannot remove an unfinished root file system; the next build will", "dir", work, "err", err)
 		}
 	}()
 	// mmdebstrap's apt drops to the user _apt, who must get through.

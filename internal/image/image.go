@@ -290,7 +290,7 @@ func (b *builder) layerFor(ctx context.Context, kind string, kernel *Layer, agen
 			b.report(Progress{Part: kind, Fraction: 1, Bytes: l.size(), Cached: true, Done: true})
 			return l, nil
 		case errors.Is(err, ErrCorrupt):
-			b.log.Warn("building a damaged part of the image again", "part", kind, "error", err)
+			b.log.Warn("building a damaged part of the image again", "part", kind, "err", err)
 			b.report(Progress{Part: kind, Detail: "damaged, building it again: " + err.Error()})
 		case !errors.Is(err, ErrNotFound):
 			return nil, err
@@ -491,7 +491,7 @@ func (s *store) manifests() ([]manifest, error) {
 		}
 		var m manifest
 		if err := json.Unmarshal(data, &m); err != nil || m.ID != e.Name() {
-			s.log.Warn("passing over an unreadable image manifest", "image", e.Name(), "error", err)
+			s.log.Warn("passing over an unreadable image manifest", "image", e.Name(), "err", err)
 			continue
 		}
 		all = append(all, m)

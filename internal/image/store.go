@@ -272,7 +272,7 @@ func (s *store) create(ctx context.Context, kind, inputs string, fill func(ctx c
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		if rmErr := removeTree(clean, tmp); rmErr != nil {
-			s.log.Warn("cannot remove an unfinished build; the next one will", "dir", tmp, "error", rmErr)
+			s.log.Warn("cannot remove an unfinished build; the next one will", "dir", tmp, "err", rmErr)
 		}
 		err = s.full(err)
 	}()

@@ -97,7 +97,7 @@ func (n *Network) resolve(ctx context.Context, name string) ([]netip.Addr, dnsme
 		if dnsErr, ok := errors.AsType[*net.DNSError](err); ok && dnsErr.IsNotFound {
 			return nil, dnsmessage.RCodeNameError
 		}
-		n.cfg.Log.Debug("resolving for a guest", "name", name, "error", err)
+		n.cfg.Log.Debug("resolving for a guest", "name", name, "err", err)
 		return nil, dnsmessage.RCodeServerFailure
 	}
 	var ips []netip.Addr

@@ -260,13 +260,13 @@ func (n *Network) Listen(path string) error {
 			conn, err := l.Accept()
 			if err != nil {
 				if n.ctx.Err() == nil {
-					n.cfg.Log.Error("no longer waiting for the machine's network", "socket", path, "error", err)
+					n.cfg.Log.Error("no longer waiting for the machine's network", "path", path, "err", err)
 				}
 				return
 			}
 			if !n.start(func() {
 				if err := n.ServeFrames(conn); err != nil {
-					n.cfg.Log.Debug("the machine's network ended", "error", err)
+					n.cfg.Log.Debug("the machine's network ended", "err", err)
 				}
 			}) {
 				conn.Close()

@@ -421,10 +421,10 @@ func (k *Keeper) Run(ctx context.Context) {
 			k.Log.Error("not everything that is kept no longer could be removed; trying again", "err", err)
 		}
 		for _, n := range r.Notes {
-			k.Log.Debug("retention", "note", n)
+			k.Log.Debug("retention", "reason", n)
 		}
 		if len(r.Removed) > 0 {
-			k.Log.Info("removed what is kept no longer", "things", len(r.Removed), "kinds", Kinds(r.Removed), "bytes", r.Freed, "runs_kept", r.Kept.Runs, "run_bytes_kept", r.Kept.Bytes)
+			k.Log.Info("removed what is kept no longer", "removed", len(r.Removed), "kind", Kinds(r.Removed), "bytes", r.Freed, "runs_kept", r.Kept.Runs, "run_bytes_kept", r.Kept.Bytes)
 		}
 	}
 }

@@ -179,7 +179,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}, v)
 	switch {
 	case err != nil:
-		h.Log.Error("delivery not stored", "delivery", delivery, "error", err)
+		h.Log.Error("delivery not stored", "delivery", delivery, "err", err)
 		w.Header().Set("Retry-After", "30")
 		reply(w, http.StatusServiceUnavailable, answer{"refused", "", "the record could not be written"})
 	case v.Refused != "":

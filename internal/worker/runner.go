@@ -124,7 +124,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 		defer cancel()
 		if err := lease.Release(stop); err != nil {
-			r.Log.Error("machine not released in order", "machine", lease.ID(), "error", err)
+			r.Log.Error("machine not released in order", "machine", lease.ID(), "err", err)
 		}
 		r.Sink.Emit(masked.Record(r.machine(job, lease.Session(), "closed", 0)))
 	}()
@@ -140,7 +140,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
 	if err != nil && lease.Err() != nil {
-		r.Log.Warn("the machine was lost", "job", job.Key, "machine", lease.ID(), "error", masked.Field(lease.Err().Error()))
+		r.Log.Warn("the machine was lost", "job", job.Key, "machine", lease.ID(), "err", masked.Field(lease.Err().Error()))
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
@@ -327,7 +327,7 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 	e, err := r.Learn.Explain(ctx, f)
 	if err != nil {
 		// Learning is never in the way of a job.
-		r.Log.Error("explaining a failure", "job", h.job.Key, "error", err)
+		r.Log.Error("explaining a failure", "job", h.job.Key, "err", err)
 		return nil, nil
 	}
 	d := r.Learn.Retry(ctx, f, e)

@@ -69,7 +69,7 @@ func (s *Set) Choose(ctx context.Context, name, kernel string) (vm.Driver, error
 		if err == nil {
 			return f, nil
 		}
-		s.cfg.Log.Debug("machines run on QEMU", "why", err)
+		s.cfg.Log.Debug("machines run on QEMU", "err", err)
 		return s.checked(ctx, s.qemu)
 	case s.qemu.Name():
 		return s.checked(ctx, s.qemu)

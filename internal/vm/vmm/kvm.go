@@ -75,7 +75,7 @@ func (k *KVM) Verdict(ctx context.Context, kernel, with string, probe func(conte
 		}
 	}
 	k.verdicts[key] = v
-	k.log.Info("found out about KVM", "for", with, "kvm", v.KVM, "reason", v.Reason, "cached", v.Cached)
+	k.log.Info("found out about KVM", "driver", with, "kvm", v.KVM, "reason", v.Reason, "cached", v.Cached)
 	return v, nil
 }
 
