@@ -227,8 +227,14 @@ console.log('post other');
 // An action in a directory of its repository runs what lies beside it.
 func TestActionBesideItsProgram(t *testing.T) {
 	needNode(t)
-	b := newBench(t, "      - uses: o/many/init@v1\n      - run: mkdir -p own/dist own/act; echo 'console.log(\"own\")' > own/dist/x.js; "+
-		"echo 'runs: {using: node20, main: ../dist/x.js}' > own/act/action.yml\n      - uses: ./own/act\n")
+	b := newBench(t, `
+      - uses: o/many/init@v1
+      - run: |
+          mkdir -p own/dist own/act
+          echo 'console.log("own")' > own/dist/x.js
+          echo 'runs: {using: node20, main: ../dist/x.js}' > own/act/action.yml
+      - uses: ./own/act
+`)
 	b.overrides(map[string]string{"o/many": files(t, `
 -- init/action.yml --
 runs: {using: node20, pre: ../lib/pre.js, main: ../lib/init.js, post: ../lib/post.js}
