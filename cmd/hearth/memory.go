@@ -110,6 +110,9 @@ func (a *app) learnReportCommand() *cobra.Command {
 					b := r.Before[unit]
 					fmt.Fprintf(a.out, "and %d older ones of %ss since %s, %d failed: log-loss %.4f, Brier %.4f\n", b.N, unit, b.Since.Local().Format(time.DateOnly), b.Failed, b.LogLoss, b.Brier)
 				}
+				if err := a.greens(r.Greens); err != nil {
+					return err
+				}
 				return a.durations(r.Duration)
 			})
 		},
@@ -128,15 +131,18 @@ func otherwise(repository string) string {
 }
 
 func (a *app) learnEvalCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, cold bool
 	var predictions string
 	c := &cobra.Command{
 		Use:   "eval FILE.csv[.gz]",
 		Short: "Replay a file of finished executions: predict each at its start, learn at its end",
 		Long: `Replay a file of finished executions, one a row, and measure the predictions.
 Columns: started_at, ended_at (unix s), repo, workflow, job, step, branch, commit,
-attempt, failed (0/1), duration_s; sorted by start. Each row is predicted from the
-rows that had ended before it started. "-" reads standard input.`,
+attempt, failed (0/1), duration_s; sorted by start; and, if there are any, author,
+parent (commit), files, added, deleted (lines), src, test, doc, config (files) of
+what the commit changed. Each row is predicted from the rows that had ended before
+it started; with --cold from those of its repository alone, as on a fresh install.
+"-" reads standard input.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			var in io.Reader = a.in
@@ -148,7 +154,7 @@ rows that had ended before it started. "-" reads standard input.`,
 				defer f.Close()
 				in = f
 			}
-			var opt learn.EvalOptions
+			opt := learn.EvalOptions{Cold: cold}
 			if predictions != "" {
 				f, err := os.Create(predictions)
 				if err != nil {
@@ -174,10 +180,14 @@ rows that had ended before it started. "-" reads standard input.`,
 			if err := w.end(); err != nil {
 				return err
 			}
+			if err := a.greens(r.Greens); err != nil {
+				return err
+			}
 			return a.durations(r.Duration)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().BoolVar(&cold, "cold", false, "know nothing of a repository but what happened in it")
 	c.Flags().StringVar(&predictions, "predictions", "", "write row,p_fail of every row to this file")
 	return c
 }
@@ -195,6 +205,28 @@ func (t scoreTable) row(name string, s learn.Scores) {
 }
 
 func (t scoreTable) end() error { return t.w.Flush() }
+
+// greens shows whether what had never failed failed as often as was said.
+func (a *app) greens(list []learn.Calibration) error {
+	if len(list) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "passes, and no failure\tn\tpredicted\tfailed\t90 %% interval\t\t\n")
+	for _, c := range list {
+		passes, verdict := fmt.Sprint(c.From), "honest"
+		if c.To > c.From {
+			passes = fmt.Sprintf("%d–%d", c.From, c.To)
+		}
+		if c.Predicted < c.Low {
+			verdict = "too sure of passing"
+		} else if !c.Holds() {
+			verdict = "too sure of failing"
+		}
+		fmt.Fprintf(w, "%s\t%d\t%.4f\t%.4f\t%.4f–%.4f\t%s\t\n", passes, c.N, c.Predicted, float64(c.Failed)/float64(c.N), c.Low, c.High, verdict)
+	}
+	return w.Flush()
+}
 
 func (a *app) durations(d *learn.DurationScores) error {
 	if d == nil || d.N == 0 {

@@ -18,19 +18,28 @@
 //
 // What is stored of a text was masked of secrets before it came here.
 //
-// # The model (model.go)
+// # The model (model.go, counter.go, stack.go)
 //
 // For every key there are decayed counters of events and failures at half-lives
 // of 2, 8, 30, 150 and infinitely many events, each in O(1) of time and space.
 // Keys form a hierarchy, everything > repository > workflow > job > step > step
-// on this branch, in which every estimate is shrunk towards that of its parent.
-// The mean of the log-odds of the deepest estimates is the backbone; a linear
-// model over all estimates, the last outcome, streak, time since the last
-// failure, what other jobs of the commit, branch and repository came to against
-// what was expected of them, and a model over the words of names (FTRL) learns to
-// correct it, and starts where it changes nothing; a calibration and a few plain
-// estimates stand beside it; their log-odds are mixed by weights that follow
-// their losses slowly.
+// on this branch, in which every estimate is shrunk towards that of its parent,
+// made of the parent's other children alone: a counter keeps what it gave to its
+// parent, faded as that fades. (Where a parent's estimate has the child's own
+// events in it, they count once more at each level, and a few passes look like
+// proof.) The mean of the log-odds of the deepest estimates is the middle. Beside
+// it stand contexts, a few cases of what has just happened (how long a streak, of
+// what, was there ever a failure; is the branch new, how did it end there), each
+// with counters of its own for everything, the repository, the job and the step.
+//
+// A linear model over the middle, what the estimates and contexts say beyond it,
+// the last outcomes, the time since the last failure, what other jobs of the
+// commit, branch, author and repository came to against what was expected of them,
+// what the commit changed, how its parent ended, and a model over the words of
+// names (FTRL) learns to correct it, and starts near where it changes nothing. It
+// learns online by Laplace's approximation, so that each weight moves as far as it
+// is unsure. It is there twice, bold and timid; their log-odds, the middle and the
+// start are mixed by weights that follow their losses.
 //
 // Outcomes are used only once they are known: predict at the start, learn at the
 // end. Outcomes that arrive together teach together ([Model.Settle]), and what

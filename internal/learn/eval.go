@@ -36,6 +36,55 @@ type EvalResult struct {
 	LastOutcome  Scores          `json:"last_outcome"`
 	Hierarchical Scores          `json:"hierarchical"` // half-life 20, s 3
 	Duration     *DurationScores `json:"duration,omitempty"`
+	// Greens is how far what was said of things that had never failed came true.
+	Greens []Calibration `json:"greens,omitempty"`
+}
+
+// Calibration compares what was predicted with what happened, of everything that
+// had passed between From and To times and never failed. An honest prediction
+// lies inside the interval of what was observed.
+type Calibration struct {
+	From      int     `json:"from"`
+	To        int     `json:"to"`
+	N         int     `json:"n"`
+	Failed    int     `json:"failed"`
+	Predicted float64 `json:"predicted"` // mean
+	Low       float64 `json:"low"`       // 90 % interval of the share that failed
+	High      float64 `json:"high"`
+}
+
+// Holds reports whether the prediction lies inside the interval.
+func (c Calibration) Holds() bool { return c.Low <= c.Predicted && c.Predicted <= c.High }
+
+// greenTally collects calibrations.
+type greenTally [6]Calibration
+
+// The bounds of a calibration, in passes without a failure.
+var greenBounds = [6][2]int{{1, 1}, {2, 2}, {3, 4}, {5, 9}, {10, 19}, {20, 49}}
+
+func (t *greenTally) add(greens int64, p float64, failed bool) {
+	for i, b := range greenBounds {
+		if int64(b[0]) <= greens && greens <= int64(b[1]) {
+			t[i].N++
+			t[i].Predicted += p
+			if failed {
+				t[i].Failed++
+			}
+		}
+	}
+}
+
+func (t *greenTally) result() (out []Calibration) {
+	for i, c := range t {
+		if c.N == 0 {
+			continue
+		}
+		c.From, c.To = greenBounds[i][0], greenBounds[i][1]
+		c.Predicted /= float64(c.N)
+		c.Low, c.High = wilson(float64(c.Failed)/float64(c.N), float64(c.N), 1.645)
+		out = append(out, c)
+	}
+	return out
 }
 
 // DurationScores measure the durations that were foretold before each row.
@@ -50,20 +99,36 @@ type DurationScores struct {
 type EvalOptions struct {
 	// Predictions, if not nil, gets a CSV: row,p_fail, row from 0, every row.
 	Predictions io.Writer
+	// Cold gives each repository a model that knows nothing yet, as if each were the
+	// first on a fresh install.
+	Cold bool
 }
 
 // Eval replays a file of finished executions, CSV or gzipped CSV with a header
 // (columns: started_at, ended_at, repo, workflow, job, step, branch, commit,
-// attempt, failed, duration_s; in any order, sorted by start). Each row is
-// predicted when it starts, from the rows that had ended before that, and
-// learned from when it ends. An error names the row.
+// attempt, failed, duration_s, and of what the commit changed author, parent, files,
+// added, deleted, src, test, doc, config; in any order, sorted by start; all but
+// the times and failed may be left out). Each row is predicted when it starts, from
+// the rows that had ended before that, and learned from when it ends. An error
+// names the row.
 func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error) {
 	rows, err := readOutcomes(r)
 	if err != nil {
 		return EvalResult{}, err
 	}
 	res := EvalResult{Rows: len(rows)}
-	m := NewModel(0)
+	unit := unitOf(rows)
+	models := map[string]*Model{}
+	model := func(repo string) *Model {
+		if !opt.Cold {
+			repo = ""
+		}
+		if models[repo] == nil {
+			models[repo] = NewModel(0)
+		}
+		return models[repo]
+	}
+	var greens greenTally
 	refs := newReferences()
 	durations := NewDurations(0)
 	n := len(rows)
@@ -82,15 +147,20 @@ func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error)
 		for open.Len() > 0 && rows[open.rows[0]].end < row.At {
 			j := heap.Pop(&open).(int)
 			done := &rows[j]
-			m.Learn(est[j], done.failed, done.end)
+			model(done.Repo).Learn(est[j], done.failed, done.end)
 			refs.learn(&done.Execution, done.failed)
 			if done.duration >= 0 {
 				durations.Add(&done.Execution, done.duration)
 			}
 			est[j] = nil
 		}
+		m := model(row.Repo)
 		m.Settle()
+		row.Unit = unit
 		e := m.Predict(row.Execution)
+		if c := m.at(&e.keys, levelStep); c != nil && c.fails == 0 && row.Attempt <= 1 {
+			greens.add(c.seen, e.P, row.failed)
+		}
 		est[i], ps[i], ys[i] = e, e.P, row.failed
 		rp[i].base, rp[i].last, rp[i].hier = refs.predict(&row.Execution)
 		if row.duration >= 0 {
@@ -111,6 +181,7 @@ func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error)
 	res.LastOutcome = pick(func(r ref) float64 { return r.last })
 	res.Hierarchical = pick(func(r ref) float64 { return r.hier })
 	res.Duration = ds.scores()
+	res.Greens = greens.result()
 	if opt.Predictions != nil {
 		w := bufio.NewWriter(opt.Predictions)
 		fmt.Fprintln(w, "row,p_fail")
@@ -125,6 +196,25 @@ func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error)
 		}
 	}
 	return res, nil
+}
+
+// unitOf is what the rows of a file are: steps or tests where they are named, jobs
+// where those are, and where each repository has but one thing, whole runs.
+func unitOf(rows []outcomeRow) string {
+	things := map[string]Execution{}
+	unit := unitRun
+	for i := range rows {
+		r := &rows[i]
+		if r.Step != "" {
+			return unitStep
+		}
+		x := Execution{Workflow: r.Workflow, Job: r.Job}
+		if was, ok := things[r.Repo]; ok && was != x {
+			unit = unitJob
+		}
+		things[r.Repo] = x
+	}
+	return unit
 }
 
 type outcomeRow struct {
@@ -229,6 +319,20 @@ func readOutcomes(r io.Reader) ([]outcomeRow, error) {
 		row.duration, err5 = num("duration_s", -1)
 		if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 			return nil, err
+		}
+		c := &row.Change
+		c.Parent, c.Author = get("parent"), get("author")
+		for _, f := range [...]struct {
+			name string
+			to   *int
+		}{{"files", &c.Files}, {"added", &c.Added}, {"deleted", &c.Deleted}, {"src", &c.Source}, {"test", &c.Test}, {"doc", &c.Doc}, {"config", &c.Config}} {
+			v, err := num(f.name, -1)
+			if err != nil {
+				return nil, err
+			}
+			if v >= 0 {
+				*f.to, c.Known = int(min(v, 1e9)), true
+			}
 		}
 		row.end = max(row.end, row.At)
 		row.Attempt, row.failed = int(attempt), failed != 0

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/csv"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestEvalFiles(t *testing.T) {
 		name         string
 		auc, logLoss float64
 	}{
-		{"lrts-dev", .773, .556}, {"dune-debian", .923, .0263}, {"pytorch-jobs", .634, .222},
+		{"lrts-dev", .773, .5555}, {"dune-debian", .929, .0234}, {"pytorch-jobs", .66, .160},
 	} {
 		f, err := os.Open(filepath.Join(dataDir(t), "outcomes", c.name+".csv.gz"))
 		if err != nil {
@@ -174,4 +175,69 @@ func FuzzReadOutcomes(f *testing.F) {
 			t.Fatal("no rows and no error")
 		}
 	})
+}
+
+// TestEvalChanges: what a commit changed tells of its outcome, where it does.
+func TestEvalChanges(t *testing.T) {
+	file := func(columns bool) string {
+		var b strings.Builder
+		b.WriteString("started_at,ended_at,repo,commit,failed,parent,files,added\n")
+		r := rand.New(rand.NewPCG(1, 2))
+		for i := range 1500 {
+			files := r.IntN(40)
+			failed := 0
+			if r.Float64() < .02+.4*float64(files)/40 {
+				failed = 1
+			}
+			change := ",,"
+			if columns {
+				change = fmt.Sprintf("c%d,%d,%d", i-1, files, files*10)
+			}
+			fmt.Fprintf(&b, "%d,%d,o/r,c%d,%d,%s\n", i*1000, i*1000+500, i, failed, change)
+		}
+		return b.String()
+	}
+	with, err := Eval(t.Context(), strings.NewReader(file(true)), EvalOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := Eval(t.Context(), strings.NewReader(file(false)), EvalOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if with.Model.AUC < without.Model.AUC+.1 || with.Model.LogLoss > without.Model.LogLoss-.02 {
+		t.Errorf("with what was changed AUC %.3f, log-loss %.4f; without %.3f, %.4f", with.Model.AUC, with.Model.LogLoss, without.Model.AUC, without.Model.LogLoss)
+	}
+	if _, err := Eval(t.Context(), strings.NewReader("started_at,ended_at,failed,files\n1,2,0,many\n"), EvalOptions{}); err == nil || !strings.Contains(err.Error(), `files is "many"`) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestEvalCold: each repository is the first of its install, and what was said of
+// what never failed is compared with what happened.
+func TestEvalCold(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("started_at,ended_at,repo,failed\n")
+	for i := range 900 {
+		repo := i % 30
+		failed := 0
+		if repo < 15 { // half of them always fail: that says nothing of the others
+			failed = 1
+		}
+		fmt.Fprintf(&b, "%d,%d,o/r%d,%d\n", i*1000, i*1000+500, repo, failed)
+	}
+	of := func(cold bool) []Calibration {
+		r, err := Eval(t.Context(), strings.NewReader(b.String()), EvalOptions{Cold: cold})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Greens
+	}
+	cold, warm := of(true), of(false)
+	if len(cold) != 6 || cold[0].N != 15 || cold[0].Failed != 0 || cold[0].From != 1 || cold[5].To != 49 || !cold[0].Holds() {
+		t.Fatalf("%+v", cold)
+	}
+	if math.Abs(cold[0].Predicted-warm[0].Predicted) < .005 {
+		t.Errorf("a cold start has learned from other repositories: %.3f, %.3f", cold[0].Predicted, warm[0].Predicted)
+	}
 }

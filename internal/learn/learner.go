@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -836,6 +837,9 @@ type Report struct {
 	Runs     Scores          `json:"runs"`
 	Duration *DurationScores `json:"duration,omitempty"` // of all three
 	Since    time.Time       `json:"since,omitzero"`     // the oldest prediction among them
+	// Greens is how far what was said of runs, jobs and steps that had never failed
+	// came true.
+	Greens []Calibration `json:"greens,omitempty"`
 	// Before are older predictions, of which only sums are kept, by what they were
 	// of: run, job, step. They are not among the others.
 	Before map[string]Sums `json:"before,omitempty"`
@@ -886,6 +890,7 @@ func (l *Learner) Report(ctx context.Context, repository string) (Report, error)
 		}
 		rep.Since = p.Made
 	}
+	rep.Greens = greensOf(all)
 	rep.Steps, rep.Jobs, rep.Runs = score(ps[0], ys[0]), score(ps[1], ys[1]), score(ps[2], ys[2])
 	if rep.Duration = ds.scores(); rep.Duration != nil {
 		rep.Duration.P90Cover = 0
@@ -902,6 +907,38 @@ func (l *Learner) Report(ctx context.Context, repository string) (Report, error)
 		rep.Before[t.Unit] = Sums{N: t.N, Failed: t.Failed, LogLoss: t.LogLoss / n, Brier: t.Brier / n, Since: t.First}
 	}
 	return rep, nil
+}
+
+// greensOf compares the predictions of what had never failed with what happened,
+// as far as its whole history is among them. They come the newest first.
+func greensOf(all []store.Prediction) []Calibration {
+	type history struct {
+		passes int64
+		failed bool
+	}
+	of := map[string]*history{}
+	var t greenTally
+	for _, p := range slices.Backward(all) {
+		unit := "step"
+		switch {
+		case p.JobKey == "":
+			unit = "run"
+		case p.Step == 0:
+			unit = "job"
+		}
+		id := unit + " " + p.Identity
+		h := of[id]
+		if h == nil {
+			h = &history{}
+			of[id] = h
+		}
+		if !h.failed && p.Seen == h.passes {
+			t.add(h.passes, p.PFail, p.Failed)
+		}
+		h.failed = h.failed || p.Failed
+		h.passes++
+	}
+	return t.result()
 }
 
 // Summary is what one run taught.

@@ -170,6 +170,12 @@ func TestLearnInTheRunPath(t *testing.T) {
 		if err != nil || rep.Steps.N != 3*n || rep.Jobs.N != n || rep.Runs.N != n || rep.Steps.Failed != 4 || rep.Steps.AUC < .6 {
 			t.Errorf("report: %+v, %v", rep, err)
 		}
+		// One step, the job and the run failed at the same time; two steps never did.
+		for _, c := range rep.Greens[:2] {
+			if c.N != 5 || c.From != c.To || c.Failed != 0 || !c.Holds() {
+				t.Errorf("of what had never failed: %+v", c)
+			}
+		}
 		if got, err := w.l.Related(t.Context(), "o/r", "npm  test", 5); err != nil || len(got) != 0 {
 			t.Errorf("what always runs together with everything is related by chance: %+v %v", got, err)
 		}

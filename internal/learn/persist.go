@@ -46,26 +46,66 @@ func readNumbers(b []byte, v []float64) bool {
 	return true
 }
 
-const counterNumbers = 2*nHalf + 6 // the last one, the owner, is missing in what was stored before it was kept
+// What a counter's body has: its numbers, and for each context that it was in
+// some more. In what was stored before gifts to parents were kept there are none of
+// those, and before owners were kept the owner was missing too.
+const (
+	counterNumbers = 6*nHalf + 6
+	contextNumbers = 1 + 6*nContextHalf
+	oldNumbers     = 2*nHalf + 6
+)
 
 func (c *counter) numbers() []byte {
-	v := make([]float64, 0, counterNumbers)
+	v := make([]float64, 0, counterNumbers+contextNumbers*len(c.contexts))
 	v = append(v, c.n[:]...)
 	v = append(v, c.f[:]...)
-	return numbersOf(append(v, float64(c.seen), float64(c.fails), float64(c.streak), c.last, c.lastFail, float64(c.owner))...)
+	v = append(v, float64(c.seen), float64(c.fails), float64(c.streak), c.last, c.lastFail, float64(c.owner))
+	for _, more := range [...][nHalf]float64{c.faded, c.up.n, c.up.f, c.up.at} {
+		v = append(v, more[:]...)
+	}
+	for i := range c.contexts {
+		k := &c.contexts[i]
+		v = append(v, float64(k.which))
+		for _, more := range [...][nContextHalf]float32{k.n, k.f, k.faded, k.up.n, k.up.f, k.up.at} {
+			for _, x := range more {
+				v = append(v, float64(x))
+			}
+		}
+	}
+	return numbersOf(v...)
 }
 
 func readCounter(b []byte) *counter {
-	var v [counterNumbers]float64
-	if !readNumbers(b, v[:]) && !readNumbers(b, v[:counterNumbers-1]) {
+	n := len(b) / 8
+	more := (n - counterNumbers) / contextNumbers
+	if old := n == oldNumbers || n == oldNumbers-1; !old && (n != counterNumbers+more*contextNumbers || more > nCases) {
+		return nil
+	}
+	v := make([]float64, max(n, counterNumbers))
+	if !readNumbers(b, v[:n]) {
 		return nil
 	}
 	c := &counter{}
-	copy(c.n[:], v[:nHalf])
-	copy(c.f[:], v[nHalf:])
-	rest := v[2*nHalf:]
-	c.seen, c.fails, c.streak, c.last, c.lastFail = int64(rest[0]), int64(rest[1]), int32(rest[2]), rest[3], rest[4]
-	c.owner = ownerNumber(rest[5])
+	take := func(to *[nHalf]float64) { v = v[copy(to[:], v):] }
+	take(&c.n)
+	take(&c.f)
+	c.seen, c.fails, c.streak, c.last, c.lastFail = int64(v[0]), int64(v[1]), int32(v[2]), v[3], v[4]
+	c.owner = ownerNumber(v[5])
+	v = v[6:]
+	for _, to := range [...]*[nHalf]float64{&c.faded, &c.up.n, &c.up.f, &c.up.at} {
+		take(to)
+	}
+	for range more {
+		k := contextCount{which: uint8(min(max(v[0], 0), nCases-1))}
+		v = v[1:]
+		for _, to := range [...]*[nContextHalf]float32{&k.n, &k.f, &k.faded, &k.up.n, &k.up.f, &k.up.at} {
+			for i := range to {
+				to[i] = float32(v[i])
+			}
+			v = v[nContextHalf:]
+		}
+		c.contexts = append(c.contexts, k)
+	}
 	return c
 }
 
@@ -88,6 +128,31 @@ func readWeights(b []byte, ws []weight) {
 	}
 	for i := range ws {
 		ws[i] = weight{v[2*i], v[2*i+1]}
+	}
+}
+
+// numbers are the weights, and the covariance's lower half, row by row.
+func (s *stack) numbers() []byte {
+	v := append(make([]float64, 0, stackNumbers), s.w[:]...)
+	for i := range s.p {
+		v = append(v, s.p[i][:i+1]...)
+	}
+	return numbersOf(v...)
+}
+
+const stackNumbers = nFeatures + nFeatures*(nFeatures+1)/2
+
+func (s *stack) read(b []byte) {
+	v := make([]float64, stackNumbers)
+	if !readNumbers(b, v) {
+		return
+	}
+	v = v[copy(s.w[:], v):]
+	for i := range s.p {
+		for j := range i + 1 {
+			s.p[i][j], s.p[j][i] = v[j], v[j]
+		}
+		v = v[i+1:]
 	}
 }
 
@@ -128,10 +193,15 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 		}
 	}
 	if len(m.dirty.counters) > 0 {
-		put("w:stack", weightNumbers(m.w[:]))
-		put("w:retry", weightNumbers(m.retryW[:]))
-		put("w:cal", weightNumbers(m.cal[:]))
-		put("w:mix", numbersOf(m.mix[:]...))
+		put("w:bold", m.bold.numbers())
+		put("w:timid", m.timid.numbers())
+		put("w:attempts", weightNumbers(m.retryW[:]))
+		put("w:experts", numbersOf(m.mix[:]...))
+		scales := make([]float64, 0, 3*nChange)
+		for _, v := range m.scales {
+			scales = append(scales, v.n, v.mean, v.m2)
+		}
+		put("w:scales", numbersOf(scales...))
 	}
 	clear(m.dirty.counters)
 	clear(m.dirty.kin)
@@ -229,16 +299,23 @@ func (l *Learner) load(k store.Knowledge) {
 			l.loadKey(letter, h, row.Body)
 		case "w":
 			switch key {
-			case "stack":
-				readWeights(row.Body, l.model.w[:])
-			case "retry":
+			case "bold":
+				l.model.bold.read(row.Body)
+			case "timid":
+				l.model.timid.read(row.Body)
+			case "attempts":
 				readWeights(row.Body, l.model.retryW[:])
-			case "cal":
-				readWeights(row.Body, l.model.cal[:])
-			case "mix":
+			case "experts":
 				var v [nExperts]float64
 				if readNumbers(row.Body, v[:]) {
 					l.model.mix = v
+				}
+			case "scales":
+				var v [3 * nChange]float64
+				if readNumbers(row.Body, v[:]) {
+					for i := range l.model.scales {
+						l.model.scales[i] = scale{v[3*i], v[3*i+1], v[3*i+2]}
+					}
 				}
 			}
 		case "s":

@@ -27,7 +27,7 @@ func (m *Model) Reasons(e *Estimate) []string {
 		what = "workflow"
 	}
 	step := m.at(&e.keys, levelStep)
-	est := func(level, half int) float64 { return e.feats[featEst+level*nHalf+half] }
+	est := func(level, half int) float64 { return e.est[level][half] }
 	if step == nil {
 		where, level := "everything here", levelAll
 		for l := levelJob; l > levelAll; l-- {
