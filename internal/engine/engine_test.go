@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -615,6 +616,58 @@ func TestHashFiles(t *testing.T) {
 	b.run()
 	// sha256 of sha256("x\n")
 	b.wantOutput("af783de711a03d4e784d3cd52d07738e879f8e3004e6bab584d4f5986f26ef1f .\n")
+}
+
+// Links, names that need care, and many files in two exchanges.
+func TestHashFilesOfLinks(t *testing.T) {
+	if _, err := exec.LookPath("xxd"); err != nil {
+		t.Skip("NOT TESTED: sums of files, since this host has no xxd")
+	}
+	b := newBench(t, `
+      - run: |
+          mkdir -p a real && cd a && printf x > x && cd .. && cp a/x "$(printf 'a/new\nline\\')" && ln -s x a/link && printf y > real/y
+          sum() { sha256sum < "$1" | cut -c1-64 | xxd -r -p; }
+          (sum a/x; sum a/x; sum a/x) | sha256sum
+      - run: echo "${{ hashFiles('a') }}  -"
+      - run: ln -s ../real a/dir; (cd a; cat x x x | :; sum() { sha256sum < "$1" | cut -c1-64 | xxd -r -p; }; (sum dir/y; sum x; sum x; sum x) | sha256sum)
+      - run: echo "${{ hashFiles('--follow-symbolic-links', 'a/**') }}  -"
+      - run: ln -s nowhere a/broken; ln -s .. a/up
+      - id: follows
+        run: echo "${{ hashFiles('--follow-symbolic-links', 'a/dir/**') }}"
+      - id: fails
+        continue-on-error: true
+        run: echo no ${{ hashFiles('a/**') }}
+      - run: for i in $(seq 2000); do echo $i > a/f$i; done; rm a/broken
+      - run: echo many ${{ hashFiles('a/f*') != '' }}
+`)
+	execs := 0
+	b.job.Guest = counted{b.job.Guest, func(argv []string) {
+		if argv[0] == "/bin/sh" {
+			execs++
+		}
+	}}
+	b.run()
+	lines := strings.Split(strings.TrimSpace(b.output()), "\n")
+	if len(lines) != 6 || lines[0] != lines[1] || lines[2] != lines[3] || lines[5] != "many true" {
+		t.Error(b.log())
+	}
+	if !strings.Contains(b.log(), "a/broken is a symbolic link that leads nowhere") {
+		t.Error(b.log())
+	}
+	if execs > 20 { // a call has two, and names are evaluated as well
+		t.Errorf("%d processes", execs)
+	}
+}
+
+// counted tells of the commands that a guest is given.
+type counted struct {
+	Guest
+	tell func(argv []string)
+}
+
+func (c counted) Exec(ctx context.Context, cmd guest.Cmd) (guest.Exit, error) {
+	c.tell(cmd.Argv)
+	return c.Guest.Exec(ctx, cmd)
 }
 
 func TestProblemMatcher(t *testing.T) {

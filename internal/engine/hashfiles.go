@@ -2,10 +2,12 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -23,8 +25,11 @@ const maxListing = 64 << 20
 // hashTimeout is how long hashFiles may take, as on GitHub.
 const hashTimeout = 120 * time.Second
 
+// errTooLong is that, in GitHub's words.
+var errTooLong = fmt.Errorf("it couldn't finish within %d seconds", int(hashTimeout.Seconds()))
+
 // hashFiles is the function hashFiles over the workspace in the guest: the list
-// of files comes in one exchange, and then the contents of those that matter.
+// of files comes in one exchange, and the sums of those that matter in another.
 func (r *run) hashFiles(ctx context.Context, args []expr.Value) (expr.Value, error) {
 	var patterns []string
 	for _, a := range args {
@@ -32,7 +37,7 @@ func (r *run) hashFiles(ctx context.Context, args []expr.Value) (expr.Value, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, hashTimeout)
 	defer cancel()
-	tree, err := r.listWorkspace(ctx)
+	tree, err := r.listWorkspace(ctx, expr.Follows(patterns))
 	sum := ""
 	if err == nil {
 		sum, err = expr.HashFilesAt(tree, r.layout.Workspace, patterns)
@@ -47,8 +52,7 @@ func (r *run) hashFiles(ctx context.Context, args []expr.Value) (expr.Value, err
 	return expr.String(sum), nil
 }
 
-// guestTree is a read-only view of the workspace: names and sizes as listed,
-// contents read when opened.
+// guestTree is a view of the workspace: names and sizes as listed, contents as sums.
 type guestTree struct {
 	ctx  context.Context
 	r    *run
@@ -66,17 +70,22 @@ type guestNode struct {
 // find lists type, type behind a link, size and path, zero-terminated.
 const find = `find . -mindepth 1 -printf '%y%Y %s %P\0'`
 
-func (r *run) listWorkspace(ctx context.Context) (*guestTree, error) {
+func (r *run) listWorkspace(ctx context.Context, follow bool) (*guestTree, error) {
 	var out bounded
 	out.max = maxListing
-	exit, err := r.job.Guest.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", find}, Dir: r.layout.Workspace, Stdout: &out})
+	script := find
+	if follow {
+		// What links lead to is listed as what it is, except for one that leads back.
+		script = strings.Replace(find, "find", "find -L", 1)
+	}
+	exit, err := r.job.Guest.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", script}, Dir: r.layout.Workspace, Stdout: &out})
 	switch {
 	case out.over:
 		return nil, errors.New("the workspace has too many files to list")
 	case err != nil:
 		return nil, err
 	case exit.Cancelled:
-		return nil, errors.New("it took too long")
+		return nil, errTooLong
 	case !exit.OK() && out.Len() == 0:
 		// No list is not an empty one: the hash would be that of nothing.
 		return nil, fmt.Errorf("the workspace could not be listed: %v", exit)
@@ -170,45 +179,41 @@ func (t *guestTree) ReadDir(name string) ([]fs.DirEntry, error) {
 	return out, nil
 }
 
-// Open streams a file's content out of the guest.
+// Open opens nothing: contents are only hashed.
 func (t *guestTree) Open(name string) (fs.File, error) {
-	n, err := t.lookup("open", name)
-	if err != nil {
-		return nil, err
+	return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+}
+
+// Hash has the guest hash files, all in one pass.
+func (t *guestTree) Hash(names []string) ([][]byte, error) {
+	var in bytes.Buffer
+	for _, n := range names {
+		in.WriteString("./" + n + "\x00")
 	}
-	pr, pw := io.Pipe()
-	ctx, cancel := context.WithCancel(t.ctx)
-	f := &guestFile{guestNode: n, pipe: pr, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(f.done)
-		exit, err := t.r.job.Guest.Exec(ctx, guest.Cmd{
-			Argv: []string{"/bin/cat", "--", path.Join(t.r.layout.Workspace, name)}, Dir: "/", Stdout: pw,
-		})
-		if err == nil && !exit.OK() {
-			err = fmt.Errorf("read %s: %v", name, exit)
+	out := bounded{max: maxListing + 80*len(names)}
+	var said limited
+	exit, err := t.r.job.Guest.Exec(t.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", "exec xargs -0 -r sha256sum --"}, Dir: t.r.layout.Workspace, Stdin: &in, Stdout: &out, Stderr: &said})
+	switch {
+	case exit.Cancelled:
+		return nil, errTooLong
+	case out.over:
+		return nil, errors.New("the guest sent more than sums")
+	case err != nil:
+		return nil, err
+	case !exit.OK():
+		return nil, fmt.Errorf("a file could not be read: %s", cmp.Or(firstLine(said.String()), exit.String()))
+	}
+	var sums [][]byte
+	for line := range strings.Lines(out.String()) {
+		// A line begins with \ where the name has characters that had to be escaped.
+		digits, _, _ := strings.Cut(strings.TrimPrefix(line, `\`), " ")
+		sum, err := hex.DecodeString(digits)
+		if err != nil || len(sum) != sha256.Size {
+			return nil, errors.New("the guest sent something that is no sum")
 		}
-		pw.CloseWithError(err)
-	}()
-	return f, nil
-}
-
-type guestFile struct {
-	*guestNode
-	pipe   *io.PipeReader
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
-func (f *guestFile) Stat() (fs.FileInfo, error) { return f.guestNode, nil }
-
-func (f *guestFile) Read(p []byte) (int, error) { return f.pipe.Read(p) }
-
-// Close waits for the guest to have stopped sending.
-func (f *guestFile) Close() error {
-	f.pipe.Close()
-	f.cancel()
-	<-f.done
-	return nil
+		sums = append(sums, sum)
+	}
+	return sums, nil
 }
 
 func (n *guestNode) Name() string       { return n.name }

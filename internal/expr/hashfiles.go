@@ -20,6 +20,18 @@ func HashFiles(fsys fs.FS, patterns []string) (string, error) {
 	return HashFilesAt(fsys, "", patterns)
 }
 
+// FileHasher is a file system that gives the SHA-256 of many files at once, in the
+// order of their names.
+type FileHasher interface {
+	Hash(names []string) ([][]byte, error)
+}
+
+// Follows reports whether the arguments of hashFiles ask for symbolic links to be
+// followed.
+func Follows(patterns []string) bool {
+	return len(patterns) > 0 && EqualFold(patterns[0], "--follow-symbolic-links")
+}
+
 // maxHashEntries bounds the files and directories that one call looks at.
 const maxHashEntries = 5_000_000
 
@@ -30,14 +42,14 @@ const maxHashEntries = 5_000_000
 // patterns matched, # for a comment; one argument may hold several, a line each. A
 // pattern that matches a directory takes everything in it; hidden files count.
 // Symbolic links to files are hashed as the file; those to directories are not
-// followed unless the first argument is --follow-symbolic-links.
+// followed unless the first argument is --follow-symbolic-links. One that leads
+// nowhere is an error, but among those that are followed it does not count.
 func HashFilesAt(fsys fs.FS, root string, patterns []string) (string, error) {
-	follow := false
-	if len(patterns) > 0 && strings.HasPrefix(patterns[0], "--") {
-		if !EqualFold(patterns[0], "--follow-symbolic-links") {
-			return "", faultf("Invalid glob option %s, available option: '--follow-symbolic-links'.", patterns[0])
-		}
-		follow, patterns = true, patterns[1:]
+	follow := Follows(patterns)
+	if follow {
+		patterns = patterns[1:]
+	} else if len(patterns) > 0 && strings.HasPrefix(patterns[0], "--") {
+		return "", faultf("Invalid glob option %s, available option: '--follow-symbolic-links'.", patterns[0])
 	}
 	var globs []fileGlob
 	for _, arg := range patterns {
@@ -70,6 +82,18 @@ func HashFilesAt(fsys fs.FS, root string, patterns []string) (string, error) {
 	}
 	if w.files == 0 {
 		return "", nil
+	}
+	if many, ok := fsys.(FileHasher); ok {
+		sums, err := many.Hash(w.names)
+		if err == nil && len(sums) != len(w.names) {
+			err = fmt.Errorf("%d sums of %d files", len(sums), len(w.names))
+		}
+		if err != nil {
+			return "", fmt.Errorf("hashFiles: %w", err)
+		}
+		for _, s := range sums {
+			w.sum.Write(s)
+		}
 	}
 	return hex.EncodeToString(w.sum.Sum(nil)), nil
 }
@@ -169,6 +193,7 @@ type hashWalk struct {
 	follow  bool
 	sum     hash.Hash
 	files   int
+	names   []string // of the files, for a [FileHasher]
 	entries int
 	chain   []fs.FileInfo // the directories above, to notice links that lead back
 }
@@ -196,7 +221,12 @@ func (w *hashWalk) visit(name string, depth int) error {
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
 		target, err := fs.Stat(w.fsys, name)
-		if err != nil || target.IsDir() && !w.follow {
+		switch {
+		case err != nil && (w.follow || !file):
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s is a symbolic link that leads nowhere: %w", name, err)
+		case target.IsDir() && !w.follow:
 			return nil
 		}
 		info = target
@@ -224,6 +254,11 @@ func (w *hashWalk) visit(name string, depth int) error {
 	if !file || !info.Mode().IsRegular() {
 		return nil
 	}
+	w.files++
+	if _, many := w.fsys.(FileHasher); many {
+		w.names = append(w.names, name)
+		return nil
+	}
 	f, err := w.fsys.Open(name)
 	if err != nil {
 		return err
@@ -234,7 +269,6 @@ func (w *hashWalk) visit(name string, depth int) error {
 		return err
 	}
 	w.sum.Write(h.Sum(nil))
-	w.files++
 	return nil
 }
 
