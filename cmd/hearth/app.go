@@ -63,6 +63,7 @@ type app struct {
 	verbose bool
 	records *tui.JSON    // of --json: see [app.json]
 	walls   *jail.Policy // of the server; nil reads the environment: see [app.jail]
+	stop    *stopper     // nil: no signals are heard
 
 	works func(context.Context, vm.Driver) error // for tests: see [drivers.Config]
 }
@@ -75,17 +76,17 @@ var (
 // Main runs the program and returns its exit code.
 func Main() int {
 	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
-	// The first signal cancels, in order, with everything cleaned up; the
-	// second one is for people who cannot wait. Machines die with us either way.
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	a.stop = &stopper{say: a.err, cancel: cancel}
 	go func() {
-		s := <-signals
-		cancel(fmt.Errorf("%w by %v", errInterrupted, s))
-		<-signals
-		os.Exit(exitCancelled)
+		for s := range signals {
+			if a.stop.signal(s) {
+				os.Exit(exitCancelled)
+			}
+		}
 	}()
 	// Who pipes us into head(1) has read enough. A signal would kill us on the
 	// spot; like this machines are cleared away first.

@@ -369,6 +369,58 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// TestCancelButton: the first signal is GitHub's cancel button, after which jobs that ask
+// for it still run; the second one ends them, too.
+func TestCancelButton(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, strings.TrimRight(sleeper, "\n")+`
+  cleanup:
+    needs: first
+    if: cancelled()
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo cleaning
+      - run: test -z "$LINGER" || sleep 600
+  never:
+    needs: first
+    if: failure()
+    runs-on: ubuntu-latest
+    steps:
+      - run: echo no
+`)
+	for _, twice := range []bool{false, true} {
+		args := []string{"run", "--json"}
+		if twice {
+			args = append(args, "--env", "LINGER=1")
+		}
+		x := p.start(args...)
+		x.untilLog("asleep")
+		x.signal(os.Interrupt)
+		x.untilLog("cleaning")
+		if twice {
+			x.signal(os.Interrupt)
+		}
+		if code := x.wait(); code != exitCancelled {
+			t.Errorf("exit code %d, want %d: %s%s", code, exitCancelled, x.stderr.String(), x.out.String())
+		}
+		want := map[string]ci.Conclusion{"first": ci.Cancelled, "after": ci.Skipped, "cleanup": ci.Success, "never": ci.Skipped}
+		if twice {
+			want["cleanup"] = ci.Cancelled
+		}
+		for _, r := range x.check() {
+			if r.Type == ci.JobFinished && r.Conclusion != want[r.Job] {
+				t.Errorf("%s is %s, want %s (twice: %v)", r.Job, r.Conclusion, want[r.Job], twice)
+			}
+			if r.Type == ci.RunFinished && (r.Conclusion != ci.Cancelled || !strings.Contains(r.Reason, "interrupted")) {
+				t.Errorf("%+v", r)
+			}
+		}
+		if left := leftovers(p.home); len(left) > 0 {
+			t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+		}
+	}
+}
+
 // TestKilled: hearth itself is killed with SIGKILL. Its machines die with it, and
 // whoever looks next finds the run lost, not under way for ever.
 func TestKilled(t *testing.T) {

@@ -41,7 +41,9 @@ func (a *app) performOne(ctx context.Context, p *project, o runOptions, set runS
 		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
 		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) }, Late: late,
 	}
-	conclusion, err := con.Drive(ctx, nil)
+	soft, driven := a.stop.drive()
+	conclusion, err := con.Drive(ctx, soft)
+	driven()
 	if cerr := entry.Close(); err == nil {
 		err = cerr
 	}

@@ -145,6 +145,7 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 		releaseRun = func() {}
 		s.Cancel(barred.Error())
 	}
+	asked := "" // why somebody wants the run to end
 	var failure error
 	fail := func(err error) {
 		if err != nil && failure == nil {
@@ -240,8 +241,8 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 			fail(s.Finished(m.key, m.out.Conclusion, m.out.Outputs))
 		case reason := <-newer:
 			s.Cancel(reason)
-		case reason := <-soft:
-			s.Cancel(reason)
+		case asked = <-soft:
+			s.Cancel(asked)
 			soft = nil
 		case <-interrupted:
 			interrupted = nil
@@ -280,6 +281,8 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 		if conclusion != ci.Success {
 			rec.Conclusion = ci.Cancelled
 		}
+	} else if asked != "" && conclusion == ci.Cancelled {
+		rec.Reason = asked
 	} else if lost != "" {
 		rec.Reason, rec.Infrastructure = fmt.Sprintf("%s could not be run", lost), true
 	}
