@@ -78,7 +78,7 @@ func (a *app) showCommand() *cobra.Command {
 				return err
 			}
 			defer s.Close()
-			var b board.Board
+			b := board.Board{Documents: 1 << 30} // what there is
 			var last *tui.JSON
 			if asJSON {
 				last = tui.NewJSON(a.out)
@@ -118,7 +118,7 @@ func (a *app) showCommand() *cobra.Command {
 				}
 			}
 			fmt.Fprintln(a.out)
-			for _, line := range b.Summary() {
+			for _, line := range append(b.Written(0), b.Summary()...) {
 				fmt.Fprintln(a.out, line)
 			}
 			return nil

@@ -153,7 +153,7 @@ func exposedBelow(dir string, secrets []string) error {
 
 // recordTypes is every type there is.
 var recordTypes = []ci.RecordType{ci.RunPlanned, ci.RunStarted, ci.RunFinished, ci.JobQueued, ci.JobStarted, ci.JobFinished, ci.StepStarted, ci.StepFinished,
-	ci.LogLine, ci.Group, ci.AnnotationRec, ci.PredictionRec, ci.DiagnosticRec, ci.MachineRec, ci.ConnectionRec}
+	ci.LogLine, ci.Group, ci.AnnotationRec, ci.PredictionRec, ci.DiagnosticRec, ci.MachineRec, ci.ConnectionRec, ci.SummaryRec}
 
 // TestRecordsDocumented holds docs/records.md against the types: every field
 // and every record type has its row there, and nothing else has.

@@ -13,6 +13,7 @@ package board
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -37,8 +38,14 @@ type Board struct {
 	Jobs           []*Job // in the order in which they became known
 	Notes          []ci.Record
 	Prediction     *ci.Prediction // of the run
-	byKey          map[string]*Job
+	// Documents bounds what is kept of summaries, in bytes; 0 is [MaxDocuments].
+	Documents int
+	documents int // that are kept
+	byKey     map[string]*Job
 }
+
+// MaxDocuments is how much a board keeps of a run's summaries, in bytes.
+const MaxDocuments = 4 << 20
 
 // Job is one job on the board.
 type Job struct {
@@ -49,15 +56,24 @@ type Job struct {
 	Reason         string
 	Infrastructure bool
 	// Of a job that cannot run here: where that is said, and what to do.
-	File, Hint   string
-	Line, Column int
-	Started      time.Time
-	Duration     time.Duration
-	Prediction   *ci.Prediction
-	Explanation  *ci.Explanation
-	Machine      string // driver, and how it came to be: "qemu, restored in 80 ms"
-	Steps        []*Step
-	Expected     map[int]*ci.Prediction // of its steps, by number; also of those that have not started
+	File, Hint     string
+	Line, Column   int
+	Started        time.Time
+	Duration       time.Duration
+	Prediction     *ci.Prediction
+	Explanation    *ci.Explanation
+	Machine        string // driver, and how it came to be: "qemu, restored in 80 ms"
+	Steps          []*Step
+	Expected       map[int]*ci.Prediction // of its steps, by number; also of those that have not started
+	EnvironmentURL string                 // where it deployed to
+	Summaries      []Document             // that its steps wrote, in that order
+}
+
+// Document is what a step wrote to GITHUB_STEP_SUMMARY: Markdown, out of a machine.
+type Document struct {
+	Step int
+	Text string
+	Left int // bytes of it that are not here
 }
 
 // Step is one step on the board.
@@ -95,13 +111,14 @@ func (b *Board) Apply(r ci.Record) {
 		j := b.JobOf(r)
 		if !j.Started.IsZero() {
 			// Another attempt, in another machine: what the one before did is over.
-			j.Steps, j.Explanation = nil, nil
+			j.Steps, j.Explanation, j.Summaries = nil, nil, nil
 		}
 		j.Status, j.Started = ci.InProgress, r.Time
 	case ci.JobFinished:
 		j := b.JobOf(r)
 		j.Status, j.Conclusion, j.Reason, j.Infrastructure = ci.Completed, r.Conclusion, r.Reason, r.Infrastructure
 		j.File, j.Line, j.Column, j.Hint = r.File, r.Line, r.Column, r.Hint
+		j.EnvironmentURL = r.EnvironmentURL
 		if r.DurationMS != nil {
 			j.Duration = time.Duration(*r.DurationMS) * time.Millisecond
 		}
@@ -147,6 +164,11 @@ func (b *Board) Apply(r ci.Record) {
 		if r.Machine != nil && (r.Machine.Action == "created" || r.Machine.Action == "restored") {
 			b.JobOf(r).Machine = fmt.Sprintf("%s, %s in %s", r.Machine.Driver, r.Machine.Action, Short(time.Duration(r.Machine.TookMS)*time.Millisecond))
 		}
+	case ci.SummaryRec:
+		j := b.JobOf(ci.Record{JobKey: r.JobKey, Job: r.Job})
+		keep := max(0, min(len(r.Text), cmp.Or(b.Documents, MaxDocuments)-b.documents))
+		b.documents += keep
+		j.Summaries = append(j.Summaries, Document{Step: r.Step, Text: strings.ToValidUTF8(r.Text[:keep], ""), Left: len(r.Text) - keep})
 	case ci.AnnotationRec, ci.DiagnosticRec:
 		if len(b.Notes) < 1000 {
 			b.Notes = append(b.Notes, r)
@@ -288,6 +310,43 @@ func Percent(p float64) string {
 	return fmt.Sprintf("%.0f %%", p*100)
 }
 
+// Written is what steps wrote to GITHUB_STEP_SUMMARY in lines, at most so many of each
+// step's; 0 is all.
+func (b *Board) Written(most int) []string {
+	var out []string
+	for _, j := range b.Jobs {
+		for _, d := range j.Summaries {
+			out = append(out, fmt.Sprintf("summary of %s, step %d:", Clean(j.Name), d.Step))
+			lines := strings.Split(strings.Trim(d.Text, "\n"), "\n")
+			left := 0
+			if most > 0 && len(lines) > most {
+				lines, left = lines[:most], len(lines)-most
+			}
+			for _, l := range lines {
+				out = append(out, strings.TrimRight("  "+Clean(l), " "))
+			}
+			switch {
+			case left > 0:
+				out = append(out, fmt.Sprintf("  … %d more lines: hearth show %s", left, b.Run))
+			case d.Left > 0:
+				out = append(out, fmt.Sprintf("  … %d more bytes: hearth show %s --json", d.Left, b.Run))
+			}
+		}
+	}
+	if len(out) > 0 {
+		out = append(out, "")
+	}
+	return out
+}
+
+// Link is a URL that a page may link to, "" if it is none for people.
+func Link(s string) string {
+	if u, err := url.Parse(s); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return ""
+	}
+	return s
+}
+
 // Summary is the end of a run in lines: every job with its conclusion, every
 // step that did not succeed, annotations, explanations.
 func (b *Board) Summary() []string {
@@ -309,6 +368,9 @@ func (b *Board) Summary() []string {
 		out = append(out, strings.TrimRight(line, " "))
 		if j.Hint != "" {
 			out = append(out, "    "+Clean(j.Hint))
+		}
+		if j.EnvironmentURL != "" {
+			out = append(out, "    deployed to "+Clean(j.EnvironmentURL))
 		}
 		for _, s := range j.Steps {
 			if s.Status == ci.Completed && (s.Outcome == ci.Failure || s.Outcome == ci.TimedOut || s.Conclusion == ci.Failure || s.Infrastructure) {

@@ -225,3 +225,30 @@ func TestBoardAndRecordAgree(t *testing.T) {
 		})
 	}
 }
+
+func TestSummariesAndURLs(t *testing.T) {
+	b := board.Board{Documents: 22}
+	for _, r := range []ci.Record{
+		{Type: ci.JobStarted, JobKey: "a", Name: "first"},
+		{Type: ci.SummaryRec, JobKey: "a", Step: 2, Text: "# Title\n\x1b[31mred\x1b[0m\n"},
+		{Type: ci.SummaryRec, JobKey: "a", Step: 3, Text: "more than there is room for"},
+		{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Success, EnvironmentURL: "https://example.org"},
+	} {
+		b.Apply(r)
+	}
+	want := "summary of first, step 2:\n  # Title\n  red\nsummary of first, step 3:\n  m\n  … 26 more bytes: hearth show  --json\n"
+	if got := strings.Join(b.Written(0), "\n"); got != want {
+		t.Errorf("%q", got)
+	}
+	if got := strings.Join(b.Written(1), "\n"); !strings.Contains(got, "  … 1 more lines: hearth show") {
+		t.Errorf("%q", got)
+	}
+	if got := strings.Join(b.Summary(), "\n"); !strings.Contains(got, "deployed to https://example.org") {
+		t.Errorf("%q", got)
+	}
+	for link, ok := range map[string]bool{"https://a/b": true, "http://a": true, "javascript:alert(1)": false, "//a": false, "": false} {
+		if (board.Link(link) != "") != ok {
+			t.Error(link)
+		}
+	}
+}

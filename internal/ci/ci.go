@@ -88,6 +88,9 @@ const (
 	MaxRunOutputs = 50 << 20 // of all jobs of a run
 )
 
+// MaxSummary is the most that a step's summary may hold, in bytes: GitHub's.
+const MaxSummary = 1 << 20
+
 // Event is something that happened on a forge, or that a user asked for, as it
 // is stored: one delivery of a webhook, or one `hearth run`.
 type Event struct {

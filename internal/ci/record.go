@@ -31,6 +31,7 @@ const (
 	DiagnosticRec RecordType = "diagnostic"
 	MachineRec    RecordType = "machine"
 	ConnectionRec RecordType = "connection"
+	SummaryRec    RecordType = "summary"
 )
 
 // Record is one line of the event stream of a run: what NDJSON output prints,
@@ -73,9 +74,9 @@ type Record struct {
 	// Infrastructure: it did not end by its own doing; we could not run it.
 	Infrastructure bool `json:"infrastructure,omitempty"`
 
-	// log, group
+	// log, group, summary
 	Stream string `json:"stream,omitempty"` // stdout, stderr, system; group: start, end
-	Text   string `json:"text,omitempty"`   // one line, no line end; valid UTF-8
+	Text   string `json:"text,omitempty"`   // one line, no line end; valid UTF-8; summary: Markdown, at most MaxSummary bytes
 
 	// annotation, diagnostic; of a job that is [NotRun] the place and the hint
 	Level   string `json:"level,omitempty"` // notice, warning, error; diagnostic: error, advice
@@ -101,6 +102,8 @@ type Record struct {
 	// a job's end is recorded they are whole; what is kept of the record and shown
 	// is [Brief].
 	Outputs map[string]string `json:"outputs,omitempty"`
+	// EnvironmentURL, of job.finished, is where a job with an environment deployed to.
+	EnvironmentURL string `json:"environment_url,omitempty"`
 	// Attempt of a retried step or job, from 1; 0 and 1 are the first.
 	Attempt int `json:"attempt,omitempty"`
 }

@@ -8,15 +8,13 @@ import (
 )
 
 // Bounds on what a step may leave in its command files, and set by commands.
-// What a process can be given of variables is Linux's; that of the summary is
-// GitHub's, as those of outputs are (package ci).
+// What a process can be given of variables is Linux's; those of outputs and the
+// summary are GitHub's (package ci).
 const (
 	// MaxFile is the most that GITHUB_ENV, GITHUB_STATE and GITHUB_PATH may hold.
 	MaxFile = 1 << 20
 	// MaxOutputFile is the most that GITHUB_OUTPUT may hold.
 	MaxOutputFile = 8 << 20
-	// MaxSummary is the most that GITHUB_STEP_SUMMARY may hold.
-	MaxSummary = 1 << 20
 	// MaxVariable is the most that "NAME=value" may have: one string that a
 	// process is given.
 	MaxVariable = 128<<10 - 1

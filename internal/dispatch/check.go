@@ -460,6 +460,7 @@ func (r *reporter) look(c *check) forge.Check {
 	}
 	if !c.bare {
 		out.Summary = summary(j, r.board.Notes, out.DetailsURL)
+		out.Text = written(j)
 	}
 	return out
 }
@@ -571,6 +572,9 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 		if j.Hint != "" {
 			fmt.Fprintf(&b, "%s\n\n", text(j.Hint))
 		}
+		if j.EnvironmentURL != "" {
+			fmt.Fprintf(&b, "Deployed to %s\n\n", text(j.EnvironmentURL))
+		}
 	}
 	if len(j.Steps) > 0 && j.Status == ci.Completed {
 		b.WriteString("| # | Step | Result | Took |\n|--:|------|--------|-----:|\n")
@@ -609,6 +613,22 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 	}
 	if link != "" {
 		fmt.Fprintf(&b, "\n[Log, steps and predictions](%s)\n", link)
+	}
+	return b.String()
+}
+
+// written is what a job's steps wrote to GITHUB_STEP_SUMMARY. It is their Markdown, as
+// GitHub shows it on a run's page; people are not called by it.
+func written(j *board.Job) string {
+	var b strings.Builder
+	for _, d := range j.Summaries {
+		for line := range strings.SplitSeq(strings.TrimRight(d.Text, "\n"), "\n") {
+			b.WriteString(strings.ReplaceAll(board.Clean(line), "@", "@\u200b") + "\n")
+		}
+		if d.Left > 0 {
+			fmt.Fprintf(&b, "\n… %d more bytes\n", d.Left)
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }

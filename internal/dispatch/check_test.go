@@ -113,3 +113,17 @@ func FuzzPayload(f *testing.F) {
 		}
 	})
 }
+
+// What steps wrote to their summaries is in the check, and calls nobody.
+func TestWrittenSummaries(t *testing.T) {
+	var b board.Board
+	b.Apply(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
+	b.Apply(ci.Record{Type: ci.SummaryRec, JobKey: "a", Step: 1, Text: "# Coverage\n\n| a | 80 % |\n\x1b[31m@octocat\n"})
+	b.Apply(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Success, EnvironmentURL: "https://app.example.org"})
+	if got, want := written(b.Jobs[0]), "# Coverage\n\n| a | 80 % |\n@\u200boctocat\n\n"; got != want {
+		t.Errorf("%q", got)
+	}
+	if got := summary(b.Jobs[0], nil, ""); !strings.Contains(got, "Deployed to https://app.example.org") {
+		t.Errorf("%q", got)
+	}
+}

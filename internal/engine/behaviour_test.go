@@ -216,3 +216,45 @@ func TestAnnotationPlaces(t *testing.T) {
 		t.Errorf("%s\nwant\n%s\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), b.log())
 	}
 }
+
+// Summaries and the environment's URL are told in records, whole and masked.
+func TestSummaries(t *testing.T) {
+	b := newBench(t, `
+jobs:
+  test:
+    runs-on: x
+    environment:
+      name: production
+      url: https://${{ steps.d.outputs.host }}.example.org/${{ steps.d.outputs.key }}
+    steps:
+      - id: d
+        run: |
+          echo "host=app" >> $GITHUB_OUTPUT
+          echo "key=${{ secrets.KEY }}" >> $GITHUB_OUTPUT
+          printf '# Title\n\n| a |\n|---|\n' >> $GITHUB_STEP_SUMMARY
+          echo "${{ secrets.KEY }}" >> $GITHUB_STEP_SUMMARY
+      - run: head -c 1048576 /dev/zero | tr '\0' x > $GITHUB_STEP_SUMMARY
+      - run: head -c 1048577 /dev/zero | tr '\0' x > $GITHUB_STEP_SUMMARY
+      - run: echo "failed too" >> $GITHUB_STEP_SUMMARY; exit 1
+`)
+	b.job.Secrets = map[string]string{"KEY": "hunter2hunter2"}
+	b.run()
+	var got []string
+	for _, r := range b.all() {
+		switch r.Type {
+		case ci.SummaryRec:
+			if len(r.Text) == 1<<20 {
+				r.Text = "a mebibyte"
+			}
+			got = append(got, fmt.Sprintf("%d %s", r.Step, r.Text))
+		case ci.JobFinished:
+			got = append(got, r.EnvironmentURL)
+		}
+	}
+	if want := []string{"1 # Title\n\n| a |\n|---|\n***\n", "2 a mebibyte", "4 failed too\n", "https://app.example.org/***"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if !strings.Contains(b.log(), "GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k") {
+		t.Error(b.log())
+	}
+}

@@ -48,7 +48,7 @@ func maxFile(name string) int64 {
 	case "output":
 		return command.MaxOutputFile
 	case "summary":
-		return command.MaxSummary
+		return ci.MaxSummary
 	}
 	return command.MaxFile
 }
@@ -76,7 +76,7 @@ func (x *execution) collect() error {
 			return nil
 		}
 		// As on GitHub the step goes on without a summary.
-		x.error(fmt.Sprintf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk. For more information see: https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary", command.MaxSummary>>10, large.size>>10))
+		x.error(fmt.Sprintf("$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of %dk, got %dk. For more information see: https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary", ci.MaxSummary>>10, large.size>>10))
 		err, unread = nil, nil
 	}
 	switch {
@@ -238,10 +238,15 @@ func (x *execution) commit() {
 	}
 	if x.summary != "" {
 		x.r.mu.Lock()
-		if x.r.kept += len(x.summary); x.r.kept <= maxKept {
+		x.r.kept += len(x.summary)
+		kept := x.r.kept <= maxKept
+		if kept {
 			x.r.summary[x.number] += x.summary
 		}
 		x.r.mu.Unlock()
+		if kept {
+			x.r.emit(x, ci.Record{Type: ci.SummaryRec, Text: x.summary})
+		}
 	}
 	x.newEnv, x.newPaths, x.summary = vars{}, nil, ""
 }

@@ -158,7 +158,7 @@ func (r *run) run(ctx context.Context) (Result, error) {
 
 	r.emit(nil, ci.Record{
 		Type: ci.JobFinished, Name: p.Name, Matrix: matrixOf(p), Conclusion: res.Conclusion, Reason: res.Reason,
-		Infrastructure: infra != nil, DurationMS: new(time.Since(began).Milliseconds()), Outputs: res.Outputs,
+		Infrastructure: infra != nil, DurationMS: new(time.Since(began).Milliseconds()), Outputs: res.Outputs, EnvironmentURL: res.EnvironmentURL,
 	})
 	if infra != nil {
 		return res, fmt.Errorf("job %s: %w", p.Key, infra)

@@ -26,7 +26,15 @@ func (s *Set) Field(text string) string {
 // and its jobs stays, and so do the outputs of a job that has ended, which are its
 // results: none of them is handed out that has a secret in it.
 func (s *Set) Record(rec ci.Record) ci.Record {
-	fields := []*string{&rec.Workflow, &rec.Name, &rec.Command, &rec.Reason, &rec.Text, &rec.Title, &rec.Message, &rec.Hint, &rec.File}
+	fields := []*string{&rec.Workflow, &rec.Name, &rec.Command, &rec.Reason, &rec.Title, &rec.Message, &rec.Hint, &rec.File, &rec.EnvironmentURL}
+	if rec.Type == ci.SummaryRec {
+		// It is a document; whoever collects it has bounded it.
+		if rec.Text = s.String(rec.Text); len(rec.Text) > ci.MaxSummary {
+			rec.Text = strings.ToValidUTF8(rec.Text[:ci.MaxSummary], "")
+		}
+	} else {
+		fields = append(fields, &rec.Text)
+	}
 	if c := rec.Connection; c != nil {
 		own := *c
 		rec.Connection = &own

@@ -24,7 +24,7 @@ const (
 )
 
 // bulkLimit is how many bytes of records besides log lines a run may have of
-// what its jobs bring about as they like: annotations, connections, diagnostics.
+// what its jobs bring about as they like: annotations, connections, diagnostics, summaries.
 // What moves a run, a job or a step is not counted: there is as much of that as
 // the workflow has steps.
 const bulkLimit = 64 << 20
@@ -115,8 +115,8 @@ func (s *Store) Recorder(ctx context.Context, runID string, taps ...ci.Sink) (*R
 	r.seq = max(r.seq, last)
 	// What was there before this Recorder counts.
 	if err := s.read.QueryRowContext(ctx, `SELECT COALESCE((SELECT CAST(SUM(bytes) AS BIGINT) FROM logs WHERE run_id = $1), 0),
-		COALESCE((SELECT CAST(SUM(octet_length(body)) AS BIGINT) FROM records WHERE run_id = $1 AND type IN ($2, $3, $4)), 0)`,
-		runID, string(ci.AnnotationRec), string(ci.ConnectionRec), string(ci.DiagnosticRec)).Scan(&r.logged, &r.bulk); err != nil {
+		COALESCE((SELECT CAST(SUM(octet_length(body)) AS BIGINT) FROM records WHERE run_id = $1 AND type IN ($2, $3, $4, $5)), 0)`,
+		runID, string(ci.AnnotationRec), string(ci.ConnectionRec), string(ci.DiagnosticRec), string(ci.SummaryRec)).Scan(&r.logged, &r.bulk); err != nil {
 		return nil, fmt.Errorf("store: record run %s: %w", runID, err)
 	}
 	go r.flusher()
@@ -482,7 +482,7 @@ func sizeText(n int64) string {
 // it is replaced by one that says so, and those after it are dropped.
 func (r *Recorder) fits(rec *ci.Record) bool {
 	switch rec.Type {
-	case ci.AnnotationRec, ci.ConnectionRec, ci.DiagnosticRec:
+	case ci.AnnotationRec, ci.ConnectionRec, ci.DiagnosticRec, ci.SummaryRec:
 	default:
 		return true
 	}
@@ -496,7 +496,7 @@ func (r *Recorder) fits(rec *ci.Record) bool {
 	if r.bulk += int64(len(body)); r.bulk > bulkLimit {
 		r.bulk = -1
 		*rec = ci.Record{V: rec.V, Seq: rec.Seq, Time: rec.Time, Run: rec.Run, Job: rec.Job, JobKey: rec.JobKey, Step: rec.Step, Type: ci.AnnotationRec, Level: "warning",
-			Message: fmt.Sprintf("The run has filled its %s of annotations and connections: from here on they are not kept.", sizeText(bulkLimit))}
+			Message: fmt.Sprintf("The run has filled its %s of annotations, connections and summaries: from here on they are not kept.", sizeText(bulkLimit))}
 	}
 	return true
 }

@@ -83,6 +83,11 @@ func (l *Live) Close() error {
 	if len(l.board.Jobs) == 0 && l.board.Conclusion == "" {
 		return err
 	}
+	for _, line := range l.board.Written(maxWritten) {
+		if _, werr := fmt.Fprintln(l.w, line); err == nil {
+			err = werr
+		}
+	}
 	for _, line := range l.board.Summary() {
 		if _, werr := fmt.Fprintln(l.w, paint(line)); err == nil {
 			err = werr

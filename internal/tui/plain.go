@@ -21,6 +21,9 @@ type Plain struct {
 	quiet bool
 }
 
+// maxWritten is how many lines of a step's summary are shown at the end of a run.
+const maxWritten = 100
+
 // NewPlain returns a sink that writes lines to w. With quiet, the output of
 // steps is left out.
 func NewPlain(w io.Writer, quiet bool) *Plain { return &Plain{w: w, quiet: quiet} }
@@ -43,7 +46,7 @@ func (p *Plain) Close() error {
 		return nil
 	}
 	fmt.Fprintln(p.w)
-	for _, line := range p.board.Summary() {
+	for _, line := range append(p.board.Written(maxWritten), p.board.Summary()...) {
 		if _, err := fmt.Fprintln(p.w, line); err != nil {
 			return err
 		}

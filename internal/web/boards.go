@@ -74,7 +74,7 @@ func (s *boards) get(run string) *kept {
 		if s.all == nil {
 			s.all = map[string]*kept{}
 		}
-		k = &kept{turn: make(chan struct{}, 1)}
+		k = &kept{turn: make(chan struct{}, 1), board: board.Board{Documents: maxDocuments}}
 		s.all[run] = k
 	}
 	k.used = time.Now()

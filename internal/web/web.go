@@ -51,15 +51,16 @@ import (
 )
 
 const (
-	maxLines   = 2000
-	maxText    = 256 << 10 // bytes of a log's text on one page
-	maxLine    = 8 << 10   // bytes of one line of it
-	maxRaw     = 500_000   // lines of one piece of plain text
-	maxRecords = 20000     // that one request adds to a board
-	maxNotes   = 200
-	maxBoards  = 32 // kept
-	writeTime  = 30 * time.Second
-	readAhead  = 500 // lines of one batch
+	maxLines     = 2000
+	maxText      = 256 << 10 // bytes of a log's text on one page
+	maxLine      = 8 << 10   // bytes of one line of it
+	maxRaw       = 500_000   // lines of one piece of plain text
+	maxRecords   = 20000     // that one request adds to a board
+	maxDocuments = 256 << 10 // bytes of a run's summaries that its board keeps
+	maxNotes     = 200
+	maxBoards    = 32 // kept
+	writeTime    = 30 * time.Second
+	readAhead    = 500 // lines of one batch
 )
 
 // What all clients may have going at once, and one of them.
@@ -154,6 +155,8 @@ func New(cfg Config) *Server {
 			}
 			return board.Short(to.Sub(from))
 		},
+		"link":  board.Link,
+		"lines": func(s string) []string { return strings.Split(strings.Trim(s, "\n"), "\n") },
 		"bar":   func(p *ci.Prediction, width float64) bar { return bar{p, width} },
 		"log":   func(lines []row, j *board.Job) []section { return sections(lines, j) },
 		"tone":  tone,
