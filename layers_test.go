@@ -80,7 +80,7 @@ var layers = map[string]layer{
 	"prompt":       {ours: []string{"workflow", "expr"}},
 	"dispatch":     {ours: []string{"ci", "board", "expr", "launch", "ledger", "workflow", "plan", "engine", "action", "source", "conduct", "desk", "worker", "queue", "store", "learn", "forge", "git", "web", "webhook", "network", "image", "machine", "config"}},
 	"conduct":      {ours: []string{"ci", "expr", "mask", "plan"}},
-	"desk":         {ours: []string{"ci", "conduct", "expr", "plan", "queue"}},
+	"desk":         {ours: []string{"ci", "conduct", "queue"}},
 	"worker":       {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network"}},
 	"api":          {ours: []string{"board", "door", "guest", "machine", "network"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "machine", "vm"}},

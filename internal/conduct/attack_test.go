@@ -72,13 +72,14 @@ jobs:
 func TestAttackOutputsOfARun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		large := strings.Repeat("x", ci.MaxRunOutputs/2)
-		m := &machine{do: func(ctx context.Context, job *plan.Job, _ expr.Value) Outcome {
-			a := Allowance(ctx)
+		m := &machine{}
+		m.do = func(context.Context, *plan.Job, expr.Value) Outcome {
+			a := m.handed
 			if a == nil || a.Take(2) || !a.Take(1) || a.Take(1) {
 				return Outcome{Conclusion: ci.Failure}
 			}
 			return Outcome{Conclusion: ci.Success}
-		}}
+		}
 		got, out, err := drive(t, &Conductor{Run: planned(t, `
 on: push
 jobs:

@@ -27,12 +27,23 @@ type Outcome struct {
 	Told bool
 }
 
+// Task is one job to be run.
+type Task struct {
+	Run   *plan.Run
+	Job   *plan.Job
+	Needs expr.Value // the needs context
+	// Handed counts what the jobs of the run hand on as outputs, this one too; nil
+	// counts those of this job alone.
+	Handed *plan.Allowance
+	// Waits is to be called as soon as the job has its place among those that wait
+	// for a machine, so that the job after it comes behind it; nil asks for nothing.
+	Waits func()
+}
+
 // An Executor runs one job to its end. It returns only then, whatever becomes
-// of ctx, whose cause is the reason of a cancellation. It calls waits as soon as
-// the job has its place among those that wait for a machine, so that the job
-// after it comes behind it; nil asks for nothing.
+// of ctx, whose cause is the reason of a cancellation.
 type Executor interface {
-	Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome
+	Execute(ctx context.Context, t Task) Outcome
 }
 
 // Finished is a job that ended before the run was taken up, by an earlier
@@ -65,6 +76,8 @@ type Conductor struct {
 	// Late looks at a job that is about to start, and refuses it ([plan.Job.Refused])
 	// for what is known only now; nil refuses nothing more.
 	Late func(*plan.Job)
+
+	handed plan.Allowance
 }
 
 // Hide masks the names of a run and of jobs of it, before they are on record: a
@@ -74,22 +87,6 @@ func Hide(set *mask.Set, run *plan.Run, jobs []*plan.Job) {
 	for _, j := range jobs {
 		j.Name = set.Field(j.Name)
 	}
-}
-
-// outputsKey finds in a job's context what the jobs of its run may still hand on.
-type outputsKey struct{}
-
-// Allowance is what the jobs of the run of a job's context may still hand on; nil
-// outside of one.
-func Allowance(ctx context.Context) *plan.Allowance {
-	a, _ := ctx.Value(outputsKey{}).(*plan.Allowance)
-	return a
-}
-
-// WithAllowance gives a context the allowance of another: of an attempt at a job
-// that runs under a context of its own.
-func WithAllowance(ctx context.Context, a *plan.Allowance) context.Context {
-	return context.WithValue(ctx, outputsKey{}, a)
 }
 
 // message tells the driving goroutine what became of something it started.
@@ -108,13 +105,11 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	Hide(c.Mask, c.Run, c.Run.Jobs)
 	s := plan.NewState(c.Run)
 	began := time.Now()
-	outputs := &plan.Allowance{}
 	for _, f := range c.Before {
 		for _, v := range f.Outputs {
-			outputs.Take(len(v))
+			c.handed.Take(len(v))
 		}
 	}
-	ctx = WithAllowance(ctx, outputs)
 	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref, SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
 	before := map[string]Finished{}
 	lost := "" // the first job that could not be run
@@ -388,7 +383,7 @@ func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a
 	if err != nil {
 		out = Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 	} else {
-		out = c.Executor.Execute(ctx, c.Run, a.Job, a.Needs, next)
+		out = c.Executor.Execute(ctx, Task{Run: c.Run, Job: a.Job, Needs: a.Needs, Handed: &c.handed, Waits: next})
 		release()
 	}
 	if !out.Conclusion.Valid() {

@@ -41,21 +41,23 @@ type machine struct {
 	ran     []string
 	current int
 	most    int
+	handed  *plan.Allowance // of the last one
 	do      func(ctx context.Context, job *plan.Job, needs expr.Value) Outcome
 }
 
-func (m *machine) Execute(ctx context.Context, _ *plan.Run, job *plan.Job, needs expr.Value, waits func()) Outcome {
+func (m *machine) Execute(ctx context.Context, t Task) Outcome {
 	m.mu.Lock()
-	m.ran = append(m.ran, job.Key)
+	m.ran = append(m.ran, t.Job.Key)
+	m.handed = t.Handed
 	m.current++
 	m.most = max(m.most, m.current)
 	m.mu.Unlock()
-	waits()
+	t.Waits()
 	defer func() { m.mu.Lock(); m.current--; m.mu.Unlock() }()
 	if m.do == nil {
 		return Outcome{Conclusion: ci.Success}
 	}
-	return m.do(ctx, job, needs)
+	return m.do(ctx, t.Job, t.Needs)
 }
 
 // tape keeps the records.

@@ -15,8 +15,6 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
-	"github.com/hearth-ci/hearth/internal/expr"
-	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/queue"
 )
 
@@ -76,11 +74,12 @@ type Handed struct {
 	// ID finds the id of a job of the run by its key.
 	ID func(ctx context.Context, key string) (string, error)
 	// Run runs an attempt whose records go to sink.
-	Run func(ctx context.Context, sink ci.Sink, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome
+	Run func(ctx context.Context, sink ci.Sink, t conduct.Task) conduct.Outcome
 }
 
 // Execute puts the job into the queue and waits for what becomes of it.
-func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
+func (h *Handed) Execute(ctx context.Context, t conduct.Task) conduct.Outcome {
+	job := t.Job
 	d := h.Desk
 	lost := func(err error) conduct.Outcome {
 		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
@@ -94,7 +93,9 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 		key: job.Key, records: h.Records, done: make(chan conduct.Outcome, 1),
 		base: ci.Record{Run: h.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name},
 		execute: func(attempt context.Context, sink ci.Sink) conduct.Outcome {
-			return h.Run(conduct.WithAllowance(attempt, conduct.Allowance(ctx)), sink, run, job, needs)
+			own := t
+			own.Waits = nil // it has waited
+			return h.Run(attempt, sink, own)
 		},
 	}
 	d.mu.Lock()
@@ -112,8 +113,8 @@ func (h *Handed) Execute(ctx context.Context, run *plan.Run, job *plan.Job, need
 	if err != nil {
 		return lost(err)
 	}
-	if waits != nil {
-		waits()
+	if t.Waits != nil {
+		t.Waits()
 	}
 	if !fresh {
 		// It was in the queue of a process that is gone. Unless it ended there,

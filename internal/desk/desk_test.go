@@ -13,7 +13,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/desk"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -75,12 +74,10 @@ func (c *counter) work(ctx context.Context) (stop func()) {
 
 func (c *counter) execute(ctx context.Context, run func(context.Context, ci.Sink) conduct.Outcome) conduct.Outcome {
 	h := &desk.Handed{Desk: c.desk, RunID: c.run.ID, Records: c.rec,
-		ID: func(context.Context, string) (string, error) { return c.job.ID, nil },
-		Run: func(ctx context.Context, s ci.Sink, _ *plan.Run, _ *plan.Job, _ expr.Value) conduct.Outcome {
-			return run(ctx, s)
-		},
+		ID:  func(context.Context, string) (string, error) { return c.job.ID, nil },
+		Run: func(ctx context.Context, s ci.Sink, _ conduct.Task) conduct.Outcome { return run(ctx, s) },
 	}
-	return h.Execute(ctx, nil, &plan.Job{Key: "a", ID: "a", Name: "a", Labels: []string{"linux"}}, expr.Null(), nil)
+	return h.Execute(ctx, conduct.Task{Job: &plan.Job{Key: "a", ID: "a", Name: "a", Labels: []string{"linux"}}})
 }
 
 // ended is how the job ended on record.

@@ -12,9 +12,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/git/gittest"
-	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/worker"
 )
 
@@ -45,7 +43,7 @@ func TestAttackTreeOfACommit(t *testing.T) {
 	var problem error
 	var notes []string
 	s := newSite(t, func(c *Config) {
-		c.Run = func(ctx context.Context, r *worker.Runner, _ *plan.Run, _ *plan.Job, _ expr.Value) conduct.Outcome {
+		c.Run = func(ctx context.Context, r *worker.Runner, _ conduct.Task) conduct.Outcome {
 			mu.Lock()
 			defer mu.Unlock()
 			_, problem = r.Source.Checkout(ctx, action.CheckoutRequest{Depth: 1, Note: func(s string) { notes = append(notes, s) }}, &got)

@@ -15,12 +15,10 @@ import (
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/desk"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/machine"
-	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
@@ -58,7 +56,7 @@ type Config struct {
 	// Shells are those that the image has; nil is not known.
 	Shells []string
 	// Run runs one attempt at a job; nil is the Runner's own Execute.
-	Run func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome
+	Run func(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome
 
 	// Grace is how long jobs may go on when the server is to stop.
 	Grace time.Duration
@@ -113,9 +111,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		if cfg.Host == nil {
 			return nil, errors.New("dispatch: no pool given")
 		}
-		cfg.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
-			return r.Execute(ctx, run, job, needs, nil)
-		}
+		cfg.Run = func(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome { return r.Execute(ctx, t) }
 	}
 	or := func(d *time.Duration, def time.Duration) {
 		if *d <= 0 {

@@ -13,11 +13,9 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
 	"github.com/hearth-ci/hearth/internal/machine"
-	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 	"github.com/hearth-ci/hearth/internal/web/webtest"
@@ -91,9 +89,7 @@ func onMachines(t testing.TB, machines *pool.Pool) *site {
 	s.patience = 3 * time.Minute
 	s.start(s.forge(t.TempDir()), func(c *Config) {
 		c.Host, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
-		c.Run = func(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
-			return r.Execute(ctx, run, job, needs, nil)
-		}
+		c.Run = func(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome { return r.Execute(ctx, t) }
 	})
 	return s
 }

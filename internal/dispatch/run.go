@@ -140,8 +140,8 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	ids := &jobIDs{store: d.cfg.Store, run: run.ID}
 	policy, _ := d.policy(run.Repository)
 	handed := &desk.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
-		Run: func(ctx context.Context, sink ci.Sink, p *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
-			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), p, job, needs)
+		Run: func(ctx context.Context, sink ci.Sink, t conduct.Task) conduct.Outcome {
+			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), t)
 		},
 	}
 	con.Executor = &bounded{Executor: handed, slots: &d.slots, repository: run.Repository, policy: policy, fork: trustOf(planned) == ofFork}

@@ -26,7 +26,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/desk"
 	"github.com/hearth-ci/hearth/internal/engine"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -215,7 +214,8 @@ func (s *site) start(f access, change func(*Config)) {
 }
 
 // run stands in for a machine: the agent runs in this process.
-func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *plan.Job, needs expr.Value) conduct.Outcome {
+func (s *live) run(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome {
+	run, job := t.Run, t.Job
 	secrets, err := run.Secrets(job, r.Secrets)
 	if err != nil {
 		return conduct.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
@@ -251,7 +251,7 @@ func (s *live) run(ctx context.Context, r *worker.Runner, run *plan.Run, job *pl
 	}
 	hooks := r.Hooks(job, nil, nil)
 	res, err := engine.Run(ctx, engine.Job{
-		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Guest: client, Source: r.Source, Emit: hooks, Hooks: hooks,
+		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Guest: client, Source: r.Source, Emit: hooks, Hooks: hooks,
 		Layout: engine.Layout{Workspace: filepath.Join(dir, "work"), Temp: filepath.Join(dir, "temp"), Actions: filepath.Join(dir, "actions"),
 			ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")},
 	})

@@ -14,7 +14,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
@@ -211,7 +210,7 @@ type bounded struct {
 	fork       bool // its jobs count for the repository's bound, and for that of its forks
 }
 
-func (b *bounded) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
+func (b *bounded) Execute(ctx context.Context, t conduct.Task) conduct.Outcome {
 	if b.fork {
 		release, err := b.slots.take(ctx, b.repository+" forks", b.policy.Fork.Machines)
 		if err != nil {
@@ -224,7 +223,7 @@ func (b *bounded) Execute(ctx context.Context, run *plan.Run, job *plan.Job, nee
 		return conduct.Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 	}
 	defer release()
-	return b.Executor.Execute(ctx, run, job, needs, waits)
+	return b.Executor.Execute(ctx, t)
 }
 
 // approvals is the space of facts with the runs that wait for approval, or have

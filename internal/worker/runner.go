@@ -59,16 +59,17 @@ type Runner struct {
 const releaseTime = 30 * time.Second
 
 // Execute runs one job from the claim of its machine to its release.
-func (r *Runner) Execute(ctx context.Context, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
+func (r *Runner) Execute(ctx context.Context, t conduct.Task) conduct.Outcome {
 	// The job's own set is the engine's; what is told about the job from here (its
 	// connections, why it could not run) goes through the same one.
 	masked := &mask.Set{}
-	out := r.execute(ctx, masked, run, job, needs, waits)
+	out := r.execute(ctx, masked, t)
 	out.Reason = masked.Field(out.Reason)
 	return out
 }
 
-func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, job *plan.Job, needs expr.Value, waits func()) conduct.Outcome {
+func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) conduct.Outcome {
+	run, job := t.Run, t.Job
 	lost := func(what string, err error) conduct.Outcome {
 		if ctx.Err() != nil {
 			return conduct.Outcome{Conclusion: ci.Cancelled, Reason: context.Cause(ctx).Error()}
@@ -104,7 +105,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 		}
 	}
 	request := machine.Request{
-		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: waits,
+		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: t.Waits,
 		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + machine.MaxLease/8),
 		Network: network.Config{Policy: r.Network, Record: func(c network.Connection) {
 			r.Sink.Emit(masked.Record(r.connection(job, c)))
@@ -134,9 +135,9 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, run *plan.Run, j
 
 	hooks := &hooks{runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
 	res, err := engine.Run(ctx, engine.Job{
-		Run: run, Plan: job, Needs: needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
+		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
-		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: conduct.Allowance(ctx),
+		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
 	if err != nil && lease.Err() != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/machine/machinetest"
@@ -98,7 +97,7 @@ func (s *stove) run(ctx context.Context, job string, waits func()) conduct.Outco
 	if workflow.Errors(ds) {
 		s.t.Fatal(ds)
 	}
-	return s.Execute(ctx, run, run.Jobs[0], expr.Null(), waits)
+	return s.Execute(ctx, conduct.Task{Run: run, Job: run.Jobs[0], Waits: waits})
 }
 
 func TestRunnerRunsAJob(t *testing.T) {
