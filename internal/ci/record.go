@@ -79,7 +79,7 @@ type Record struct {
 	Text   string `json:"text,omitempty"`   // one line, no line end; valid UTF-8; summary: Markdown, at most MaxSummary bytes
 
 	// annotation, diagnostic; of a job that is [NotRun] the place and the hint
-	Level   string `json:"level,omitempty"` // notice, warning, error; diagnostic: error, advice
+	Level   string `json:"level,omitempty"` // notice, warning, error; diagnostic: error, advice; log: of what the runner says is wrong
 	Title   string `json:"title,omitempty"`
 	Line    int    `json:"line,omitempty"`
 	EndLine int    `json:"end_line,omitempty"`

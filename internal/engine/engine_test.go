@@ -822,7 +822,9 @@ func TestTimeKeptByTheCaller(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	time.AfterFunc(200*time.Millisecond, func() { cancel(&TimeoutError{"The time is over"}) })
 	res, err := Run(ctx, b.job)
-	if err != nil || res.Conclusion != ci.TimedOut || res.Reason != "The time is over" || !strings.Contains(b.log(), "##[error]The time is over") {
+	if err != nil || res.Conclusion != ci.TimedOut || res.Reason != "The time is over" || !slices.ContainsFunc(b.records, func(r ci.Record) bool {
+		return r.Type == ci.LogLine && r.Level == "error" && r.Text == "##[error]The time is over"
+	}) {
 		t.Errorf("%v, %+v\n%s", err, res, b.log())
 	}
 }

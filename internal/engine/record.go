@@ -28,7 +28,11 @@ func (r *run) clean(s string) string { return r.mask.Field(s) }
 
 // log sends one line of text that was masked already.
 func (r *run) log(x *execution, stream, text string) {
-	rec := ci.Record{Type: ci.LogLine, Stream: stream, Text: text, Run: r.job.RunID, Job: r.job.Plan.ID, JobKey: r.job.Plan.Key}
+	r.logAs(x, "", stream, text)
+}
+
+func (r *run) logAs(x *execution, level, stream, text string) {
+	rec := ci.Record{Type: ci.LogLine, Level: level, Stream: stream, Text: text, Run: r.job.RunID, Job: r.job.Plan.ID, JobKey: r.job.Plan.Key}
 	if x != nil {
 		rec.Step, rec.StepID = x.number, x.record
 	}
@@ -37,11 +41,20 @@ func (r *run) log(x *execution, stream, text string) {
 
 // system sends lines that are the runner's own.
 func (r *run) system(x *execution, text string) {
+	r.systemAs(x, "", text)
+}
+
+// problem sends lines that say what is wrong: to people as GitHub writes them.
+func (r *run) problem(x *execution, level, text string) {
+	r.systemAs(x, level, "##["+level+"]"+text)
+}
+
+func (r *run) systemAs(x *execution, level, text string) {
 	for line := range strings.SplitSeq(r.mask.String(text), "\n") {
 		if len(line) > mask.MaxField {
 			line = line[:wholeRunes([]byte(line[:mask.MaxField]))] + "…"
 		}
-		r.log(x, "system", line)
+		r.logAs(x, level, "system", line)
 	}
 }
 
@@ -90,6 +103,6 @@ func (r *run) matched(ctx context.Context, file string) string {
 
 // annotateJob tells of the job itself.
 func (r *run) annotateJob(level, message string) {
-	r.system(nil, "##["+level+"]"+message)
+	r.problem(nil, level, message)
 	r.annotate(nil, command.Annotation{Level: level, Message: message})
 }

@@ -366,7 +366,7 @@ func (x *execution) say(level, message string) {
 	if x.quiet {
 		return
 	}
-	x.r.system(x, "##["+level+"]"+message)
+	x.r.problem(x, level, message)
 	if level == "error" {
 		x.said = message
 	}
@@ -577,7 +577,7 @@ func (x *execution) guestFault(doing string, err error) outcome {
 // lose ends the job at this step: we could not go on.
 func (x *execution) lose(err error) outcome {
 	x.r.lose(fmt.Errorf("step %d (%s): %w", x.number, x.r.clean(x.name), err))
-	x.r.system(x, "##[error]The job could not go on: "+err.Error())
+	x.r.problem(x, "error", "The job could not go on: "+err.Error())
 	return outcome{c: ci.Failure, reason: "the job could not go on: " + err.Error()}
 }
 

@@ -519,8 +519,9 @@ func rowOf(l Line) row {
 	if r.Type == ci.Group {
 		o.Group = r.Stream
 	}
-	if r.Stream == "system" && strings.HasPrefix(o.Text, "##[error]") {
-		o.Stream, o.Text = "error", strings.TrimPrefix(o.Text, "##[error]")
+	// A record from before lines had a level says it in its text alone.
+	if text, said := strings.CutPrefix(o.Text, "##[error]"); r.Stream == "system" && (r.Level == "error" || r.Level == "" && said) {
+		o.Stream, o.Text = "error", text
 	}
 	return o
 }

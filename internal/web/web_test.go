@@ -284,3 +284,22 @@ func TestStream(t *testing.T) {
 		t.Error("the stream goes on after the end")
 	}
 }
+
+// What the runner says is wrong stands out, in records of today and in those from
+// before lines had a level; what a step prints does not.
+func TestErrorLines(t *testing.T) {
+	for _, c := range []struct {
+		r            ci.Record
+		stream, text string
+	}{
+		{ci.Record{Stream: "system", Level: "error", Text: "##[error]no"}, "error", "no"},
+		{ci.Record{Stream: "system", Level: "error", Text: "its second line"}, "error", "its second line"},
+		{ci.Record{Stream: "system", Text: "##[error]no"}, "error", "no"},
+		{ci.Record{Stream: "system", Level: "warning", Text: "##[warning]hm"}, "system", "##[warning]hm"},
+		{ci.Record{Stream: "stdout", Text: "##[error]no"}, "stdout", "##[error]no"},
+	} {
+		if got := rowOf(Line{Record: c.r}); got.Stream != c.stream || got.Text != c.text {
+			t.Errorf("%+v: %+v", c.r, got)
+		}
+	}
+}

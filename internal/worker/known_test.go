@@ -45,3 +45,20 @@ func TestKnownCountsLikeTheEngine(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// A failure is explained from what the step printed and from what the runner says is
+// wrong, and not from the script that it shows first.
+func TestKeptLines(t *testing.T) {
+	l, err := learn.Open(t.Context(), nil, learn.Options{Mode: learn.Advise})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hooks{runner: &Runner{Learn: l, Sink: ci.SinkFunc(func(ci.Record) {})}, job: &plan.Job{}}
+	for _, r := range []ci.Record{{Stream: "system", Text: "make"}, {Stream: "stdout", Text: "oh"}, {Stream: "system", Level: "error", Text: "##[error]no"}, {Stream: "system", Level: "warning", Text: "hm"}} {
+		r.Type, r.Step = ci.LogLine, 1
+		h.Emit(r)
+	}
+	if got := h.lines[1]; !slices.Equal(got, []string{"oh", "##[error]no"}) {
+		t.Errorf("%q", got)
+	}
+}

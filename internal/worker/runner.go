@@ -280,7 +280,7 @@ const head = 2 << 10
 func (h *hooks) Emit(rec ci.Record) {
 	// What the runner says itself, the script and its shell, tells nothing of a
 	// failure, but for its errors.
-	said := rec.Stream != "system" || strings.HasPrefix(rec.Text, "##[error]")
+	said := rec.Stream != "system" || rec.Level == "error"
 	if rec.Type == ci.LogLine && rec.Step > 0 && said && h.runner.Learn.Mode() != learn.Off {
 		h.mu.Lock()
 		if h.lines == nil {
