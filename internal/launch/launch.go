@@ -60,7 +60,8 @@ type Request struct {
 // could not be planned; of one that was, errors are about jobs that cannot run here,
 // and at those.
 func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
-	ds := workflow.Link(r.Workflow, r.Load, workflow.Options{DefaultPermissions: r.DefaultPermissions})
+	gone := &absent{load: r.Load, local: r.Check.AssumeActions}
+	ds := workflow.Link(r.Workflow, gone.Load, workflow.Options{DefaultPermissions: r.DefaultPermissions})
 	if workflow.Errors(ds) {
 		return nil, ds
 	}
@@ -81,6 +82,7 @@ func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
 	for _, j := range run.Jobs {
 		r.labels(j)
 	}
+	gone.refuse(run, r.Check.AssumeActions)
 	return run, append(ds, run.Refused()...)
 }
 

@@ -141,6 +141,27 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// A workflow of another repository that cannot be had stops the job that calls it, and
+// no other; one may be taken as running.
+func TestAbsent(t *testing.T) {
+	r := request(t, "push", fine+"  far:\n    uses: o/far/.github/workflows/x.yml@v1\n    with: {a: true, b: 3, 'c d': x}\n    secrets: {S: x}\n"+
+		"  twice:\n    needs: far\n    uses: o/far/.github/workflows/x.yml@v1\n    with: {e: '${{ needs.far.outputs.x }}'}\n    secrets: inherit\n")
+	command(&r)
+	run, ds := Plan(t.Context(), r)
+	if run == nil || len(ds) != 2 || ds[0].Pos.Line != 7 || !strings.Contains(ds[0].Message, "Unable to find reusable workflow 'o/far/.github/workflows/x.yml@v1'") {
+		t.Fatalf("%v, %v", run, ds)
+	}
+	for _, j := range run.Jobs {
+		if refused := len(j.Refused) > 0; refused != (j.ID == "absent") {
+			t.Errorf("%s: %v", j.Key, j.Refused)
+		}
+	}
+	r.Check.AssumeActions = true
+	if run, ds = Plan(t.Context(), r); run == nil || len(ds) > 0 {
+		t.Errorf("%v, %v", run, ds)
+	}
+}
+
 // What is planned has the inputs, typed, in its context and as text in the payload
 // of its own; the payload that was given stays as it was.
 func TestPlanned(t *testing.T) {
