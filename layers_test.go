@@ -77,6 +77,7 @@ var layers = map[string]layer{
 	"forge/github": {ours: []string{"ci", "forge"}, others: []string{"github.com/google/go-github", "github.com/bradleyfalzon/ghinstallation", "github.com/golang-jwt/jwt"}},
 	"webhook":      {ours: []string{"ci", "door", "workflow"}},
 	"launch":       {ours: []string{"ci", "expr", "workflow", "plan", "engine"}},
+	"compat":       {ours: []string{"ci", "expr", "workflow", "plan", "engine", "launch"}},
 	"prompt":       {ours: []string{"workflow", "expr"}},
 	"dispatch":     {ours: []string{"ci", "board", "expr", "launch", "ledger", "workflow", "plan", "engine", "action", "source", "conduct", "desk", "worker", "queue", "store", "learn", "forge", "git", "web", "webhook", "network", "image", "machine", "config"}},
 	"conduct":      {ours: []string{"ci", "expr", "mask", "plan"}},

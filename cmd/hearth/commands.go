@@ -15,6 +15,7 @@ func (a *app) commands() []*cobra.Command {
 		a.learnCommand(),
 		a.graphCommand(),
 		a.gcCommand(),
+		a.compatCommand(),
 		a.lintCommand(),
 		a.newCommand(),
 		a.vmCommand(),

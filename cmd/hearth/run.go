@@ -457,7 +457,7 @@ type runSettings struct {
 }
 
 func (a *app) settings(p *project, o runOptions) (runSettings, error) {
-	s := runSettings{secrets: map[string]string{}, vars: map[string]string{}, env: map[string]string{}, inputs: map[string]string{}, platforms: map[string]string{},
+	s := runSettings{secrets: map[string]string{}, vars: map[string]string{}, env: map[string]string{}, inputs: map[string]string{},
 		envSecrets: map[string]map[string]string{}, envVars: map[string]map[string]string{}}
 	for _, k := range []struct {
 		flag, file, def string
@@ -523,14 +523,22 @@ func (a *app) settings(p *project, o runOptions) (runSettings, error) {
 		}
 		s.files[i] = abs
 	}
+	var err error
+	s.platforms, err = o.platforms()
+	return s, err
+}
+
+// platforms are the images that -P names, by label.
+func (o runOptions) platforms() (map[string]string, error) {
+	out := map[string]string{}
 	for _, kv := range o.platform {
 		label, img, ok := strings.Cut(kv, "=")
 		if !ok || label == "" || img == "" {
-			return s, usage("-P %s: want label=image", kv)
+			return nil, usage("-P %s: want label=image", kv)
 		}
-		s.platforms[strings.ToLower(label)] = img
+		out[strings.ToLower(label)] = img
 	}
-	return s, nil
+	return out, nil
 }
 
 func plural(n int, noun string) string {

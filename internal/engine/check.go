@@ -32,6 +32,20 @@ type CheckOptions struct {
 	// Shells are the shells that the image has, of bash, sh, python, pwsh; nil
 	// is not known.
 	Shells []string
+	// AssumeActions takes actions that cannot be had as ones that can run.
+	AssumeActions bool
+	// Note, if set, hears of everything that is found.
+	Note func(Finding)
+}
+
+// Finding is something about a job of the plan, or about a step of it.
+type Finding struct {
+	Job  *plan.Job
+	Step *workflow.Step // as written in the job; nil is the job itself
+	// Sure says that it refuses the job; otherwise it will be met only if the step is
+	// reached, or is forgiven. What is only advice refuses nothing: it runs, and differs.
+	Sure bool
+	workflow.Diagnostic
 }
 
 // Check says, before anything runs, what of a planned run the engine cannot run:
@@ -50,7 +64,7 @@ func Check(ctx context.Context, run *plan.Run, opt CheckOptions) []workflow.Diag
 		if j.Definition == nil || j.IsCall() {
 			continue
 		}
-		c.job, c.seen = j, map[string]bool{}
+		c.job, c.step, c.seen = j, nil, map[string]bool{}
 		j.Refused = nil
 		for _, d := range Labels(j, opt.Mapped) {
 			c.add(d, true)
@@ -66,6 +80,7 @@ type checker struct {
 	run     *plan.Run
 	opt     CheckOptions
 	job     *plan.Job       // that is looked at
+	step    *workflow.Step  // of it
 	seen    map[string]bool // of it
 	actions map[string]*loaded
 
@@ -90,6 +105,12 @@ const maxRefused = 50
 
 // add takes what is wrong with the job; sure says that it will be met.
 func (c *checker) add(d workflow.Diagnostic, sure bool) {
+	if c.opt.Note != nil {
+		c.opt.Note(Finding{Job: c.job, Step: c.step, Sure: sure, Diagnostic: d})
+	}
+	if d.Severity == workflow.Advice {
+		return
+	}
 	if key := d.String(); sure && !c.seen[key] && len(c.job.Refused) < maxRefused {
 		c.seen[key] = true
 		c.job.Refused = append(c.job.Refused, d)
@@ -103,13 +124,26 @@ func refusal(file string, pos workflow.Pos, rule, hint, format string, args ...a
 // reached says whether a step of the job, or of an action in it, is reached while
 // every step before it succeeds, as far as that is known before the run.
 func (c *checker) reached(s *workflow.Step, inAction bool) (yes, sure bool) {
+	return c.condition(s, inAction, true)
+}
+
+// never reports whether a step is on no way through the job, whatever fails.
+func (c *checker) never(s *workflow.Step, inAction bool) bool {
+	yes, sure := c.condition(s, inAction, false)
+	return sure && !yes
+}
+
+// condition is what is known of a step's condition: while all goes well, or whatever
+// happens.
+func (c *checker) condition(s *workflow.Step, inAction, green bool) (yes, sure bool) {
 	if s.If == nil {
 		return true, true
 	}
-	green := func(ok bool) expr.Func { return func([]expr.Value) (expr.Value, error) { return expr.Bool(ok), nil } }
-	env := &expr.Env{Contexts: c.run.Contexts(c.job, expr.Null()), Functions: map[string]expr.Func{
-		"success": green(true), "always": green(true), "failure": green(false), "cancelled": green(false),
-	}}
+	answer := func(ok bool) expr.Func { return func([]expr.Value) (expr.Value, error) { return expr.Bool(ok), nil } }
+	env := &expr.Env{Contexts: c.run.Contexts(c.job, expr.Null()), Functions: map[string]expr.Func{"always": answer(true)}}
+	if green {
+		env.Functions["success"], env.Functions["failure"], env.Functions["cancelled"] = answer(true), answer(false), answer(false)
+	}
 	runner := Runner{}
 	runner.defaults()
 	env.Contexts.Set("runner", expr.Object(runner.known()))
@@ -268,7 +302,7 @@ func (c *checker) fetch() {
 		}
 		c.job = j
 		walk(j.Definition.Steps, func(s *workflow.Step) {
-			if yes, sure := c.reached(s, false); s.Uses == "" || sure && !yes {
+			if s.Uses == "" || c.never(s, false) {
 				return
 			}
 			ref, err := action.ParseRef(s.Uses)
@@ -310,6 +344,10 @@ func (c *checker) tree(ref action.Ref) (*action.Tree, error) {
 // steps looks at all steps of a job.
 func (c *checker) steps(j *plan.Job) {
 	walk(j.Definition.Steps, func(s *workflow.Step) {
+		c.step = s
+		if c.never(s, false) {
+			return
+		}
 		yes, sure := c.reached(s, false)
 		sure = yes && sure && !tolerated(s)
 		if s.Run != nil {
@@ -388,6 +426,7 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 			}
 			c.at(p, plan.Unsupported, "", "%s", problem)
 		}
+		c.unused(p, s)
 	case needsResults(ref) && !c.opt.Results:
 		c.at(p, plan.Unsupported, "Leave the step out, or run it only on GitHub.", "%s needs the artifact and cache service, which is not there yet", s.Uses)
 	case ref.Kind == action.Remote:
@@ -400,6 +439,24 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 		// In the workspace when the step runs: nobody knows yet.
 	default:
 		c.local(p, ref, depth)
+	}
+}
+
+// unused tells of what a checkout is given and does not use.
+func (c *checker) unused(p place, s *workflow.Step) {
+	if c.opt.Note == nil || s.With == nil || s.With.Kind != workflow.Mapping {
+		return
+	}
+	for _, kv := range s.With.Pairs {
+		value := "?"
+		if kv.Value.IsLiteral() {
+			value = kv.Value.Text()
+		}
+		if note, _ := unusedInput(kv.Key.Text(), value); note != "" {
+			d := refusal(p.file, kv.Key.Pos, "differs", "", "actions/checkout: %s", note)
+			d.Severity = workflow.Advice
+			c.add(d, p.sure)
+		}
 	}
 }
 
@@ -418,6 +475,9 @@ func (c *checker) remote(p place, ref action.Ref, depth int) {
 	l := c.load(ref)
 	if ie, ok := errors.AsType[*action.InputError](l.err); ok && ie.Docker {
 		c.at(p, plan.Unsupported, "", "%s", l.err)
+		return
+	}
+	if l.err != nil && c.opt.AssumeActions {
 		return
 	}
 	if l.err != nil {
@@ -519,6 +579,9 @@ func (c *checker) action(p place, a *action.Action, depth int) {
 	}
 	for _, s := range a.Steps {
 		in := p
+		if c.never(s, true) {
+			continue
+		}
 		yes, sure := c.reached(s, true)
 		in.sure = p.sure && yes && sure && !tolerated(s)
 		if s.Run != nil && s.Shell.IsLiteral() {

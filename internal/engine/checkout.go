@@ -39,17 +39,11 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		return fail("%s", problem)
 	}
 	for _, k := range with.keys {
-		switch strings.ToLower(k) {
-		case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout":
-		case "persist-credentials", "token", "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
-			if get(k) != "" && (!strings.EqualFold(k, "persist-credentials") || strings.EqualFold(get(k), "true")) {
-				r.system(x, fmt.Sprintf("Note: %s is not used: the runner brings the repository itself, and leaves no credentials in the machine.", k))
-			}
-		case "sparse-checkout", "sparse-checkout-cone-mode", "filter":
-			if get(k) != "" {
-				r.system(x, fmt.Sprintf("Note: %s is not used: the whole tree is checked out.", k))
-			}
-		default:
+		note, known := unusedInput(k, get(k))
+		if note != "" {
+			r.system(x, "Note: "+note)
+		}
+		if !known {
 			x.say("warning", fmt.Sprintf("Unexpected input(s) '%s'", k))
 		}
 	}
@@ -113,6 +107,25 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		x.setOutput("ref", r.job.Run.GitHub.Get("ref").ToString())
 	}
 	return outcome{c: ci.Success}
+}
+
+// unusedInput says of an input of actions/checkout that it changes nothing here, and
+// why; and whether there is one of the name.
+func unusedInput(name, value string) (note string, known bool) {
+	switch strings.ToLower(name) {
+	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout":
+	case "persist-credentials", "token", "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
+		if value != "" && (!strings.EqualFold(name, "persist-credentials") || strings.EqualFold(value, "true")) {
+			return name + " is not used: the runner brings the repository itself, and leaves no credentials in the machine.", true
+		}
+	case "sparse-checkout", "sparse-checkout-cone-mode", "filter":
+		if value != "" {
+			return name + " is not used: the whole tree is checked out.", true
+		}
+	default:
+		return "", false
+	}
+	return "", true
 }
 
 // refusedCheckout names an input of actions/checkout that there is not, and what
