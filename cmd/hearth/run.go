@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/forge/github"
@@ -394,7 +395,7 @@ func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSetting
 // request is what is asked of every job: what machines there are for it.
 func (a *app) request(set runSettings) launch.Request {
 	return launch.Request{
-		Check:     engine.CheckOptions{Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
+		Check:     engine.CheckOptions{Results: true, Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
 		Fits:      func(labels []string) error { _, err := image.ForLabels(labels, set.platforms); return err },
 		LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",
 	}
@@ -596,6 +597,8 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		return err
 	}
 	defer closePool(machines)
+	kept, _ := config.LoadRetention(a.getenv) // a.store has looked at it
+	shared := resultsStore(dirs, kept, a.log())
 
 	book := &ledger.Ledger{Store: s, Learn: learner, Dir: dirs.Running(), Log: a.log()}
 	groups := conduct.NewGroups()
@@ -609,7 +612,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
-				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver,
+				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver, Results: shared,
 				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),

@@ -165,7 +165,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
 		Host: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
-		Actions: resolver, Shells: image.Shells(), Learn: learner, Grace: serveGrace, Log: log,
+		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: resultsStore(dirs, cfg.Retention, log), Grace: serveGrace, Log: log,
 	})
 	if err != nil {
 		return &exit{exitInfrastructure, err}

@@ -76,6 +76,9 @@ func (d Dirs) Database() string { return filepath.Join(d.State, "hearth.db") }
 // Logs is where the output of jobs is kept.
 func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
 
+// Results is where artifacts and caches are kept.
+func (d Dirs) Results() string { return filepath.Join(d.State, "results") }
+
 // Running is where the locks of runs are that are under way.
 func (d Dirs) Running() string { return filepath.Join(d.State, "running") }
 

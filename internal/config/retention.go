@@ -42,6 +42,16 @@ type Retention struct {
 	Actions     Duration `json:"actions"`
 	ActionBytes Size     `json:"action_bytes"`
 
+	// Artifacts is how long an artifact is kept at most, and ArtifactBytes how much of
+	// a repository's; beyond it no more are taken. Caches is how long an unused cache
+	// entry is kept, and CacheBytes how much of a repository's; beyond it those that
+	// were not used for longest go. ResultBytes bounds all of them together.
+	Artifacts     Duration `json:"artifacts"`
+	ArtifactBytes Size     `json:"artifact_bytes"`
+	Caches        Duration `json:"caches"`
+	CacheBytes    Size     `json:"cache_bytes"`
+	ResultBytes   Size     `json:"result_bytes"`
+
 	// Images, and the templates of machines made from them: how long unused, and
 	// how many bytes together.
 	Images     Duration `json:"images"`
@@ -56,6 +66,7 @@ func DefaultRetention() Retention {
 		Age:   90 * day, Runs: 5000, Bytes: 50 << 30, RepositoryBytes: 10 << 30, JobLog: 1 << 30, RunLog: 4 << 30,
 		Events: 30 * day, EventCount: 20_000, EventBytes: 512 << 20,
 		Actions: 30 * day, ActionBytes: 4 << 30,
+		Artifacts: 90 * day, ArtifactBytes: 20 << 30, Caches: 7 * day, CacheBytes: 10 << 30, ResultBytes: 60 << 30,
 		Images: 30 * day, ImageBytes: 30 << 30,
 	}
 }
@@ -91,6 +102,11 @@ func (r *Retention) Settings() []Setting {
 		{"event_bytes", "keep so much of a repository's deliveries", &r.EventBytes},
 		{"actions", "remove mirrors of actions that were not used so long", &r.Actions},
 		{"action_bytes", "keep so much of mirrors", &r.ActionBytes},
+		{"artifacts", "keep an artifact so long at most", &r.Artifacts},
+		{"artifact_bytes", "take so much of a repository's artifacts", &r.ArtifactBytes},
+		{"caches", "remove cache entries that were not used so long", &r.Caches},
+		{"cache_bytes", "keep so much of a repository's caches", &r.CacheBytes},
+		{"result_bytes", "keep so much of artifacts and caches", &r.ResultBytes},
 		{"images", "remove images and templates that were not used so long", &r.Images},
 		{"image_bytes", "keep so much of images and templates", &r.ImageBytes},
 	}
@@ -124,7 +140,9 @@ func (r *Retention) Validate() (errs []error) {
 		{"bytes", int64(r.Bytes), 1 << 20, "1MiB"}, {"repository_bytes", int64(r.RepositoryBytes), 1 << 20, "1MiB"},
 		{"job_log", int64(r.JobLog), 1 << 16, "64KiB"}, {"run_log", int64(r.RunLog), 1 << 16, "64KiB"},
 		{"event_bytes", int64(r.EventBytes), 1 << 20, "1MiB"}, {"action_bytes", int64(r.ActionBytes), 1 << 20, "1MiB"},
-		{"image_bytes", int64(r.ImageBytes), 1 << 20, "1MiB"},
+		{"image_bytes", int64(r.ImageBytes), 1 << 20, "1MiB"}, {"result_bytes", int64(r.ResultBytes), 1 << 20, "1MiB"},
+		{"artifacts", int64(r.Artifacts), int64(time.Hour), "1h"}, {"caches", int64(r.Caches), int64(time.Hour), "1h"},
+		{"artifact_bytes", int64(r.ArtifactBytes), 1 << 20, "1MiB"}, {"cache_bytes", int64(r.CacheBytes), 1 << 20, "1MiB"},
 	} {
 		if s.value != 0 && s.value < s.least {
 			errs = append(errs, fmt.Errorf("retention.%s: want at least %s, or 0 for no limit", s.name, s.want))

@@ -20,6 +20,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/queue"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
 )
@@ -53,6 +54,8 @@ type Config struct {
 	// brings apart from where anything with credentials does.
 	Actions *action.Resolver
 	Learn   *learn.Learner // nil and off: nothing is learned
+	// Results keeps artifacts and caches; nil is no such service.
+	Results *results.Store
 	// Shells are those that the image has; nil is not known.
 	Shells []string
 	// Run runs one attempt at a job; nil is the Runner's own Execute.

@@ -282,7 +282,7 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o oc
 			run.Name, run.Workflow = planned.Name, planned.Workflow
 		},
 		Check: engine.CheckOptions{
-			Actions: d.cfg.Actions, Shells: d.cfg.Shells,
+			Actions: d.cfg.Actions, Shells: d.cfg.Shells, Results: d.cfg.Results != nil,
 			Mapped: d.mapped,
 			Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
 				b, err := repo.File(ctx, name, o.SHA)
@@ -304,7 +304,7 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o oc
 
 // late looks at a job that is about to start as build looks at those that are known.
 func (d *Dispatcher) late(j *plan.Job) {
-	r := launch.Request{Check: engine.CheckOptions{Mapped: d.mapped}, Fits: d.fits, LabelHint: d.labelHint()}
+	r := launch.Request{Check: engine.CheckOptions{Mapped: d.mapped, Results: d.cfg.Results != nil}, Fits: d.fits, LabelHint: d.labelHint()}
 	r.Late(j)
 }
 

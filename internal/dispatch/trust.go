@@ -15,6 +15,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
 )
@@ -83,6 +84,10 @@ func (d *Dispatcher) given(r *worker.Runner, t trust) {
 	case ofDependabot:
 		r.Secrets = d.cfg.Secrets.Dependabot(r.Repository)
 		r.EnvironmentVars = d.cfg.Vars.Environments(r.Repository)
+	case ofFork:
+		// Its own merge ref is all that it could write to; even so it fills what the
+		// repository's own branches share.
+		r.CacheMode = results.ReadOnly
 	}
 }
 

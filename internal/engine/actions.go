@@ -473,6 +473,9 @@ func (x *execution) node(version int, main string) outcome {
 		extra.set("ACTIONS_RUNTIME_URL", res.URL)
 		extra.set("ACTIONS_CACHE_URL", res.URL)
 		extra.set("ACTIONS_CACHE_SERVICE_V2", "true")
+		if res.CacheMode != "" {
+			extra.set("ACTIONS_CACHE_MODE", res.CacheMode)
+		}
 	}
 	bin := path.Join(r.layout.Tools, fmt.Sprintf("node%d", version), "bin", "node")
 	return x.exec([]string{bin, main}, r.layout.Workspace, extra)

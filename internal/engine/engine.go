@@ -138,6 +138,8 @@ func (r *Runner) known() *expr.Map {
 type Results struct {
 	URL   string // ACTIONS_RESULTS_URL
 	Token string // ACTIONS_RUNTIME_TOKEN
+	// CacheMode is ACTIONS_CACHE_MODE: read, write, write-only or none; "" says nothing.
+	CacheMode string
 }
 
 // StepInfo names a step to hooks.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
@@ -49,6 +51,11 @@ type Runner struct {
 	Actions                             *action.Resolver
 	Network                             network.Policy
 	Learn                               *learn.Learner // nil and off: nothing is learned or said
+
+	// Results keeps artifacts and caches; nil is no such service. CacheMode is the
+	// most that jobs may do with caches.
+	Results   *results.Store
+	CacheMode results.Mode
 
 	CPUs, MemoryMiB int           // 0 is the host's default
 	Layout          engine.Layout // of the machine; zero is that of our images
@@ -104,12 +111,25 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 			return lost("masking", err)
 		}
 	}
+	deadline := time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + machine.MaxLease/8)
+	service, served, err := r.openResults(run, job, deadline)
+	if err != nil {
+		return lost("artifacts and caches", err)
+	}
+	services := map[uint16]http.Handler{}
+	if service != nil {
+		services[servicePort] = service
+		defer func() { // after the machine is gone
+			if err := service.Close(); err != nil {
+				r.Log.Error("what a job had uploaded in part is still there: hearth gc removes it", "job", job.Key, "error", err)
+			}
+		}()
+	}
 	request := machine.Request{
-		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: t.Waits,
-		Deadline: time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + machine.MaxLease/8),
+		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: t.Waits, Deadline: deadline,
 		Network: network.Config{Policy: r.Network, Record: func(c network.Connection) {
 			r.Sink.Emit(masked.Record(r.connection(job, c)))
-		}, Log: r.Log},
+		}, Services: services, Log: r.Log},
 	}
 	if r.Image != nil {
 		if request.Image, err = r.Image(job.Labels); err != nil {
@@ -136,7 +156,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	hooks := &hooks{runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Emit: hooks, Hooks: hooks,
+		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
