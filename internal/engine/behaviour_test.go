@@ -258,3 +258,26 @@ jobs:
 		t.Error(b.log())
 	}
 }
+
+func TestJobContext(t *testing.T) {
+	b := newBench(t, `
+      - run: |
+          echo ${{ job.workflow_ref }} ${{ job.workflow_repository }} ${{ job.workflow_file_path }} ${{ job.status }}
+          echo ${{ job.workflow_sha }}
+          test ${{ job.check_run_id }} -gt 0
+`)
+	if res := b.run(); res.Conclusion != ci.Success {
+		t.Error(b.log())
+	}
+	b.wantOutput("o/r/ci.yml@refs/heads/main o/r ci.yml success\n0123456789012345678901234567890123456789\n")
+
+	// A job of a called workflow of another repository.
+	b = newBench(t, "      - run: echo ${{ job.workflow_ref }} ${{ job.workflow_repository }} ${{ job.workflow_file_path }}\n")
+	called := *b.job.Plan.Workflow
+	called.File = "acme/shared/.github/workflows/test.yml@v2"
+	plan := *b.job.Plan
+	plan.Workflow = &called
+	b.job.Plan = &plan
+	b.run()
+	b.wantOutput("acme/shared/.github/workflows/test.yml@v2 acme/shared .github/workflows/test.yml\n")
+}

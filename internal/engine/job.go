@@ -41,10 +41,13 @@ type run struct {
 	hardStop context.CancelCauseFunc
 	slots    chan struct{} // one for each background step that runs
 
-	wg     sync.WaitGroup // background steps
-	trees  unpacked
-	own    sync.Once // unpacks the run's own repository, for $/
-	ownErr error
+	wg       sync.WaitGroup // background steps
+	trees    unpacked
+	checkRun int64     // job.check_run_id
+	called   sync.Once // finds calledAt
+	calledAt string    // the commit of the called workflow that the job is in
+	own      sync.Once // unpacks the run's own repository, for $/
+	ownErr   error
 
 	mu         sync.Mutex
 	status     ci.Conclusion // success, failure or cancelled, as job.status
@@ -103,7 +106,7 @@ func newRun(job Job) (*run, error) {
 	r := &run{
 		job: job, def: job.Plan.Definition, layout: job.Layout, logger: job.Log, mask: job.Mask,
 		status: ci.Success, active: map[*execution]bool{}, preState: map[string]map[string]string{}, summary: map[int]string{},
-		slots: make(chan struct{}, maxBackground),
+		slots: make(chan struct{}, maxBackground), checkRun: checkRunID(job.RunID, job.Plan.Key),
 	}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"cmp"
 	"context"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"sync"
@@ -187,9 +189,7 @@ func (r *run) evalEnvOf(sc *scope, env vars, x *execution) *expr.Env {
 	c.Set("strategy", r.job.Plan.Strategy())
 	c.Set("steps", sc.steps.value())
 	c.Set("runner", r.runnerContext())
-	job := expr.NewMap()
-	job.Set("status", expr.String(string(r.jobStatus())))
-	c.Set("job", expr.Object(job))
+	c.Set("job", r.jobContext())
 	if sc.parent == nil {
 		secrets := expr.NewMap()
 		for k, v := range r.job.Secrets {
@@ -216,6 +216,49 @@ func (r *run) evalEnvOf(sc *scope, env vars, x *execution) *expr.Env {
 			return r.hashFiles(ctx, args)
 		},
 	}}
+}
+
+// jobContext is the job context: the state of the job, and where its file is from.
+func (r *run) jobContext() expr.Value {
+	m := expr.NewMap()
+	set := func(k, v string) { m.Set(k, expr.String(v)) }
+	set("status", string(r.jobStatus()))
+	gh := r.job.Run.GitHub
+	file, repository := r.job.Plan.Workflow.File, gh.Get("repository").ToString()
+	ref, sha := gh.Get("ref").ToString(), gh.Get("workflow_sha").ToString()
+	// A called workflow of another repository is named as its caller names it.
+	if name, at, ok := strings.Cut(file, "@"); ok {
+		if p := strings.SplitN(name, "/", 3); len(p) == 3 {
+			repository, file, ref = p[0]+"/"+p[1], p[2], at
+			sha = r.calledSHA(p[0], p[1], at)
+		}
+	}
+	set("workflow_ref", repository+"/"+file+"@"+ref)
+	set("workflow_sha", cmp.Or(sha, gh.Get("sha").ToString()))
+	set("workflow_repository", repository)
+	set("workflow_file_path", file)
+	m.Set("check_run_id", expr.Number(float64(r.checkRun)))
+	return expr.Object(m)
+}
+
+// calledSHA is the commit that a called workflow of another repository is of.
+func (r *run) calledSHA(owner, repo, ref string) string {
+	r.called.Do(func() {
+		if r.job.Actions == nil {
+			return
+		}
+		if tree, err := r.job.Actions.Resolve(r.hard, action.Ref{Kind: action.Remote, Owner: owner, Repo: repo, Ref: ref}); err == nil {
+			r.calledAt = tree.SHA
+		}
+	})
+	return r.calledAt
+}
+
+// checkRunID is a number for a job that stays the same, as the id of a check is one.
+func checkRunID(run, key string) int64 {
+	h := fnv.New64a()
+	h.Write([]byte(run + "\x00" + key))
+	return int64(h.Sum64()%9e10 + 1e10) // of as many digits as GitHub's, which are shown whole
 }
 
 func object(v expr.Value) expr.Value {
