@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -12,10 +11,8 @@ import (
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/config"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/source"
-	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // project is the repository that `hearth run` stands in.
@@ -28,12 +25,7 @@ type project struct {
 	tag        string // that HEAD is at, then
 	ref        string
 	sha        string
-	before     string // parent of sha, or zeros
-	message    string // of the commit
-	author     string
-	def        string   // default branch
-	changed    []string // paths of the last commit and the working tree
-	known      bool
+	def        string // default branch
 }
 
 const zeroSHA = "0000000000000000000000000000000000000000"
@@ -48,7 +40,7 @@ func findProject(ctx context.Context, dir string) (*project, error) {
 	if info, err := os.Stat(abs); err != nil || !info.IsDir() {
 		return nil, usage("-C %s: there is no such directory", dir)
 	}
-	p := &project{root: abs, server: "https://github.com", def: "main", sha: zeroSHA, before: zeroSHA}
+	p := &project{root: abs, server: "https://github.com", def: "main", sha: zeroSHA}
 	for d := abs; ; d = filepath.Dir(d) {
 		// Above where the user stands counts what is theirs, as with git: anybody may
 		// make a /tmp/.github or a /tmp/.git.
@@ -115,11 +107,6 @@ func theirs(ctx context.Context, dir string, names ...string) bool {
 // read takes from a repository what an event is made of.
 func (p *project) read(ctx context.Context, r *git.Repository) error {
 	p.git, p.sha, p.branch = true, r.Head, r.Branch
-	parent := r.Parent(ctx)
-	if parent != "" {
-		p.before = parent
-	}
-	p.message, p.author = r.Message(ctx)
 	p.repository, p.server = remote(r.Origin, p.server)
 	if d := r.DefaultBranch(ctx); d != "" {
 		p.def = d
@@ -129,11 +116,6 @@ func (p *project) read(ctx context.Context, r *git.Repository) error {
 	if p.branch == "" {
 		p.tag = r.Tag(ctx)
 	}
-	// The paths that a push of what is here would be about: the last commit's, and
-	// what is not committed yet.
-	var err error
-	p.changed, err = r.Changed(ctx, parent)
-	p.known = err == nil
 	return ctx.Err()
 }
 
@@ -169,94 +151,6 @@ func safeName(s string) string {
 		return "project"
 	}
 	return s
-}
-
-// happening makes the event that is asked for out of what is here, or out of
-// the payload that the user gives.
-func (p *project) happening(event, payloadFile, actor string, inputs map[string]string) (*workflow.Happening, error) {
-	h := &workflow.Happening{Event: event, Ref: p.ref, SHA: p.sha, DefaultBranch: p.def, ChangedFiles: p.changed, FilesKnown: p.known, HeadMessage: p.message}
-	payload := map[string]any{}
-	if payloadFile != "" {
-		f, err := os.Open(payloadFile)
-		if err != nil {
-			return nil, usage("--eventpath: %v", err)
-		}
-		defer f.Close()
-		dec := json.NewDecoder(f)
-		dec.UseNumber()
-		if err := dec.Decode(&payload); err != nil {
-			return nil, usage("--eventpath %s: it is not a JSON object: %v", payloadFile, err)
-		}
-	}
-	set := func(key string, v any) {
-		if _, given := payload[key]; !given {
-			payload[key] = v
-		}
-	}
-	owner, name, _ := strings.Cut(p.repository, "/")
-	set("repository", map[string]any{
-		"full_name": p.repository, "name": name, "default_branch": p.def, "private": true,
-		"html_url": p.server + "/" + p.repository, "clone_url": p.server + "/" + p.repository + ".git",
-		"owner": map[string]any{"login": owner, "name": owner},
-	})
-	set("sender", map[string]any{"login": actor, "type": "User"})
-	commit := map[string]any{"id": p.sha, "message": p.message, "author": map[string]any{"name": p.author}, "distinct": true}
-	switch event {
-	case "push":
-		set("ref", p.ref)
-		set("before", p.before)
-		set("after", p.sha)
-		set("created", false)
-		set("deleted", false)
-		set("forced", false)
-		set("base_ref", nil)
-		set("head_commit", commit)
-		set("commits", []any{commit})
-		set("pusher", map[string]any{"name": actor})
-	case "pull_request", "pull_request_target":
-		set("action", "synchronize")
-		set("number", 1)
-		set("pull_request", map[string]any{
-			"number": 1, "state": "open", "title": firstLine(p.message), "draft": false, "merged": false,
-			"head": map[string]any{"ref": orString(p.branch, "detached"), "sha": p.sha, "repo": payload["repository"]},
-			"base": map[string]any{"ref": p.def, "sha": p.before, "repo": payload["repository"]},
-			"user": map[string]any{"login": actor},
-		})
-	case "schedule":
-		set("schedule", "")
-	case "workflow_dispatch":
-		set("ref", p.ref)
-		in := map[string]any{}
-		for k, v := range inputs {
-			in[k] = v
-		}
-		set("inputs", in)
-	}
-	if a, ok := payload["action"].(string); ok {
-		h.Action = a
-	}
-	if event == "push" {
-		if ref, ok := payload["ref"].(string); ok {
-			h.Ref = ref
-		}
-	}
-	if pr, ok := payload["pull_request"].(map[string]any); ok && strings.HasPrefix(event, "pull_request") {
-		branch := func(side string) string {
-			s, _ := pr[side].(map[string]any)
-			ref, _ := s["ref"].(string)
-			return ref
-		}
-		h.BaseRef, h.HeadRef = branch("base"), branch("head")
-		if event == "pull_request" {
-			h.Ref = fmt.Sprintf("refs/pull/%v/merge", pr["number"])
-		}
-	}
-	b, err := json.Marshal(payload)
-	if err != nil {
-		return nil, err
-	}
-	h.Payload, err = expr.ParseJSON(b)
-	return h, err
 }
 
 func orString(s, fallback string) string {

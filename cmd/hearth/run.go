@@ -118,13 +118,14 @@ func (a *app) machineFlags(c *cobra.Command, o *machineOptions) {
 
 // candidate is one workflow file on its way to a run.
 type candidate struct {
-	file     string // relative to the repository
-	src      []byte
-	workflow *workflow.Workflow
-	diags    []workflow.Diagnostic
-	decision workflow.Decision
-	plan     *plan.Run
-	run      ci.Run
+	file      string // relative to the repository
+	src       []byte
+	workflow  *workflow.Workflow
+	diags     []workflow.Diagnostic
+	happening *workflow.Happening // as it hears of it
+	decision  workflow.Decision
+	plan      *plan.Run
+	run       ci.Run
 }
 
 // output is where a run's records go, and what is said beside them.
@@ -182,7 +183,7 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	happening, err := p.happening(o.event, o.eventPath, o.actor, set.inputs)
+	occasion, err := p.occasion(ctx, o.event, o.eventPath, o.actor, set.inputs)
 	if err != nil {
 		return err
 	}
@@ -197,16 +198,16 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := a.choose(ctx, p, o, set, all, happening, resolver)
+	chosen, err := a.choose(ctx, p, o, set, all, occasion, resolver)
 	if err != nil || chosen == nil {
 		return err
 	}
-	return a.perform(ctx, p, o, set, chosen, happening, resolver, policy)
+	return a.perform(ctx, p, o, set, chosen, occasion, resolver, policy)
 }
 
 // choose reads, decides and plans; it answers -l, -g, -n and --explain-triggers
 // itself (chosen is nil then) and refuses what cannot run, all of it at once.
-func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSettings, all []*candidate, h *workflow.Happening, resolver *action.Resolver) (chosen []*candidate, err error) {
+func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSettings, all []*candidate, what *occasion, resolver *action.Resolver) (chosen []*candidate, err error) {
 	var problems, advice []workflow.Diagnostic
 	for _, c := range all {
 		c.workflow, c.diags = workflow.Parse(c.file, c.src, workflow.Options{})
@@ -214,7 +215,10 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 			problems = append(problems, c.diags...)
 			continue
 		}
-		c.decision = c.workflow.Decide(h)
+		if c.happening, err = what.of(c.workflow); err != nil {
+			return nil, err
+		}
+		c.decision = c.workflow.Decide(c.happening)
 	}
 	if o.explain {
 		for _, c := range all {
@@ -260,8 +264,8 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 			continue
 		}
 		c.run = ci.Run{ID: ci.NewID(), Event: o.event, Repository: p.repository, Workflow: cmp.Or(c.workflow.Name, c.file), File: c.file,
-			Ref: h.Ref, SHA: p.sha, Actor: o.actor, Number: 1, Attempt: 1, Created: time.Now()}
-		ds, err := a.plan(ctx, p, o, set, c, h, resolver, filter)
+			Ref: c.happening.Ref, SHA: c.happening.SHA, Actor: o.actor, Number: 1, Attempt: 1, Created: time.Now()}
+		ds, err := a.plan(ctx, p, o, set, c, c.happening, resolver, filter)
 		switch {
 		case err != nil:
 			unfit = append(unfit, fmt.Errorf("%s: %w", c.file, err))
@@ -564,7 +568,7 @@ func didYouMean(event string) string {
 }
 
 // perform runs what was planned and says what came of it.
-func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSettings, chosen []*candidate, h *workflow.Happening, resolver *action.Resolver, policy network.Policy) error {
+func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSettings, chosen []*candidate, what *occasion, resolver *action.Resolver, policy network.Policy) error {
 	s, dirs, err := a.store(ctx, "")
 	if err != nil {
 		return err
@@ -611,9 +615,9 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		late := a.request(set)
 		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
-				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: h.Ref, SHA: p.sha, Attempt: c.run.Attempt,
+				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: c.run.Ref, SHA: c.run.SHA, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver, Results: shared,
-				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files},
+				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files, At: what.at},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
 				Image: func(labels []string) (string, error) {

@@ -229,9 +229,8 @@ func TestAttackEncodings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Head = sha
-	if m, author := r.Message(t.Context()); m != "second" || author != "t" {
-		t.Errorf("%q by %q", m, author)
+	if c := r.Commit(t.Context(), sha); c.Message != "second" || c.Author.Name != "t" || c.Author.When.IsZero() || len(c.Parents) != 1 || c.Tree == "" {
+		t.Errorf("%+v", c)
 	}
 }
 

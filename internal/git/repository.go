@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ErrNoRepository says that a directory is not the top of a repository's working
@@ -408,17 +409,83 @@ func (r *Repository) Parent(ctx context.Context) string {
 	return sha
 }
 
-// Message is the message and the author's name of HEAD, as they are in the commit:
-// git would run iconv with whatever encoding a commit says that it has.
-func (r *Repository) Message(ctx context.Context) (message, author string) {
-	out, _ := r.dir.Run(ctx, "cat-file", "commit", r.Head)
+// Commit reads a commit, as it is in its object: git would run iconv with whatever
+// encoding a commit says that it has.
+func (r *Repository) Commit(ctx context.Context, sha string) Commit {
+	c := Commit{SHA: sha}
+	out, _ := r.dir.Run(ctx, "cat-file", "commit", sha)
 	header, message, _ := strings.Cut(out, "\n\n")
 	for line := range strings.SplitSeq(header, "\n") {
-		if who, ok := strings.CutPrefix(line, "author "); ok {
-			author, _, _ = strings.Cut(who, " <")
+		switch key, rest, _ := strings.Cut(line, " "); key {
+		case "tree":
+			c.Tree = rest
+		case "parent":
+			c.Parents = append(c.Parents, rest)
+		case "author":
+			c.Author = person(rest)
+		case "committer":
+			c.Committer = person(rest)
 		}
 	}
-	return strings.TrimSpace(strings.ToValidUTF8(message, "\uFFFD")), strings.ToValidUTF8(author, "\uFFFD")
+	c.Message = strings.TrimSpace(strings.ToValidUTF8(message, "\uFFFD"))
+	return c
+}
+
+// person reads "Name <email> seconds zone".
+func person(s string) Person {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	name, rest, _ := strings.Cut(s, " <")
+	email, when, _ := strings.Cut(rest, "> ")
+	p := Person{Name: name, Email: email}
+	seconds, zone, _ := strings.Cut(when, " ")
+	if n, err := strconv.ParseInt(seconds, 10, 64); err == nil {
+		p.When = time.Unix(n, 0).UTC()
+		if z, err := time.Parse("-0700", zone); err == nil {
+			p.When = p.When.In(z.Location())
+		}
+	}
+	return p
+}
+
+// MergeBase is the best common ancestor of two commits, "" if there is none.
+func (r *Repository) MergeBase(ctx context.Context, a, b string) string {
+	sha, _ := r.dir.Run(ctx, "merge-base", a, b)
+	return sha
+}
+
+// Remotes says whether there are branches of origin.
+func (r *Repository) Remotes(ctx context.Context) bool {
+	out, _ := r.dir.Run(ctx, "for-each-ref", "--count=1", "--format=%(refname)", "refs/remotes/origin/")
+	return out != ""
+}
+
+// Since are the commits that a commit has, newest first and at most so many, and how
+// many there are in all: those that since does not have, or, if it is "", no branch
+// of origin has.
+func (r *Repository) Since(ctx context.Context, since, commit string, most int) (newest []string, all int) {
+	not := "--remotes=origin"
+	if since != "" {
+		not = since
+	}
+	args := []string{commit, "--not", not}
+	out, err := r.dir.Run(ctx, append([]string{"rev-list", fmt.Sprint("--max-count=", most)}, args...)...)
+	if err != nil || out == "" {
+		return nil, 0
+	}
+	newest = strings.Split(out, "\n")
+	if all = len(newest); all == most {
+		count, _ := r.dir.Run(ctx, append([]string{"rev-list", "--count"}, args...)...)
+		if n, err := strconv.Atoi(count); err == nil {
+			all = n
+		}
+	}
+	return newest, all
+}
+
+// LastTag is the nearest tag that a commit has, "" if it has none.
+func (r *Repository) LastTag(ctx context.Context, commit string) string {
+	tag, _ := r.dir.Run(ctx, "describe", "--tags", "--abbrev=0", commit)
+	return tag
 }
 
 // Tag is a tag that HEAD is at, "" if there is none.
@@ -437,8 +504,8 @@ func (r *Repository) DefaultBranch(ctx context.Context) string {
 	return b
 }
 
-// Changed lists the paths that the last commit changed (all of them, if it is the
-// first), and those that differ in the working tree now.
+// Changed lists the paths that HEAD has changed since a commit (all of them, if it is
+// ""), and those that differ in the working tree now.
 func (r *Repository) Changed(ctx context.Context, parent string) ([]string, error) {
 	show := []string{"diff", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "--no-renames", "--name-only", "-z"}
 	last := []string{"ls-tree", "-r", "-z", "--name-only", "--full-tree", "HEAD"}

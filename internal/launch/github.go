@@ -56,6 +56,14 @@ func GitHubContext(f Facts) expr.Value {
 	set("run_attempt", strconv.Itoa(f.Run.Attempt))
 	set("secret_source", "Actions")
 	set("server_url", f.Server)
+	for key, path := range map[string][]string{
+		"actor_id": {"sender", "id"}, "repository_id": {"repository", "id"}, "repository_owner_id": {"repository", "owner", "id"},
+		"repository_visibility": {"repository", "visibility"},
+	} {
+		if v := f.Payload.At(path...); !v.IsNull() {
+			set(key, v.ToString())
+		}
+	}
 	set("sha", f.Run.SHA)
 	set("workflow", f.Run.Workflow)
 	set("workflow_ref", f.Run.Repository+"/"+f.Run.File+"@"+f.Run.Ref)

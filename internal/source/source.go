@@ -39,6 +39,9 @@ type Dir struct {
 	Repository string // owner/name, for the remote's address
 	Server     string // https://github.com
 	Branch     string // branch that HEAD is on; "" where it is on none
+	// At is the ref that the run is of where that is not what lies in Root: a tag that was
+	// pushed or released. Its commit's tree is checked out, not the working tree.
+	At string
 	// Stay are further files that stay on this host unless they are tracked.
 	Stay []string
 }
@@ -67,7 +70,10 @@ func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Wri
 	if d.Branch != "" {
 		c.Ref = "refs/heads/" + d.Branch
 	}
-	if d.own(req.Ref) || strings.EqualFold(req.Ref, r.Head) {
+	if d.At != "" && req.Ref == "" {
+		req.Ref = d.At
+	}
+	if d.At == "" && d.own(req.Ref) || strings.EqualFold(req.Ref, r.Head) {
 		c.Files = func(ctx context.Context, fn func(git.Content) error) error {
 			files, err := r.Files(ctx)
 			if err != nil {

@@ -386,3 +386,20 @@ func TestPointersAreSaid(t *testing.T) {
 		t.Errorf("%q", said)
 	}
 }
+
+// A run of a tag has the tag's tree, whatever lies in the directory.
+func TestTreeOfTheRunsTag(t *testing.T) {
+	d := repository(t)
+	d.At = "refs/tags/v1"
+	for _, ref := range []string{"", "refs/tags/v1"} {
+		dir, sha := checkout(t, d, action.CheckoutRequest{Ref: ref, Depth: 1})
+		if b, _ := os.ReadFile(dir + "/a.txt"); string(b) != "one" || sha != run(t, d.Root, "git", "rev-parse", "v1^{commit}") {
+			t.Errorf("%q: a.txt is %q at %s", ref, b, sha)
+		}
+	}
+	// Another branch can be asked for.
+	dir, _ := checkout(t, d, action.CheckoutRequest{Ref: "main", Depth: 1})
+	if b, _ := os.ReadFile(dir + "/a.txt"); string(b) == "one" {
+		t.Errorf("main: a.txt is %q", b)
+	}
+}
