@@ -10,6 +10,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/compat"
+	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/image"
 )
 
@@ -45,6 +46,7 @@ Exit code: 0 everything runs, 4 a job cannot, 2 a file is invalid.`,
 	f.BoolVar(&assume, "assume-actions", false, "take actions and workflows that are not at hand as ones that run")
 	f.StringVarP(&o.dir, "directory", "C", ".", "the repository")
 	f.StringArrayVarP(&o.platform, "platform", "P", nil, "label=image")
+	f.StringVar(&o.unknownLabels, "unknown-labels", config.UnknownUbuntu, "as of hearth run")
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
 	return c
 }
@@ -70,7 +72,11 @@ func (a *app) compat(ctx context.Context, o runOptions, args []string, asJSON, s
 	if err != nil {
 		return err
 	}
-	r := a.request(runSettings{platforms: platforms})
+	strict, err := strictLabels(o.unknownLabels)
+	if err != nil {
+		return usage("--unknown-labels %v", err)
+	}
+	r := a.request(runSettings{platforms: platforms, strict: strict})
 	r.Check.Actions, r.Check.Shells, r.Check.AssumeActions = resolver, image.Shells(), assume
 	opt := compat.Options{Check: r.Check, Fits: r.Fits, LabelHint: r.LabelHint, Load: func(ctx context.Context, uses string) ([]byte, error) {
 		ref, err := action.ParseRef(uses)

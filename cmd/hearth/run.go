@@ -44,7 +44,7 @@ type runOptions struct {
 	secretFile, varFile, envFile, inputFile          string
 	envSecretFiles, envVarFiles                      []string
 	matrix, platform, local                          []string
-	network, learn                                   string
+	network, learn, unknownLabels                    string
 	offline, allowMissing                            bool
 }
 
@@ -95,7 +95,8 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.StringArrayVar(&o.matrix, "matrix", nil, "key:value, only these cells of a matrix")
 	f.StringVarP(&o.actor, "actor", "a", "", "who does it (default: the user)")
 	f.StringVarP(&o.dir, "directory", "C", ".", "the repository")
-	f.StringArrayVarP(&o.platform, "platform", "P", nil, "label=image")
+	f.StringArrayVarP(&o.platform, "platform", "P", nil, "label=image; of a runner group group:NAME=image")
+	f.StringVar(&o.unknownLabels, "unknown-labels", config.UnknownUbuntu, "what becomes of labels that nothing is known by: ubuntu (one that begins so runs on the default image) or refuse")
 	f.StringArrayVar(&o.envSecretFiles, "environment-secret-file", nil, "ENV=FILE, secrets of a deployment environment")
 	f.StringArrayVar(&o.envVarFiles, "environment-var-file", nil, "ENV=FILE, variables of a deployment environment")
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
@@ -399,8 +400,16 @@ func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSetting
 // request is what is asked of every job: what machines there are for it.
 func (a *app) request(set runSettings) launch.Request {
 	return launch.Request{
-		Check:     engine.CheckOptions{Results: true, Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
-		Fits:      func(labels []string) error { _, err := image.ForLabels(labels, set.platforms); return err },
+		Check: engine.CheckOptions{Results: true, Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
+		Fits: func(labels []string, group string) (have, remarks []string, err error) {
+			have, remarks, err = image.Take(labels, group, func(label string) bool {
+				return set.platforms[label] != "" || slices.Contains(image.KnownLabels(), label)
+			}, set.strict)
+			if err == nil {
+				_, err = image.ForLabels(have, set.platforms)
+			}
+			return have, remarks, err
+		},
 		LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",
 	}
 }
@@ -457,6 +466,7 @@ func readWorkflows(p *project, where string) ([]*candidate, error) {
 type runSettings struct {
 	secrets, vars, env, inputs map[string]string
 	platforms                  map[string]string
+	strict                     bool // about labels that nothing is known by
 	envSecrets, envVars        map[string]map[string]string
 	files                      []string // that these were read from, absolute
 }
@@ -529,8 +539,25 @@ func (a *app) settings(p *project, o runOptions) (runSettings, error) {
 		s.files[i] = abs
 	}
 	var err error
-	s.platforms, err = o.platforms()
-	return s, err
+	if s.platforms, err = o.platforms(); err != nil {
+		return s, err
+	}
+	s.strict, err = strictLabels(o.unknownLabels)
+	if err != nil {
+		return s, usage("--unknown-labels %v", err)
+	}
+	return s, nil
+}
+
+// strictLabels reads what becomes of labels that nothing is known by.
+func strictLabels(s string) (bool, error) {
+	switch s {
+	case config.UnknownUbuntu, "":
+		return false, nil
+	case config.UnknownRefuse:
+		return true, nil
+	}
+	return false, fmt.Errorf("%s: want %s or %s", s, config.UnknownUbuntu, config.UnknownRefuse)
 }
 
 // platforms are the images that -P names, by label.

@@ -82,7 +82,7 @@ which loses nothing either.`,
 
 // serverLabels are what the workers of a server answer to.
 func serverLabels(cfg config.Config) []string {
-	return append([]string{"self-hosted", "linux", "x64", "ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "debian-12", "debian-latest"}, cfg.Labels...)
+	return append(image.KnownLabels(), cfg.Labels...)
 }
 
 func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
@@ -164,7 +164,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
-		Host: machines, Labels: serverLabels(cfg), Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
+		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: resultsStore(dirs, cfg.Retention, log), Grace: serveGrace, Log: log,
 	})
 	if err != nil {

@@ -67,7 +67,7 @@ type Step struct {
 // Options say what there is.
 type Options struct {
 	Check     engine.CheckOptions // without Files and Note, which are of each file
-	Fits      func(labels []string) error
+	Fits      func(labels []string, group string) (have, remarks []string, err error)
 	LabelHint string
 	// Load reads called workflows of other repositories.
 	Load func(ctx context.Context, uses string) ([]byte, error)
@@ -205,6 +205,9 @@ func jobs(file, event string, run *plan.Run, found map[*plan.Job][]engine.Findin
 		}
 		for _, d := range j.Refused {
 			o.Reasons = once(o.Reasons, say(d))
+		}
+		for _, remark := range j.Remarks {
+			o.Differs = once(o.Differs, remark)
 		}
 		order := map[*workflow.Step]int{}
 		walk(j.Definition.Steps, func(s *workflow.Step) { order[s] = len(order) })

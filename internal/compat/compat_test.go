@@ -25,7 +25,7 @@ func write(t *testing.T, dir, name, text string) string {
 }
 
 var here = Options{Check: engine.CheckOptions{Shells: []string{"bash", "sh"}, AssumeActions: true},
-	Fits: func([]string) error { return nil },
+	Fits: func(labels []string, _ string) ([]string, []string, error) { return labels, nil, nil },
 	Load: func(context.Context, string) ([]byte, error) { return nil, errors.New("nobody is asked") }}
 
 // A local action and a local workflow are read where the file lies; a step is judged

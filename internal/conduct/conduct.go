@@ -200,6 +200,9 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 					fail(s.Finished(a.Job.Key, out.Conclusion, nil))
 					continue
 				}
+				for _, remark := range a.Job.Remarks {
+					c.Sink.Emit(c.Mask.Record(ci.Record{Type: ci.AnnotationRec, Run: c.ID, Job: a.Job.ID, JobKey: a.Job.Key, Level: "notice", Message: remark}))
+				}
 				jobCtx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 				running[a.Job.Key] = stop
 				if a.Job.Opens > 0 {

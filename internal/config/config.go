@@ -145,14 +145,24 @@ type Config struct {
 	SessionTTL Duration `json:"session_ttl"`
 	// Learn is off, advise or act.
 	Learn string `json:"learn"`
-	// Labels are what this host answers to beside the default ones.
+	// Labels are what this host answers to beside the default ones; a runner group is
+	// group:NAME.
 	Labels []string `json:"labels"`
+	// UnknownLabels is what becomes of labels that nobody here is known by: those that
+	// begin with ubuntu run on the default image ("ubuntu"), or none ("refuse").
+	UnknownLabels string `json:"unknown_labels"`
 
 	// Retention is what is kept, and how long.
 	Retention Retention `json:"retention"`
 
 	Doors
 }
+
+// What UnknownLabels may be; "" is the first.
+const (
+	UnknownUbuntu = "ubuntu"
+	UnknownRefuse = "refuse"
+)
 
 // What Jail may be.
 const (
@@ -280,6 +290,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	}
 	text("DRIVER", &c.Driver)
 	text("JAIL", &c.Jail)
+	text("UNKNOWN_LABELS", &c.UnknownLabels)
 	text("LEARN", &c.Learn)
 	text("LOGIN", &c.Login)
 	if v := getenv("HEARTH_HOSTS"); v != "" {
@@ -340,6 +351,11 @@ func (c Config) Validate() error {
 	case "auto", "qemu", "firecracker":
 	default:
 		bad("driver %q: want auto, qemu or firecracker", c.Driver)
+	}
+	switch c.UnknownLabels {
+	case "", UnknownUbuntu, UnknownRefuse:
+	default:
+		bad("unknown_labels %q: want %s or %s", c.UnknownLabels, UnknownUbuntu, UnknownRefuse)
 	}
 	switch c.Jail {
 	case JailRequire, JailBest:

@@ -42,6 +42,9 @@ type Config struct {
 	Host machine.Host // where jobs get their machines
 	// Labels are what this server's workers answer to.
 	Labels []string
+	// StrictLabels leaves out jobs with a label that nobody is known by; otherwise one
+	// that begins with ubuntu stands for the default image.
+	StrictLabels bool
 	// Machines is how many jobs run at once; 0 is 1.
 	Machines int
 

@@ -283,7 +283,7 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o oc
 		},
 		Check: engine.CheckOptions{
 			Actions: d.cfg.Actions, Shells: d.cfg.Shells, Results: d.cfg.Results != nil,
-			Mapped: d.mapped,
+			Mapped: d.has,
 			Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
 				b, err := repo.File(ctx, name, o.SHA)
 				switch {
@@ -304,28 +304,23 @@ func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o oc
 
 // late looks at a job that is about to start as build looks at those that are known.
 func (d *Dispatcher) late(j *plan.Job) {
-	r := launch.Request{Check: engine.CheckOptions{Mapped: d.mapped, Results: d.cfg.Results != nil}, Fits: d.fits, LabelHint: d.labelHint()}
+	r := launch.Request{Check: engine.CheckOptions{Mapped: d.has, Results: d.cfg.Results != nil}, Fits: d.fits, LabelHint: d.labelHint()}
 	r.Late(j)
 }
 
-func (d *Dispatcher) mapped(label string) bool { return d.fits([]string{label}) == nil }
+// has reports whether the workers here answer to a label.
+func (d *Dispatcher) has(label string) bool {
+	return slices.ContainsFunc(d.cfg.Labels, func(have string) bool { return strings.EqualFold(have, label) })
+}
 
 func (d *Dispatcher) labelHint() string {
 	return "this server's runners have the labels " + strings.Join(d.cfg.Labels, ", ")
 }
 
-// fits says why no worker here can take a job with these labels. A job that
-// nobody can ever take must not wait in silence.
-func (d *Dispatcher) fits(labels []string) error {
-	for _, l := range labels {
-		if !slices.ContainsFunc(d.cfg.Labels, func(have string) bool { return strings.EqualFold(have, l) }) {
-			if _, err := image.ForLabels([]string{l}, nil); err != nil {
-				return err
-			}
-			return fmt.Errorf("runs-on label %q: no runner of this server has it", l)
-		}
-	}
-	return nil
+// fits says by which labels a worker is asked for that can take a job, or why there
+// is none. A job that nobody can ever take must not wait in silence.
+func (d *Dispatcher) fits(labels []string, group string) (have, remarks []string, err error) {
+	return image.Take(labels, group, d.has, d.cfg.StrictLabels)
 }
 
 // public reads a workflow of another repository without any credentials.

@@ -53,12 +53,72 @@ func ForLabels(labels []string, override map[string]string) (string, error) {
 	return image, nil
 }
 
+// KnownLabels are those that the default image stands for.
+func KnownLabels() []string {
+	return []string{"self-hosted", "linux", "x64", "ubuntu-latest", "ubuntu-slim", "ubuntu-26.04", "ubuntu-24.04", "ubuntu-22.04", "ubuntu-20.04",
+		"debian-12", "debian-latest"}
+}
+
+// GroupLabel is how a runner group is named among labels: in -P, in the settings of
+// a server, and where a job asks for a machine.
+func GroupLabel(group string) string { return "group:" + group }
+
+// StandIn is the label of the machines that take jobs with an unknown label for an
+// Ubuntu: see [Unknown].
+const StandIn = "ubuntu-latest"
+
+// Take says which labels a machine is asked for by that takes a job with these, and
+// with a runner group ("" is none). known are the labels that there are. A label that
+// nobody knows and that begins with ubuntu is the name that somebody gave to a larger
+// runner: machines with [StandIn] take its job, which is remarked, unless strict. So
+// is the group of a job whose labels will do. Otherwise the error says why not.
+func Take(labels []string, group string, known func(label string) bool, strict bool) (have, remarks []string, err error) {
+	for _, label := range labels {
+		name := strings.ToLower(strings.TrimSpace(label))
+		switch reason := refused(name); {
+		case known(name):
+			have = append(have, label)
+		case reason == "":
+			return nil, nil, &LabelError{label, "no runner of this server has it"}
+		case strict || !strings.HasPrefix(name, "ubuntu") || foreignCPU(name):
+			return nil, nil, &LabelError{label, reason}
+		default:
+			remarks = append(remarks, fmt.Sprintf("Nothing here is known by the label '%s': the job runs on the default image, in a machine of the usual size.", label))
+			if !slices.Contains(have, StandIn) {
+				have = append(have, StandIn)
+			}
+		}
+	}
+	if group == "" {
+		return have, remarks, nil
+	}
+	switch label := GroupLabel(group); {
+	case slices.Contains(have, label):
+	case known(strings.ToLower(label)):
+		have = append(have, label)
+	case strict || len(labels) == 0:
+		return nil, nil, &LabelError{label, refused(strings.ToLower(label))}
+	default:
+		remarks = append(remarks, fmt.Sprintf("Nothing here is known by the runner group '%s': the job's labels say where it runs.", group))
+	}
+	return have, remarks, nil
+}
+
+// foreignCPU reports whether a label asks for another processor than the machines
+// have.
+func foreignCPU(label string) bool {
+	return slices.ContainsFunc(strings.FieldsFunc(label, func(r rune) bool { return r == '-' || r == '_' || r == '.' || r == ' ' || r == ':' }),
+		func(part string) bool {
+			return slices.Contains([]string{"arm", "arm64", "aarch64", "armv7", "s390x", "ppc64le", "riscv64"}, part)
+		})
+}
+
 // refused says why a label has no image, "" if it has.
 func refused(label string) string {
-	switch label {
-	case "ubuntu-latest", "ubuntu-24.04", "ubuntu-22.04", "debian-12", "debian-latest", "self-hosted", "linux", "x64":
+	if slices.Contains(KnownLabels(), label) {
 		return ""
-	case "arm64", "arm":
+	}
+	if foreignCPU(label) {
 		return "this machine runs x86-64 guests only"
 	}
 	for _, os := range []string{"windows", "macos"} {

@@ -255,6 +255,48 @@ func TestForLabels(t *testing.T) {
 	}
 }
 
+// A name that somebody gave to a larger Ubuntu stands for the usual one, and says so;
+// no other unknown label does.
+func TestTake(t *testing.T) {
+	known := func(label string) bool {
+		return slices.Contains([]string{"gpu", "group:big", "ubuntu-latest", "ubuntu-24.04"}, label)
+	}
+	for _, c := range []struct {
+		labels, group string
+		strict        bool
+		have          string
+		remarks       int
+		err           string
+	}{
+		{"ubuntu-latest", "", true, "ubuntu-latest", 0, ""},
+		{"Ubuntu-24.04 GPU", "", false, "Ubuntu-24.04 GPU", 0, ""},
+		{"ubuntu-latest-16-cores", "", false, "ubuntu-latest", 1, ""},
+		{"ubuntu-a ubuntu-b", "", false, "ubuntu-latest", 2, ""},
+		{"ubuntu-latest-16-cores", "", true, "", 0, "-P ubuntu-latest-16-cores=debian-12"},
+		{"ubuntu-24.04-arm", "", false, "", 0, "x86-64 guests only"},
+		{"ubuntu-22.04-arm64-4core", "", false, "", 0, "x86-64 guests only"},
+		{"farm", "", false, "", 0, "no image is known by it"},
+		{"windows-2022-8core", "", false, "", 0, "there is no windows image"},
+		{"ubuntu-slim", "", false, "", 0, "no runner of this server has it"},
+		{"", "big", true, "group:big", 0, ""},
+		{"gpu", "Big", false, "gpu group:Big", 0, ""},
+		{"gpu group:big", "big", false, "gpu group:big", 0, ""},
+		{"ubuntu-xl", "other", false, "ubuntu-latest", 2, ""},
+		{"", "other", false, "", 0, "-P group:other=debian-12"},
+		{"gpu", "other", true, "", 0, "-P group:other=debian-12"},
+	} {
+		have, remarks, err := Take(strings.Fields(c.labels), c.group, known, c.strict)
+		if strings.Join(have, " ") != c.have || len(remarks) != c.remarks || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q %q: %v, %v, %v", c.labels, c.group, have, remarks, err)
+		}
+	}
+	for _, label := range KnownLabels() {
+		if name, err := ForLabels([]string{label}, nil); err != nil || name != DefaultName {
+			t.Errorf("%s: %s, %v", label, name, err)
+		}
+	}
+}
+
 func TestPackages(t *testing.T) {
 	got, err := cleanPackages([]string{"redis", "cmake", "redis", "git"})
 	if err != nil || !slices.Equal(got, []string{"cmake", "redis"}) {

@@ -49,9 +49,10 @@ type Request struct {
 	Planned func(*plan.Run)
 	// Check is what there is to run a job with.
 	Check engine.CheckOptions
-	// Fits says why no machine here takes a job with these labels; nil is that one
-	// does.
-	Fits func(labels []string) error
+	// Fits says which labels a machine has that takes a job that asks for these, and
+	// for a group ("" is none), with what there is to remark; or why there is none. nil
+	// takes all.
+	Fits func(labels []string, group string) (have []string, remarks []string, err error)
 	// InputHint and LabelHint say what to do about inputs and labels that will not do.
 	InputHint, LabelHint string
 }
@@ -116,11 +117,19 @@ func (r *Request) inputs() (inputs expr.Value, ds []workflow.Diagnostic) {
 // labels refuses a job that no machine takes: one that nobody can ever take must not
 // wait in silence. A place of which something is said already is not spoken of twice.
 func (r *Request) labels(j *plan.Job) {
-	if r.Fits == nil || j.IsCall() || j.Deferred || len(j.Labels) == 0 {
+	if r.Fits == nil || j.IsCall() || j.Deferred || len(j.Labels) == 0 && j.RunnerGroup == "" {
 		return
 	}
-	err := r.Fits(j.Labels)
+	have, remarks, err := r.Fits(j.Labels, j.RunnerGroup)
 	if err == nil {
+		if len(j.Refused) == 0 {
+			j.Labels = have
+			for _, remark := range remarks {
+				if !slices.Contains(j.Remarks, remark) {
+					j.Remarks = append(j.Remarks, remark)
+				}
+			}
+		}
 		return
 	}
 	pos := j.Definition.Pos

@@ -183,7 +183,8 @@ type Job struct {
 
 	Needs []string `json:"needs,omitempty"` // job ids of the same file
 
-	// Labels and RunnerGroup are what runs-on asks for.
+	// Labels and RunnerGroup are what runs-on asks for; once it is known which machine
+	// takes the job, Labels are those that it is asked for by.
 	Labels      []string     `json:"labels,omitempty"`
 	RunnerGroup string       `json:"runner_group,omitempty"`
 	Environment *Environment `json:"environment,omitempty"`
@@ -205,6 +206,9 @@ type Job struct {
 	// the plan writes it down, and whoever drives the run ends the job as NotRun
 	// where it would have started.
 	Refused []workflow.Diagnostic `json:"refused,omitempty"`
+
+	// Remarks are what there is to say of where it runs, when it starts.
+	Remarks []string `json:"remarks,omitempty"`
 
 	// Definition is the job as written and Workflow its file: templates, shared by
 	// all cells and never to be changed. UnmarshalJSON of Run sets them.
