@@ -356,22 +356,6 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 	waiting := map[string]bool{}
 	if def.With != nil {
 		for _, pair := range def.With.Pairs {
-			if pair.Key.Kind != workflow.String {
-				// ${{ insert }} or a key that is an expression: all or nothing.
-				if p.waits(def.With, outer, needs != nil) {
-					c.Pending = true
-					continue
-				}
-				v, err := (&workflow.Value{Kind: workflow.Mapping, Pos: def.With.Pos, Pairs: []workflow.Pair{pair}}).Eval(env)
-				if err != nil {
-					return inputError(j, err, pair.Value.Pos)
-				}
-				for k, val := range v.AsMap().All() {
-					given.Set(k, val)
-					at[fold(k)] = pair.Value.Pos
-				}
-				continue
-			}
 			name := fold(pair.Key.Str)
 			if p.waits(pair.Value, outer, needs != nil) {
 				waiting[name] = true
@@ -402,9 +386,6 @@ func (p *planner) inputs(j *Job, c *Call, needs *expr.Value) error {
 		pos := at[fold(in.Name)]
 		if !ok {
 			if in.Required {
-				if c.Pending {
-					continue // an insert may still bring it
-				}
 				return errorAt(def.UsesPos, "Input %s is required, but not provided while calling.", in.Name)
 			}
 			if in.Default == nil {

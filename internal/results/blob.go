@@ -98,7 +98,7 @@ func (n *Session) blob(w http.ResponseWriter, r *http.Request) {
 	var f *fault
 	if !errors.As(err, &f) {
 		if r.Context().Err() == nil {
-			n.store.log.Error("results", "repository", n.job.Repository, "run", n.job.Run, "error", err)
+			n.store.log.Error("results", "repository", n.job.Repository, "run", n.job.Run, "err", err)
 		}
 		f = &fault{http.StatusInternalServerError, "InternalError", "the runner could not do it; its log says why"}
 	}

@@ -194,7 +194,7 @@ func (n *Session) call(w http.ResponseWriter, r *http.Request, method string) {
 	if err != nil {
 		var told *refusal
 		if !errors.As(err, &told) {
-			n.store.log.Error("results", "method", method, "repository", n.job.Repository, "run", n.job.Run, "error", err)
+			n.store.log.Error("results", "method", method, "repository", n.job.Repository, "run", n.job.Run, "err", err)
 			told = &refusal{internalError, "the runner could not do it; its log says why"}
 		}
 		status, answer = told.code.status, map[string]any{"code": told.code.name, "msg": told.msg}

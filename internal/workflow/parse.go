@@ -3,6 +3,7 @@ package workflow
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hearth-ci/hearth/internal/expr"
 )
@@ -325,7 +326,7 @@ func (c *converter) concurrency(v *Value) *Concurrency {
 			out.Queue = q
 		}
 	}
-	if g := out.Group; g != nil && !v.bad && g.Kind == String && len(g.Str) > 400 {
+	if g := out.Group; g != nil && !v.bad && g.Kind == String && utf8.RuneCountInString(g.Str) > 400 {
 		c.errorf(v.Pos, "concurrency", "", "Concurrency group name must be less than 400 characters")
 	}
 	return out

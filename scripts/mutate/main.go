@@ -10,8 +10,7 @@
 // repeated; another seed is other places.
 //
 // Every test runs once by itself on the code as it is, for its time and for the
-// lines that it runs. A change is built once, and only the tests that run its line
-// are run on it, the quick ones first; a change in a line that no test runs
+// lines that it runs. Only the tests that run the line of a change are run on it, the quick ones first; a change in a line that no test runs
 // survives without being built. Tests that take longer than -slow are left out,
 // and so are those that fail as they are: both are named.
 //
@@ -70,6 +69,9 @@ func main() {
 		all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.at, *only) })
 		r := rand.New(rand.NewPCG(*seed, *seed))
 		r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		if err := s.buildTogether(all[:min(len(all), *n+*n/5)]); err != nil {
+			fatal(err)
+		}
 		k, tried, late := 0, 0, 0
 		for _, m := range all {
 			if tried == *n {

@@ -16,10 +16,12 @@ import (
 // mutant is one change of one file.
 type mutant struct {
 	file     string // absolute
+	pkg      string // its name
 	at       string // file:line
 	what     string
 	diff     string // the lines before and after
 	text     []byte // of the whole changed file
+	edit     edit   // that makes the change one of many in a file
 	place    place
 	between  bool      // it is between the blocks that are counted
 	function *[2]place // that it is in
@@ -59,7 +61,7 @@ func mutants(pkg string) ([]mutant, error) {
 		was := text()
 		var function *[2]place
 		var cases [][2]token.Pos
-		add := func(pos token.Pos, what string, change func() (undo func())) {
+		add := func(pos token.Pos, what string, e edit, change func() (undo func())) {
 			undo := change()
 			defer undo()
 			now := text()
@@ -68,7 +70,7 @@ func mutants(pkg string) ([]mutant, error) {
 			}
 			p := at(pos)
 			all = append(all, mutant{
-				file: path, at: fmt.Sprintf("%s:%d", name, p.line), what: what, diff: diff(was, now), text: []byte(now), place: p, function: function,
+				file: path, pkg: f.Name.Name, at: fmt.Sprintf("%s:%d", name, p.line), what: what, diff: diff(was, now), text: []byte(now), edit: e.in(fset), place: p, function: function,
 				between: slices.ContainsFunc(cases, func(c [2]token.Pos) bool { return c[0] <= pos && pos < c[1] }),
 			})
 		}
@@ -117,7 +119,7 @@ var turned = map[token.Token]token.Token{
 }
 
 // changes adds what can be changed at a node, and says whether to look below it.
-func changes(n ast.Node, add func(pos token.Pos, what string, change func() (undo func()))) bool {
+func changes(n ast.Node, add adder) bool {
 	switch n := n.(type) {
 	case *ast.GenDecl:
 		return n.Tok == token.VAR // constants and types are not what tests are about
@@ -132,7 +134,7 @@ func changes(n ast.Node, add func(pos token.Pos, what string, change func() (und
 		}
 		if to, ok := turned[n.Op]; ok {
 			from := n.Op
-			add(n.OpPos, fmt.Sprintf("%s → %s", from, to), func() func() { n.Op = to; return func() { n.Op = from } })
+			add(n.OpPos, fmt.Sprintf("%s → %s", from, to), turn(n), func() func() { n.Op = to; return func() { n.Op = from } })
 		}
 	case *ast.IfStmt:
 		if n.Else == nil && n.Init == nil && !slices.ContainsFunc(n.Body.List, func(s ast.Stmt) bool { return !isUnseen(s) }) {
@@ -140,7 +142,11 @@ func changes(n ast.Node, add func(pos token.Pos, what string, change func() (und
 		}
 		was := n.Cond
 		for _, to := range []string{"true", "false"} {
-			add(n.Pos(), "if … → if "+to, func() func() {
+			e := around(was, "(mutant__ == § || (", "))")
+			if to == "false" {
+				e = around(was, "(mutant__ != § && (", "))")
+			}
+			add(n.Pos(), "if … → if "+to, e, func() func() {
 				// The condition stays, so that what it names is still used.
 				op := token.LOR
 				if to == "false" {
@@ -159,14 +165,17 @@ func changes(n ast.Node, add func(pos token.Pos, what string, change func() (und
 	case *ast.BasicLit:
 		if v, err := strconv.Atoi(n.Value); err == nil && n.Kind == token.INT {
 			was := n.Value
-			add(n.Pos(), fmt.Sprintf("%d → %d", v, v+1), func() func() { n.Value = strconv.Itoa(v + 1); return func() { n.Value = was } })
+			add(n.Pos(), fmt.Sprintf("%d → %d", v, v+1), around(n, "number__(§, ", ")"), func() func() { n.Value = strconv.Itoa(v + 1); return func() { n.Value = was } })
 		}
 	}
 	return true
 }
 
+// adder adds a change, in two ways: by itself, and as one of many.
+type adder = func(pos token.Pos, what string, e edit, change func() (undo func()))
+
 // leave adds the statements of a list that can be left out.
-func leave(list *[]ast.Stmt, add func(pos token.Pos, what string, change func() (undo func()))) {
+func leave(list *[]ast.Stmt, add adder) {
 	for i, s := range *list {
 		what := ""
 		switch s := s.(type) {
@@ -192,7 +201,7 @@ func leave(list *[]ast.Stmt, add func(pos token.Pos, what string, change func() 
 			continue
 		}
 		was := *list
-		add(s.Pos(), what, func() func() {
+		add(s.Pos(), what, around(s, "if mutant__ != § { ", " }"), func() func() {
 			*list = slices.Delete(slices.Clone(was), i, i+1)
 			return func() { *list = was }
 		})

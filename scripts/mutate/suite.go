@@ -24,6 +24,9 @@ type suite struct {
 	pkg   string
 	skip  string
 	tests []*test // the quick ones first
+
+	ids      map[string]int    // of the changes that are built together
+	together map[string]string // binaries with all of them, by the tests' package
 }
 
 // test is one test function, alone.
@@ -143,29 +146,22 @@ func (s *suite) try(m mutant) (by string, err error) {
 	if len(tests) == 0 {
 		return "", nil
 	}
-	changed := filepath.Join(s.dir, "changed.go")
-	if err := os.WriteFile(changed, m.text, 0o600); err != nil {
-		return "", err
+	var built map[string]string
+	id, together := s.ids[m.key()]
+	if together {
+		built = s.together
+	} else {
+		built = map[string]string{}
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {m.file: changed}})
-	if err != nil {
-		return "", err
-	}
-	list := filepath.Join(s.dir, "overlay.json")
-	if err := os.WriteFile(list, overlay, 0o600); err != nil {
-		return "", err
-	}
-	built := map[string]string{}
 	for len(tests) > 0 {
 		// Those of one package together, until they have taken a second.
-		binary, names, took := built[tests[0].pkg], []string{}, time.Duration(0)
-		pkg := tests[0].pkg
+		pkg, names, took := tests[0].pkg, []string{}, time.Duration(0)
 		for len(tests) > 0 && tests[0].pkg == pkg && took < time.Second {
 			names, took, tests = append(names, tests[0].name), took+tests[0].took, tests[1:]
 		}
-		if binary == "" {
-			binary = filepath.Join(s.dir, fmt.Sprintf("changed%d.test", len(built)))
-			if out, err := run(10*time.Minute, ".", "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay="+list, "-o", binary, pkg); err != nil {
+		if built[pkg] == "" {
+			binary := filepath.Join(s.dir, "changed.test")
+			if out, err := s.build(pkg, binary, map[string][]byte{m.file: m.text}); err != nil {
 				if len(out) > 0 {
 					return "", errBuild
 				}
@@ -174,7 +170,7 @@ func (s *suite) try(m mutant) (by string, err error) {
 			built[pkg] = binary
 		}
 		limit := 10*time.Second + 4*took
-		out, err := run(limit, pkg, binary, "-test.failfast", "-test.skip="+s.skip, "-test.run=^("+strings.Join(names, "|")+")$")
+		out, err := run(limit, pkg, "env", fmt.Sprint("MUTANT=", id), built[pkg], "-test.failfast", "-test.skip="+s.skip, "-test.run=^("+strings.Join(names, "|")+")$")
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			return timedOut, nil
@@ -186,6 +182,27 @@ func (s *suite) try(m mutant) (by string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// build builds a package's tests with files of other text.
+func (s *suite) build(pkg, binary string, files map[string][]byte, flags ...string) ([]byte, error) {
+	replace := map[string]string{}
+	for name, text := range files {
+		replace[name] = filepath.Join(s.dir, filepath.Base(name))
+		if err := os.WriteFile(replace[name], text, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replace})
+	if err != nil {
+		return nil, err
+	}
+	list := filepath.Join(s.dir, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		return nil, err
+	}
+	args := append([]string{"go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay=" + list, "-o", binary}, flags...)
+	return run(10*time.Minute, ".", append(args, pkg)...)
 }
 
 var failed = regexp.MustCompile(`(?m)^--- FAIL: (\S+)`)
