@@ -11,6 +11,7 @@ package compat
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -293,7 +294,13 @@ func happening(event string, run ci.Run) *workflow.Happening {
 		payload["pull_request"] = map[string]any{"number": 1, "state": "open", "head": side, "base": side, "user": who}
 		h.Action, h.BaseRef, h.HeadRef = "synchronize", "main", "topic"
 	}
-	h.Payload = expr.FromGo(payload)
+	b, err := json.Marshal(payload)
+	if err == nil {
+		h.Payload, err = expr.ParseJSON(b)
+	}
+	if err != nil {
+		panic(err) // it is all above
+	}
 	return h
 }
 

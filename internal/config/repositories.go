@@ -78,12 +78,6 @@ type Limit struct {
 // defaultTimeout is GitHub's 360 minutes.
 const defaultTimeout = 6 * time.Hour
 
-// DefaultPolicy is what holds where nothing is set.
-func DefaultPolicy() Policy {
-	l := Limit{MaxTimeout: defaultTimeout}
-	return Policy{Approval: ApprovalFirstTime, Own: l, Fork: l}
-}
-
 // UnmarshalJSON reads a list of patterns, or an object.
 func (r *Repositories) UnmarshalJSON(b []byte) error {
 	var list []string

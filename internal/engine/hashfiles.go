@@ -40,7 +40,7 @@ func (r *run) hashFiles(ctx context.Context, args []expr.Value) (expr.Value, err
 	tree, err := r.listWorkspace(ctx, expr.Follows(patterns))
 	sum := ""
 	if err == nil {
-		sum, err = expr.HashFilesAt(tree, r.layout.Workspace, patterns)
+		sum, err = expr.HashFiles(tree, r.layout.Workspace, patterns)
 	}
 	if err != nil {
 		// An expression that fails is the author's; a machine that is gone is not.

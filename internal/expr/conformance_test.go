@@ -94,7 +94,7 @@ func (c *conformanceCase) run() error {
 	if want.Kind() == KindNull && v.Kind() == KindNumber && v.AsNumber()-v.AsNumber() != 0 {
 		return nil // as JavaScript writes NaN and the infinities
 	}
-	if !Identical(v, want) {
+	if !identical(v, want) {
 		return fmt.Errorf("got %s, want %s", v.JSON(), want.JSON())
 	}
 	return nil

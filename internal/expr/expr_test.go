@@ -104,7 +104,7 @@ func TestEval(t *testing.T) {
 		got, err := e.Eval(env)
 		if err != nil {
 			t.Errorf("%s: %v", c.src, err)
-		} else if want := mustJSON(t, c.want); !Identical(got, want) {
+		} else if want := mustJSON(t, c.want); !identical(got, want) {
 			t.Errorf("%s = %s, want %s", c.src, got.JSON(), want.JSON())
 		}
 	}
@@ -229,18 +229,12 @@ func TestTemplate(t *testing.T) {
 		if tm.Expr().Source() != c.expr || tm.IsLiteral() != (c.expr == "") {
 			t.Errorf("%s: expression %q, want %q", c.src, tm.Expr().Source(), c.expr)
 		}
-		for _, p := range tm.Pieces() {
-			if !strings.HasPrefix(c.src[p.Offset:], p.Expr.Source()) {
-				t.Errorf("%s: piece %q is not at %d", c.src, p.Expr, p.Offset)
-			}
+		v, err := String(tm.Literal()), error(nil)
+		if e := tm.Expr(); e != nil {
+			v, err = e.Eval(env)
 		}
-		if v, err := tm.Eval(env); err != nil || !Identical(v, mustJSON(t, c.want)) {
+		if err != nil || !identical(v, mustJSON(t, c.want)) {
 			t.Errorf("%s = %s, %v, want %s", c.src, v.JSON(), err, c.want)
-		}
-		b, err := json.Marshal(tm)
-		var back Template
-		if err != nil || json.Unmarshal(b, &back) != nil || back.Source() != c.src || back.Expr().Source() != c.expr {
-			t.Errorf("%s: JSON %s does not lead back", c.src, b)
 		}
 	}
 	if tm, err := ParseTemplate("${{ insert }}", nil); err != nil || !tm.IsInsert() || tm.IsLiteral() {
@@ -308,15 +302,6 @@ func TestMap(t *testing.T) {
 	}
 }
 
-func TestFromGo(t *testing.T) {
-	type name string
-	x := 7
-	v := FromGo(map[string]any{"b": []int{1, 2}, "a": map[name]bool{"t": true}, "c": &x, "d": (*int)(nil), "e": name("n"), "f": uint8(3), "g": []string{"s"}})
-	if want := mustJSON(t, `{"a":{"t":true},"b":[1,2],"c":7,"d":null,"e":"n","f":3,"g":["s"]}`); !Identical(v, want) {
-		t.Errorf("got %s", v.JSON())
-	}
-}
-
 func TestParseJSONIsStrict(t *testing.T) {
 	for _, s := range []string{"", " ", "{", "[1,]", "{\"a\":1,}", "'a'", "{a:1}", "01", "+1", ".5", "1.", "NaN", "nul", "1 2", "\"\n\"", "// x\n1", "\"\\x\"", strings.Repeat("[", 600)} {
 		if v, err := ParseJSON([]byte(s)); err == nil {
@@ -326,7 +311,7 @@ func TestParseJSONIsStrict(t *testing.T) {
 	const s = `{"z":1.5,"a":[null,true,-0.25,1e+100,"\u00e9\n"],"n":12345678901234567890}`
 	v := mustJSON(t, s)
 	b, err := json.Marshal(v)
-	if err != nil || !Identical(mustJSON(t, string(b)), v) || v.AsMap().Keys()[0] != "z" {
+	if err != nil || !identical(mustJSON(t, string(b)), v) || v.AsMap().Keys()[0] != "z" {
 		t.Errorf("got %s, %v", b, err)
 	}
 	if b, _ := Number(math.NaN()).MarshalJSON(); string(b) != "null" {
@@ -384,7 +369,7 @@ func FuzzEval(f *testing.F) {
 			}
 			return
 		}
-		if again, err := e.Eval(env); err != nil || !Identical(v, again) {
+		if again, err := e.Eval(env); err != nil || !identical(v, again) {
 			t.Errorf("%q: first %s, then %s, %v", s, v.JSON(), again.JSON(), err)
 		}
 		v.Truthy()
@@ -414,7 +399,7 @@ func FuzzTemplate(f *testing.F) {
 		if again, err := parseAny(tm.Expr().Source()); err != nil {
 			t.Errorf("%q: made %q, which does not parse: %v", s, again, err)
 		}
-		tm.Eval(&Env{MaxMemory: 1 << 20, MaxWork: 1 << 22})
+		tm.Expr().Eval(&Env{MaxMemory: 1 << 20, MaxWork: 1 << 22})
 	})
 }
 
@@ -488,4 +473,44 @@ func TestTruth(t *testing.T) {
 			t.Errorf("%s: %s, want %s", src, got, want)
 		}
 	}
+}
+
+// identical reports whether a and b hold the same data: like ==, but arrays and
+// objects are compared by their members (the order of keys and filtering do not
+// count), text with its case, and NaN is identical to itself.
+func identical(a, b Value) bool {
+	if a.kind != b.kind {
+		return false
+	}
+	switch a.kind {
+	case KindNull:
+		return true
+	case KindBool:
+		return a.num == b.num
+	case KindNumber:
+		return a.num == b.num || math.IsNaN(a.num) && math.IsNaN(b.num)
+	case KindString:
+		return a.str == b.str
+	case KindArray:
+		x, y := a.AsArray(), b.AsArray()
+		if len(x) != len(y) {
+			return false
+		}
+		for i := range x {
+			if !identical(x[i], y[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	if a.obj.Len() != b.obj.Len() {
+		return false
+	}
+	for k, x := range a.obj.All() {
+		y, ok := b.obj.Get(k)
+		if !ok || !identical(x, y) {
+			return false
+		}
+	}
+	return true
 }

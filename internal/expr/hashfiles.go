@@ -13,13 +13,6 @@ import (
 	"strings"
 )
 
-// HashFiles is the function hashFiles over a workspace: the SHA-256, in hex, of
-// the SHA-256 of every file that the patterns match, in the order of GitHub's
-// walk; empty if none matches. See [HashFilesAt].
-func HashFiles(fsys fs.FS, patterns []string) (string, error) {
-	return HashFilesAt(fsys, "", patterns)
-}
-
 // FileHasher is a file system that gives the SHA-256 of many files at once, in the
 // order of their names.
 type FileHasher interface {
@@ -35,7 +28,9 @@ func Follows(patterns []string) bool {
 // maxHashEntries bounds the files and directories that one call looks at.
 const maxHashEntries = 5_000_000
 
-// HashFilesAt is [HashFiles] where root is the absolute path that the workspace
+// HashFiles is the function hashFiles over a workspace: the SHA-256, in hex, of
+// the SHA-256 of every file that the patterns match, in the order of GitHub's
+// walk; empty if none matches. root is the absolute path that the workspace
 // has for the workflow, so that absolute patterns below it are understood.
 //
 // Patterns are those of @actions/glob: *, ?, [abc], **, ! to exclude what earlier
@@ -44,7 +39,7 @@ const maxHashEntries = 5_000_000
 // Symbolic links to files are hashed as the file; those to directories are not
 // followed unless the first argument is --follow-symbolic-links. One that leads
 // nowhere is an error, but among those that are followed it does not count.
-func HashFilesAt(fsys fs.FS, root string, patterns []string) (string, error) {
+func HashFiles(fsys fs.FS, root string, patterns []string) (string, error) {
 	follow := Follows(patterns)
 	if follow {
 		patterns = patterns[1:]

@@ -58,16 +58,16 @@ func TestHashFiles(t *testing.T) {
 		{"/w/s", "[x].txt a/.hidden/go.sum a/b/go.sum a/b/x.lock a/go.sum foo/bar.txt foo/baz/qux.txt foo2 go.sum package-lock.json z.sum/inner"},
 		{"nothing-here", ""},
 	} {
-		got, err := HashFilesAt(fsys, "/w/s", strings.Fields(c.patterns))
+		got, err := HashFiles(fsys, "/w/s", strings.Fields(c.patterns))
 		if err != nil || got != hashOf(strings.Fields(c.want)...) {
 			t.Errorf("%s: %s, %v", c.patterns, got, err)
 		}
 	}
-	if got, err := HashFiles(fsys, []string{"# all\n\n  **/go.sum \n!a/**"}); err != nil || got != hashOf("go.sum") {
+	if got, err := HashFiles(fsys, "", []string{"# all\n\n  **/go.sum \n!a/**"}); err != nil || got != hashOf("go.sum") {
 		t.Errorf("lines: %s, %v", got, err)
 	}
 	for _, bad := range []string{"../x", "a/./b", "!", "--what"} {
-		if _, err := HashFiles(fsys, []string{bad}); err == nil {
+		if _, err := HashFiles(fsys, "", []string{bad}); err == nil {
 			t.Errorf("%s: no error", bad)
 		}
 	}
@@ -83,13 +83,13 @@ func TestHashFilesLinks(t *testing.T) {
 		}
 	}
 	fsys := os.DirFS(dir)
-	if _, err := HashFiles(fsys, []string{"**"}); err == nil || !strings.Contains(err.Error(), "broken is a symbolic link that leads nowhere") {
+	if _, err := HashFiles(fsys, "", []string{"**"}); err == nil || !strings.Contains(err.Error(), "broken is a symbolic link that leads nowhere") {
 		t.Errorf("a dangling link: %v", err)
 	}
-	if got, err := HashFiles(fsys, []string{"**", "!broken"}); err != nil || got != hashOf("f", "f") {
+	if got, err := HashFiles(fsys, "", []string{"**", "!broken"}); err != nil || got != hashOf("f", "f") {
 		t.Errorf("not following: %s, %v", got, err) // filelink, real/f
 	}
-	if got, err := HashFiles(fsys, []string{"--follow-symbolic-links", "**"}); err != nil || len(got) != 64 || got == hashOf("f", "f") {
+	if got, err := HashFiles(fsys, "", []string{"--follow-symbolic-links", "**"}); err != nil || len(got) != 64 || got == hashOf("f", "f") {
 		t.Errorf("following: %s, %v", got, err)
 	}
 }

@@ -1,7 +1,6 @@
 package expr
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode"
@@ -18,17 +17,9 @@ const (
 // or the directive insert. Text with expressions in it is the expression
 // format('text {0}', …), as on GitHub. It is immutable.
 type Template struct {
-	src    string
 	lit    string
 	expr   *Expr
 	insert bool
-	pieces []Piece
-}
-
-// Piece is one expression of a template and where its source stands.
-type Piece struct {
-	Offset int // in bytes from the start of the template to the first character of the expression
-	Expr   *Expr
 }
 
 // HasExpression reports whether s has a ${{ in it, so that [ParseTemplate] would
@@ -42,7 +33,8 @@ func ParseTemplate(s string, allow *Allow) (*Template, error) {
 }
 
 func parseTemplate(s string, parse func(string) (*Expr, error)) (*Template, error) {
-	t := &Template{src: s}
+	t := &Template{}
+	var exprs []*Expr
 	if !HasExpression(s) {
 		t.lit = s
 		return t, nil
@@ -85,13 +77,13 @@ func parseTemplate(s string, parse func(string) (*Expr, error)) (*Template, erro
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&format, "{%d}", len(t.pieces))
+		fmt.Fprintf(&format, "{%d}", len(exprs))
 		args.WriteString(", ")
 		args.WriteString(src)
-		t.pieces = append(t.pieces, Piece{Offset: at, Expr: e})
+		exprs = append(exprs, e)
 	}
-	if len(t.pieces) == 1 && !text {
-		t.expr = t.pieces[0].Expr
+	if len(exprs) == 1 && !text {
+		t.expr = exprs[0]
 		if root := t.expr.root; root != nil && root.op == opLiteral && root.val.Kind() == KindString && t.expr.src[0] == '\'' {
 			// ${{ 'text' }} is how text with ${{ in it is written.
 			t.lit, t.expr = root.val.str, nil
@@ -136,9 +128,6 @@ func directive(src string) (bool, error) {
 	return true, nil
 }
 
-// Source is the string the template was parsed from.
-func (t *Template) Source() string { return t.src }
-
 // IsLiteral reports whether nothing is to be evaluated.
 func (t *Template) IsLiteral() bool { return t.expr == nil && !t.insert }
 
@@ -151,32 +140,3 @@ func (t *Template) IsInsert() bool { return t.insert }
 
 // Expr is the one expression that the template is, nil for literals and insert.
 func (t *Template) Expr() *Expr { return t.expr }
-
-// Pieces are the expressions in the order in which they stand in the template.
-func (t *Template) Pieces() []Piece { return t.pieces }
-
-// Eval is the value of the template: of any kind if the whole string is one
-// expression, else a string.
-func (t *Template) Eval(env *Env) (Value, error) {
-	if t.expr == nil {
-		return String(t.lit), nil
-	}
-	return t.expr.Eval(env)
-}
-
-// MarshalJSON writes the source.
-func (t *Template) MarshalJSON() ([]byte, error) { return appendQuoted(nil, t.src), nil }
-
-// UnmarshalJSON parses a source that was checked before.
-func (t *Template) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err != nil {
-		return err
-	}
-	r, err := parseTemplate(s, parseAny)
-	if err != nil {
-		return err
-	}
-	*t = *r
-	return nil
-}

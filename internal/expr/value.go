@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"reflect"
-	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -193,46 +191,6 @@ func (v Value) ToString() string {
 
 // GoString shows v in tests and debuggers as the JSON that toJSON makes of it.
 func (v Value) GoString() string { return "expr.Value(" + v.JSON() + ")" }
-
-// Identical reports whether a and b hold the same data: like ==, but arrays and
-// objects are compared by their members (the order of keys and filtering do not
-// count), text with its case, and NaN is identical to itself.
-func Identical(a, b Value) bool {
-	if a.kind != b.kind {
-		return false
-	}
-	switch a.kind {
-	case KindNull:
-		return true
-	case KindBool:
-		return a.num == b.num
-	case KindNumber:
-		return a.num == b.num || math.IsNaN(a.num) && math.IsNaN(b.num)
-	case KindString:
-		return a.str == b.str
-	case KindArray:
-		x, y := a.AsArray(), b.AsArray()
-		if len(x) != len(y) {
-			return false
-		}
-		for i := range x {
-			if !Identical(x[i], y[i]) {
-				return false
-			}
-		}
-		return true
-	}
-	if a.obj.Len() != b.obj.Len() {
-		return false
-	}
-	for k, x := range a.obj.All() {
-		y, ok := b.obj.Get(k)
-		if !ok || !Identical(x, y) {
-			return false
-		}
-	}
-	return true
-}
 
 // Equal is the == of the language.
 func Equal(a, b Value) bool {
@@ -423,104 +381,6 @@ func trimZeros(s string) string {
 		return s
 	}
 	return strings.TrimRight(strings.TrimRight(s, "0"), ".")
-}
-
-// FromGo makes a Value of plain Go data: nil, booleans, numbers, strings, slices,
-// maps with string keys (in sorted order), [Value], *[Map], and pointers to them.
-// Anything else becomes its text by fmt.
-func FromGo(x any) Value {
-	switch x := x.(type) {
-	case nil:
-		return Null()
-	case Value:
-		return x
-	case *Map:
-		return Object(x)
-	case bool:
-		return Bool(x)
-	case string:
-		return String(x)
-	case int:
-		return Number(float64(x))
-	case int64:
-		return Number(float64(x))
-	case float64:
-		return Number(x)
-	case []Value:
-		return Array(x)
-	case []string:
-		items := make([]Value, len(x))
-		for i, s := range x {
-			items[i] = String(s)
-		}
-		return Array(items)
-	case []any:
-		items := make([]Value, len(x))
-		for i, e := range x {
-			items[i] = FromGo(e)
-		}
-		return Array(items)
-	case map[string]string:
-		m := NewMap()
-		for _, k := range sortedKeys(x) {
-			m.Set(k, String(x[k]))
-		}
-		return Object(m)
-	case map[string]any:
-		m := NewMap()
-		for _, k := range sortedKeys(x) {
-			m.Set(k, FromGo(x[k]))
-		}
-		return Object(m)
-	case error:
-		return String(x.Error())
-	case fmt.Stringer:
-		return String(x.String())
-	}
-	v := reflect.ValueOf(x)
-	switch v.Kind() {
-	case reflect.Bool:
-		return Bool(v.Bool())
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return Number(float64(v.Int()))
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		return Number(float64(v.Uint()))
-	case reflect.Float32, reflect.Float64:
-		return Number(v.Float())
-	case reflect.String:
-		return String(v.String())
-	case reflect.Slice, reflect.Array:
-		items := make([]Value, v.Len())
-		for i := range items {
-			items[i] = FromGo(v.Index(i).Interface())
-		}
-		return Array(items)
-	case reflect.Map:
-		if v.Type().Key().Kind() == reflect.String {
-			keys := v.MapKeys()
-			sort.Slice(keys, func(i, j int) bool { return keys[i].String() < keys[j].String() })
-			m := NewMap()
-			for _, k := range keys {
-				m.Set(k.String(), FromGo(v.MapIndex(k).Interface()))
-			}
-			return Object(m)
-		}
-	case reflect.Pointer, reflect.Interface:
-		if v.IsNil() {
-			return Null()
-		}
-		return FromGo(v.Elem().Interface())
-	}
-	return String(fmt.Sprint(x))
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }
 
 // Map is an object: keys in the order in which they were set, found without

@@ -24,7 +24,6 @@ const (
 	cpioDir  = 0o040000
 	cpioChar = 0o020000
 	cpioReg  = 0o100000
-	cpioLink = 0o120000
 )
 
 func newCPIOWriter(w io.Writer) *cpioWriter {
@@ -42,11 +41,6 @@ func (c *cpioWriter) Char(name string, perm, major, minor uint32) {
 // File adds a regular file.
 func (c *cpioWriter) File(name string, perm uint32, data []byte) {
 	c.entry(name, cpioReg|perm, 0, 0, data)
-}
-
-// Symlink adds a symbolic link that points to target.
-func (c *cpioWriter) Symlink(name, target string) {
-	c.entry(name, cpioLink|0o777, 0, 0, []byte(target))
 }
 
 // Close writes the trailer and reports the first error there was.

@@ -28,6 +28,10 @@ func FuzzPlan(f *testing.F) {
 	f.Add(filtered, []byte{0, 0, 6, 1})
 	f.Add(called("on: push\njobs: {j: {uses: ./deploy.yml, with: {target: x}}}\n")["deploy.yml"], []byte{1})
 	f.Add("on: push\njobs:\n  a: {runs-on: x, steps: [{run: a}], outputs: {m: x}}\n  b: {needs: a, if: always(), strategy: {matrix: '${{ fromJSON(needs.a.outputs.m) }}'}, uses: ./self.yml}\n", []byte{6, 0, 1})
+	github, err := expr.ParseJSON([]byte(`{"ref": "refs/heads/main"}`))
+	if err != nil {
+		f.Fatal(err)
+	}
 	callee := called("")["deploy.yml"]
 	conclusions := []ci.Conclusion{ci.Success, ci.Failure, ci.Cancelled, ci.TimedOut, ci.Skipped, ci.Neutral}
 	f.Fuzz(func(t *testing.T, src string, choices []byte) {
@@ -40,7 +44,7 @@ func FuzzPlan(f *testing.F) {
 		}
 		r, diags := plan.Build(plan.Request{
 			Workflow: w,
-			GitHub:   expr.FromGo(map[string]any{"ref": "refs/heads/main"}),
+			GitHub:   github,
 			Load: func(uses string, from *workflow.Workflow) (*workflow.Workflow, error) {
 				if uses == "./self.yml" {
 					return w, nil // its triggers decide, and loops have to be seen

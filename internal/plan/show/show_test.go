@@ -35,10 +35,14 @@ func build(t *testing.T) (*workflow.Workflow, *plan.Run) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	github, err := expr.ParseJSON([]byte(`{"ref": "refs/heads/main"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	r, diags := plan.Build(plan.Request{
 		Workflow: w, Load: load,
 		Event:  &workflow.Happening{Event: "push", Ref: "refs/heads/main"},
-		GitHub: expr.FromGo(map[string]any{"ref": "refs/heads/main"}),
+		GitHub: github,
 	})
 	if r == nil {
 		t.Fatal(diags)
