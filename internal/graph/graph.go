@@ -40,15 +40,10 @@ const (
 	Job       Kind = "job"
 	Step      Kind = "step"
 	Cmd       Kind = "command"
-	Host      Kind = "host"
 	Image     Kind = "image"
 	Action    Kind = "action"
 	Signature Kind = "signature"
 	Commit    Kind = "commit"
-	Branch    Kind = "branch"
-	Path      Kind = "path"
-	Lesson    Kind = "lesson"
-	Fix       Kind = "fix"
 	pair      Kind = "pair" // two commands in a row: the context of a trigram
 )
 
@@ -64,7 +59,6 @@ const (
 	SameAs     Rel = "same-as"
 	RanOn      Rel = "ran-on"
 	CoFailed   Rel = "co-failed"
-	Touches    Rel = "touches"
 	PartOf     Rel = "part-of"
 )
 

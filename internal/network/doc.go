@@ -49,7 +49,7 @@
 //
 // # Life
 //
-// New starts the stack; Listen and ServeFrames connect a machine, one at a
+// New starts the stack; ServeFrames and ServeTap connect a machine, one at a
 // time, again after a restart; Close ends everything and returns when the last
 // goroutine has. The goroutines: one writer and one reader per cable, two per
 // connection, one per service, and netstack's own.

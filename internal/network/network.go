@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -230,55 +229,6 @@ func (n *Network) startStack() error {
 // SetStep says which step, by its number, the connections opened from now on
 // belong to.
 func (n *Network) SetStep(number int) { n.step.Store(int64(number)) }
-
-// Listen waits at a Unix socket for the machine's cable, one at a time, until
-// Close, which removes the socket.
-func (n *Network) Listen(path string) error {
-	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("network: a socket is in the way: %w", err)
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		if len(path) > 107 {
-			return fmt.Errorf("network: the socket's path has %d bytes, Unix allows 107: %w", len(path), err)
-		}
-		return fmt.Errorf("network: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return fmt.Errorf("network: %w", err)
-	}
-	ok := n.start(func() {
-		done, err := n.onClose(func() { l.Close() })
-		if err != nil {
-			return
-		}
-		defer done()
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				if n.ctx.Err() == nil {
-					n.cfg.Log.Error("no longer waiting for the machine's network", "path", path, "err", err)
-				}
-				return
-			}
-			if !n.start(func() {
-				if err := n.ServeFrames(conn); err != nil {
-					n.cfg.Log.Debug("the machine's network ended", "err", err)
-				}
-			}) {
-				conn.Close()
-			}
-		}
-	})
-	if !ok {
-		l.Close()
-		return errClosed
-	}
-	return nil
-}
 
 // ServeFrames is the cable: frames, each behind its length in four bytes
 // (big-endian), both ways, until the other side or the Network closes it. It

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -808,48 +807,34 @@ func TestPing(t *testing.T) {
 	}
 }
 
-func TestListen(t *testing.T) {
+func TestCables(t *testing.T) {
 	w := &world{}
 	n, rec := newNetwork(t, Config{}, w)
 	w.serveTCP(t, site+":7", echo)
-	path := filepath.Join(t.TempDir(), "net.sock")
-	if err := n.Listen(path); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v %v", info, err)
-	}
 	for i := range 2 { // a machine, and its successor after a restart
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			cable, err := net.Dial("unix", path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			cable, ours := net.Pipe()
+			served := make(chan error, 1)
+			go func() { served <- n.ServeFrames(ours) }()
 			g := newGuest(t, cable)
 			c, err := g.dial(site + ":7")
 			if err != nil {
 				t.Fatal(err)
 			}
-			second, err := net.Dial("unix", path)
-			if err != nil {
-				t.Fatal(err)
+			second, theirs := net.Pipe()
+			if err := n.ServeFrames(theirs); err == nil {
+				t.Error("a second cable at the same time")
 			}
 			_ = second.SetReadDeadline(time.Now().Add(10 * time.Second))
 			if _, err := second.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("a second cable at the same time: %v", err)
 			}
-			second.Close()
 			fmt.Fprint(c, "hello")
 			if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
 				t.Fatal(err)
 			}
 			cable.Close()
-			// The next may only come when this one is unplugged.
-			for unplugged := false; !unplugged; time.Sleep(time.Millisecond) {
-				n.mu.Lock()
-				unplugged = n.link == nil
-				n.mu.Unlock()
-			}
+			<-served // the next may only come when this one is unplugged
 		})
 	}
 	n.Close()
@@ -857,30 +842,10 @@ func TestListen(t *testing.T) {
 	if got := rec.all(); len(got) != 2 || got[0].BytesIn != 5 {
 		t.Errorf("connections cut by Close are not recorded: %+v", got)
 	}
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
-	}
-	if err := n.Listen(path); err == nil {
-		t.Error("Listen after Close")
-	}
 	a, b := net.Pipe()
 	defer b.Close()
 	if err := n.ServeFrames(a); err == nil {
 		t.Error("ServeFrames after Close")
-	}
-}
-
-func TestListenErrors(t *testing.T) {
-	n, _ := newNetwork(t, Config{}, &world{})
-	if err := n.Listen(filepath.Join(t.TempDir(), strings.Repeat("long", 30))); err == nil || !strings.Contains(err.Error(), "107") {
-		t.Errorf("%v", err)
-	}
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Listen(file); err == nil {
-		t.Error("a file was replaced by a socket")
 	}
 }
 

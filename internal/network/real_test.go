@@ -85,9 +85,16 @@ func TestFromInsideAGuest(t *testing.T) {
 	defer n.Close()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "net.sock")
-	if err := n.Listen(socket); err != nil {
+	l, err := net.Listen("unix", socket)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
+	go func() {
+		if cable, err := l.Accept(); err == nil {
+			n.ServeFrames(cable)
+		}
+	}()
 	empty, err := image.Scratch(ctx, imagetest.Dir(t), 2<<30)
 	if err != nil {
 		t.Fatal(err)
