@@ -85,7 +85,7 @@ var layers = map[string]layer{
 	"worker":       {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "results"}},
 	"api":          {ours: []string{"board", "door", "guest", "machine", "network"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "machine", "vm"}},
-	"retention":    {ours: []string{"action", "config", "image", "learn", "store"}},
+	"retention":    {ours: []string{"action", "config", "image", "learn", "results", "store"}},
 	"ledger":       {ours: []string{"ci", "learn", "store"}},
 	"board":        {ours: []string{"ci", "text"}},
 	"web":          {ours: []string{"ci", "board", "door"}},

@@ -12,6 +12,8 @@ func (a *app) commands() []*cobra.Command {
 		a.runsCommand(),
 		a.showCommand(),
 		a.logsCommand(),
+		a.artifactsCommand(),
+		a.cacheCommand(),
 		a.learnCommand(),
 		a.graphCommand(),
 		a.gcCommand(),

@@ -80,6 +80,15 @@ func newHome() (string, error) {
 	return home, os.Symlink(cache, filepath.Join(home, "cache"))
 }
 
+// toolkit is an action of GitHub's packages in one file: see scripts/toolkit.
+func toolkit() string {
+	dir := os.Getenv("HEARTH_TOOLKIT")
+	if cache, err := os.UserCacheDir(); dir == "" && err == nil {
+		dir = filepath.Join(cache, "hearth", "toolkit")
+	}
+	return filepath.Join(dir, "action", "index.mjs")
+}
+
 // missingForVM says why no machine can run here; "" when one can.
 func missingForVM() string {
 	for program, pkg := range map[string]string{"qemu-system-x86_64": "qemu-system-x86", "mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs"} {
@@ -164,6 +173,12 @@ func TestScripts(t *testing.T) {
 					fmt.Fprintln(os.Stderr, missing)
 				}
 				return missing == "", nil
+			case "toolkit":
+				if _, err := os.Stat(toolkit()); err != nil {
+					fmt.Fprintln(os.Stderr, "SKIPPED, NOT TESTED: GitHub's own packages are not there: run scripts/toolkit")
+					return false, nil
+				}
+				return true, nil
 			case "root":
 				return os.Geteuid() == 0, nil
 			}
@@ -176,6 +191,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Setenv("HEARTH_HOME", home)
 			e.Setenv("HEARTH_GUEST", os.Getenv("HEARTH_GUEST"))
+			e.Setenv("TOOLKIT", toolkit())
 			module, err := filepath.Abs("../..")
 			if err != nil {
 				return err

@@ -121,7 +121,7 @@ func (a *app) showCommand() *cobra.Command {
 			for _, line := range append(b.Written(0), b.Summary()...) {
 				fmt.Fprintln(a.out, line)
 			}
-			return nil
+			return a.showArtifacts(run)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "the run's records, as NDJSON")

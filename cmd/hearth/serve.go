@@ -162,10 +162,11 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	// Without credentials, and apart from the mirrors of `hearth run`, which may have
 	// been filled with a developer's: what a stranger's workflow names is public.
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
+	kept := resultsStore(dirs, cfg.Retention, log)
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
 		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
-		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: resultsStore(dirs, cfg.Retention, log), Grace: serveGrace, Log: log,
+		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
 		return &exit{exitInfrastructure, err}
@@ -190,7 +191,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
-	pages := web.Config{Source: dispatch.Pages{Store: s}, Version: version, Log: log}
+	pages := web.Config{Source: dispatch.Pages{Store: s}, Artifacts: dispatch.Artifacts{Results: kept}, Version: version, Log: log}
 	if cfg.Login == "always" || app != nil || !door.Loopback(listener.Addr()) || !door.LoopbackName(base.Hostname()) {
 		pages.Login = &door.Login{Passes: passes, Secure: base.Scheme == "https", TTL: time.Duration(cfg.LoginTTL)}
 	}

@@ -167,7 +167,7 @@ func (n *Session) finalizeArtifact(m message) (any, error) {
 				return err
 			}
 			id = p.next()
-			p.Artifacts = append(p.Artifacts, Artifact{ID: id, Run: n.job.Run, Attempt: n.job.Attempt, Job: n.job.Key, Execution: n.execution,
+			p.Artifacts = append(p.Artifacts, Artifact{ID: id, Run: n.job.Run, Attempt: n.job.Attempt, Job: n.job.Key,
 				Name: name, Type: u.kind, Size: have, Digest: digest, Created: n.store.now().UTC(), Expires: u.expires.UTC()})
 			return nil
 		})

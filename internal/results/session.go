@@ -52,12 +52,11 @@ type Job struct {
 
 // Session is the service of one execution of a job.
 type Session struct {
-	store     *Store
-	job       Job
-	dir       string // the repository's
-	execution string
-	key       [32]byte
-	token     string
+	store *Store
+	job   Job
+	dir   string // the repository's
+	key   [32]byte
+	token string
 
 	mu      sync.Mutex
 	closed  bool
@@ -83,7 +82,7 @@ func (s *Store) Open(job Job) (*Session, error) {
 	if job.Until.IsZero() {
 		job.Until = s.now().Add(24 * time.Hour)
 	}
-	n := &Session{store: s, job: job, dir: filepath.Join(s.dir, repositoryDir(job.Repository)), execution: newID(),
+	n := &Session{store: s, job: job, dir: filepath.Join(s.dir, repositoryDir(job.Repository)),
 		uploads: map[string]*upload{}, pending: map[string]string{}}
 	rand.Read(n.key[:]) // never fails
 	x, err := s.view(job.Repository)

@@ -75,17 +75,16 @@ var ErrNotFound = errors.New("not found")
 
 // Artifact is one that is complete.
 type Artifact struct {
-	ID        int64     `json:"id"` // of the repository's
-	Run       string    `json:"run"`
-	Attempt   int       `json:"attempt"`
-	Job       string    `json:"job"` // its key
-	Execution string    `json:"execution"`
-	Name      string    `json:"name"`
-	Type      string    `json:"type"` // application/zip, or that of a single file
-	Size      int64     `json:"size"`
-	Digest    string    `json:"digest"` // sha256:…
-	Created   time.Time `json:"created"`
-	Expires   time.Time `json:"expires"`
+	ID      int64     `json:"id"` // of the repository's
+	Run     string    `json:"run"`
+	Attempt int       `json:"attempt"`
+	Job     string    `json:"job"` // its key
+	Name    string    `json:"name"`
+	Type    string    `json:"type"` // application/zip, or that of a single file
+	Size    int64     `json:"size"`
+	Digest  string    `json:"digest"` // sha256:…
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
 }
 
 // Zip reports whether the artifact is an archive; it is a single file otherwise.

@@ -1,5 +1,5 @@
 // Package retention removes what is kept no longer: runs with their records and
-// logs, deliveries, mirrors of actions, images and templates. What goes and what
+// logs, deliveries, mirrors of actions, artifacts, caches, images and templates. What goes and what
 // stays is config.Retention; how it is removed is the affair of the package that
 // keeps it, in an order in which a process may die at any moment and the next
 // pass goes on. This package chooses.
@@ -41,6 +41,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
@@ -50,6 +51,7 @@ type Keeper struct {
 	Learn   *learn.Learner // nil and off: nobody waits for records
 	Images  string         // directory; "" is none
 	Actions []string       // directories of mirrors
+	Results *results.Store // artifacts and caches; nil is none
 	Limits  config.Retention
 	Log     *slog.Logger
 	Now     func() time.Time // nil: time.Now
@@ -57,8 +59,9 @@ type Keeper struct {
 
 // Item is something that was removed.
 type Item struct {
-	// Kind is run, delivery, payload (of a delivery that stays), action, image,
-	// layer, template, package, leftover, machine or database.
+	// Kind is run, delivery, payload (of a delivery that stays), action, artifact,
+	// cache, upload (that nobody goes on with), image, layer, template, package,
+	// leftover, machine or database.
 	Kind       string `json:"kind"`
 	Name       string `json:"name"`
 	Repository string `json:"repository,omitempty"`
@@ -119,7 +122,7 @@ func (k *Keeper) now() time.Time {
 func (k *Keeper) Pass(ctx context.Context, o Options) (*Report, error) {
 	r := &Report{DryRun: o.DryRun, Removed: []Item{}}
 	var errs []error
-	for _, part := range []func(context.Context, Options, *Report) error{k.runs, k.events, k.learned, k.actions, k.images, k.database} {
+	for _, part := range []func(context.Context, Options, *Report) error{k.runs, k.events, k.learned, k.actions, k.results, k.images, k.database} {
 		if ctx.Err() != nil {
 			break
 		}
@@ -168,6 +171,9 @@ func (k *Keeper) runs(ctx context.Context, o Options, r *Report) error {
 			}
 			if err == nil {
 				err = k.Store.FinishRemovals(ctx)
+			}
+			if err == nil && k.Results != nil {
+				err = k.Results.RemoveRun(c.Repository, c.ID)
 			}
 			if err != nil {
 				return err
@@ -330,6 +336,21 @@ func (k *Keeper) actions(ctx context.Context, o Options, r *Report) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// results removes artifacts that have expired and caches that nobody uses.
+func (k *Keeper) results(ctx context.Context, o Options, r *Report) error {
+	if k.Results == nil {
+		return nil
+	}
+	removed, err := k.Results.Sweep(ctx, results.SweepOptions{Unused: time.Duration(k.Limits.Caches), Bytes: int64(k.Limits.ResultBytes), DryRun: o.DryRun})
+	for _, v := range removed {
+		r.add(Item{v.Kind, v.Name, v.Repository, v.Bytes, v.Why})
+	}
+	if err != nil {
+		return fmt.Errorf("artifacts and caches: %w", err)
+	}
+	return nil
 }
 
 func (k *Keeper) images(ctx context.Context, o Options, r *Report) error {

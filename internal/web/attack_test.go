@@ -175,7 +175,7 @@ func link(t *testing.T, p *door.Passes) string {
 func TestAttackPagesWithoutLogin(t *testing.T) {
 	m, s, passes := club(t)
 	id := m.runs[0].ID
-	paths := []string{"/", "/events", "/runs/" + id, "/runs/" + id + "?job=a", "/runs/" + id + "/log?job=a", "/runs/" + id + "/events?job=a&line=0"}
+	paths := []string{"/", "/events", "/runs/" + id, "/runs/" + id + "?job=a", "/runs/" + id + "/log?job=a", "/runs/" + id + "/events?job=a&line=0", "/runs/" + id + "/artifacts/1"}
 	forged := []string{"", "hearth=", "hearth=x", "hearth=" + link(t, passes), "hearth=" + strings.Repeat("x", 5000), "session=1"}
 	for _, path := range paths {
 		for _, cookie := range forged {

@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -117,22 +118,40 @@ var templates embed.FS
 //go:embed static
 var static embed.FS
 
+// Artifact is something that a run has left for people.
+type Artifact struct {
+	ID        int64
+	Name, Job string
+	File      string // as it is downloaded
+	Size      int64
+}
+
+// Artifacts is where those of runs come from.
+type Artifacts interface {
+	Artifacts(ctx context.Context, run ci.Run) ([]Artifact, error)
+	// OpenArtifact returns ErrNotFound where the run has no such one.
+	OpenArtifact(ctx context.Context, run ci.Run, id int64) (Artifact, io.ReadSeekCloser, error)
+}
+
 // Config says what a Server shows, and to whom.
 type Config struct {
-	Source  Source
-	Login   *door.Login // nil asks nobody who they are
-	Version string
-	Log     *slog.Logger
+	Source Source
+	// Artifacts are shown with their runs; nil is none.
+	Artifacts Artifacts
+	Login     *door.Login // nil asks nobody who they are
+	Version   string
+	Log       *slog.Logger
 }
 
 // Server serves the pages.
 type Server struct {
-	source  Source
-	login   *door.Login
-	log     *slog.Logger
-	pages   *template.Template
-	version string
-	boards  boards
+	source    Source
+	artifacts Artifacts
+	login     *door.Login
+	log       *slog.Logger
+	pages     *template.Template
+	version   string
+	boards    boards
 
 	streams, rendered, logs *door.Slots
 	raw                     int64 // maxRaw, less in tests
@@ -144,6 +163,7 @@ func New(cfg Config) *Server {
 		"known":   board.Known,
 		"clean":   func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
 		"short":   board.Short,
+		"size":    board.Amount,
 		"percent": board.Percent,
 		"word":    func(s ci.Status, c ci.Conclusion, infra bool) string { _, w := board.Mark(s, c, infra); return w },
 		"sign":    func(s ci.Status, c ci.Conclusion, infra bool) string { s2, _ := board.Mark(s, c, infra); return s2 },
@@ -181,7 +201,7 @@ func New(cfg Config) *Server {
 		},
 	}).ParseFS(templates, "templates/*.html"))
 	return &Server{
-		source: cfg.Source, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
+		source: cfg.Source, artifacts: cfg.Artifacts, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
 		streams: door.NewSlots(maxStreams, clientStreams), rendered: door.NewSlots(maxPages, clientPages), logs: door.NewSlots(maxLogs, clientLogs),
 		raw: maxRaw,
 	}
@@ -286,6 +306,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.Handle("GET /runs/{id}", page(s.run))
 	mux.Handle("GET /runs/{id}/events", secure(s.member(s.bounded(s.streams, s.events))))
 	mux.Handle("GET /runs/{id}/log", secure(s.member(s.bounded(s.logs, s.rawLog))))
+	mux.Handle("GET /runs/{id}/artifacts/{artifact}", secure(s.member(s.bounded(s.logs, s.artifact))))
 	if s.login != nil {
 		mux.Handle("GET /login", secure(http.HandlerFunc(s.loginPage)))
 		mux.Handle("POST /login", secure(http.HandlerFunc(s.logIn)))
@@ -385,7 +406,8 @@ type view struct {
 	Refresh, Login bool
 	Run            ci.Run
 	Board          *board.Board
-	MoreNotes      int        // than the board shows
+	MoreNotes      int // than the board shows
+	Artifacts      []Artifact
 	Open           *board.Job // the job whose log is shown
 	Lines          []row
 	First, Last    int64 // numbers of the lines shown
@@ -413,7 +435,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	v := view{Title: run.Workflow, Version: s.version, Login: s.login != nil, Run: run}
+	v := view{Title: run.Workflow, Version: s.version, Login: s.login != nil, Run: run, Artifacts: s.left(ctx, run)}
 	var page bytes.Buffer
 	err = s.boards.with(ctx, s.source, id, func(b *kept) error {
 		v.Board, v.MoreNotes, v.Open = &b.board, b.moreNotes, open(&b.board, r.URL.Query().Get("job"))
@@ -630,7 +652,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 				return nil
 			}
 			seq = b.seq
-			return s.pages.ExecuteTemplate(&fragment, "board", view{Run: run, Board: &b.board, MoreNotes: b.moreNotes, Open: open(&b.board, key)})
+			return s.pages.ExecuteTemplate(&fragment, "board", view{Run: run, Board: &b.board, MoreNotes: b.moreNotes, Artifacts: s.left(ctx, run), Open: open(&b.board, key)})
 		})
 		if err != nil {
 			s.log.Error("fragment", "run", id, "err", err)
