@@ -24,7 +24,7 @@ import (
 
 func (a *app) learnCommand() *cobra.Command {
 	c := &cobra.Command{Use: "learn", Short: "How good the predictions are: of one's own history, and of a file of outcomes"}
-	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand())
+	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand())
 	return c
 }
 
@@ -155,15 +155,12 @@ it started; with --cold from those of its repository alone, as on a fresh instal
 				in = f
 			}
 			opt := learn.EvalOptions{Cold: cold}
-			if predictions != "" {
-				f, err := os.Create(predictions)
-				if err != nil {
-					return usage("--predictions: %v", err)
-				}
-				b := bufio.NewWriter(f)
-				opt.Predictions = b
-				defer func() { err = errors.Join(err, b.Flush(), f.Close()) }()
+			out, done, err := predictionsFile(predictions)
+			if err != nil {
+				return err
 			}
+			defer func() { err = errors.Join(err, done()) }()
+			opt.Predictions = out
 			r, err := learn.Eval(c.Context(), in, opt)
 			if err != nil {
 				return usage("%s: %v", args[0], err)
@@ -190,6 +187,58 @@ it started; with --cold from those of its repository alone, as on a fresh instal
 	c.Flags().BoolVar(&cold, "cold", false, "know nothing of a repository but what happened in it")
 	c.Flags().StringVar(&predictions, "predictions", "", "write row,p_fail of every row to this file")
 	return c
+}
+
+func (a *app) learnBlocksCommand() *cobra.Command {
+	var asJSON bool
+	var predictions string
+	c := &cobra.Command{
+		Use:   "eval-blocks DIR",
+		Short: "Compare the lines that are shown of failures with those that a person marked",
+		Long: `Compare the lines that are shown of failures with those that a person marked:
+of every NAME.log in the directory with a NAME.gold beside it, which has the marked
+lines as "start end", from 1, a pair a line.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			out, done, err := predictionsFile(predictions)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, done()) }()
+			r, err := learn.EvalBlocks(c.Context(), args[0], out)
+			if err != nil {
+				return usage("%v", err)
+			}
+			if asJSON {
+				return board.NewEncoder(a.out).Encode(r)
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprintf(w, "shown\tlogs\tline F1\t90 %% interval\tthe marked line\tit is shown\tnothing is\t\n")
+			for _, v := range []struct {
+				name string
+				learn.BlockScores
+			}{{"hearth", r.Hearth}, {"last ten lines", r.LastTen}} {
+				fmt.Fprintf(w, "%s\t%d\t%.3f\t%.3f–%.3f\t%d\t%d\t%d\t\n", v.name, v.Logs, v.F1, v.Low, v.High, v.Exact, v.Within, v.Silent)
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&predictions, "predictions", "", "write file,start,end of what would be shown to this file")
+	return c
+}
+
+// predictionsFile opens what --predictions names; with "" there is none.
+func predictionsFile(name string) (io.Writer, func() error, error) {
+	if name == "" {
+		return nil, func() error { return nil }, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, nil, usage("--predictions: %v", err)
+	}
+	b := bufio.NewWriter(f)
+	return b, func() error { return errors.Join(b.Flush(), f.Close()) }, nil
 }
 
 type scoreTable struct{ w *tabwriter.Writer }

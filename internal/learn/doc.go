@@ -49,12 +49,15 @@
 //
 // [Eval] replays a file of executions under these rules and measures.
 //
-// # Signatures (signature.go)
+// # Signatures (signature.go, blocks.go)
 //
 // Output is cleaned, lines that green runs of the step print too are dropped,
-// rules and words nominate candidates by one pass of an automaton, the strongest
-// is masked of everything that changes from run to run, and a tree of templates
-// (Drain) makes it an identity that survives small differences. Flaky or real is
+// rules and words nominate candidates by one pass of an automaton. The first of the
+// strongest is it, and the block it begins (of a traceback: up to its last
+// exception, which is then the line) is what is shown; where no rule knows a line,
+// the last words before the step's end are. The line is masked of everything that
+// changes from run to run, and a tree of templates (Drain) makes it an identity that
+// survives small differences. [EvalBlocks] measures it against marked logs. Flaky or real is
 // judged by class, nearest labelled neighbours, and what later attempts at the
 // same commit came to (flake.go).
 //

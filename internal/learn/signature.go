@@ -17,13 +17,17 @@ import (
 // Signature is what a failure looks like once everything that changes from run
 // to run is taken away.
 type Signature struct {
-	ID     string
-	Text   string // the masked template of the strongest line
-	Line   string // that line as it was printed
-	Class  Class
-	Block  []string // the masked lines around it, at most 12
-	Sketch Sketch   // of the block and the tail: for "same as"
-	Score  float64  // of the strongest line; 0: nothing stood out
+	ID    string
+	Text  string // the masked template of the strongest line
+	Line  string // that line as it was printed
+	Class Class
+	Block []string // the masked lines of the block it belongs to, at most 12
+	// From and To are where that block is among the lines that were given: the first
+	// and the line after the last. What is shown of the failure.
+	From, To int
+	Head     int     // where Line is
+	Sketch   Sketch  // of the block and the tail: for "same as"
+	Score    float64 // of the strongest line; 0: nothing stood out
 }
 
 // Class says what kind of trouble a failure is.
@@ -150,6 +154,7 @@ type rule struct {
 	// name: its first group names the thing (a test, a package) and becomes part
 	// of the signature.
 	name bool
+	extent
 }
 
 func r(prio float64, class Class, expr string, need ...string) rule {
@@ -165,48 +170,80 @@ func named(prio float64, class Class, expr string, need ...string) rule {
 // The rules. Each is written from how the tool words its error; none from any
 // one project's logs.
 var rules = []rule{
-	// Tests
-	named(9, ClassAssert, `^\s*--- FAIL: (\S+)`, "--- fail"),
-	named(9, ClassAssert, `^test (\S+) \.\.\. FAILED`, "... failed"),
-	named(8, ClassAssert, `thread '([^']+)' (?:\(\d+\) )?panicked at`, "panicked at"),
-	named(9, ClassAssert, `^FAILED (\S+::\S+)`, "failed "),
-	named(8, ClassAssert, `^\s*(?:●|✕|×|✗) (.+?)(?: \(\d+.*\))?$`, "●", "✕", "×", "✗"),
-	named(8, ClassAssert, `\[(?:ERROR|FAIL)\]\s+(\S+[.#]\S+).*(?:FAILURE|ERROR)!`, "failure!", "error!"),
-	named(8, ClassAssert, `^\[\s*FAILED\s*\]\s+(\S+)`, "failed"),
-	named(7, ClassAssert, `^\s*\d+/\d+ Test\s+#\d+: (\S+) .*\*\*\*(?:Failed|Exception|Timeout)`, "***"),
-	r(7, ClassAssert, `(?i)\bassert(?:ion)?(?:error|ion failed| failed|\s*\x60?left == right)`, "assert"),
-	r(5, ClassAssert, `(?i)\bexpected\b.*\b(?:but )?(?:got|received|was|found|actual)\b`, "expected"),
-	r(4, ClassAssert, `(?i)^test result: FAILED|\b\d+ (?:tests? )?(?:failed|failures?)\b`, "fail"),
-	// Compilers and linters
-	named(9, ClassCompile, `^error\[(E\d+)\]`, "error[e"),
-	named(8, ClassCompile, `error (TS\d+|CS\d+|C\d{4}|LNK\d+)\b`, "error ts", "error cs", "error c", "error lnk"),
-	r(8, ClassCompile, `^\S+?:\d+(?::\d+)?: (?:fatal )?error: `, "error: "),
-	r(7, ClassCompile, `^(?:\./)?\S+\.go:\d+:\d+: `, ".go:"),
-	r(7, ClassCompile, `(?i)\bundefined reference to\b|cannot find symbol|SyntaxError|cannot find (?:module|name|type|value)`, "undefined reference", "cannot find", "syntaxerror"),
-	r(5, ClassCompile, `^error: could not compile`, "could not compile"),
-	r(5, ClassCompile, `(?i)compilation (?:failed|error)|\bmake(?:\[\d+\])?: \*\*\*`, "compilation", "***"),
-	r(6, ClassLint, `(?i)\bDiff in |would reformat|code style issues|not formatted|gofmt|\bclippy::|\beslint\b.*\berror`, "diff in", "reformat", "style issues", "formatted", "gofmt", "clippy", "eslint"),
+	// What a test runner says of one failure
+	named(9, ClassAssert, `^\s*--- FAIL: (\S+)`, "--- fail").over(inside),
+	named(9, ClassAssert, `^test (\S+) \.\.\. FAILED`, "... failed").over(just),
+	named(9.2, ClassAssert, `^---- (\S+) stdout ----`, " stdout ----"),
+	named(9.1, ClassAssert, `thread '([^']+)' (?:\(\d+\) )?panicked at`, "panicked at").over(few),
+	named(9, ClassAssert, `^FAILED (?:\[[^\]]*\] )?(\S+::\S+)`, "failed ").over(just),
+	named(9.3, ClassAssert, `^_{4,} (?:ERROR (?:at setup of|collecting) )?(\S+) _{4,}$`, "____").over(pytest),
+	named(8.5, ClassAssert, `^(?:ERROR|FAIL): (\w+ \([\w.]+\).*)`, "error: ", "fail: ").over(pytest),
+	named(8, ClassAssert, `^\s*(?:●|✕|×|✗|✖) (.+?)(?: \(\d+.*\))?$`, "●", "✕", "×", "✗", "✖").over(bullet),
+	named(8.2, ClassAssert, `\[(?:ERROR|FAIL)\]\s+(\S+[.#:]\S+).*(?:FAILURE|ERROR)!`, "failure!", "error!").over(few),
+	named(8.2, ClassAssert, `^(\S+)\([\w.$]+\)\s+Time elapsed: .*<<< (?:FAILURE|ERROR)!`, "<<< ").over(extent{most: 8}),
+	r(7.5, ClassAssert, `^(?:\[ERROR\] )?(?:Failed tests|Tests in error):`, "failed tests", "tests in error").over(listed),
+	named(8, ClassAssert, `^\[\s*FAILED\s*\]\s+(\S+)`, "failed").over(just),
+	r(8.1, ClassAssert, `^\S+?:\d+: Failure$`, ": failure").over(extent{most: 7}),
+	named(7, ClassAssert, `^\s*\d+/\d+ Test\s+#\d+: (\S+) .*\*\*\*(?:Failed|Exception|Timeout)`, "***").over(just),
+	named(8, ClassAssert, `^\s*1\) (.+)$`, "1) ").over(numbered),
+	r(7.9, ClassAssert, `^There (?:was|were) \d+ (?:failure|error)s?:`, "there was", "there were").over(numbered),
+	named(7.5, ClassAssert, `^not ok \d+(?: - (.*))?$`, "not ok").over(extent{most: 15, stop: stopAt(`^(?:not )?ok `), blanks: true}),
+	named(9.4, ClassAssert, `^FAILED CONSISTENTLY: (\S+)`, "failed consistently").over(just),
+	named(6.5, ClassAssert, `^\s*(\S+(?: \d+/\d+)?) failed!`, " failed!").over(just),
+	named(8.6, ClassAssert, `^!{5,} (.+?) !{5,}$`, "!!!!").over(few),
+	r(6.5, ClassAssert, `\bFAIL(?:ED)?:\s`, "fail").over(few),
+	r(7, ClassAssert, `(?i)\bassert(?:ion)?(?:error|ion failed| failed|\s*\x60?left == right)`, "assert").over(few),
+	r(5.5, ClassAssert, `(?i)\bexpected\b.*\b(?:but )?(?:got|received|was|found|actual)\b`, "expected").over(few),
+	r(4, ClassAssert, `(?i)^test result: FAILED|\b[1-9]\d* (?:tests? )?(?:failed|failures?)\b`, "fail").over(just),
+	// Compilers, linters, builds
+	named(9, ClassCompile, `^error\[(E\d+)\]`, "error[e").over(rustc),
+	named(8, ClassCompile, `error (TS\d+|CS\d+|C\d{4}|LNK\d+)\b`, "error ts", "error cs", "error c", "error lnk").over(few),
+	r(8, ClassCompile, `^\S+?:\d+(?::\d+)?: (?:fatal )?error: `, "error: ").over(compiler),
+	r(8, ClassCompile, `^(?:\[ERROR\] |\[error\] )?\S+\.(?:java|scala|kt|groovy):(?:\[?\d+[,:]?\d*\]?:?) `, ".java:", ".scala:", ".kt:", ".groovy:").over(compiler),
+	r(8, ClassCompile, `^e: \S+\.kts?:`, ".kt").over(few),
+	r(7.5, ClassCompile, `^\S+\.hs:\d+:\d+: (?:error|warning: .*-Werror)`, ".hs:").over(extent{most: 15}),
+	r(7.5, ClassCompile, `^File "\S+\.ml[iy]?", lines? \d+`, ".ml").over(few),
+	r(7.5, ClassCompile, `^CMake Error\b`, "cmake error").over(extent{most: 10, blanks: true, stop: stopAt(`^\S`)}),
+	r(7, ClassCompile, `^(?:\./)?\S+\.go:\d+:\d+: `, ".go:").over(few),
+	r(7.2, ClassCompile, `(?i)\bundefined reference to\b|cannot find symbol|\bSyntaxError\b|cannot find (?:module|name|type|value)|^PHP (?:Parse|Fatal) error|^Parse error:`,
+		"undefined reference", "cannot find", "syntaxerror", "parse error", "php fatal").over(few),
+	r(7, ClassCompile, `^(?:ERROR|Error) in \.?/?\S+`, "error in").over(extent{most: 10}),
+	r(7.4, ClassCompile, `^\* What went wrong:`, "what went wrong").over(asked),
+	r(6, ClassCompile, `^FAILED: `, "failed: ").over(few),
+	r(5, ClassCompile, `^error: could not compile`, "could not compile").over(just),
+	r(4.5, ClassCompile, `(?i)compilation (?:failed|error)|\bmake(?:\[\d+\])?: \*\*\*|^ninja: build stopped`, "compilation", "***", "build stopped").over(few),
+	r(6.5, ClassLint, `(?i)\bDiff in |would reformat|code style issues|not formatted|gofmt|\bclippy::|\beslint\b.*\berror|>>> Lint for`, "diff in", "reformat", "style issues", "formatted", "gofmt", "clippy", "eslint", "lint for").over(extent{most: 10, blanks: true, stop: stopAt(`>>> Lint for`)}),
+	r(7, ClassLint, `^\s*\d+:\d+\s+error\s+\S`, "error").over(extent{before: 3, most: 10}),
+	r(7, ClassLint, `^\S+\.\w+:\d+:\d+: (?:[EFWC]\d{3,4}|[CWEF]: [\w/]+:)`, ":").over(few),
+	r(6.5, ClassLint, `^\s*(?:✖|×) \d+ problems?`, "problem").over(extent{before: 10, most: 2}),
+	r(6, ClassLint, `\bError\b.{0,12} \(\w+\) `, "error").over(few),
 	// Network and services
-	r(9, ClassDNS, `(?i)could not resolve host|temporary failure in name resolution|name or service not known|no such host|ENOTFOUND|EAI_AGAIN|dns error`, "resolve", "name resolution", "not known", "no such host", "enotfound", "eai_again", "dns error"),
+	r(9, ClassDNS, `(?i)could not resolve host|temporary failure in name resolution|name or service not known|no such host|\bENOTFOUND\b|EAI_AGAIN|dns error`, "resolve", "name resolution", "not known", "no such host", "enotfound", "eai_again", "dns error").over(few),
 	r(8, ClassNetwork, `(?i)connection (?:was )?(?:refused|reset|timed out|closed)|ECONNRESET|ECONNREFUSED|ETIMEDOUT|network is unreachable|no route to host|i/o timeout|TLS handshake|unexpected EOF|early EOF|broken pipe|RPC failed|remote end hung up|socket hang up|SSL_ERROR|read timed out|operation timed out`,
-		"connection", "econn", "etimedout", "unreachable", "no route", "i/o timeout", "tls handshake", "eof", "broken pipe", "rpc failed", "hung up", "hang up", "ssl_error", "timed out"),
-	r(8, ClassServer, `(?i)\b(?:HTTP(?:/[\d.]+)?|status(?: code)?|error:?|returned|response)[ :=]*(?:code )?\(?(?:50[0234]|429)\b|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests`,
-		"50", "429", "server error", "bad gateway", "unavailable", "gateway", "too many requests"),
-	r(8, ClassRegistry, `(?i)failed to (?:pull|push|fetch|download)|toomanyrequests|manifest unknown|error pulling image|failed to get \S+ as a dependency|unable to update registry|npm err! network|hash sum mismatch|unable to fetch some archives`,
-		"failed to", "toomanyrequests", "manifest unknown", "error pulling", "unable to", "npm err! network", "hash sum"),
+		"connection", "econn", "etimedout", "unreachable", "no route", "i/o timeout", "tls handshake", "eof", "broken pipe", "rpc failed", "hung up", "hang up", "ssl_error", "timed out").over(few),
+	r(8, ClassServer, `(?i)\b(?:HTTP(?:/[\d.]+)?|status(?: code)?|error:?|returned|response)[ :=]*(?:code )?\(?(?:50[0234]|429)\b|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|rate limit exceeded`,
+		"50", "429", "server error", "bad gateway", "unavailable", "gateway", "too many requests", "rate limit").over(few),
+	r(8, ClassRegistry, `(?i)failed to (?:pull|push|fetch|download)|toomanyrequests|manifest unknown|error pulling image|failed to get \S+ as a dependency|unable to update registry|npm err! network|hash sum mismatch|unable to fetch some archives|unable to download artifact|error while fetching`,
+		"failed to", "toomanyrequests", "manifest unknown", "error pulling", "unable to", "npm err! network", "hash sum", "error while fetching").over(few),
+	r(8, ClassRegistry, `(?i)could not find (?:a version|gem|artifact|package)|no matching (?:distribution|package|version)|could not be resolved to an installable|^E: (?:unable to|failed)|unmet dependencies|version solving failed|failed building wheel|unresolved dependenc|could not resolve dependencies`,
+		"could not find", "no matching", "installable", "e: ", "unmet", "solving failed", "failed building", "unresolved", "could not resolve").over(extent{most: 8}),
 	// Resources
-	r(9, ClassMemory, `(?i)out of memory|\bOOM\b|cannot allocate memory|killed process|heap out of memory|std::bad_alloc|signal: 9, SIGKILL|exit(?:ed with)? (?:code|status):? 137`, "memory", "oom", "killed", "bad_alloc", "sigkill", "137"),
-	r(9, ClassDisk, `(?i)no space left on device|disk quota exceeded|ENOSPC|disk full`, "no space", "quota", "enospc", "disk full"),
-	r(8, ClassTimeout, `(?i)\b(?:job|step|test|execution|command|build)\b.*\b(?:timed out|exceeded the (?:maximum|time))|execution took longer|deadline exceeded|timeout after|context deadline`, "timed out", "exceeded", "longer", "deadline", "timeout"),
-	r(9, ClassCrash, `(?i)segmentation fault|SIGSEGV|SIGABRT|SIGILL|SIGBUS|core dumped|internal compiler error|fatal runtime error`, "segmentation", "sigsegv", "sigabrt", "sigill", "sigbus", "core dumped", "internal compiler", "fatal runtime"),
-	r(7, ClassCrash, `^panic: |^fatal error: |^Traceback \(most recent|^Exception in thread`, "panic: ", "fatal error", "traceback", "exception in"),
-	r(6, ClassMissing, `(?i)no such file or directory|command not found|ModuleNotFoundError|No module named|does not exist|cannot find package|404 not found`, "no such file", "not found", "modulenotfound", "no module", "does not exist", "cannot find"),
-	r(6, ClassPermission, `(?i)permission denied|EACCES|access denied|forbidden|unauthorized|authentication failed`, "denied", "eacces", "forbidden", "unauthorized", "authentication"),
+	r(9, ClassMemory, `(?i)out of memory|\bOOM\b|cannot allocate memory|killed process|heap out of memory|std::bad_alloc|signal: 9, SIGKILL|exit(?:ed with)? (?:code|status):? 137`, "memory", "oom", "killed", "bad_alloc", "sigkill", "137").over(few),
+	r(9, ClassDisk, `(?i)no space left on device|disk quota exceeded|ENOSPC|disk full`, "no space", "quota", "enospc", "disk full").over(few),
+	r(8.5, ClassTimeout, `(?i)\b(?:job|step|test|execution|command|build|action)\b.*\b(?:timed out|exceeded the (?:maximum|time))|execution took longer|deadline exceeded|timeout after|context deadline|no output has been received in the last|command took >|maximum (?:time|log) limit`,
+		"timed out", "exceeded", "longer", "deadline", "timeout", "no output", "took >", "limit").over(few),
+	r(9, ClassCrash, `(?i)segmentation fault|\bSIG(?:SEGV|ABRT|ILL|BUS|FPE)\b|core dumped|internal compiler error|fatal runtime error`, "segmentation", "sig", "core dumped", "internal compiler", "fatal runtime").over(few),
+	r(7.5, ClassCrash, `^panic: |^fatal error: `, "panic: ", "fatal error").over(extent{most: 15, blanks: true}),
+	r(7.6, ClassCrash, `Traceback \(most recent`, "traceback").over(traceback),
+	r(7.5, ClassCrash, `^Exception in thread|^Caused by: |^Uncaught |^Unhandled `, "exception in", "caused by", "uncaught", "unhandled").over(extent{most: 12}),
+	r(7.3, ClassCrash, exception.String(), "error", "exception", "interrupt", "failure", "exit", "timeout", "expired", "notfound", "invalid").over(few),
+	r(6.4, ClassMissing, `(?i)no such file or directory|command not found|ModuleNotFoundError|No module named|does not exist|cannot find package|404 not found|couldn't find remote ref|could not be loaded`, "no such file", "not found", "modulenotfound", "no module", "does not exist", "cannot find", "couldn't find", "could not be").over(few),
+	r(6.4, ClassPermission, `(?i)permission denied|EACCES|access denied|forbidden|unauthorized|authentication failed|not authorized`, "denied", "eacces", "forbidden", "authori", "authentication").over(few),
 	// The machinery
-	r(9, ClassRunner, `(?i)runner system failure|system failure\)|cannot connect to the docker daemon|failed to create (?:shim|containerd)|lost communication with the server|no runner|runner has received a shutdown|prepare environment|stuck or timeout`,
-		"system failure", "docker daemon", "failed to create", "lost communication", "no runner", "shutdown signal", "prepare environment", "stuck"),
-	// Anything that calls itself an error
-	r(3, ClassOther, `(?i)^\s*(?:npm ERR!|error|fatal|ERROR)\b[:\]! ]`, "error", "fatal", "err!"),
+	r(9, ClassRunner, `(?i)runner system failure|system failure\)|cannot connect to the docker daemon|failed to create (?:shim|containerd)|lost communication with the server|no runner|runner has received a shutdown|prepare environment|stuck or timeout|pod failed to come online`,
+		"system failure", "docker daemon", "failed to create", "lost communication", "no runner", "shutdown signal", "prepare environment", "stuck", "pod failed").over(few),
+	r(6, ClassOther, `^Error response from `, "error response").over(few),
+	r(4, ClassOther, `(?i)^\s*(?:npm ERR!|error|fatal|ERROR)\b[:\]! ]|^\[error\]`, "error", "fatal", "err!").over(extent{most: 8}),
 }
 
 // errorWords mark a line as a candidate without a rule.
@@ -214,7 +251,13 @@ var errorWords = []string{"error", "fail", "fatal", "panic", "exception", "canno
 	"timed out", "timeout", "abort", "invalid", "undefined", "missing", "unexpected", "killed", "✗", "err!"}
 
 // noise are lines that say only that something failed.
-var noise = regexp.MustCompile(`(?i)process completed with exit code|^error: process completed|job failed: exit (?:code|status)|command terminated with exit code|cleaning up|^error: test failed, to rerun|^error: aborting due to|npm err! (?:errno|code ELIFECYCLE)|0 (?:errors|failed|failures)|error: 0|failures?: 0|uploading artifacts|no files to upload|for more information about this error`)
+var noise = regexp.MustCompile(`(?i)process completed with exit code|^error: process completed|job failed: exit (?:code|status)|command terminated with exit code|cleaning up|^error: test failed, to rerun|^error: aborting due to|npm err! (?:errno|code ELIFECYCLE)|0 (?:errors|failed|failures)|error: 0|failures?: 0|uploading artifacts|no files to upload|^##\[error\](?:the process .* failed with exit code|bash exited|error: process completed)|exit(?:ed with)? (?:code|status):? 0\b|for more information about this error`)
+
+var (
+	told = regexp.MustCompile(`^(?:##\[error\]|::error(?: [^:]*)?::)`)
+	// exitOnly says no more than that something failed.
+	exitOnly = regexp.MustCompile(`(?i)\bexit(?:ed)?(?: with)?(?: exit)?(?: code| status)?:? \d+|\bfailed with (?:code|status)|executing the custom container implementation failed|a task was canceled`)
+)
 
 var warning = regexp.MustCompile(`^\s*(?i:\[?warn(?:ing)?\b|npm warn|note:|hint:|= note)`)
 
@@ -296,9 +339,8 @@ func clipBytes(s string, n int) string {
 // the output in order; greens may be nil; kind is the step's kind (see
 // graph.StepKind).
 func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signature {
-	if len(lines) > maxLines {
-		lines = lines[len(lines)-maxLines:]
-	}
+	skipped := max(len(lines)-maxLines, 0)
+	lines = lines[skipped:]
 	type candidate struct {
 		at     int
 		text   string
@@ -306,6 +348,9 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		score  float64
 		class  Class
 		name   string
+		extent extent
+		ruled  bool // by more than a word
+		told   bool // an action or a tool reports it as its error
 	}
 	var best candidate
 	cleaned := make([]string, len(lines))
@@ -355,12 +400,20 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			if m == nil {
 				continue
 			}
-			c.score, c.class, c.name = v.prio, v.class, ""
+			c.score, c.class, c.name, c.extent, c.ruled = v.prio, v.class, "", v.extent, v.prio > 4
 			if v.name && len(m) > 1 {
 				c.name = m[1]
 			}
 		}
-		if word {
+		if told.MatchString(l) {
+			c.told = true
+			if c.extent, c.ruled = few, true; exitOnly.MatchString(l) {
+				c.score = 1 // somebody below has said more
+			} else {
+				c.score = 8.5
+			}
+		}
+		if word && c.score < 3 {
 			c.score += 1.5
 		}
 		if warning.MatchString(l) {
@@ -369,8 +422,29 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		cands = append(cands, c)
 	}
 	slices.Reverse(cands)
+	end := len(lines) // of what failed; what comes after it cleans up
+	for i, l := range cleaned {
+		if strings.HasPrefix(l, "##[error]") && exitOnly.MatchString(l) {
+			end = i + 1
+			break
+		}
+	}
+	// What stands in a traceback is a part of it, and it is as strong as its last
+	// exception.
+	covered := -1
 	for i := range cands {
 		c := &cands[i]
+		if c.at < covered {
+			c.score, c.ruled = -20, true
+			continue
+		}
+		if c.extent.trace {
+			_, to, head := blockOf(cleaned, c.at, c.extent)
+			covered = to
+			if head != c.at {
+				c.class, c.score = x.strongest(cleaned[head], c.class, c.score)
+			}
+		}
 		c.masked = Mask(c.text)
 		h := lineHash(c.masked)
 		count[h]++
@@ -381,27 +455,42 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		}
 	}
 	for _, c := range cands {
-		// The first of the strongest lines is nearer to the cause; that it is
-		// near the end counts where nothing else tells.
-		c.score += 1.5 * float64(c.at+1) / float64(len(lines))
-		c.score -= .5 * math.Log2(float64(count[lineHash(c.masked)]))
-		if c.score > best.score+1e-9 {
+		// The first of the strongest lines is nearest to the cause; that it is near the
+		// end counts where nothing else tells.
+		if !c.ruled {
+			if c.extent == (extent{}) {
+				c.extent = around
+			}
+			if c.at < end {
+				c.score += 1.5 * float64(c.at+1) / float64(end)
+			}
+			c.score -= .5 * math.Log2(float64(count[lineHash(c.masked)]))
+		}
+		// What an action reports in several lines, it says in the last.
+		if c.score > best.score+1e-9 || c.told && best.told && c.score >= best.score && c.at-best.at < 3 {
 			best = c
+		}
+	}
+	// Where something was tried again and failed alike, the last time ended the step.
+	for _, c := range slices.Backward(cands) {
+		if c.ruled && c.masked == best.masked && c.class == best.class {
+			best.at, best.text = c.at, c.text
+			break
 		}
 	}
 	sig := Signature{Class: ClassOther, Score: best.score}
 	var block []string
 	if best.score > 0 {
-		sig.Line, sig.Class = best.text, best.class
-		sig.Text = strings.TrimSpace(best.masked)
-		for i := max(best.at-1, 0); i < len(cleaned) && len(block) < 12; i++ {
-			if cleaned[i] == "" {
-				if i > best.at {
-					break
-				}
-				continue
+		if up := causedBy(cleaned, best.at); up != best.at {
+			best.at, best.extent = up, inside
+		}
+		from, to, head := blockOf(cleaned, best.at, best.extent)
+		sig.From, sig.To, sig.Head = skipped+from, skipped+to, skipped+head
+		sig.Line, sig.Class, sig.Text = cleaned[head], best.class, strings.TrimSpace(Mask(cleaned[head]))
+		for i := from; i < to && len(block) < 12; i++ {
+			if cleaned[i] != "" {
+				block = append(block, Mask(cleaned[i]))
 			}
-			block = append(block, Mask(cleaned[i]))
 		}
 	} else {
 		sig.Text = "(the output says nothing about the failure)"
@@ -413,6 +502,18 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 	}
 	sig.ID = signatureID(sig.Text, best.name, kind)
 	return sig
+}
+
+// strongest is what the strongest rule takes a line for that says more than that
+// something crashed, and how strong what there is becomes with it.
+func (x *Extractor) strongest(line string, class Class, score float64) (Class, float64) {
+	most := 0.0
+	for i := range rules {
+		if v := &rules[i]; v.prio > most && v.class != ClassOther && v.class != ClassCrash && v.re.MatchString(line) {
+			most, class = v.prio, v.class
+		}
+	}
+	return class, max(score, most)
 }
 
 // tail is the masked last n lines that are not empty.

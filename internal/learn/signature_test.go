@@ -2,6 +2,10 @@ package learn
 
 import (
 	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -55,7 +59,7 @@ func TestExtract(t *testing.T) {
 		{"go test", "=== RUN TestA\n    a_test.go:12: got 3, want 4\n--- FAIL: TestA (0.01s)\nFAIL\tx/y\t0.5s\nFAIL", "--- FAIL: TestA (0.01s)", ClassAssert},
 		{"rust compile", "   Compiling a v0.1.0\nerror[E0308]: mismatched types\n --> src/lib.rs:3:5\nerror: aborting due to 1 previous error\nerror: could not compile `a`", "error[E0308]: mismatched types", ClassCompile},
 		{"gcc", "gcc -c a.c\na.c:3:5: error: expected ';' before '}' token\nmake: *** [Makefile:4: a.o] Error 1", "a.c:3:5: error: expected ';' before '}' token", ClassCompile},
-		{"python", "Traceback (most recent call last):\n  File \"a.py\", line 1\nModuleNotFoundError: No module named 'numpy'\nError: Process completed with exit code 1.", "", ""},
+		{"python", "Traceback (most recent call last):\n  File \"a.py\", line 1\nModuleNotFoundError: No module named 'numpy'\nError: Process completed with exit code 1.", "ModuleNotFoundError: No module named 'numpy'", ClassMissing},
 		{"dns", "Cloning...\nfatal: unable to access 'https://x/': Could not resolve host: x\nError: Process completed with exit code 128.", "fatal: unable to access 'https://x/': Could not resolve host: x", ClassDNS},
 		{"disk", "writing\nwrite /tmp/x: no space left on device\nbuild failed", "write /tmp/x: no space left on device", ClassDisk},
 		{"pytest", "tests/test_a.py F\n=== FAILURES ===\nE   AssertionError: assert 1 == 2\nFAILED tests/test_a.py::test_a - AssertionError: assert 1 == 2\n=== 1 failed, 3 passed in 0.12s ===", "FAILED tests/test_a.py::test_a - AssertionError: assert 1 == 2", ClassAssert},
@@ -156,4 +160,183 @@ func FuzzExtract(f *testing.F) {
 		}
 		FlakeTokens(strings.Split(log, "\n"))
 	})
+}
+
+// TestBlocks: which lines are shown of a failure. The first line of each is what the
+// signature is made of, where no other is marked with >.
+func TestBlocks(t *testing.T) {
+	x := NewExtractor()
+	for _, c := range []struct{ name, log string }{
+		{"go test", `
+=== RUN   TestA
+=== RUN   TestB
+|--- FAIL: TestA (0.01s)
+|    a_test.go:12: got 3, want 4
+|    a_test.go:13: and more
+--- PASS: TestB (0.00s)
+FAIL
+##[error]Process completed with exit code 1.`},
+		{"a traceback, its cause and what it says", `
+setting up
+|Traceback (most recent call last):
+|  File "a.py", line 3, in load
+|    return d["x"]
+|KeyError: 'x'
+|
+|During handling of the above exception, another exception occurred:
+|
+|Traceback (most recent call last):
+|  File "a.py", line 9, in <module>
+|    load()
+|>settings.LoadError: no x in the settings
+|  and none in the defaults
+
+##[error]Process completed with exit code 1.`},
+		{"what the program printed meanwhile stands in a traceback", `
+|Traceback (most recent call last):
+|working on 3 of 4
+|  File "a.py", line 3, in load
+|    raise ValueError("bad")
+|>ValueError: bad
+bye`},
+		{"one test of several", `
+=========== FAILURES ===========
+|____________ test_a ____________
+|
+|    def test_a():
+|>>      assert f() == 2
+|E       assert 1 == 2
+|
+|tests/test_a.py:4: AssertionError
+____________ test_b ____________
+=========== 2 failed in 0.1s ===========`},
+		{"Gradle", `
+> Task :compileJava FAILED
+
+FAILURE: Build failed with an exception.
+
+|* What went wrong:
+|>Execution failed for task ':compileJava'.
+|Compilation failed; see the compiler error output for details.
+|
+|* Try:
+> Run with --stacktrace option to get the stack trace.`},
+		{"rustc", `
+   Compiling a v0.1.0
+|error[E0308]: mismatched types
+| --> src/lib.rs:3:5
+|  |
+|3 |     "x"
+|  |     ^^^ expected i32, found &str
+
+error: could not compile ` + "`a`" + ` (lib) due to 1 previous error`},
+		{"the cause of a cause", `
++ tool sync
+|error: cannot fetch https://x/y.json
+|  Caused by: client error (Connect)
+|  Caused by: dns error
++ exit`},
+		{"the last of several attempts", `
+##[error]fatal: couldn't find remote ref refs/tags/v1
+waiting 10 seconds
+|##[error]fatal: couldn't find remote ref refs/tags/v1
+##[error]The process '/usr/bin/git' failed with exit code 128
+Post job cleanup.`},
+		{"nobody says error", `
+building
+|step 1
+|step 2
+|the tree is too large
+|the most is 2000 lines
+|ask a maintainer to
+|>split it
+##[error]Process completed with exit code 1.
+##[group]Run cleanup
+ok
+ok again`},
+	} {
+		var lines []string
+		from, to, head := -1, 0, -1
+		for i, l := range strings.Split(strings.TrimPrefix(c.log, "\n"), "\n") {
+			if rest, ok := strings.CutPrefix(l, "|"); ok {
+				if from < 0 {
+					from = i
+				}
+				to = i + 1
+				if r, ok := strings.CutPrefix(rest, ">"); ok {
+					if rest = r; !strings.HasPrefix(r, ">") {
+						head = i
+					}
+				}
+				l = rest
+			}
+			lines = append(lines, l)
+		}
+		if head < 0 {
+			head = from
+		}
+		sig := x.Extract(lines, nil, "")
+		if sig.From != from || sig.To != to || sig.Head != head || sig.Line != strings.TrimRight(lines[head], " ") {
+			t.Errorf("%s: lines %d to %d, %d of them (%q); want %d to %d, %d", c.name, sig.From, sig.To, sig.Head, sig.Line, from, to, head)
+		}
+		// Where it stands in a longer log changes nothing.
+		long := append(slices.Repeat([]string{"fine", ""}, maxLines), lines...)
+		if sig := x.Extract(long, nil, ""); c.name != "nobody says error" && (sig.From != from+2*maxLines || sig.To != to+2*maxLines || sig.Head != head+2*maxLines) {
+			t.Errorf("%s, in a long log: %d to %d, %d", c.name, sig.From-2*maxLines, sig.To-2*maxLines, sig.Head-2*maxLines)
+		}
+	}
+}
+
+// Two exceptions are two failures.
+func TestExceptionsAreTold(t *testing.T) {
+	x := NewExtractor()
+	log := func(e string) []string {
+		return []string{"Traceback (most recent call last):", `  File "a.py", line 3, in <module>`, "    main()", e}
+	}
+	a, b := x.Extract(log("KeyError: 'x'"), nil, "test"), x.Extract(log("ValueError: no number"), nil, "test")
+	if a.ID == b.ID || a.Text != "KeyError: 'x'" || b.Text != "ValueError: no number" {
+		t.Errorf("%q and %q are %s and %s", a.Text, b.Text, a.ID, b.ID)
+	}
+	// What another tool calls the trouble is known inside a traceback too.
+	if sig := x.Extract(log("requests.exceptions.ConnectionError: Connection refused"), nil, "test"); sig.Class != ClassNetwork {
+		t.Errorf("%s %q", sig.Class, sig.Line)
+	}
+}
+
+// TestEvalBlocks holds what is shown to what a person marked.
+func TestEvalBlocks(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a.log", "one\na.go:1:2: undefined: x\n\nthree\n")
+	write("a.gold", "2 2\n")
+	write("b.log", "error: in b\nx\nx\nx\n")
+	write("b.gold", "4 4\n")
+	write("c.log", "not marked\n")
+	var out strings.Builder
+	r, err := EvalBlocks(t.Context(), dir, &out)
+	if err != nil || r.Hearth.Logs != 2 || r.Hearth.Exact != 1 || r.Hearth.Within != 2 || r.LastTen.Exact != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// 2 marked, 1 + 4 shown, 2 of them marked.
+	if want := 2 * 2. / (2 + 5); math.Abs(r.Hearth.F1-want) > 1e-9 || r.Hearth.Low > want || r.Hearth.High < want {
+		t.Errorf("F1 %.4f (%.4f–%.4f), want %.4f", r.Hearth.F1, r.Hearth.Low, r.Hearth.High, want)
+	}
+	if out.String() != "file,start,end\na.log,2,2\nb.log,1,4\n" {
+		t.Errorf("%q", out.String())
+	}
+	write("b.gold", "4 3\n")
+	if _, err := EvalBlocks(t.Context(), dir, nil); err == nil || !strings.Contains(err.Error(), "b.gold") {
+		t.Errorf("%v", err)
+	}
+	if _, err := EvalBlocks(t.Context(), t.TempDir(), nil); err == nil {
+		t.Error("an empty directory has figures")
+	}
+	r, err = EvalBlocks(t.Context(), filepath.Join(dataDir(t), "lines", "pytorch"), nil)
+	if err != nil || r.Hearth.Exact < 26 || r.Hearth.Within < 32 {
+		t.Errorf("of 41 public logs: %+v, %v", r.Hearth, err)
+	}
 }
