@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/config"
@@ -21,6 +20,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/session"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/drivers"
@@ -180,61 +180,51 @@ func (h *Host) Machine(ctx context.Context, deadline time.Time) (Machine, error)
 	if err != nil {
 		return nil, err
 	}
-	return &leased{Machine: l, points: map[string]machine.Checkpoint{}}, nil
+	return kept{session.Open(l, nil)}, nil
 }
 
-// leased is a machine of a pool as a Machine.
-type leased struct {
-	machine.Machine
-	once   sync.Once
-	mu     sync.Mutex
-	points map[string]machine.Checkpoint
-}
+// kept is a session of a pool's machine as a Machine.
+type kept struct{ *session.Session }
 
-func (m *leased) Exec(ctx context.Context, c Command) (Exit, error) {
-	m.Begin()
-	end, err := m.Client().Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
-	return Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}, err
-}
-
-func (m *leased) Unpack(ctx context.Context, dir string, r io.Reader) error {
-	return m.Client().TarIn(ctx, dir, r, "")
-}
-
-func (m *leased) Pack(ctx context.Context, dir string, paths []string, w io.Writer) error {
-	return m.Client().TarOut(ctx, dir, paths, w)
-}
-
-func (m *leased) Snapshot(ctx context.Context) (string, error) {
-	c, err := m.Machine.Snapshot(ctx)
+// use has f use the machine while no snapshot or rollback is under way.
+func (m kept) use(f func(*guest.Client) error) error {
+	c, leave, err := m.Enter()
 	if err != nil {
-		return "", err
+		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	name := fmt.Sprintf("s%d", len(m.points)+1)
-	m.points[name] = c
-	return name, nil
+	defer leave()
+	m.Begin()
+	return f(c)
 }
 
-func (m *leased) Rollback(ctx context.Context, name string) error {
-	m.mu.Lock()
-	c, ok := m.points[name]
-	m.mu.Unlock()
-	if !ok {
-		return fmt.Errorf("there is no snapshot %q", name)
-	}
-	return m.Machine.Rollback(ctx, c)
-}
-
-func (m *leased) Close(ctx context.Context) error {
-	m.once.Do(func() {
-		if m.Err() == nil {
-			m.End(ctx, true, "")
-		}
+func (m kept) Exec(ctx context.Context, c Command) (x Exit, err error) {
+	err = m.use(func(client *guest.Client) error {
+		end, err := client.Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
+		x = Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}
+		return err
 	})
-	return m.Release(ctx)
+	return x, err
 }
+
+func (m kept) Unpack(ctx context.Context, dir string, r io.Reader) error {
+	return m.use(func(c *guest.Client) error { return c.TarIn(ctx, dir, r, "") })
+}
+
+func (m kept) Pack(ctx context.Context, dir string, paths []string, w io.Writer) error {
+	return m.use(func(c *guest.Client) error { return c.TarOut(ctx, dir, paths, w) })
+}
+
+func (m kept) Snapshot(ctx context.Context) (string, error) {
+	x, err := m.Session.Snapshot(ctx, "")
+	return x.Name, err
+}
+
+func (m kept) Rollback(ctx context.Context, name string) error {
+	_, err := m.Session.Rollback(ctx, name)
+	return err
+}
+
+func (m kept) Close(ctx context.Context) error { return m.Release(ctx, "it was closed") }
 
 // Caches: one file a key, complete or not there.
 

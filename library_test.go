@@ -420,6 +420,15 @@ func TestForgotten(t *testing.T) {
 		t.Error(x.Info())
 	}
 	s.Close(t.Context())
+	// However long it was to live.
+	s = hearth.NewSessions(&local{}, 1000*time.Hour, 0)
+	if x, err = s.New(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(x.Info().Deadline); left > 7*24*time.Hour || left < 6*24*time.Hour {
+		t.Errorf("%v are left", left)
+	}
+	s.Close(t.Context())
 }
 
 // The manual's example is the package's, and prints what the manual says, from a

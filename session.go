@@ -8,6 +8,10 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/session"
 )
 
 // Provider makes machines. A Host is one.
@@ -61,11 +65,11 @@ type State string
 
 // The states, in order.
 const (
-	SessionCreated   State = "created"
-	SessionExecuting State = "executing"
-	SessionCompleted State = "completed"
-	SessionFailed    State = "failed"
-	SessionReleased  State = "released"
+	SessionCreated   = State(machine.Created)
+	SessionExecuting = State(machine.Executing)
+	SessionCompleted = State(machine.Completed)
+	SessionFailed    = State(machine.Failed)
+	SessionReleased  = State(machine.Released)
 )
 
 // Session is one machine from its making to its end. Its methods may be called
@@ -73,15 +77,12 @@ const (
 type Session struct {
 	Machine
 	sessions *Sessions
-	created  time.Time
-	deadline time.Time
 
-	mu      sync.Mutex
-	state   State
-	outcome State // once released
-	once    sync.Once
-	done    chan struct{} // closed when it is released
-	err     error         // of the release
+	mu     sync.Mutex
+	record machine.Session
+	once   sync.Once
+	done   chan struct{} // closed when it is released
+	err    error         // of the release
 }
 
 // SessionInfo is a session as it was when asked.
@@ -127,8 +128,9 @@ const (
 	releaseLimit = time.Minute
 )
 
-// NewSessions takes machines from p. A session lives at most ttl (0: an hour),
-// released or not; at most that many exist at a time (0: as many as p gives).
+// NewSessions takes machines from p. A session lives at most ttl (0: an hour; more than
+// 7 days is 7 days), released or not; at most that many exist at a time (0: as many as
+// p gives).
 func NewSessions(p Provider, ttl time.Duration, most int) *Sessions {
 	if ttl <= 0 {
 		ttl = time.Hour
@@ -154,7 +156,7 @@ func (s *Sessions) open(ctx context.Context, ttl time.Duration) (*Session, error
 	s.count++
 	s.wg.Add(1)
 	s.mu.Unlock()
-	deadline := time.Now().Add(ttl)
+	deadline := time.Now().Add(min(ttl, session.MaxTTL))
 	m, err := s.provider.Machine(ctx, deadline)
 	s.mu.Lock()
 	if err != nil {
@@ -163,7 +165,8 @@ func (s *Sessions) open(ctx context.Context, ttl time.Duration) (*Session, error
 		s.wg.Done()
 		return nil, fmt.Errorf("making a session: %w", err)
 	}
-	x := &Session{Machine: m, sessions: s, created: time.Now(), deadline: deadline, state: SessionCreated, done: make(chan struct{})}
+	x := &Session{Machine: m, sessions: s, done: make(chan struct{}),
+		record: machine.Session{ID: m.ID(), State: machine.Created, Leased: time.Now(), DeleteBy: deadline}}
 	s.live[x] = struct{}{}
 	s.stats.Created++
 	ended := s.ended
@@ -190,7 +193,7 @@ func (s *Sessions) open(ctx context.Context, ttl time.Duration) (*Session, error
 func (x *Session) Info() SessionInfo {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return SessionInfo{x.ID(), x.state, x.outcome, x.created, x.deadline}
+	return SessionInfo{x.record.ID, State(x.record.State), State(x.record.Outcome), x.record.Leased, x.record.DeleteBy}
 }
 
 // State is where the session is in its life.
@@ -212,22 +215,14 @@ func (x *Session) Exec(ctx context.Context, cmd Command) (Exit, error) {
 func (x *Session) begin() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.state == SessionCreated {
-		x.state = SessionExecuting
-	}
+	x.record.Begin()
 }
 
 // Finish records how the session's work ended. The first call counts.
 func (x *Session) Finish(ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.state != SessionCreated && x.state != SessionExecuting {
-		return
-	}
-	x.state = SessionCompleted
-	if !ok {
-		x.state = SessionFailed
-	}
+	x.record.End(ok, "", guest.Usage{})
 }
 
 // Release ends the machine, whether ctx is done or not. It may be called more than
@@ -236,25 +231,22 @@ func (x *Session) Release(ctx context.Context) error {
 	x.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
-		lost := x.Machine.Err() != nil
+		lost := x.Machine.Err()
 		x.err = x.Machine.Close(ctx)
 		x.mu.Lock()
-		x.outcome = SessionFailed
-		if x.state == SessionCompleted && !lost {
-			x.outcome = SessionCompleted
-		}
-		x.state = SessionReleased
+		x.record.Release(lost)
 		x.mu.Unlock()
+		info := x.Info()
 		s := x.sessions
 		s.mu.Lock()
 		delete(s.live, x)
 		s.count--
-		if x.outcome == SessionCompleted {
+		if info.Outcome == SessionCompleted {
 			s.stats.Completed++
 		} else {
 			s.stats.Failed++
 		}
-		s.past = append(s.past, SessionInfo{x.ID(), SessionReleased, x.outcome, x.created, x.deadline})
+		s.past = append(s.past, info)
 		if len(s.past) > keepPast {
 			s.past = slices.Delete(s.past, 0, len(s.past)-keepPast)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hearth-ci/hearth/internal/hold"
+	"github.com/hearth-ci/hearth/internal/session"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
 
@@ -42,8 +43,8 @@ func (a *app) vmCreateCommand() *cobra.Command {
 holds it (hearth vm hold); when that ends, the machine ends with it. It is removed
 after --ttl, used or not.`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if ttl < time.Second || ttl > maxTTL {
-				return usage("--ttl %v: want 1s to %v", ttl, maxTTL)
+			if ttl < time.Second || ttl > session.MaxTTL {
+				return usage("--ttl %v: want 1s to %v", ttl, session.MaxTTL)
 			}
 			id, err := a.createHeld(c.Context(), m, policy, ttl)
 			if err != nil {
@@ -54,7 +55,7 @@ after --ttl, used or not.`,
 		},
 	}
 	a.vmFlags(c, &m, &policy)
-	c.Flags().DurationVar(&ttl, "ttl", time.Hour, "remove it after this long")
+	c.Flags().DurationVar(&ttl, "ttl", time.Hour, fmt.Sprintf("remove it after this long, at most %v", session.MaxTTL))
 	return c
 }
 

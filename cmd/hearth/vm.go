@@ -33,9 +33,6 @@ import (
 // exitTimeout is the exit code of a command that took too long, as timeout(1) has it.
 const exitTimeout = 124
 
-// maxTTL bounds how long a machine may be kept.
-const maxTTL = 7 * 24 * time.Hour
-
 func (a *app) vmCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "vm", Short: "Machines by themselves: run a command in a fresh one, keep one, look inside",

@@ -55,6 +55,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/session"
 )
 
 // Config says what a Server serves. Zero fields take the default named.
@@ -75,7 +76,7 @@ type Config struct {
 	// does not say.
 	Network network.Policy
 	// TTL is the life of a VM whose request does not say; 1 h. MaxTTL bounds what
-	// a request may say; 6 h.
+	// a request may say; session.MaxTTL.
 	TTL, MaxTTL time.Duration
 	// Timeout is how long code may run where a request does not say; 5 min. A
 	// request may say anything up to MaxTTL.
@@ -125,7 +126,7 @@ func New(cfg Config) *Server {
 			*d = v
 		}
 	}
-	def(&cfg.MaxTTL, 6*time.Hour)
+	def(&cfg.MaxTTL, session.MaxTTL)
 	def(&cfg.TTL, time.Hour)
 	def(&cfg.Timeout, 5*time.Minute)
 	cfg.TTL = min(cfg.TTL, cfg.MaxTTL)
@@ -220,7 +221,7 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	for _, m := range all {
-		m.end("the server ended")
+		m.End("the server ended")
 	}
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
@@ -349,7 +350,7 @@ func (s *Server) sessions(w http.ResponseWriter, r *http.Request, g grant) error
 	if err := g.everything(); err != nil {
 		return err
 	}
-	out := []session{}
+	out := []view{}
 	for _, x := range s.cfg.Machines.Sessions() {
 		if o, ours := s.owner(x.ID); g.admin || ours && g.sees(x.ID, o) {
 			out = append(out, describe(x))

@@ -18,6 +18,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/hearth-ci/hearth/internal/machine/machinetest"
+	"github.com/hearth-ci/hearth/internal/session"
 )
 
 var secret = []byte(strings.Repeat("k", MinSecret))
@@ -450,7 +451,7 @@ func TestLimits(t *testing.T) {
 	}
 	s.do("DELETE", "/api/vms/"+id, s.token, nil)
 	s.do("POST", "/api/vms", s.token, map[string]any{"memory_mib": 1 << 30}).want(422, "too_large")
-	for _, bad := range []map[string]any{{"ttl_seconds": -1}, {"ttl_seconds": 1e9}, {"cpus": -1}, {"memory_mib": 3}, {"network": "x"}, {"name": "a\nb"}, {"size": 3}} {
+	for _, bad := range []map[string]any{{"ttl_seconds": -1}, {"ttl_seconds": session.MaxTTL.Seconds() + 1}, {"cpus": -1}, {"memory_mib": 3}, {"network": "x"}, {"name": "a\nb"}, {"size": 3}} {
 		s.do("POST", "/api/vms", s.token, bad).want(400, "bad_request")
 	}
 }
@@ -463,7 +464,7 @@ func TestDeadline(t *testing.T) {
 	m := s.api.vms[id]
 	s.api.mu.Unlock()
 	select {
-	case <-m.done:
+	case <-m.Done():
 	case <-time.After(30 * time.Second):
 		t.Fatal("not released")
 	}
@@ -482,16 +483,26 @@ func TestBusy(t *testing.T) {
 	s.api.mu.Lock()
 	m := s.api.vms[id]
 	s.api.mu.Unlock()
-	if err := m.enter(false); err != nil {
+	_, leave, err := m.Enter()
+	if err != nil {
 		t.Fatal(err)
 	}
 	s.do("POST", "/api/vms/"+id+"/snapshots", s.token, nil).want(409, "vm_busy")
-	m.leave(false, nil)
-	if err := m.enter(true); err != nil {
+	leave()
+	taking, take := make(chan struct{}), make(chan struct{})
+	s.hosts.Machines()[0].OnSnapshot(func() error { close(taking); <-take; return nil })
+	taken := make(chan error, 1)
+	go func() {
+		_, err := m.Snapshot(context.Background(), "")
+		taken <- err
+	}()
+	<-taking
+	s.do("POST", "/api/llm/execute", s.token, map[string]any{"language": "sh", "code": "echo", "vm_id": id}).want(409, "vm_busy")
+	close(take)
+	if err := <-taken; err != nil {
 		t.Fatal(err)
 	}
-	s.do("POST", "/api/llm/execute", s.token, map[string]any{"language": "sh", "code": "echo", "vm_id": id}).want(409, "vm_busy")
-	m.leave(true, nil)
+	s.hosts.Machines()[0].OnSnapshot(nil)
 	s.ok("POST", "/api/vms/"+id+"/snapshots", nil)
 }
 

@@ -215,10 +215,7 @@ func TestAttackQuotas(t *testing.T) {
 	})
 	<-began
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		m.mu.Lock()
-		running := m.running
-		m.mu.Unlock()
-		if running > 0 || time.Now().After(end) {
+		if m.Running() > 0 || time.Now().After(end) {
 			break
 		}
 	}

@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/pool"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
@@ -56,7 +58,7 @@ func TestManual(t *testing.T) {
 		if testing.Short() {
 			t.Skip("SKIPPED, NOT TESTED: real machines, with -short")
 		}
-		p := machines(t)
+		p := &mortal{Pool: machines(t)}
 		s := New(Config{Machines: p, Secret: secret, Version: "test"})
 		mux := http.NewServeMux()
 		s.Register(mux)
@@ -94,23 +96,48 @@ func TestManual(t *testing.T) {
 		s.mu.Unlock()
 		go func() {
 			time.Sleep(300 * time.Millisecond)
-			m.vm.(*pool.Lease).Machine().Close(context.Background())
+			p.kill(id)
 		}()
 		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "sh", "vm_id": id, "code": "sleep 60"}); a.status < 400 || a.body["exit_code"] != nil {
 			t.Error(a.status, a.raw)
 		}
-		<-m.done
+		<-m.Done()
 		short, _ := c.vm(map[string]any{"ttl_seconds": 2})
 		s.mu.Lock()
 		m = s.vms[short]
 		s.mu.Unlock()
 		select {
-		case <-m.done:
+		case <-m.Done():
 		case <-time.After(time.Minute):
 			t.Fatal("not released")
 		}
 		c.do("GET", "/api/vms/"+short, own, nil).want(410, "vm_gone")
 	})
+}
+
+// mortal is a pool whose machines can be killed.
+type mortal struct {
+	*pool.Pool
+	mu  sync.Mutex
+	all []machine.Machine
+}
+
+func (p *mortal) Claim(ctx context.Context, r machine.Request) (machine.Machine, error) {
+	m, err := p.Pool.Claim(ctx, r)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all = append(p.all, m)
+	return m, err
+}
+
+func (p *mortal) kill(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.all {
+		if m != nil && m.ID() == id {
+			m.(*pool.Lease).Machine().Close(context.Background())
+		}
+	}
 }
 
 // machines opens a pool of real machines that leaves nothing behind.

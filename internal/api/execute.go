@@ -21,7 +21,6 @@ const maxCode = 8 << 20
 const (
 	maxEnv      = 1000     // variables
 	maxTogether = 16 << 20 // bytes of output of several machines in one answer
-	maxAtOnce   = 32       // executions of one machine
 )
 
 // language is how code of one language is run: from a file of its own, since an
@@ -109,7 +108,7 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request, g grant) error 
 		var wg sync.WaitGroup
 		for i, m := range all {
 			wg.Go(func() {
-				results[i].VM = m.vm.ID()
+				results[i].VM = m.ID()
 				x, err := s.run(ctx, m, &e, lang, timeout, most)
 				if err != nil {
 					results[i].Failed = explain(err)
@@ -280,10 +279,10 @@ func (s *Server) throwAway(all []*owned) {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
 	defer cancel()
 	for _, m := range all {
-		m.end("its execution has ended")
+		m.End("its execution has ended")
 	}
 	for _, m := range all {
-		m.release(ctx, "")
+		m.Release(ctx, "")
 	}
 }
 
@@ -294,12 +293,12 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 		return nil, err
 	}
 	defer s.books.give(m.owner, use{runs: 1})
-	if err := m.enter(false); err != nil {
-		return nil, err
+	client, leave, err := m.Enter()
+	if err != nil {
+		return nil, m.refused(err)
 	}
-	var code *int
 	defer func() {
-		m.leave(false, code)
+		leave()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.executed++
@@ -310,12 +309,11 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 			s.failed++
 		}
 	}()
-	m.vm.Begin()
-	client := m.vm.Client()
+	m.Begin()
 	id := "e" + strings.ToLower(rand.Text()[:16])
 	file := "/tmp/hearth-" + id + lang.suffix
 	if err := client.WriteFile(ctx, file, []byte(e.Code), 0o600, ""); err != nil {
-		return nil, m.lost(fmt.Errorf("putting the code into the VM %s: %w", m.vm.ID(), err))
+		return nil, m.lost(fmt.Errorf("putting the code into the VM %s: %w", m.ID(), err))
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -332,35 +330,33 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 	for k, v := range e.Env {
 		env = append(env, k+"="+v)
 	}
-	x = &Execution{ID: id, VM: m.vm.ID(), Started: time.Now().UTC()}
+	x = &Execution{ID: id, VM: m.ID(), Started: time.Now().UTC()}
 	end, err := client.Exec(ctx, guest.Cmd{Argv: append(slices.Clone(lang.argv), file), Env: env, Dir: e.WorkingDir, Stdout: stdout, Stderr: stderr, Timeout: timeout})
 	if err != nil {
 		if guest.StartFailed(err) {
-			return nil, problem(http.StatusUnprocessableEntity, "cannot_start", "is there such a working_dir in the VM?", "%s could not be started in the VM %s: %v", lang.argv[0], m.vm.ID(), err)
+			return nil, problem(http.StatusUnprocessableEntity, "cannot_start", "is there such a working_dir in the VM?", "%s could not be started in the VM %s: %v", lang.argv[0], m.ID(), err)
 		}
-		return nil, m.lost(fmt.Errorf("execution in the VM %s: %w", m.vm.ID(), err))
+		return nil, m.lost(fmt.Errorf("execution in the VM %s: %w", m.ID(), err))
 	}
 	if end.Cancelled {
-		return nil, fmt.Errorf("execution in the VM %s: %w", m.vm.ID(), context.Cause(ctx))
+		return nil, fmt.Errorf("execution in the VM %s: %w", m.ID(), context.Cause(ctx))
 	}
 	x.Completed = time.Now().UTC()
 	x.DurationMS = x.Completed.Sub(x.Started).Milliseconds()
 	x.ExitCode, x.Signal, x.TimedOut = end.Code, end.Signal, end.TimedOut
 	x.Stdout, x.Stderr = stdout.String(), stderr.String()
 	x.Truncated, x.room = stdout.cut() || stderr.cut(), stdout.taken+stderr.taken
-	code = &end.Code
+	m.Ran(end)
 	s.log.Debug("executed", "vm", x.VM, "execution", x.ID, "agent", e.Agent, "language", lang.names[0], "exit", x.ExitCode, "took", end.Duration)
 	return x, nil
 }
 
 // lost adds why the machine is gone, where that is why.
 func (m *owned) lost(err error) error {
-	select {
-	case <-m.ended:
-		return problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released meanwhile: %s", m.vm.ID(), m.reason)
-	default:
+	if reason, over := m.Over(); over {
+		return problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released meanwhile: %s", m.ID(), reason)
 	}
-	if why := m.vm.Err(); why != nil && errors.Is(err, guest.ErrLost) {
+	if why := m.Err(); why != nil && errors.Is(err, guest.ErrLost) {
 		return problem(http.StatusBadGateway, "vm_lost", "make another one: POST /api/vms", "%v", errors.Join(err, why))
 	}
 	return err

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,35 +12,24 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/session"
 )
 
 const (
-	maxSnapshots = 16 // of one machine
 	maxGone      = 500
 	releaseLimit = time.Minute
 )
 
 // owned is a VM that was made over the API, and whose it is.
 type owned struct {
-	server *Server
-	vm     machine.Machine
+	*session.Session
 	owner  owner
 	name   string
 	policy network.Policy
 
-	ended   chan struct{} // closed by end
-	endOnce sync.Once
-	reason  string        // why, once ended is closed
-	done    chan struct{} // closed when it is released
-	err     error         // of the release, once done is closed
-
-	mu        sync.Mutex
-	running   int  // executions
-	exclusive bool // a snapshot or a rollback is under way
-	last      *int // exit code of the last execution
-	shots     []*shot
-	held      use  // of the snapshots
-	over      bool // held was given back
+	mu   sync.Mutex
+	held use  // of the snapshots
+	over bool // held was given back
 }
 
 // ending is what is remembered of a machine that is no more.
@@ -51,6 +39,7 @@ type ending struct {
 	at         time.Time
 }
 
+// shot is a snapshot as the API shows it.
 type shot struct {
 	ID         string    `json:"id"`
 	Name       string    `json:"name"`
@@ -58,12 +47,14 @@ type shot struct {
 	Created    time.Time `json:"created_at"`
 	DurationMS int64     `json:"duration_ms"`
 	Bytes      int64     `json:"bytes"` // on the server's disk
-
-	point machine.Checkpoint
 }
 
-// session is a machine as the API shows it.
-type session struct {
+func (m *owned) shot(x session.Snapshot) shot {
+	return shot{x.ID, x.Name, m.ID(), x.Created, x.Took.Milliseconds(), x.Bytes}
+}
+
+// view is a machine as the API shows it.
+type view struct {
 	ID        string        `json:"id"`
 	Name      string        `json:"name,omitempty"`
 	Status    machine.State `json:"status"`
@@ -85,16 +76,14 @@ type session struct {
 	DeleteBy  time.Time     `json:"delete_by"`
 }
 
-func describe(x machine.Session) session {
-	return session{ID: x.ID, Status: x.State, Outcome: x.Outcome, Reason: x.Reason, Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB,
+func describe(x machine.Session) view {
+	return view{ID: x.ID, Status: x.State, Outcome: x.Outcome, Reason: x.Reason, Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB,
 		Labels: x.Labels, ReadyMS: float64(x.Ready.Microseconds()) / 1000, Created: x.Leased, Started: x.Started, Ended: x.Ended, Released: x.Released, DeleteBy: x.DeleteBy}
 }
 
-func (m *owned) describe() session {
-	d := describe(m.vm.Session())
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	d.Name, d.Network, d.Running, d.Snapshots = m.name, m.policy.String(), m.running, len(m.shots)
+func (m *owned) describe() view {
+	d := describe(m.Record())
+	d.Name, d.Network, d.Running, d.Snapshots = m.name, m.policy.String(), m.Running(), len(m.Snapshots())
 	return d
 }
 
@@ -157,51 +146,27 @@ func (s *Server) make(ctx context.Context, o owner, name string, r machine.Reque
 		s.wg.Done()
 		return nil, err
 	}
-	s.mu.Lock()
-	m := &owned{server: s, vm: vm, owner: o, name: name, policy: r.Network.Policy, ended: make(chan struct{}), done: make(chan struct{})}
+	m := &owned{owner: o, name: name, policy: r.Network.Policy}
+	s.mu.Lock() // the end of one that is lost at once waits for it
+	m.Session = session.Open(vm, func(*session.Session) { s.after(m) })
 	s.vms[vm.ID()] = m
 	closed := s.closed
 	s.mu.Unlock()
-	go m.watch()
 	if closed {
-		m.end("the server ended")
+		m.End("the server ended")
 		return nil, machine.ErrClosed
 	}
 	s.log.Info("VM made", "vm", vm.ID(), "name", name, "subject", o.subject, "delete_by", r.Deadline)
 	return m, nil
 }
 
-// watch releases the machine when it was ended, has died, or its time is over.
-func (m *owned) watch() {
-	s := m.server
+// after is the end of a machine that was released.
+func (s *Server) after(m *owned) {
 	defer s.wg.Done()
-	select {
-	case <-m.ended:
-	case <-m.vm.Lost():
-		reason := "it was lost"
-		if err := m.vm.Err(); err != nil {
-			reason = err.Error()
-		}
-		m.end(reason)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), releaseLimit)
-	defer cancel()
-	if m.vm.Err() == nil {
-		ok, why := true, ""
-		m.mu.Lock()
-		if m.last != nil && *m.last != 0 {
-			ok, why = false, fmt.Sprintf("its last command ended with exit code %d", *m.last)
-		}
-		m.mu.Unlock()
-		m.vm.End(ctx, ok, why)
-	}
-	m.err = m.vm.Release(ctx)
-	if m.err != nil {
-		s.log.Error("VM not released", "vm", m.vm.ID(), "err", m.err)
-	}
 	s.mu.Lock()
-	delete(s.vms, m.vm.ID())
-	s.gone = append(s.gone, ending{m.vm.ID(), m.reason, m.owner, time.Now()})
+	reason, _ := m.Over()
+	delete(s.vms, m.ID())
+	s.gone = append(s.gone, ending{m.ID(), reason, m.owner, time.Now()})
 	if len(s.gone) > maxGone {
 		s.gone = slices.Delete(s.gone, 0, len(s.gone)-maxGone)
 	}
@@ -212,27 +177,7 @@ func (m *owned) watch() {
 	m.mu.Unlock()
 	held.vms = 1
 	s.books.give(m.owner, held)
-	s.log.Info("VM released", "vm", m.vm.ID(), "reason", m.reason)
-	close(m.done)
-}
-
-// end has the machine released. The first reason counts.
-func (m *owned) end(reason string) {
-	m.endOnce.Do(func() {
-		m.reason = reason
-		close(m.ended)
-	})
-}
-
-// release ends the machine and waits for it.
-func (m *owned) release(ctx context.Context, reason string) error {
-	m.end(reason)
-	select {
-	case <-m.done:
-		return m.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	s.log.Info("VM released", "vm", m.ID(), "reason", reason)
 }
 
 // owner is whose a machine of this id is or was, if it is one of ours.
@@ -258,12 +203,10 @@ func (s *Server) find(g grant, id string) (*owned, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m, ok := s.vms[id]; ok && g.sees(id, m.owner) {
-		select {
-		case <-m.ended:
-			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s is being released: %s", id, m.reason)
-		default:
-			return m, nil
+		if reason, over := m.Over(); over {
+			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s is being released: %s", id, reason)
 		}
+		return m, nil
 	}
 	for _, e := range s.gone {
 		if e.id == id && g.sees(id, e.owner) {
@@ -273,38 +216,33 @@ func (s *Server) find(g grant, id string) (*owned, error) {
 	return nil, problem(http.StatusNotFound, "no_such_vm", "GET /api/vms lists the VMs there are", "there is no VM %.100q", id)
 }
 
-// enter begins an execution, or an exclusive use that suffers none beside it.
-func (m *owned) enter(exclusive bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !exclusive && m.running >= maxAtOnce {
-		return problem(http.StatusTooManyRequests, "too_many_executions", "wait for some of them to end", "the VM %s is running %d programs, and may run no more", m.vm.ID(), m.running).later(time.Second)
+// refused turns what the session says into an answer.
+func (m *owned) refused(err error) error {
+	var e *session.Error
+	if !errors.As(err, &e) {
+		return err
 	}
-	if m.exclusive {
-		return problem(http.StatusConflict, "vm_busy", "try again in a moment", "a snapshot or rollback of the VM %s is under way", m.vm.ID()).later(time.Second)
+	id := m.ID()
+	say := func(status int, code, hint string) *Error {
+		return problem(status, code, hint, "the VM %s: %s", id, e.Text)
 	}
-	if exclusive && m.running > 0 {
-		return problem(http.StatusConflict, "vm_busy", "wait for what is running: a snapshot is taken between two commands", "the VM %s is executing", m.vm.ID()).later(time.Second)
+	switch e.Kind {
+	case session.Changing:
+		return say(http.StatusConflict, "vm_busy", "try again in a moment").later(time.Second)
+	case session.Running:
+		return say(http.StatusConflict, "vm_busy", "wait for what is running: a snapshot is taken between two commands").later(time.Second)
+	case session.Full:
+		return say(http.StatusTooManyRequests, "too_many_executions", "wait for some of them to end").later(time.Second)
+	case session.BadName:
+		return say(http.StatusBadRequest, "bad_request", "give another name, or none")
+	case session.Taken:
+		return say(http.StatusConflict, "name_taken", "choose another name")
+	case session.Spent:
+		return say(http.StatusTooManyRequests, "too_many_snapshots", "make a new VM")
+	case session.NoSuch:
+		return say(http.StatusNotFound, "no_such_snapshot", "GET /api/vms/"+id+"/snapshots lists them")
 	}
-	if exclusive {
-		m.exclusive = true
-	} else {
-		m.running++
-	}
-	return nil
-}
-
-func (m *owned) leave(exclusive bool, code *int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if exclusive {
-		m.exclusive = false
-		return
-	}
-	m.running--
-	if code != nil {
-		m.last = code
-	}
+	return say(http.StatusGone, "vm_gone", "make another one: POST /api/vms")
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request, g grant) error {
@@ -316,11 +254,11 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, g grant) error {
 		}
 	}
 	s.mu.Unlock()
-	out := make([]session, len(all))
+	out := make([]view, len(all))
 	for i, m := range all {
 		out[i] = m.describe()
 	}
-	slices.SortFunc(out, func(a, b session) int {
+	slices.SortFunc(out, func(a, b view) int {
 		if c := a.Created.Compare(b.Created); c != 0 {
 			return c
 		}
@@ -350,11 +288,11 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, g grant) error {
 	d := m.describe()
 	token, err := Sign(s.cfg.Secret, Grant{Subject: g.subject, VM: d.ID, parent: g.id}, max(time.Until(d.DeleteBy), time.Second))
 	if err != nil {
-		return errors.Join(err, m.release(r.Context(), "its token could not be made"))
+		return errors.Join(err, m.Release(r.Context(), "its token could not be made"))
 	}
 	w.Header().Set("Location", "/api/vms/"+d.ID)
 	reply(w, http.StatusCreated, struct {
-		session
+		view
 		Token   string    `json:"token"` // good for this machine alone
 		Expires time.Time `json:"token_expires_at"`
 	}{d, token.Token, d.DeleteBy})
@@ -376,10 +314,10 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request, g grant) error {
 		return err
 	}
 	unhurried(w)
-	if err := m.release(r.Context(), "it was deleted"); err != nil {
+	if err := m.Release(r.Context(), "it was deleted"); err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, map[string]any{"id": m.vm.ID(), "status": machine.Released})
+	reply(w, http.StatusOK, map[string]any{"id": m.ID(), "status": machine.Released})
 	return nil
 }
 
@@ -388,9 +326,10 @@ func (s *Server) snapshots(w http.ResponseWriter, r *http.Request, g grant) erro
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	out := append([]*shot{}, m.shots...)
-	m.mu.Unlock()
+	out := []shot{}
+	for _, x := range m.Snapshots() {
+		out = append(out, m.shot(x))
+	}
 	reply(w, http.StatusOK, map[string]any{"snapshots": out})
 	return nil
 }
@@ -406,45 +345,23 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, g grant) error
 	if err := read(r, &in, true); err != nil {
 		return err
 	}
-	if len(in.Name) > 100 || strings.ContainsFunc(in.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return problem(http.StatusBadRequest, "bad_request", "at most 100 characters, none of them a control character", "the snapshot's name is unusable")
-	}
 	unhurried(w)
-	if err := m.enter(true); err != nil {
-		return err
-	}
-	defer m.leave(true, nil)
-	m.mu.Lock()
-	taken := in.Name != "" && m.shot(in.Name) != nil
-	n := len(m.shots)
-	m.mu.Unlock()
-	switch {
-	case taken:
-		return problem(http.StatusConflict, "name_taken", "choose another name", "the VM has a snapshot %q already", in.Name)
-	case n >= maxSnapshots:
-		return problem(http.StatusTooManyRequests, "too_many_snapshots", "make a new VM", "the VM has %d snapshots, and may have no more", n)
-	}
-	x := &shot{ID: "s" + strings.ToLower(rand.Text()[:12]), Name: in.Name, VM: m.vm.ID(), Created: time.Now().UTC()}
-	if x.Name == "" {
-		x.Name = x.ID
-	}
 	// Until it is there nobody knows how large it is: as large as the memory, as if
 	// all of it were in use.
-	held := use{shots: 1, bytes: int64(m.vm.Session().MemoryMiB) << 20}
+	held := use{shots: 1, bytes: int64(m.Record().MemoryMiB) << 20}
 	if err := s.books.take(m.owner, held); err != nil {
 		return err
 	}
-	if x.point, err = m.vm.Snapshot(r.Context()); err != nil {
+	x, err := m.Snapshot(r.Context(), in.Name)
+	if err != nil {
 		s.books.give(m.owner, held)
-		return err
+		return m.refused(err)
 	}
-	x.DurationMS, x.Bytes = time.Since(x.Created).Milliseconds(), x.point.Bytes
 	s.books.give(m.owner, use{bytes: held.bytes - x.Bytes})
 	held.bytes = x.Bytes
 	m.mu.Lock()
 	over := m.over
 	if !over {
-		m.shots = append(m.shots, x)
 		m.held.add(held, 1)
 	}
 	m.mu.Unlock()
@@ -452,17 +369,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, g grant) error
 		s.books.give(m.owner, held)
 		return m.lost(machine.ErrClosed)
 	}
-	reply(w, http.StatusCreated, x)
-	return nil
-}
-
-// shot finds a snapshot by its id or name. m.mu must be held.
-func (m *owned) shot(ref string) *shot {
-	for _, x := range m.shots {
-		if x.ID == ref || x.Name == ref {
-			return x
-		}
-	}
+	reply(w, http.StatusCreated, m.shot(x))
 	return nil
 }
 
@@ -478,24 +385,12 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request, g grant) error
 		return err
 	}
 	unhurried(w)
-	if err := m.enter(true); err != nil {
-		return err
-	}
-	defer m.leave(true, nil)
-	m.mu.Lock()
-	x := m.shot(in.Snapshot)
-	m.mu.Unlock()
-	if x == nil {
-		return problem(http.StatusNotFound, "no_such_snapshot", "GET /api/vms/"+m.vm.ID()+"/snapshots lists them", "the VM has no snapshot %q", in.Snapshot)
-	}
 	began := time.Now()
-	// Once begun it is finished: half a rollback is a lost machine.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), releaseLimit)
-	defer cancel()
-	if err := m.vm.Rollback(ctx, x.point); err != nil {
-		return err
+	x, err := m.Rollback(r.Context(), in.Snapshot)
+	if err != nil {
+		return m.refused(err)
 	}
-	reply(w, http.StatusOK, map[string]any{"vm_id": m.vm.ID(), "snapshot_id": x.ID, "name": x.Name, "duration_ms": time.Since(began).Milliseconds()})
+	reply(w, http.StatusOK, map[string]any{"vm_id": m.ID(), "snapshot_id": x.ID, "name": x.Name, "duration_ms": time.Since(began).Milliseconds()})
 	return nil
 }
 

@@ -35,12 +35,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/session"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
 
@@ -67,7 +67,6 @@ const Dead = "dead"
 const (
 	suffix       = ".sock"
 	releaseLimit = time.Minute
-	maxSnapshots = 32
 )
 
 // Socket is where the holder of a machine answers.
@@ -79,19 +78,10 @@ type Server struct {
 	Network string // the policy, for Status
 	Log     *slog.Logger
 
-	mu       sync.Mutex
-	running  int
-	changing bool // a snapshot or a rollback is under way
-	shots    []shot
-	last     guest.Exit
+	session  *session.Session
 	remove   chan struct{}
 	released chan struct{}
 	err      error
-}
-
-type shot struct {
-	name  string
-	point machine.Checkpoint
 }
 
 // Serve answers on Socket(dir, id) until the machine is removed, lost or out of
@@ -103,17 +93,12 @@ func (s *Server) Serve(ctx context.Context, dir string, ready func() error) erro
 	}
 	s.remove, s.released = make(chan struct{}, 1), make(chan struct{})
 	path := Socket(dir, s.VM.ID())
+	s.session = session.Open(s.VM, nil)
 	release := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
-		lost := s.VM.Err()
-		if lost == nil {
-			s.mu.Lock()
-			last := s.last
-			s.mu.Unlock()
-			s.VM.End(ctx, last.OK(), last.String())
-		}
-		return errors.Join(lost, s.VM.Release(ctx))
+		lost := s.session.Err()
+		return errors.Join(lost, s.session.Release(ctx, "it was removed"))
 	}
 	l, err := vm.ListenUnix(path)
 	if err != nil {
@@ -167,28 +152,30 @@ func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler 
 		answer(w, struct{}{}, s.err)
 	})
 	mux.HandleFunc("GET /stat", func(w http.ResponseWriter, r *http.Request) {
-		st, err := s.VM.Client().Stat(r.Context(), r.FormValue("path"))
+		st, err := s.session.Client().Stat(r.Context(), r.FormValue("path"))
 		answer(w, st, err)
 	})
 	mux.HandleFunc("PUT /tar", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.enter(false); err != nil {
+		c, leave, err := s.session.Enter()
+		if err != nil {
 			answer(w, nil, err)
 			return
 		}
-		defer s.leave(false)
+		defer leave()
 		q := r.URL.Query()
-		answer(w, struct{}{}, s.VM.Client().TarIn(r.Context(), q.Get("dir"), r.Body, q.Get("user")))
+		answer(w, struct{}{}, c.TarIn(r.Context(), q.Get("dir"), r.Body, q.Get("user")))
 	})
 	mux.HandleFunc("GET /tar", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.enter(false); err != nil {
+		c, leave, err := s.session.Enter()
+		if err != nil {
 			answer(w, nil, err)
 			return
 		}
-		defer s.leave(false)
+		defer leave()
 		q := r.URL.Query()
 		w.Header().Set("Trailer", ended)
 		w.WriteHeader(http.StatusOK)
-		err := s.VM.Client().TarOut(r.Context(), q.Get("dir"), q["path"], w)
+		err = c.TarOut(r.Context(), q.Get("dir"), q["path"], w)
 		how, _ := json.Marshal(wrap(err))
 		w.Header().Set(ended, string(how))
 	})
@@ -203,115 +190,27 @@ func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler 
 }
 
 func (s *Server) status() Status {
-	x := s.VM.Session()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	x := s.session.Record()
 	st := Status{ID: s.VM.ID(), State: string(x.State), Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB, Network: s.Network,
-		Holder: os.Getpid(), Running: s.running, Created: x.Leased, DeleteBy: x.DeleteBy}
-	for _, p := range s.shots {
-		st.Snapshots = append(st.Snapshots, p.name)
+		Holder: os.Getpid(), Running: s.session.Running(), Created: x.Leased, DeleteBy: x.DeleteBy}
+	for _, p := range s.session.Snapshots() {
+		st.Snapshots = append(st.Snapshots, p.Name)
 	}
 	return st
 }
 
-// enter begins a command, or what suffers no command beside it.
-func (s *Server) enter(alone bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.changing:
-		return &Fault{Kind: faultBusy, Text: "a snapshot or rollback of it is under way"}
-	case alone && s.running > 0:
-		return &Fault{Kind: faultBusy, Text: fmt.Sprintf("%d commands are running in it; a snapshot is taken between two", s.running)}
-	case alone:
-		s.changing = true
-	default:
-		s.running++
-	}
-	return nil
-}
-
-func (s *Server) leave(alone bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if alone {
-		s.changing = false
-	} else {
-		s.running--
-	}
-}
-
 func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
-	name := r.FormValue("name")
-	err := s.enter(true)
-	if err != nil {
-		answer(w, nil, err)
-		return
-	}
-	defer s.leave(true)
-	s.mu.Lock()
-	n := len(s.shots)
-	if name == "" {
-		for i := n + 1; ; i++ {
-			name = fmt.Sprintf("s%d", i)
-			if _, taken := s.find(name); !taken {
-				break
-			}
-		}
-	}
-	_, taken := s.find(name)
-	s.mu.Unlock()
-	switch {
-	case taken:
-		err = &Fault{Kind: faultUsage, Text: fmt.Sprintf("it has a snapshot %q already", name)}
-	case n >= maxSnapshots:
-		err = &Fault{Kind: faultUsage, Text: fmt.Sprintf("it has %d snapshots and may have no more", n)}
-	default:
-		var c machine.Checkpoint
-		if c, err = s.VM.Snapshot(r.Context()); err == nil {
-			s.mu.Lock()
-			s.shots = append(s.shots, shot{name, c})
-			s.mu.Unlock()
-		}
-	}
-	answer(w, name, err)
-}
-
-// find looks a snapshot up; s.mu must be held.
-func (s *Server) find(name string) (machine.Checkpoint, bool) {
-	for _, p := range s.shots {
-		if p.name == name {
-			return p.point, true
-		}
-	}
-	return machine.Checkpoint{}, false
+	x, err := s.session.Snapshot(r.Context(), r.FormValue("name"))
+	answer(w, x.Name, err)
 }
 
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
-	name := r.FormValue("name")
-	if err := s.enter(true); err != nil {
-		answer(w, nil, err)
-		return
+	_, err := s.session.Rollback(r.Context(), r.FormValue("name"))
+	var none *session.Error
+	if errors.As(err, &none) && none.Kind == session.NoSuch && len(s.session.Snapshots()) == 0 {
+		err = &Fault{Kind: faultUsage, Text: none.Text + ": hearth vm snapshot makes one"}
 	}
-	defer s.leave(true)
-	s.mu.Lock()
-	point, found := s.find(name)
-	var names []string
-	for _, p := range s.shots {
-		names = append(names, p.name)
-	}
-	s.mu.Unlock()
-	if !found {
-		have := "it has none: hearth vm snapshot makes one"
-		if len(names) > 0 {
-			have = "it has " + strings.Join(names, ", ")
-		}
-		answer(w, nil, &Fault{Kind: faultUsage, Text: fmt.Sprintf("no snapshot %q: %s", name, have)})
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), releaseLimit)
-	defer cancel()
-	answer(w, struct{}{}, s.VM.Rollback(ctx, point))
+	answer(w, struct{}{}, err)
 }
 
 // exec runs a command; its connection becomes the command's streams.
@@ -322,12 +221,13 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		return
 	}
 	io.Copy(io.Discard, r.Body)
-	if err := s.enter(false); err != nil {
+	agent, leave, err := s.session.Enter()
+	if err != nil {
 		answer(w, nil, err)
 		return
 	}
-	defer s.leave(false)
-	s.VM.Begin()
+	defer leave()
+	s.session.Begin()
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		answer(w, nil, err)
@@ -350,7 +250,7 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		in = newInput(out)
 		cmd.Stdin = in
 	}
-	p, err := s.VM.Client().Start(ctx, cmd)
+	p, err := agent.Start(ctx, cmd)
 	if err != nil {
 		out.result(guest.Exit{}, err)
 		return
@@ -366,9 +266,9 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		}
 	})
 	end, err := p.Wait()
-	s.mu.Lock()
-	s.last = end
-	s.mu.Unlock()
+	if err == nil {
+		s.session.Ran(end)
+	}
 	if err == nil && end.Cancelled {
 		err = context.Cause(ctx)
 	}
@@ -410,9 +310,18 @@ func (f *Fault) Start() bool { return f.Kind == faultStart }
 func wrap(err error) *Fault {
 	var f *Fault
 	var g *guest.Error
+	var x *session.Error
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &x):
+		switch x.Kind {
+		case session.Changing, session.Running, session.Full:
+			return &Fault{Kind: faultBusy, Text: x.Text}
+		case session.Ended:
+			return &Fault{Kind: faultOther, Text: x.Text}
+		}
+		return &Fault{Kind: faultUsage, Text: x.Text}
 	case errors.As(err, &f):
 		return f
 	case guest.StartFailed(err):

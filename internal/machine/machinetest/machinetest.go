@@ -285,9 +285,12 @@ func (m *Machine) Snapshot(context.Context) (machine.Checkpoint, error) {
 	return machine.Checkpoint{ID: fmt.Sprintf("%s-c%d", m.session.ID, m.shots)}, nil
 }
 
-func (m *Machine) Rollback(_ context.Context, c machine.Checkpoint) error {
+func (m *Machine) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	if err := m.Err(); err != nil {
 		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
