@@ -275,6 +275,7 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	if in != nil {
 		in.close(net.ErrClosed)
 	}
+	leave() // before the client hears of it: it may want a snapshot next
 	out.result(end, err)
 	conn.SetReadDeadline(time.Now()) // wakes receive
 	reading.Wait()

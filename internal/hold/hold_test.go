@@ -19,6 +19,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/machine/machinetest"
+	"github.com/hearth-ci/hearth/internal/session"
 )
 
 // held starts a holder and returns a client, and what ends it.
@@ -208,7 +209,11 @@ func TestSnapshotIsTakenAlone(t *testing.T) {
 		_, err := c.Snapshot(context.Background(), "s1")
 		ended <- err
 	}()
-	<-taking
+	select {
+	case <-taking:
+	case err := <-ended:
+		t.Fatal(err)
+	}
 	_, err = c.Exec(t.Context(), guest.Cmd{Argv: []string{"true"}}, nil)
 	busy("a command beside a snapshot", err)
 	_, err = c.Snapshot(t.Context(), "s2")
@@ -219,6 +224,17 @@ func TestSnapshotIsTakenAlone(t *testing.T) {
 	}
 	if _, _, end := run(t, c, nil, "true"); end.Code != 0 {
 		t.Error(end)
+	}
+}
+
+// Whoever has heard that a command ended may have a snapshot at once.
+func TestSnapshotAfterACommand(t *testing.T) {
+	c, _, _, _ := held(t)
+	for range session.MaxSnapshots {
+		run(t, c, nil, "true")
+		if _, err := c.Snapshot(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
