@@ -19,6 +19,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -159,7 +160,7 @@ func (r *running) run(ctx context.Context) (Conclusion, error) {
 
 // env is what every step has beneath its own.
 func (r *running) env() map[string]string {
-	all := map[string]string{"LANG": "C.UTF-8", "PATH": toolPath}
+	all := map[string]string{"LANG": "C.UTF-8", "PATH": guest.ToolPath}
 	for _, m := range []map[string]string{r.context.Vars, r.workflow.Env, r.context.Secrets} {
 		maps.Copy(all, m)
 	}
@@ -282,12 +283,12 @@ func (r *running) keepCache(ctx context.Context) error {
 	}
 	var paths []string
 	for _, p := range r.workflow.CachePaths {
-		end, err := r.session.Exec(ctx, Command{Argv: []string{"test", "-e", guestPath(p)}, Timeout: time.Minute})
+		end, err := r.session.Exec(ctx, Command{Argv: []string{"test", "-e", guest.InHome(p)}, Timeout: time.Minute})
 		if err != nil {
 			return fmt.Errorf("saving the cache: %w", err)
 		}
 		if end.Code == 0 {
-			paths = append(paths, strings.TrimPrefix(guestPath(p), "/"))
+			paths = append(paths, strings.TrimPrefix(guest.InHome(p), "/"))
 		}
 	}
 	if len(paths) == 0 {

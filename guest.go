@@ -61,7 +61,7 @@ func (g inside) MkdirAll(ctx context.Context, dir string, _ fs.FileMode, _ strin
 
 func (g inside) run(ctx context.Context, out io.Writer, argv ...string) error {
 	var said tail
-	end, err := g.Session.Exec(ctx, Command{Argv: argv, Env: []string{"PATH=" + toolPath}, Stdout: out, Stderr: &said, Timeout: time.Minute})
+	end, err := g.Session.Exec(ctx, Command{Argv: argv, Env: []string{"PATH=" + guest.ToolPath}, Stdout: out, Stderr: &said, Timeout: time.Minute})
 	if err == nil && end.Code != 0 {
 		err = fmt.Errorf("%s ended with %d: %q", argv[0], end.Code, said.String())
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -219,7 +219,7 @@ func (w Workflow) check(c Context) error {
 		env(of, s.Env)
 	}
 	for _, p := range w.CachePaths {
-		if a := guestPath(p); a == "/" || strings.ContainsRune(p, 0) {
+		if a := guest.InHome(p); a == "/" || strings.ContainsRune(p, 0) {
 			add("the cache path %q is unusable", p)
 		}
 	}
@@ -231,9 +231,7 @@ func (w Workflow) check(c Context) error {
 
 const (
 	maxScript = 120 << 10 // bytes: Linux takes 128 KiB for an argument
-	guestHome = "/home/runner"
-	workspace = guestHome + "/work/workspace"
-	toolPath  = "/opt/hearth/bin:/opt/hearth/node24/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	workspace = guest.Home + "/work/workspace"
 )
 
 // layout is that of our images, but that all workflows have one workspace.
@@ -242,13 +240,3 @@ var layout = func() engine.Layout {
 	l.Workspace = workspace
 	return l
 }()
-
-func guestPath(p string) string {
-	if rest, ok := strings.CutPrefix(p, "~/"); ok {
-		p = rest
-	}
-	if !path.IsAbs(p) {
-		p = guestHome + "/" + p
-	}
-	return path.Clean(p)
-}

@@ -68,14 +68,11 @@ func (o *execOptions) flags(c *cobra.Command) {
 	f.DurationVar(&o.timeout, "timeout", 0, "end the command after this long (exit code 124)")
 }
 
-// toolsPath is PATH in a machine: the tools disk has Node.
-const toolsPath = "PATH=/opt/hearth/bin:/opt/hearth/node24/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 func (a *app) command(o execOptions, argv []string) (guest.Cmd, error) {
 	if o.timeout < 0 {
 		return guest.Cmd{}, usage("--timeout %v: want more than 0", o.timeout)
 	}
-	env := []string{toolsPath, "LANG=C.UTF-8"}
+	env := []string{"PATH=" + guest.ToolPath, "LANG=C.UTF-8"}
 	for _, e := range o.env {
 		k, v, given := strings.Cut(e, "=")
 		if k == "" {
@@ -524,16 +521,11 @@ func cutVM(s string) (id, p string, ok bool) {
 	return id, p, true
 }
 
-const guestHome = "/home/runner"
-
 // guestPath makes a path in the machine absolute; dir says that it ends as a
 // directory's does.
 func guestPath(p string) (abs string, dir bool) {
 	dir = p == "" || strings.HasSuffix(p, "/") || path.Base(p) == "." || path.Base(p) == ".."
-	if !path.IsAbs(p) {
-		p = guestHome + "/" + p
-	}
-	return path.Clean(p), dir
+	return guest.InHome(p), dir
 }
 
 func (a *app) copyIn(ctx context.Context, h *hold.Client, src, dst, user string) error {
@@ -635,7 +627,7 @@ func (a *app) copyOut(ctx context.Context, h *hold.Client, src, dst string) erro
 // followed asks the machine where a link leads.
 func (a *app) followed(ctx context.Context, h *hold.Client, p string) (string, error) {
 	var out limited
-	end, err := h.Exec(ctx, guest.Cmd{Argv: []string{"readlink", "-e", "-z", "--", p}, Env: []string{toolsPath}, User: "root", Stdout: &out, Timeout: time.Minute}, nil)
+	end, err := h.Exec(ctx, guest.Cmd{Argv: []string{"readlink", "-e", "-z", "--", p}, Env: []string{"PATH=" + guest.ToolPath}, User: "root", Stdout: &out, Timeout: time.Minute}, nil)
 	switch to := strings.TrimSuffix(string(out), "\x00"); {
 	case err != nil:
 		return "", a.vmError(err)

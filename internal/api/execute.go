@@ -40,9 +40,6 @@ func languages() []language {
 	}
 }
 
-// toolPath is where commands are looked up: the tools disk has Node.
-const toolPath = "PATH=/opt/hearth/bin:/opt/hearth/node24/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // execution is a request to run code.
 type execution struct {
 	Agent      string            `json:"agent_id"`
@@ -326,7 +323,7 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 			s.output.give(stdout.taken + stderr.taken)
 		}
 	}()
-	env := []string{toolPath, "LANG=C.UTF-8"}
+	env := []string{"PATH=" + guest.ToolPath, "LANG=C.UTF-8"}
 	for k, v := range e.Env {
 		env = append(env, k+"="+v)
 	}

@@ -91,11 +91,11 @@ type Layout struct {
 func DefaultLayout(repository string) Layout {
 	name := safeName(repository)
 	return Layout{
-		Workspace: "/home/runner/work/" + name + "/" + name,
-		Temp:      "/home/runner/work/_temp",
-		Actions:   "/home/runner/work/_actions",
-		ToolCache: "/opt/hostedtoolcache",
-		Tools:     "/opt/hearth",
+		Workspace: guest.Home + "/work/" + name + "/" + name,
+		Temp:      guest.Home + "/work/_temp",
+		Actions:   guest.Home + "/work/_actions",
+		ToolCache: guest.ToolCache,
+		Tools:     guest.Tools,
 	}
 }
 

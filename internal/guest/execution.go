@@ -492,7 +492,7 @@ func completeEnv(env []string, id identity) []string {
 	}
 	env = env[:len(env):len(env)]
 	for _, kv := range []string{
-		"PATH=" + defaultPath, "HOME=" + id.home, "USER=" + id.name, "LOGNAME=" + id.name, "SHELL=" + id.shell,
+		"PATH=" + systemPath, "HOME=" + id.home, "USER=" + id.name, "LOGNAME=" + id.name, "SHELL=" + id.shell,
 	} {
 		if k, _, _ := strings.Cut(kv, "="); !have[k] {
 			env = append(env, kv)
@@ -500,8 +500,6 @@ func completeEnv(env []string, id identity) []string {
 	}
 	return env
 }
-
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // lookPath finds a program as execvp would, in the command's own PATH and directory.
 func lookPath(name, dir string, env []string) (string, error) {

@@ -210,7 +210,7 @@ func TestExecCannotStart(t *testing.T) {
 func TestExecEnvironment(t *testing.T) {
 	c := serveHere(t, Options{})
 	out, _ := run(t, c, `echo "$PATH|$HOME|$USER|$X"`, func(cmd *Cmd) { cmd.Env = []string{"X=1", "HOME=/else"} })
-	if want := defaultPath + "|/else|"; !strings.HasPrefix(out, want) || !strings.HasSuffix(out, "|1\n") {
+	if want := systemPath + "|/else|"; !strings.HasPrefix(out, want) || !strings.HasSuffix(out, "|1\n") {
 		t.Errorf("%q", out)
 	}
 	if os.Geteuid() == 0 {

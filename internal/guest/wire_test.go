@@ -518,3 +518,11 @@ func openOrEmpty(path string) io.Reader {
 	b, _ := os.ReadFile(path)
 	return bytes.NewReader(b)
 }
+
+func TestInHome(t *testing.T) {
+	for p, want := range map[string]string{"": Home, ".": Home, "a/": Home + "/a", "~/a": Home + "/a", "/a/../b": "/b", "../..": "/", "~": Home + "/~"} {
+		if got := InHome(p); got != want {
+			t.Errorf("%q: %s, want %s", p, got, want)
+		}
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image/pin"
 )
 
@@ -238,7 +239,7 @@ func unpackNPM(root *os.Root, p npmPack, pinned pin.Pin, tarball string) ([]Pack
 			return nil, err
 		}
 		if _, ok := pinned.Files[name]; ok {
-			packages[0].Files = append(packages[0].Files, File{Name: path.Join("/opt/hearth", p.Dir, name), Size: h.Size, SHA256: sum})
+			packages[0].Files = append(packages[0].Files, File{Name: path.Join(guest.Tools, p.Dir, name), Size: h.Size, SHA256: sum})
 		}
 		var bundled struct{ Name, Version string }
 		if json.Unmarshal(description, &bundled) == nil && bundled.Name != "" && bundled.Version != "" {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hearth-ci/hearth/internal/guest"
 )
 
 // mountPoint is a file system to mount.
@@ -74,7 +76,6 @@ const (
 	baseDir    = "/mnt/base"
 	scratchDir = "/mnt/scratch"
 	newRoot    = "/mnt/root"
-	toolsDir   = "/opt/hearth" // in the new root
 )
 
 // buildRoot puts the root together from disks and moves into it.
@@ -106,7 +107,7 @@ func (m *machine) buildRoot() error {
 	if tools := m.args["hearth.tools"]; tools != "" {
 		dev, err := findDisk(tools, 10*time.Second)
 		if err == nil {
-			err = mountDisk(dev, newRoot+toolsDir, true)
+			err = mountDisk(dev, newRoot+guest.Tools, true)
 		}
 		if err != nil {
 			return err

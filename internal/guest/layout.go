@@ -1,0 +1,26 @@
+package guest
+
+import "path"
+
+// Where things are in our images, whoever runs something there.
+const (
+	Home      = "/home/runner"
+	Tools     = "/opt/hearth" // of the tools disk: Node, npm
+	ToolCache = "/opt/hostedtoolcache"
+
+	systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// ToolPath is PATH with the tools; the agent's own is without.
+	ToolPath = Tools + "/bin:" + Tools + "/node24/bin:" + systemPath
+)
+
+// InHome makes a path in the machine absolute: one that is not, or begins with ~/, is
+// below the runner's home.
+func InHome(p string) string {
+	if len(p) > 1 && p[:2] == "~/" {
+		p = p[2:]
+	}
+	if !path.IsAbs(p) {
+		p = path.Join(Home, p)
+	}
+	return path.Clean(p)
+}
