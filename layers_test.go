@@ -41,8 +41,8 @@ var layers = map[string]layer{
 	"plan":      {ours: []string{"ci", "expr", "workflow"}},
 	"plan/show": {ours: []string{"expr", "plan", "workflow"}},
 	"action":    {ours: []string{"expr", "git", "workflow"}},
-	"source":    {ours: []string{"action", "git"}},
-	"engine":    {ours: []string{"ci", "expr", "workflow", "plan", "action", "command", "mask", "guest"}},
+	"source":    {ours: []string{"action", "archive", "git"}},
+	"engine":    {ours: []string{"archive", "ci", "expr", "workflow", "plan", "action", "command", "mask", "guest"}},
 
 	"guest/boot": {ours: []string{"guest"}, others: []string{"golang.org/x/sys"}},
 	"network":    {others: []string{"gvisor.dev/gvisor", "golang.org/x/sys", "golang.org/x/net/dns/dnsmessage"}},
@@ -58,10 +58,10 @@ var layers = map[string]layer{
 	// Who wants a driver asks here: one order of looking for them.
 	"vm/drivers":     {ours: []string{"vm", "vm/firecracker", "vm/jail", "vm/qemu"}},
 	"vm/firecracker": {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
-	"image":          {ours: []string{"vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
+	"image":          {ours: []string{"archive", "vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
 	// The table of what images take from npm, and the program that keeps it.
 	"image/pin":        {},
-	"image/pin/update": {ours: []string{"image/pin"}},
+	"image/pin/update": {ours: []string{"archive", "image/pin"}},
 	// What a machine is to those who work in one: no VM, no image, no disk.
 	"machine":             {ours: []string{"guest", "network"}},
 	"machine/machinetest": {ours: []string{"guest", "machine", "network"}},

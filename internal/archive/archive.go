@@ -1,5 +1,6 @@
 // Package archive copies files between this host and a machine, as tar archives.
-// Pack writes what is ours; Unpack reads what a guest sent, which is hostile.
+// Pack writes what is ours; Unpack reads what a guest sent, which is hostile. Each is
+// how archives of any other making are read.
 package archive
 
 import (
@@ -125,21 +126,14 @@ func Unpack(r io.Reader, dir, name, as string) error {
 	in := &counter{r: r}
 	r = in
 	u := &unpacking{root: root, in: in, name: name, as: as, links: map[string]bool{}}
-	t := tar.NewReader(r)
-	for n := 0; ; n++ {
-		h, err := t.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("the archive from the VM: %w", err)
-		}
-		if n == maxEntries {
-			return fmt.Errorf("the archive from the VM has more than %d entries", maxEntries)
-		}
-		if err := u.entry(h, t); err != nil {
+	err = Each(r, Limits{Entries: maxEntries}, func(h *tar.Header, r io.Reader) error {
+		if err := u.entry(h, r); err != nil {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("the archive from the VM: %w", err)
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return err

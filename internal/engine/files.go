@@ -12,8 +12,10 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/command"
 )
@@ -141,33 +143,26 @@ func (e *tooLarge) Error() string {
 	return fmt.Sprintf("The file that GITHUB_%s names has %d bytes; at most %d are possible.", strings.ToUpper(e.name), e.size, maxFile(e.name))
 }
 
+// maxCommandFiles bounds what is looked at beside them.
+const maxCommandFiles = 10_000
+
 // untar reads the command files out of an archive that a guest made; anything
 // else in it is ignored.
 func untar(r io.Reader) (map[string]string, error) {
 	out := map[string]string{}
-	t := tar.NewReader(r)
-	for {
-		h, err := t.Next()
-		if err == io.EOF {
-			return out, nil
+	return out, archive.Each(r, archive.Limits{Entries: maxCommandFiles}, func(h *tar.Header, r io.Reader) error {
+		f := path.Clean(h.Name)
+		if !slices.Contains(commandFiles[:], f) || h.Typeflag != tar.TypeReg {
+			return nil
 		}
-		if err != nil {
-			return out, err
+		if h.Size > maxFile(f) {
+			return &tooLarge{f, h.Size}
 		}
-		name := path.Clean(h.Name)
-		for _, f := range commandFiles {
-			if name == f && h.Typeflag == tar.TypeReg {
-				if h.Size > maxFile(f) {
-					return out, &tooLarge{f, h.Size}
-				}
-				data := make([]byte, h.Size)
-				if _, err := io.ReadFull(t, data); err != nil {
-					return out, err
-				}
-				out[f] = string(data)
-			}
-		}
-	}
+		data := make([]byte, h.Size)
+		_, err := io.ReadFull(r, data)
+		out[f] = string(data)
+		return err
+	})
 }
 
 // maxKept bounds what the steps of a job may set for those after them, in all:

@@ -12,6 +12,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/hearth-ci/hearth/internal/archive"
 )
 
 // suite is the Debian release that images are made of.
@@ -139,7 +141,7 @@ func readKernelDeb(ctx context.Context, deb string) (*debKernel, error) {
 		return nil, err
 	}
 	k := &debKernel{modules: map[string][]byte{}, builtin: map[string]bool{}, room: maxModules}
-	readErr := k.readTar(tar.NewReader(out))
+	readErr := k.readTar(out)
 	if readErr != nil {
 		_ = cmd.Process.Kill()
 	}
@@ -155,24 +157,18 @@ func readKernelDeb(ctx context.Context, deb string) (*debKernel, error) {
 	return k, nil
 }
 
-func (k *debKernel) readTar(tr *tar.Reader) error {
-	read := func(size int64) ([]byte, error) {
-		if k.room -= size; k.room < 0 {
-			return nil, errors.New("its kernel and modules are larger than any that were seen")
-		}
-		return io.ReadAll(tr)
-	}
-	for {
-		h, err := tr.Next()
-		if err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
+func (k *debKernel) readTar(r io.Reader) error {
+	return archive.Each(r, archive.Limits{}, func(h *tar.Header, r io.Reader) (err error) {
+		read := func(size int64) ([]byte, error) {
+			if k.room -= size; k.room < 0 {
+				return nil, errors.New("its kernel and modules are larger than any that were seen")
+			}
+			return io.ReadAll(r)
 		}
 		name := path.Clean("/" + h.Name)
 		base := path.Base(name)
 		if h.Typeflag != tar.TypeReg || h.Size > 256<<20 {
-			continue
+			return nil
 		}
 		switch {
 		case strings.HasPrefix(name, "/boot/vmlinuz-"):
@@ -195,5 +191,6 @@ func (k *debKernel) readTar(tr *tar.Reader) error {
 				k.builtin[moduleName(path.Base(strings.TrimSpace(line)))] = true
 			}
 		}
-	}
+		return nil
+	})
 }

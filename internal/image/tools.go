@@ -2,12 +2,10 @@ package image
 
 import (
 	"archive/tar"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image/pin"
 )
@@ -196,6 +195,7 @@ func fetchNPM(ctx context.Context, registry pin.Registry, pinned pin.Pin, p npmP
 const (
 	maxNPMBytes = 1 << 30
 	maxNPMFiles = 20_000
+	maxNPMNames = 8 << 20
 )
 
 // bundledPackage matches the description of a package inside another's.
@@ -204,39 +204,18 @@ var bundledPackage = regexp.MustCompile(`(?:^|/)node_modules/(?:@[^/]+/)?[^/]+/p
 // unpackNPM unpacks a package's tarball ("package/…") below p.Dir and returns
 // the package, and after it those that are bundled in it.
 func unpackNPM(root *os.Root, p npmPack, pinned pin.Pin, tarball string) ([]Package, error) {
-	f, err := os.Open(tarball)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	gz, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
 	packages := []Package{{Type: "npm", Name: pinned.Package, Version: pinned.Version, SHA256: pinned.SHA256, URL: pinned.Source, Upstream: pinned.Upstream.Result}}
-	bounded := &io.LimitedReader{R: gz, N: maxNPMBytes}
-	tr := tar.NewReader(bounded)
 	found := 0
-	for entries := 0; ; entries++ {
-		h, err := tr.Next()
-		if bounded.N <= 0 || entries > maxNPMFiles {
-			return nil, fmt.Errorf("unpacks to more than %s or %d files", bytesText(maxNPMBytes), maxNPMFiles)
+	err := archive.Files(tarball, archive.Limits{Entries: maxNPMFiles, Names: maxNPMNames, Bytes: maxNPMBytes}, func(name string, h *tar.Header, r io.Reader) error {
+		if p.Keep != nil && !slices.Contains(p.Keep, name) {
+			return nil
 		}
-		if errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return nil, err
-		}
-		_, name, ok := strings.Cut(path.Clean(h.Name), "/")
-		if !ok || h.Typeflag != tar.TypeReg || p.Keep != nil && !slices.Contains(p.Keep, name) {
-			continue
-		}
-		sum, description, err := unpackFile(root, path.Join(p.Dir, name), h.Mode&0o100 != 0 || strings.HasPrefix(name, "bin/"), bundledPackage.MatchString(name), tr)
+		sum, description, err := unpackFile(root, path.Join(p.Dir, name), h.Mode&0o100 != 0 || strings.HasPrefix(name, "bin/"), bundledPackage.MatchString(name), r)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := pinned.VerifyFile(name, sum); err != nil {
-			return nil, err
+			return err
 		}
 		if _, ok := pinned.Files[name]; ok {
 			packages[0].Files = append(packages[0].Files, File{Name: path.Join(guest.Tools, p.Dir, name), Size: h.Size, SHA256: sum})
@@ -246,6 +225,10 @@ func unpackNPM(root *os.Root, p npmPack, pinned pin.Pin, tarball string) ([]Pack
 			packages = append(packages, Package{Type: "npm", Name: bundled.Name, Version: bundled.Version, In: pinned.Spec()})
 		}
 		found++
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if found < len(p.Keep) || found == 0 {
 		return nil, fmt.Errorf("%s lacks some of %v", filepath.Base(tarball), p.Keep)

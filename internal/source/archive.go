@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/action"
+	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/git"
 )
 
@@ -164,37 +165,19 @@ func each(r io.Reader, max int64, fn func(git.Content) error) error {
 	if err != nil {
 		return fmt.Errorf("not gzip: %w", err)
 	}
-	t := tar.NewReader(z)
-	left, files, names := max, 0, maxNames
-	for {
-		h, err := t.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	return archive.Each(z, archive.Limits{Entries: maxFiles, Names: maxNames, Bytes: max}, func(h *tar.Header, r io.Reader) error {
 		_, name, _ := strings.Cut(path.Clean(h.Name), "/")
 		if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
-			continue
+			return nil
 		}
 		if !filepath.IsLocal(h.Name) || !filepath.IsLocal(name) {
 			return fmt.Errorf("the name %.80q is not one of a commit", h.Name)
 		}
-		if files++; files > maxFiles {
-			return fmt.Errorf("more than %d files", maxFiles)
-		}
-		if names -= len(name); names < 0 {
-			return fmt.Errorf("names of more than %d bytes", maxNames)
-		}
-		c := git.Content{File: git.File{Name: name, Mode: git.Regular}, Size: h.Size, Reader: t}
+		c := git.Content{File: git.File{Name: name, Mode: git.Regular}, Size: h.Size, Reader: r}
 		switch h.Typeflag {
 		case tar.TypeDir:
-			continue // of files, or of a submodule
+			return nil // of files, or of a submodule
 		case tar.TypeReg:
-			if left -= h.Size; left < 0 {
-				return fmt.Errorf("it unpacks to more than %d bytes", max)
-			}
 			if h.Mode&0o111 != 0 {
 				c.Mode = git.Executable
 			}
@@ -203,8 +186,6 @@ func each(r io.Reader, max int64, fn func(git.Content) error) error {
 		default:
 			return fmt.Errorf("%.80q is of a kind that commits do not hold", h.Name)
 		}
-		if err := fn(c); err != nil {
-			return err
-		}
-	}
+		return fn(c)
+	})
 }

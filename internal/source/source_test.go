@@ -178,7 +178,7 @@ func TestDirectoryInsideAnotherRepository(t *testing.T) {
 	}
 }
 
-func archive(t *testing.T, headers ...*tar.Header) []byte {
+func packed(t *testing.T, headers ...*tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
@@ -200,7 +200,7 @@ func archive(t *testing.T, headers ...*tar.Header) []byte {
 }
 
 func TestArchive(t *testing.T) {
-	body := archive(t,
+	body := packed(t,
 		&tar.Header{Typeflag: tar.TypeDir, Name: "octo-hello-abc/", Mode: 0o755},
 		&tar.Header{Typeflag: tar.TypeReg, Name: "octo-hello-abc/run.sh", Mode: 0o775},
 		&tar.Header{Typeflag: tar.TypeSymlink, Name: "octo-hello-abc/link", Linkname: "run.sh"})
@@ -249,7 +249,7 @@ func TestHostileArchives(t *testing.T) {
 		"a hard link":      {{Typeflag: tar.TypeLink, Name: "top/h", Linkname: "/etc/passwd"}},
 		"larger than told": {{Typeflag: tar.TypeReg, Name: "top/a"}, {Typeflag: tar.TypeReg, Name: "top/b"}, {Typeflag: tar.TypeReg, Name: "top/c"}},
 	} {
-		body := archive(t, h...)
+		body := packed(t, h...)
 		read := func(c git.Content) error { _, err := io.Copy(io.Discard, c.Reader); return err }
 		if err := each(bytes.NewReader(body), 2, read); name == "larger than told" && err == nil {
 			t.Errorf("%s: read", name)

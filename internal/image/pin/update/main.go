@@ -17,7 +17,6 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,6 +35,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/image/pin"
 )
 
@@ -242,43 +242,31 @@ func newestOf(major string, versions []string) string {
 }
 
 // maxUnpacked bounds what is read out of one archive.
-const maxUnpacked = 1 << 30
+const (
+	maxUnpacked = 1 << 30
+	maxFiles    = 20_000
+)
 
 // sumsInside returns the sums of files in an npm tarball ("package/…"), which
 // nobody has vouched for yet.
 func sumsInside(tarball string, want []string) (map[string]string, error) {
-	f, err := os.Open(tarball)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	gz, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
-	bounded := &io.LimitedReader{R: gz, N: maxUnpacked}
 	sums := map[string]string{}
-	for tr := tar.NewReader(bounded); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) && bounded.N > 0 {
-			break
-		} else if bounded.N <= 0 {
-			return nil, fmt.Errorf("%s unpacks to more than %d bytes", filepath.Base(tarball), maxUnpacked)
-		} else if err != nil {
-			return nil, err
+	err := archive.Files(tarball, archive.Limits{Entries: maxFiles, Names: maxUnpacked / 64, Bytes: maxUnpacked}, func(name string, _ *tar.Header, r io.Reader) error {
+		if !slices.Contains(want, name) {
+			return nil
 		}
-		_, name, _ := strings.Cut(path.Clean(h.Name), "/")
-		if h.Typeflag != tar.TypeReg || !slices.Contains(want, name) {
-			continue
-		}
-		if _, twice := sums[name]; twice {
-			return nil, fmt.Errorf("%s holds %s twice", filepath.Base(tarball), name)
+		if sums[name] != "" {
+			return fmt.Errorf("it holds %s twice", name)
 		}
 		sum := sha256.New()
-		if _, err := io.Copy(sum, tr); err != nil {
-			return nil, err
+		if _, err := io.Copy(sum, r); err != nil {
+			return err
 		}
 		sums[name] = hex.EncodeToString(sum.Sum(nil))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Base(tarball), err)
 	}
 	for _, name := range want {
 		if sums[name] == "" {
