@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -29,6 +30,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
@@ -42,6 +44,8 @@ const (
 	serveGrace = 30 * time.Second
 	// readTime is how long a client may take to send a request: 25 MB at 3 Mbit/s.
 	readTime = 70 * time.Second
+	// oidcPath is the issuer's below the server's URL.
+	oidcPath = "/oidc"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -71,6 +75,13 @@ which loses nothing either.`,
 			}
 			if err := cfg.Validate(); err != nil {
 				return usage("%v", err)
+			}
+			for pattern, r := range cfg.Repositories {
+				for _, k := range r.OIDCSubject {
+					if !slices.Contains(oidc.SubjectKeys(), k) {
+						return usage("repositories: %q: oidc_subject: %q is no claim: %s", pattern, k, strings.Join(oidc.SubjectKeys(), ", "))
+					}
+				}
 			}
 			return a.serve(c.Context(), cfg)
 		},
@@ -162,11 +173,12 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	// Without credentials, and apart from the mirrors of `hearth run`, which may have
 	// been filled with a developer's: what a stranger's workflow names is public.
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
+	issuer := oidc.New(oidc.Config{URL: strings.TrimRight(cfg.URL, "/") + oidcPath, Dir: dirs.OIDC(), Log: log})
 	kept := resultsStore(dirs, cfg.Retention, log)
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
 		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
-		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, Grace: serveGrace, Log: log,
+		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, OIDC: issuer, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
 		return &exit{exitInfrastructure, err}
@@ -197,6 +209,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	web.New(pages).Register(mux)
 	vms.Register(mux)
+	issuer.Register(mux, oidcPath)                    // for everybody: relying parties have no login
 	doors, err := door.SameOrigin(base, mux, "/api/") // which answers in its own words
 	if err != nil {
 		return usage("%v", err)

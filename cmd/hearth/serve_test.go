@@ -229,6 +229,9 @@ jobs:
 	if got := s.get("/events"); !strings.Contains(got, "push: 1 run") {
 		t.Error(got)
 	}
+	if got := s.get("/oidc/.well-known/openid-configuration"); !strings.Contains(got, `"jwks_uri":"`) {
+		t.Errorf("who shall believe tokens finds no keys: %s", got)
+	}
 	if got := s.get("/health"); !strings.Contains(got, "{") {
 		t.Error(got)
 	}

@@ -79,6 +79,9 @@ func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
 // Results is where artifacts and caches are kept.
 func (d Dirs) Results() string { return filepath.Join(d.State, "results") }
 
+// OIDC is where the keys are that sign jobs' tokens.
+func (d Dirs) OIDC() string { return filepath.Join(d.State, "oidc") }
+
 // Running is where the locks of runs are that are under way.
 func (d Dirs) Running() string { return filepath.Join(d.State, "running") }
 

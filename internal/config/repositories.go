@@ -31,6 +31,9 @@ type Repository struct {
 	// first-time (of authors of whom nothing has been merged yet; the default) or
 	// all-forks.
 	Approval string `json:"approval,omitempty"`
+	// OIDCSubject are the claims that the subject of a job's OIDC token is made of, in
+	// this order, as GitHub's include_claim_keys: repo, context, job_workflow_ref, …
+	OIDCSubject []string `json:"oidc_subject,omitempty"`
 	Limits
 	// Fork is for pull requests from forks. What is left out here is as for the
 	// repository itself; numbers are never higher.
@@ -63,8 +66,11 @@ const (
 // Policy is what holds for one repository.
 type Policy struct {
 	Approval string
-	Own      Limit // of what the repository's own people and events start
-	Fork     Limit // of pull requests from forks
+	// OIDCSubject are the claims that the subject of a job's OIDC token is made of;
+	// none is GitHub's own form.
+	OIDCSubject []string
+	Own         Limit // of what the repository's own people and events start
+	Fork        Limit // of pull requests from forks
 }
 
 // Limit is [Limits], complete and read.
@@ -121,6 +127,9 @@ func (c Config) Policy(repository string) (Policy, bool) {
 	var own, fork Limits
 	for _, s := range sets {
 		p.Approval = cmp.Or(p.Approval, s.Approval)
+		if p.OIDCSubject == nil {
+			p.OIDCSubject = s.OIDCSubject
+		}
 		own, fork = own.or(s.Limits), fork.or(s.Fork)
 	}
 	p.Approval = cmp.Or(p.Approval, ApprovalFirstTime)

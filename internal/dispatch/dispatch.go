@@ -19,6 +19,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -59,6 +60,8 @@ type Config struct {
 	Learn   *learn.Learner // nil and off: nothing is learned
 	// Results keeps artifacts and caches; nil is no such service.
 	Results *results.Store
+	// OIDC makes the tokens of jobs that may have them; nil is nobody.
+	OIDC *oidc.Issuer
 	// Shells are those that the image has; nil is not known.
 	Shells []string
 	// Run runs one attempt at a job; nil is the Runner's own Execute.

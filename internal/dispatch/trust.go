@@ -33,6 +33,11 @@ const (
 	ofFork trust = "fork"
 )
 
+// lowTrust are the events that anybody can cause and that run on the default branch,
+// or a pull request's base: what such a run saves in a cache would be restored by
+// that branch's own.
+var lowTrust = map[string]bool{"pull_request_target": true, "issue_comment": true, "issues": true, "discussion": true, "discussion_comment": true, "fork": true, "watch": true}
+
 // trustOf is how far a planned run is trusted.
 func trustOf(p *plan.Run) trust {
 	switch {
@@ -81,6 +86,8 @@ func (d *Dispatcher) given(r *worker.Runner, t trust) {
 	case ofOwn:
 		r.Secrets, r.EnvironmentSecrets = d.cfg.Secrets.Of(r.Repository), d.cfg.Secrets.Environments(r.Repository)
 		r.EnvironmentVars = d.cfg.Vars.Environments(r.Repository)
+		p, _ := d.policy(r.Repository)
+		r.OIDC, r.OIDCSubject = d.cfg.OIDC, p.OIDCSubject
 	case ofDependabot:
 		r.Secrets = d.cfg.Secrets.Dependabot(r.Repository)
 		r.EnvironmentVars = d.cfg.Vars.Environments(r.Repository)

@@ -477,6 +477,7 @@ func (x *execution) node(version int, main string) outcome {
 			extra.set("ACTIONS_CACHE_MODE", res.CacheMode)
 		}
 	}
+	r.job.IDToken.add(&extra)
 	bin := path.Join(r.layout.Tools, fmt.Sprintf("node%d", version), "bin", "node")
 	return x.exec([]string{bin, main}, r.layout.Workspace, extra)
 }

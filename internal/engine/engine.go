@@ -142,6 +142,21 @@ type Results struct {
 	CacheMode string
 }
 
+// IDToken is where steps ask for tokens that say which job they belong to. The zero
+// value is nowhere.
+type IDToken struct {
+	URL   string // ACTIONS_ID_TOKEN_REQUEST_URL
+	Token string // ACTIONS_ID_TOKEN_REQUEST_TOKEN
+}
+
+// add gives a step what it needs to ask.
+func (t IDToken) add(to *vars) {
+	if t.URL != "" {
+		to.set("ACTIONS_ID_TOKEN_REQUEST_URL", t.URL)
+		to.set("ACTIONS_ID_TOKEN_REQUEST_TOKEN", t.Token)
+	}
+}
+
 // StepInfo names a step to hooks.
 type StepInfo struct {
 	Number  int // from 1
@@ -207,6 +222,7 @@ type Job struct {
 	Source  Source           // nil: actions/checkout of the run's repository is refused
 	Actions *action.Resolver // nil: remote actions are refused
 	Results Results
+	IDToken IDToken
 
 	Emit   ci.Sink
 	Hooks  Hooks            // nil is none

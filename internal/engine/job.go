@@ -98,7 +98,7 @@ func newRun(job Job) (*run, error) {
 	for _, v := range []string{job.Secrets["ACTIONS_STEP_DEBUG"], job.Run.Vars.Get("ACTIONS_STEP_DEBUG").ToString()} {
 		job.Runner.Debug = job.Runner.Debug || v == "true"
 	}
-	for _, token := range []string{job.Token, job.Results.Token} {
+	for _, token := range []string{job.Token, job.Results.Token, job.IDToken.Token} {
 		if err := job.Mask.Add(token); err != nil {
 			return nil, fmt.Errorf("engine: token: %w", err)
 		}

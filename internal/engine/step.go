@@ -479,7 +479,9 @@ func (x *execution) script() outcome {
 		return x.guestFault("write the step's script", err)
 	}
 	x.header("Run "+firstLine(body), body, "shell: "+shell.display)
-	return x.exec(shell.argv(file), dir, vars{})
+	var extra vars
+	r.job.IDToken.add(&extra)
+	return x.exec(shell.argv(file), dir, extra)
 }
 
 // header prints what is going to be run, as a group, as GitHub does.

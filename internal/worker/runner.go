@@ -21,6 +21,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -56,6 +57,11 @@ type Runner struct {
 	// most that jobs may do with caches.
 	Results   *results.Store
 	CacheMode results.Mode
+
+	// OIDC makes the tokens of jobs that may have them; nil is nobody. OIDCSubject
+	// are the claims that their subject is made of; none is GitHub's own form.
+	OIDC        *oidc.Issuer
+	OIDCSubject []string
 
 	CPUs, MemoryMiB int           // 0 is the host's default
 	Layout          engine.Layout // of the machine; zero is that of our images
@@ -116,9 +122,14 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	if err != nil {
 		return lost("artifacts and caches", err)
 	}
-	services := map[uint16]http.Handler{}
+	mux := http.NewServeMux()
+	services := map[uint16]http.Handler{servicePort: mux}
+	desk, idToken := r.openOIDC(run, job)
+	if desk != nil {
+		mux.Handle(idTokenPath, desk)
+	}
 	if service != nil {
-		services[servicePort] = service
+		mux.Handle("/", service)
 		defer func() { // after the machine is gone
 			if err := service.Close(); err != nil {
 				r.Log.Error("what a job had uploaded in part is still there: hearth gc removes it", "job", job.Key, "error", err)
@@ -156,7 +167,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	hooks := &hooks{runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, Emit: hooks, Hooks: hooks,
+		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})

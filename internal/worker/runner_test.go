@@ -31,6 +31,8 @@ type stove struct {
 	mu      sync.Mutex
 	records []ci.Record
 	watch   func(ci.Record)
+
+	readOnly bool // the run is
 }
 
 func newStove(t *testing.T) *stove {
@@ -92,7 +94,7 @@ func (s *stove) run(ctx context.Context, job string, waits func()) conduct.Outco
 	if workflow.Errors(ds) {
 		s.t.Fatal(ds)
 	}
-	run, ds := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"},
+	run, ds := plan.Build(plan.Request{Workflow: w, ReadOnly: s.readOnly, Event: &workflow.Happening{Event: "push", Ref: "refs/heads/main"},
 		GitHub: launch.GitHubContext(launch.Facts{Run: ci.Run{ID: s.RunID, Repository: "o/r", Ref: "refs/heads/main"}})})
 	if workflow.Errors(ds) {
 		s.t.Fatal(ds)
