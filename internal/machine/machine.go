@@ -12,7 +12,8 @@
 // An image is a name that the host understands. What the inside has to have is our
 // agent (package guest): a stream to it, over whatever leads there, gives commands
 // and files. So a container under gVisor, or a machine on another host, is one more
-// implementation of these two interfaces; a test's is machinetest.
+// implementation of these two interfaces; a test's is machinetest, which also has the
+// suite that all of them pass.
 //
 // What a host cannot do it says with [errors.ErrUnsupported] when it is asked:
 // Snapshot and Rollback where there are none, Claim where a Request wants what the

@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/machine/machinetest"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/vmtest"
@@ -563,6 +564,16 @@ func TestFailures(t *testing.T) {
 	if s := r.Stats(); s.Used != (machine.Means{}) || s.Leased != 0 {
 		t.Errorf("means are lost: %+v", s)
 	}
+}
+
+// The pool is a host of machines like any other.
+func TestHost(t *testing.T) {
+	machinetest.Run(t, machinetest.Suite{
+		New: func(t *testing.T, most int) machine.Host {
+			return newRig(t, func(c *Config) { c.Means.CPUs = most })
+		},
+		Kill: func(m machine.Machine) { m.(*Lease).Machine().(*vmtest.FakeMachine).Kill() },
+	})
 }
 
 // bare hides everything but the driver's first duty.

@@ -210,7 +210,7 @@ type Machine struct {
 	err      error
 	step     int
 	asked    func() error
-	shots    int
+	points   []string // checkpoints
 	rolled   []string
 	released bool
 }
@@ -267,8 +267,18 @@ func (m *Machine) SetStep(number int) {
 	m.step = number
 }
 
+// over says why nothing can be done with the machine any more.
+func (m *Machine) over() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.released {
+		return errors.New("it was released")
+	}
+	return m.err
+}
+
 func (m *Machine) Snapshot(context.Context) (machine.Checkpoint, error) {
-	if err := m.Err(); err != nil {
+	if err := m.over(); err != nil {
 		return machine.Checkpoint{}, err
 	}
 	m.mu.Lock()
@@ -281,12 +291,13 @@ func (m *Machine) Snapshot(context.Context) (machine.Checkpoint, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.shots++
-	return machine.Checkpoint{ID: fmt.Sprintf("%s-c%d", m.session.ID, m.shots)}, nil
+	id := fmt.Sprintf("%s-c%d", m.session.ID, len(m.points)+1)
+	m.points = append(m.points, id)
+	return machine.Checkpoint{ID: id}, nil
 }
 
 func (m *Machine) Rollback(ctx context.Context, c machine.Checkpoint) error {
-	if err := m.Err(); err != nil {
+	if err := m.over(); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -294,6 +305,9 @@ func (m *Machine) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !slices.Contains(m.points, c.ID) {
+		return errors.New("the checkpoint is another machine's")
+	}
 	m.rolled = append(m.rolled, c.ID)
 	return nil
 }
