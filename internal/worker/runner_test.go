@@ -90,7 +90,14 @@ func (s *stove) log() string {
 // run executes the only job of a workflow.
 func (s *stove) run(ctx context.Context, job string, waits func()) conduct.Outcome {
 	s.t.Helper()
-	w, ds := workflow.Parse("ci.yml", []byte("on: push\njobs:\n  test:\n    runs-on: ubuntu-latest\n"+job), workflow.Options{})
+	run := s.plan("  test:\n    runs-on: ubuntu-latest\n" + job)
+	return s.Execute(ctx, conduct.Task{Run: run, Job: run.Jobs[0], Waits: waits})
+}
+
+// plan is the run of a workflow with these jobs.
+func (s *stove) plan(jobs string) *plan.Run {
+	s.t.Helper()
+	w, ds := workflow.Parse("ci.yml", []byte("on: push\njobs:\n"+jobs), workflow.Options{})
 	if workflow.Errors(ds) {
 		s.t.Fatal(ds)
 	}
@@ -99,7 +106,7 @@ func (s *stove) run(ctx context.Context, job string, waits func()) conduct.Outco
 	if workflow.Errors(ds) {
 		s.t.Fatal(ds)
 	}
-	return s.Execute(ctx, conduct.Task{Run: run, Job: run.Jobs[0], Waits: waits})
+	return run
 }
 
 func TestRunnerRunsAJob(t *testing.T) {
