@@ -296,6 +296,20 @@ func (r *run) fail() {
 // a command, and then which of the usual shells there are.
 const probe = `env -0; printf '\0\0'; for s in bash sh python python3 pwsh; do command -v $s; done; uname -m`
 
+// present has our Debian say that it is one, where the job asks for a Debian; else it
+// says that it is an Ubuntu, for the tools that look. Other images have no such
+// choice.
+func (r *run) present(ctx context.Context) error {
+	if !slices.ContainsFunc(r.job.Plan.Labels, func(l string) bool { return strings.HasPrefix(strings.ToLower(l), "debian-") }) {
+		return nil
+	}
+	const script = `p=/usr/local/sbin/hearth-present; if [ -x $p ]; then $p debian; fi`
+	if _, err := r.job.Guest.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", script}, Dir: "/", User: "root"}); err != nil {
+		return fmt.Errorf("prepare the machine: %w", err)
+	}
+	return nil
+}
+
 func (r *run) prepare(top *scope) error {
 	ctx, g := r.hard, r.job.Guest
 	var out limited
@@ -316,6 +330,9 @@ func (r *run) prepare(top *scope) error {
 		if k, v, ok := strings.Cut(kv, "="); ok && k != "" {
 			r.base[k] = v
 		}
+	}
+	if err := r.present(ctx); err != nil {
+		return err
 	}
 	for _, dir := range []string{r.layout.Workspace, r.layout.Temp, path.Join(r.layout.Temp, "_runner_file_commands"), path.Join(r.layout.Temp, "_github_workflow"), r.layout.Actions, path.Join(r.layout.Temp, "_github_home")} {
 		if err := g.MkdirAll(ctx, dir, 0o755, ""); err != nil {

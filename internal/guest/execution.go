@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -89,7 +90,7 @@ func (e *execution) begin() (first *pump, err error) {
 	if len(e.spec.argv) == 0 {
 		return nil, errors.New("no command")
 	}
-	env := completeEnv(e.spec.env, id)
+	env := completeEnv(e.spec.env, id, s.environment(id))
 	dir := e.spec.dir
 	if dir == "" {
 		dir = id.home
@@ -484,18 +485,53 @@ func setSize(f *os.File, t TTY) error {
 }
 
 // completeEnv adds what every command expects to find.
-func completeEnv(env []string, id identity) []string {
+func completeEnv(env []string, id identity, more []string) []string {
 	have := map[string]bool{}
 	for _, kv := range env {
 		k, _, _ := strings.Cut(kv, "=")
 		have[k] = true
 	}
 	env = env[:len(env):len(env)]
-	for _, kv := range []string{
-		"PATH=" + systemPath, "HOME=" + id.home, "USER=" + id.name, "LOGNAME=" + id.name, "SHELL=" + id.shell,
-	} {
+	for _, kv := range append(more[:len(more):len(more)],
+		"PATH="+systemPath, "HOME="+id.home, "USER="+id.name, "LOGNAME="+id.name, "SHELL="+id.shell,
+	) {
 		if k, _, _ := strings.Cut(kv, "="); !have[k] {
+			have[k] = true
 			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// maxEnvironment bounds the file of [Options].Environment.
+const maxEnvironment = 64 << 10
+
+// environment reads what every command's environment has, and has programs looked
+// for where a user's own tools (pip) put theirs first. A file that is not there, or is
+// no such file, says nothing.
+func (s *Server) environment(id identity) (env []string) {
+	if s.opts.Environment == "" {
+		return nil
+	}
+	f, err := os.OpenFile(s.opts.Environment, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a job may make a pipe of it
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	if id.uid != 0 && len(id.home) > 1 {
+		env = append(env, "PATH="+id.home+"/.local/bin:"+systemPath)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxEnvironment))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSpace(line)
+		if k, v, ok := strings.Cut(line, "="); ok && k != "" && !strings.HasPrefix(line, "#") && !strings.Contains(line, "\x00") {
+			env = append(env, k+"="+strings.Trim(v, `"`))
 		}
 	}
 	return env
@@ -581,7 +617,7 @@ func (s *Server) floor(ctx context.Context, argv []string, n int) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	env := completeEnv(nil, id)
+	env := completeEnv(nil, id, s.environment(id))
 	path, err := lookPath(argv[0], "/", env)
 	if err != nil {
 		return nil, err

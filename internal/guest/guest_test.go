@@ -207,6 +207,34 @@ func TestExecCannotStart(t *testing.T) {
 	}
 }
 
+// A machine's environment file is beneath what a command is given; whatever a job
+// makes of it, commands start.
+func TestExecEnvironmentFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "environment")
+	c := serveHere(t, Options{Environment: file})
+	say := func() string {
+		t.Helper()
+		out, _ := run(t, c, `echo "$A|$B|$X|$HOME"`, func(cmd *Cmd) { cmd.Env = []string{"X=1", "HOME=/else"} })
+		return strings.TrimSpace(out)
+	}
+	if got := say(); got != "||1|/else" {
+		t.Error(got)
+	}
+	if err := os.WriteFile(file, []byte("# no\nA=a b\nB=\"c\"\nX=2\nnonsense\n=x\nA=again\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := say(); got != "a b|c|1|/else" {
+		t.Error(got)
+	}
+	os.Remove(file)
+	if err := syscall.Mkfifo(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := say(); got != "||1|/else" {
+		t.Errorf("of a pipe: %s", got)
+	}
+}
+
 func TestExecEnvironment(t *testing.T) {
 	c := serveHere(t, Options{})
 	out, _ := run(t, c, `echo "$PATH|$HOME|$USER|$X"`, func(cmd *Cmd) { cmd.Env = []string{"X=1", "HOME=/else"} })

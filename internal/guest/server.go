@@ -25,6 +25,9 @@ type Options struct {
 	// Runner is the user of commands and files that name none; "" or a name that does not exist is
 	// the server's own user.
 	Runner string
+	// Environment is a file with what every command's environment has beside what it
+	// is given, NAME=value a line; "" is none. It is read each time.
+	Environment string
 	// System changes the machine; nil refuses that.
 	System System
 	// ReapAll is for the first process of a machine: the server waits for every

@@ -14,7 +14,7 @@ import (
 
 // baseVersion changes whenever the way the root file system is made does, in
 // ways that its package list and script do not show.
-const baseVersion = "2"
+const baseVersion = "3"
 
 const baseName = "base.erofs"
 
@@ -40,7 +40,7 @@ var basePackages = [...]string{
 	// data
 	"jq",
 	// languages
-	"make", "gcc", "g++", "libc6-dev", "pkg-config", "python3", "python3-venv", "python3-pip",
+	"make", "gcc", "g++", "libc6-dev", "pkg-config", "python3", "python-is-python3", "python3-venv", "python3-pip",
 }
 
 // customize makes a Debian into a runner. It runs inside mmdebstrap's

@@ -170,10 +170,11 @@ func (m *machine) setLimits() error {
 func (m *machine) serve(ctx context.Context) error {
 	server := guest.NewServer(guest.Options{
 		Release: m.release,
-		Runner:  "runner",
-		System:  m,
-		ReapAll: true,
-		Logf:    m.logf,
+		Runner:      "runner",
+		Environment: "/etc/environment",
+		System:      m,
+		ReapAll:     true,
+		Logf:        m.logf,
 	})
 	over := make(chan error, 2)
 	go func() { over <- m.servePort(ctx, server) }()
