@@ -25,6 +25,7 @@ type machineOptions struct {
 	image     string // name or id; "" is the default image
 	cpus      int
 	memoryMiB int
+	diskMiB   int64
 	warm      int
 	max       int
 }
@@ -146,7 +147,7 @@ func (a *app) machines(ctx context.Context, dirs config.Dirs, o machineOptions) 
 		return nil, err
 	}
 	p, err := pool.New(pool.Config{Driver: driver, Image: img, Images: dirs.Images(), RunDir: dirs.Run, CacheDir: dirs.Cache,
-		CPUs: o.cpus, MemoryMiB: o.memoryMiB, Warm: o.warm, Max: o.max, Log: a.log()})
+		CPUs: o.cpus, MemoryMiB: o.memoryMiB, ScratchMiB: o.diskMiB, Warm: o.warm, Max: o.max, Log: a.log()})
 	if err != nil {
 		return nil, &exit{exitInfrastructure, err}
 	}

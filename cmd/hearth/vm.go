@@ -187,6 +187,9 @@ func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string
 	if m.cpus < 1 || m.memoryMiB < 128 {
 		return nil, r, usage("--cpus %d --memory %d: want at least 1 CPU and 128 MiB", m.cpus, m.memoryMiB)
 	}
+	if m.diskMiB < config.MinDisk {
+		return nil, r, usage("--disk %d: want at least %d MiB", m.diskMiB, config.MinDisk)
+	}
 	dirs, err := a.dirs()
 	if err != nil {
 		return nil, r, err

@@ -141,6 +141,8 @@ type Config struct {
 	// CPUs and MemoryMiB of one machine.
 	CPUs      int `json:"cpus"`
 	MemoryMiB int `json:"memory_mib"`
+	// DiskMiB is a machine's own disk; it takes what is written to it. 0 is 14336.
+	DiskMiB int64 `json:"disk_mib"`
 	// MaxBody bounds a webhook's body, in bytes. GitHub's own limit is 25 MiB.
 	MaxBody int64 `json:"max_body"`
 	// SessionTTL is how long a VM asked for over HTTP lives unless it is
@@ -160,6 +162,9 @@ type Config struct {
 
 	Doors
 }
+
+// MinDisk is the least disk of a machine, MiB.
+const MinDisk = 256
 
 // What UnknownLabels may be; "" is the first.
 const (
@@ -306,6 +311,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	number("WARM", func(n int64) { c.Warm = int(n) })
 	number("CPUS", func(n int64) { c.CPUs = int(n) })
 	number("MEMORY_MIB", func(n int64) { c.MemoryMiB = int(n) })
+	number("DISK_MIB", func(n int64) { c.DiskMiB = n })
 	for _, s := range []struct {
 		file string
 		into *string
@@ -375,6 +381,9 @@ func (c Config) Validate() error {
 	}
 	if c.CPUs < 1 || c.CPUs > maxCPUs {
 		bad("cpus %d: want 1 to %d", c.CPUs, maxCPUs)
+	}
+	if c.DiskMiB != 0 && c.DiskMiB < MinDisk {
+		bad("disk_mib %d: want at least %d", c.DiskMiB, MinDisk)
 	}
 	if c.MemoryMiB < minMemory || c.MemoryMiB > maxMemory {
 		bad("memory_mib %d: want at least %d", c.MemoryMiB, minMemory)

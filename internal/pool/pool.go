@@ -79,7 +79,7 @@ type Config struct {
 
 	CPUs       int   // of a machine, where a request does not say; 2
 	MemoryMiB  int   // likewise; 1024
-	ScratchMiB int64 // size of a machine's own disk, sparse; 8192
+	ScratchMiB int64 // size of a machine's own disk, sparse; 14336
 
 	// Means is what all leased machines may have together; a zero field asks
 	// the host: twice its CPUs, three quarters of its memory.
@@ -169,7 +169,7 @@ func newPool(cfg Config, src func(*image.Image) source) (*Pool, error) {
 		cfg.MemoryMiB = 1024
 	}
 	if cfg.ScratchMiB == 0 {
-		cfg.ScratchMiB = 8192
+		cfg.ScratchMiB = 14336
 	}
 	host := HostMeans()
 	if cfg.Means.CPUs == 0 {
