@@ -3,6 +3,7 @@ package engine
 //lint:file-ignore ST1005 these errors are worded as GitHub words them
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 
 // checkout is actions/checkout, served by the runner: the run's own repository
 // from the Source, another one through its mirror. The guest needs no network
-// and no token for it.
+// and no token for it; the token is there for the steps after it (see persist).
 func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	r := x.r
 	x.actionHeader(x.def.Uses, with)
@@ -99,6 +100,11 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		r.mu.Unlock()
 	}
 	r.system(x, fmt.Sprintf("Checked out %s at %s into %s", name, sha, dir))
+	if !strings.EqualFold(get("persist-credentials"), "false") {
+		if err := x.persist(dir, cmp.Or(get("token"), r.job.Token)); err != nil {
+			return x.guestFault("keep the token for git", err)
+		}
+	}
 	x.setOutput("commit", sha)
 	switch {
 	case req.Ref != "":
@@ -113,10 +119,10 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 // why; and whether there is one of the name.
 func unusedInput(name, value string) (note string, known bool) {
 	switch strings.ToLower(name) {
-	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout":
-	case "persist-credentials", "token", "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
-		if value != "" && (!strings.EqualFold(name, "persist-credentials") || strings.EqualFold(value, "true")) {
-			return name + " is not used: the runner brings the repository itself, and leaves no credentials in the machine.", true
+	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "token", "persist-credentials", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout":
+	case "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
+		if value != "" {
+			return name + " is not used: the runner brings the repository itself.", true
 		}
 	case "sparse-checkout", "sparse-checkout-cone-mode", "filter":
 		if value != "" {

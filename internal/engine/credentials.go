@@ -1,0 +1,45 @@
+package engine
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/guest"
+)
+
+// persist lets git in a checked-out repository use the job's token against the
+// server, as actions/checkout does unless it is told not to: steps after it fetch and
+// push. The token is in a file below RUNNER_TEMP that the repository's config
+// includes, so that whoever packs the directory up does not take it along; it goes
+// with the machine.
+func (x *execution) persist(dir, token string) error {
+	r := x.r
+	if token == "" {
+		return nil
+	}
+	basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + token))
+	for _, secret := range []string{token, basic} {
+		if err := r.mask.Add(secret); err != nil {
+			return fmt.Errorf("mask the token: %w", err)
+		}
+	}
+	url, _ := r.github.Get("server_url")
+	server := strings.TrimRight(url.ToString(), "/")
+	if strings.ContainsAny(server, "\"\\\n\r]") {
+		return fmt.Errorf("the server's address %q is none", server)
+	}
+	file := path.Join(r.layout.Temp, "git-credentials-"+ci.NewID()+".config")
+	config := fmt.Sprintf("[http \"%s/\"]\n\textraheader = AUTHORIZATION: basic %s\n", server, basic)
+	if err := r.job.Guest.WriteFile(x.ctx, file, []byte(config), 0o600, ""); err != nil {
+		return err
+	}
+	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", `printf '[include]\n\tpath = %s\n' "$1" >>.git/config`, "sh", file}, Dir: dir})
+	if err == nil && !exit.OK() {
+		err = errors.New("the repository's config cannot be written")
+	}
+	return err
+}
