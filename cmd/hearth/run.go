@@ -28,6 +28,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/plan/show"
+	"github.com/hearth-ci/hearth/internal/prompt"
 	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/tui"
 	"github.com/hearth-ci/hearth/internal/worker"
@@ -115,6 +116,7 @@ func (a *app) machineFlags(c *cobra.Command, o *machineOptions) {
 	f.StringVar(&o.image, "image", "", "image by name or id (default: the default image)")
 	f.IntVar(&o.cpus, "cpus", 2, "virtual CPUs of a machine")
 	f.IntVar(&o.memoryMiB, "memory", 1024, "memory of a machine, MiB")
+	f.Int64Var(&o.diskMiB, "disk", 14336, "disk of a machine, MiB; it takes what is written to it")
 }
 
 // candidate is one workflow file on its way to a run.
@@ -178,6 +180,9 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	policy, err := network.ParsePolicy(o.network)
 	if err != nil {
 		return usage("--network: %v", err)
+	}
+	if o.diskMiB < config.MinDisk {
+		return usage("--disk %d: want at least %d MiB", o.diskMiB, config.MinDisk)
 	}
 	o.actor = cmp.Or(o.actor, a.getenv("GITHUB_ACTOR"), a.getenv("USER"), "hearth")
 	all, err := readWorkflows(p, o.workflows)
@@ -647,6 +652,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files, At: what.at},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
+				Package: prompt.Package,
 				Image: func(labels []string) (string, error) {
 					name, err := image.ForLabels(labels, set.platforms)
 					if err != nil || name == image.DefaultName {

@@ -31,6 +31,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/oidc"
+	"github.com/hearth-ci/hearth/internal/prompt"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
@@ -159,7 +160,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return usage("learn: %v", err)
 	}
 	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
-	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, warm: cfg.Warm, max: cfg.Machines})
+	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm, max: cfg.Machines})
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	kept := resultsStore(dirs, cfg.Retention, log)
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
-		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
+		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
+		Package: prompt.Package, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, OIDC: issuer, Grace: serveGrace, Log: log,
 	})
 	if err != nil {

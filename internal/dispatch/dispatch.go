@@ -43,6 +43,8 @@ type Config struct {
 	Host machine.Host // where jobs get their machines
 	// Labels are what this server's workers answer to.
 	Labels []string
+	// Package says which package has a program: see [worker.Runner].
+	Package func(program string) (pkg string, known bool)
 	// StrictLabels leaves out jobs with a label that nobody is known by; otherwise one
 	// that begins with ubuntu stands for the default image.
 	StrictLabels bool

@@ -14,6 +14,16 @@ type Lack struct {
 	Package string // Debian package that has it; "" is that Debian has none
 }
 
+// Package is the Debian package that has a program, "" for a program that none has;
+// known is false for one of which that is not known, or that the default image has.
+func Package(program string) (pkg string, known bool) {
+	p := theLexicon().programs[program]
+	if p == nil || p.pkg == "" {
+		return "", false
+	}
+	return strings.TrimPrefix(p.pkg, "-"), true
+}
+
 // lacks finds the programs that no setup action of the job brings either.
 func lacks(yaml string) []Lack {
 	w, _ := workflow.Parse("new.yml", []byte(yaml), workflow.Options{})

@@ -51,7 +51,10 @@ type Runner struct {
 	Source                              engine.Source
 	Actions                             *action.Resolver
 	Network                             network.Policy
-	Learn                               *learn.Learner // nil and off: nothing is learned or said
+	// Package says which package has a program, "" for none, if that is known; nil
+	// knows nothing.
+	Package func(program string) (pkg string, known bool)
+	Learn   *learn.Learner // nil and off: nothing is learned or said
 
 	// Results keeps artifacts and caches; nil is no such service. CacheMode is the
 	// most that jobs may do with caches.
@@ -164,7 +167,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	r.Sink.Emit(masked.Record(r.machine(job, s, "restored", time.Since(began))))
 	lease.Begin()
 
-	hooks := &hooks{runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
+	hooks := &hooks{tokenless: token == "", runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Emit: hooks, Hooks: hooks,
@@ -255,12 +258,15 @@ func (r *Runner) connection(job *plan.Job, c network.Connection) ci.Record {
 }
 
 // hooks stands between the engine and the learner for one job: it keeps the
-// tail of the running steps' output for the explanation of a failure, and asks
-// whether a failed step should be tried again.
+// tail of the running steps' output for the explanation of a failure, says what to do
+// about one that comes from what the machine lacks, and asks whether a failed step
+// should be tried again.
 type hooks struct {
 	runner *Runner
 	job    *plan.Job
 	mask   *mask.Set // nil masks nothing
+	// tokenless says that the job has no token.
+	tokenless bool
 
 	// fate says how the machine ended, "" if it lives; nil is not known. It may wait
 	// a moment for the end, so it is asked once for all that tells of it.
@@ -312,7 +318,7 @@ func (h *hooks) Emit(rec ci.Record) {
 	// What the runner says itself, the script and its shell, tells nothing of a
 	// failure, but for its errors.
 	said := rec.Stream != "system" || rec.Level == "error"
-	if rec.Type == ci.LogLine && rec.Step > 0 && said && h.runner.Learn.Mode() != learn.Off {
+	if rec.Type == ci.LogLine && rec.Step > 0 && said {
 		h.mu.Lock()
 		if h.lines == nil {
 			h.lines = map[int][]string{}
@@ -347,13 +353,19 @@ func (h *hooks) BeforeStep(context.Context, engine.StepInfo) error { return nil 
 // AfterStep explains a failure, and may have the step tried again.
 func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) (*engine.Retry, error) {
 	r := h.runner
-	if r.Learn.Mode() == learn.Off || res.Outcome != ci.Failure || res.Infrastructure || ctx.Err() != nil {
+	if res.Outcome != ci.Failure || res.Infrastructure || ctx.Err() != nil {
 		return nil, nil
 	}
 	h.mu.Lock()
 	lines := h.lines[s.Number]
 	delete(h.lines, s.Number)
 	h.mu.Unlock()
+	if hint := h.hint(lines); hint != "" {
+		r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Level: "notice", Message: hint}))
+	}
+	if r.Learn.Mode() == learn.Off {
+		return nil, nil
+	}
 	f := learn.Failure{Run: r.RunID, Repository: r.Repository, Workflow: r.File, JobKey: h.job.Key, Step: s.Number, Name: s.Name, Command: s.Command,
 		Branch: r.Ref, Commit: r.SHA, Attempt: max(s.Attempt, r.Attempt), ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines}
 	e, err := r.Learn.Explain(ctx, f)
