@@ -169,7 +169,7 @@ func (m *machine) setLimits() error {
 // serve serves whatever channel there is, for ever. An error means that there is none.
 func (m *machine) serve(ctx context.Context) error {
 	server := guest.NewServer(guest.Options{
-		Release: m.release,
+		Release:     m.release,
 		Runner:      "runner",
 		Environment: "/etc/environment",
 		System:      m,
