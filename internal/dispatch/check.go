@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
@@ -460,9 +461,44 @@ func (r *reporter) look(c *check) forge.Check {
 	}
 	if !c.bare {
 		out.Summary = summary(j, r.board.Notes, out.DetailsURL)
+		if j.Status == ci.Completed {
+			out.Summary += r.left(c.key)
+		}
 		out.Text = written(j)
 	}
 	return out
+}
+
+// shownArtifacts is how many a check lists: it has room for little.
+const shownArtifacts = 30
+
+// left lists the artifacts of a job that has ended.
+func (r *reporter) left(key string) string {
+	if r.d.cfg.Results == nil {
+		return ""
+	}
+	all, err := r.d.cfg.Results.Artifacts(r.run.Repository, r.run.ID)
+	if err != nil {
+		r.d.log.Error("artifacts", "run", r.run.ID, "error", err)
+		return ""
+	}
+	all = slices.DeleteFunc(all, func(a results.Artifact) bool { return a.Job != key })
+	var b strings.Builder
+	for i, a := range all {
+		if i == 0 {
+			b.WriteString("\n\nArtifacts:\n")
+		}
+		if i == shownArtifacts {
+			fmt.Fprintf(&b, "- and %d more\n", len(all)-i)
+			break
+		}
+		name := "`" + code(a.Name) + "`"
+		if url := r.d.cfg.URL; url != "" {
+			name = fmt.Sprintf("[%s](%s/runs/%s/artifacts/%d)", name, url, r.run.ID, a.ID)
+		}
+		fmt.Fprintf(&b, "- %s, %s\n", name, board.Amount(a.Size))
+	}
+	return b.String()
 }
 
 // lookWhole is the check of a workflow that could not be run at all.

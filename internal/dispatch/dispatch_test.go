@@ -1,14 +1,20 @@
 package dispatch
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
+	"github.com/hearth-ci/hearth/internal/oidc"
+	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
@@ -42,7 +48,14 @@ jobs:
 `
 
 func TestPush(t *testing.T) {
-	s := newSite(t, nil)
+	s := newSite(t, func(c *Config) {
+		c.OIDC, c.Results = oidc.New(oidc.Config{Dir: t.TempDir()}), results.New(results.Config{Dir: t.TempDir()})
+	})
+	s.before = func(job *plan.Job) {
+		if job.Key == "build" {
+			leaves(t, s.d.cfg.Results, s.runs()[0], job.Key)
+		}
+	}
 	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": twoJobs, "main.go": "package main // in the machine\n"})
 	s.gh.Changes(hello, pushed1, "main.go")
 	e := s.deliver("push", s.push(nil))
@@ -54,7 +67,7 @@ func TestPush(t *testing.T) {
 	if build.Conclusion != "success" || build.HeadSHA != pushed1 || build.DetailsURL == "" || len(build.Annotations) != 1 {
 		t.Errorf("%+v", build)
 	}
-	for _, want := range []string{"**Expected before it started:**", "| 2 | Look at the files | ✓ success |", "Log, steps and predictions"} {
+	for _, want := range []string{"**Expected before it started:**", "| 2 | Look at the files | ✓ success |", "Log, steps and predictions", "Artifacts:\n- [`the 'binary'`](", "/artifacts/1), 4 B\n"} {
 		if !strings.Contains(build.Output.Summary, want) {
 			t.Errorf("no %q in\n%s", want, build.Output.Summary)
 		}
@@ -69,6 +82,11 @@ func TestPush(t *testing.T) {
 	}
 	s.until("the run is over", func() bool { return s.runs()[0].Status == ci.Completed })
 	run := s.runs()[0]
+	s.mu.Lock()
+	if r := s.jobs[0].runner; r.Results == nil || r.OIDC == nil || !r.CacheMode.Writes() {
+		t.Errorf("the repository's own job: %+v", r)
+	}
+	s.mu.Unlock()
 	if run.Conclusion != ci.Failure || run.Number != 1 || run.SHA != pushed1 || run.Actor != "Codertocat" {
 		t.Errorf("%+v", run)
 	}
@@ -88,6 +106,34 @@ func TestPush(t *testing.T) {
 			t.Errorf("the page that the check links to has no %q", want)
 		}
 	}
+}
+
+// leaves has a job leave an artifact.
+func leaves(t *testing.T, store *results.Store, run ci.Run, key string) {
+	session, err := store.Open(results.Job{Repository: run.Repository, Run: run.ID, Attempt: 1, Key: key})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer session.Close()
+	call := func(method string, body string) (answer struct {
+		URL string `json:"signed_upload_url"`
+	}) {
+		r := httptest.NewRequest("POST", "/twirp/github.actions.results.api.v1.ArtifactService/"+method, strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer "+session.Token())
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		if session.ServeHTTP(w, r); w.Code != 200 {
+			t.Error(method, w.Code, w.Body)
+		}
+		json.Unmarshal(w.Body.Bytes(), &answer)
+		return answer
+	}
+	about := fmt.Sprintf("{\"workflow_run_backend_id\":%q,\"name\":\"the `binary`\",\"size\":4}", run.ID)
+	r := httptest.NewRequest("PUT", call("CreateArtifact", about).URL, strings.NewReader("made"))
+	r.Header.Set("x-ms-blob-type", "BlockBlob")
+	session.ServeHTTP(httptest.NewRecorder(), r)
+	call("FinalizeArtifact", about)
 }
 
 const passes = `name: Small
@@ -154,7 +200,7 @@ func TestPullRequest(t *testing.T) {
 }
 
 func TestForkGetsNoSecrets(t *testing.T) {
-	s := newSite(t, nil)
+	s := newSite(t, func(c *Config) { c.OIDC = oidc.New(oidc.Config{Dir: t.TempDir()}) })
 	e := s.deliver("pull_request", s.request(map[string]any{"pull_request.head.repo.full_name": "stranger/Hello-World"}))
 	if e.State != store.EventDone {
 		t.Fatal(e.Detail)
@@ -166,6 +212,9 @@ func TestForkGetsNoSecrets(t *testing.T) {
 	defer s.mu.Unlock()
 	if len(s.jobs) != 1 || len(s.jobs[0].secrets) != 0 {
 		t.Errorf("a fork's job saw %v", s.jobs)
+	}
+	if r := s.jobs[0].runner; r.CacheMode != results.ReadOnly || r.OIDC != nil {
+		t.Errorf("a fork's job may do %q with caches, and has tokens: %v", r.CacheMode, r.OIDC != nil)
 	}
 	for _, p := range s.gh.Tokens() {
 		for scope, access := range p {

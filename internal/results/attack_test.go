@@ -113,6 +113,12 @@ func TestAttackNamesOfArtifacts(t *testing.T) {
 			t.Errorf("key %.40q: %d", key, status)
 		}
 	}
+	if status, _ := c.call("CacheService/GetCacheEntryDownloadURL", "key", "k", "version", "v1", "restore_keys", make([]string, 10)); status != 400 {
+		t.Errorf("eleven keys: %d", status)
+	}
+	if status, _ := c.call("CacheService/GetCacheEntryDownloadURL", "key", "k", "version", "v1", "restore_keys", strings.Fields("a b c d e f g h i j")); status != 400 {
+		t.Errorf("eleven keys: %d", status)
+	}
 	if status, _ := c.cache(strings.Repeat("ä", 512), []byte("x")); status != 200 {
 		t.Errorf("a key of 512 characters: %d", status)
 	}

@@ -2,6 +2,7 @@ package results
 
 import (
 	"bytes"
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,7 +187,19 @@ func TestDamaged(t *testing.T) {
 	if status, _ := c.call("ArtifactService/FinalizeArtifact", "name", "it", "size", "4"); status != 404 {
 		t.Errorf("nothing arrived: %d", status)
 	}
-	if w := c.blob("PUT", up, "", []byte("data"), "x-ms-blob-type", "BlockBlob"); w.Code != 201 {
+	for _, id := range []string{"", "!", b64(strings.Repeat("x", maxBlockID+1))} {
+		if w := c.blob("PUT", up, "&comp=block&blockid="+url.QueryEscape(id), []byte("data")); w.Code != 400 {
+			t.Errorf("block id %.20q: %d", id, w.Code)
+		}
+	}
+	short := httptest.NewRequest("PUT", strings.TrimPrefix(up, c.n.job.Base), strings.NewReader("da"))
+	short.ContentLength = 4
+	short.Header.Set("x-ms-blob-type", "BlockBlob")
+	if w := c.serve(short); w.Code != 400 {
+		t.Errorf("a body that ends too soon: %d", w.Code)
+	}
+	sum := md5.Sum([]byte("data"))
+	if w := c.blob("PUT", up, "", []byte("data"), "x-ms-blob-type", "BlockBlob", "Content-MD5", b64(string(sum[:]))); w.Code != 201 {
 		t.Fatal(w.Code)
 	}
 	if status, _ := c.call("ArtifactService/FinalizeArtifact", "name", "it", "size", "5"); status != 400 {
@@ -242,6 +256,29 @@ func TestArtifactsOfAttempts(t *testing.T) {
 	_, a = open(t, s, next).call("ArtifactService/ListArtifacts")
 	if n := len(a["artifacts"].([]any)); n != 0 {
 		t.Errorf("another run sees %d", n)
+	}
+}
+
+// What others than GitHub's packages read of the token: BuildKit wants to know which
+// scopes of caches it may read (1) and write (2).
+func TestTokenNamesScopes(t *testing.T) {
+	for mode, want := range map[Mode]string{
+		ReadWrite: `[{"Scope":"refs/heads/topic","Permission":3},{"Scope":"refs/heads/main","Permission":1}]`,
+		ReadOnly:  `[{"Scope":"refs/heads/topic","Permission":1},{"Scope":"refs/heads/main","Permission":1}]`,
+		WriteOnly: `[{"Scope":"refs/heads/topic","Permission":2}]`,
+		NoCache:   `null`,
+	} {
+		j := job()
+		j.Mode, j.Scopes = mode, []string{"refs/heads/topic", "refs/heads/main"}
+		parts := strings.Split(open(t, New(Config{Dir: t.TempDir()}), j).n.Token(), ".")
+		b, err := base64.RawURLEncoding.DecodeString(parts[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var claims struct{ AC, SCP string }
+		if err := json.Unmarshal(b, &claims); err != nil || claims.AC != want || !strings.HasPrefix(claims.SCP, "Actions.Results:run1:") {
+			t.Errorf("%s: %+v %v", mode, claims, err)
+		}
 	}
 }
 
