@@ -467,16 +467,7 @@ func (x *execution) node(version int, main string) outcome {
 	for k, v := range x.state {
 		extra.set("STATE_"+k, v)
 	}
-	if res := r.job.Results; res.URL != "" {
-		extra.set("ACTIONS_RESULTS_URL", res.URL)
-		extra.set("ACTIONS_RUNTIME_TOKEN", res.Token)
-		extra.set("ACTIONS_RUNTIME_URL", res.URL)
-		extra.set("ACTIONS_CACHE_URL", res.URL)
-		extra.set("ACTIONS_CACHE_SERVICE_V2", "true")
-		if res.CacheMode != "" {
-			extra.set("ACTIONS_CACHE_MODE", res.CacheMode)
-		}
-	}
+	r.job.Results.add(&extra)
 	r.job.IDToken.add(&extra)
 	bin := path.Join(r.layout.Tools, fmt.Sprintf("node%d", version), "bin", "node")
 	return x.exec([]string{bin, main}, r.layout.Workspace, extra)

@@ -142,6 +142,21 @@ type Results struct {
 	CacheMode string
 }
 
+// add gives an action what it needs to speak to the service; a run step is not told.
+func (r Results) add(to *vars) {
+	if r.URL == "" {
+		return
+	}
+	to.set("ACTIONS_RESULTS_URL", r.URL)
+	to.set("ACTIONS_RUNTIME_TOKEN", r.Token)
+	to.set("ACTIONS_RUNTIME_URL", r.URL)
+	to.set("ACTIONS_CACHE_URL", r.URL)
+	to.set("ACTIONS_CACHE_SERVICE_V2", "true")
+	if r.CacheMode != "" {
+		to.set("ACTIONS_CACHE_MODE", r.CacheMode)
+	}
+}
+
 // IDToken is where steps ask for tokens that say which job they belong to. The zero
 // value is nowhere.
 type IDToken struct {
