@@ -107,6 +107,7 @@ func (s *Server) request(o order) (machine.Request, error) {
 		if policy, err = network.ParsePolicy(o.Network); err != nil {
 			return bad(`want "default", "none" or "allow:HOST,HOST"`, "network: %v", err)
 		}
+		policy.PublicNames = true // a subject does not decide what is reached of the server's own network
 		if err := policy.Within(s.cfg.Network); err != nil {
 			return machine.Request{}, problem(http.StatusForbidden, "network_refused", "ask for less, or have the server's api.network say more", "network: %v", err)
 		}

@@ -24,8 +24,10 @@
 // Whatever the policy: loopback, link-local (with the cloud metadata address),
 // multicast, reserved ranges, and this host's own addresses. Under [Public],
 // the default, private and carrier-grade ranges too, unless the policy names
-// them. The check is made on the address that is dialled, when it is dialled,
-// so it does not matter what a name resolved to (DNS rebinding).
+// them, or names a host that resolved to them. The check is made on the address
+// that is dialled, when it is dialled, so it does not matter what any other name
+// resolved to (DNS rebinding). What is refused is not answered, as behind a
+// firewall, unless the policy says so (Policy.Refuse).
 //
 // Under [AllowList] only the listed hosts can be resolved, and only addresses
 // that one of those answers gave can be reached. An address shared by an

@@ -174,7 +174,7 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest, to netip.AddrPort, cable i
 	f, names := n.newFlow("tcp", to)
 	if reason := n.rules.connect(to.Addr(), to.Port(), names); reason != "" {
 		n.refuse(f, reason)
-		r.Complete(true)
+		r.Complete(n.rules.refuse)
 		return
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Limits.DialTimeout)
@@ -183,7 +183,9 @@ func (n *Network) forwardTCP(r *tcp.ForwarderRequest, to netip.AddrPort, cable i
 	if err != nil {
 		f.c.Reason = "could not connect: " + err.Error()
 		n.record.add(f.end())
-		r.Complete(true)
+		// Who did not answer us has not answered the guest.
+		silent, ok := errors.AsType[net.Error](err)
+		r.Complete(!ok || !silent.Timeout())
 		return
 	}
 	// The guest may leave its handshake unfinished for ever.
@@ -265,7 +267,7 @@ func (n *Network) handleUDP(r *udp.ForwarderRequest) bool {
 	f, names := n.newFlow("udp", to)
 	if reason := n.rules.connect(to.Addr(), to.Port(), names); reason != "" {
 		n.refuse(f, reason)
-		return false
+		return !n.rules.refuse
 	}
 	release, ok := n.slot()
 	if !ok {

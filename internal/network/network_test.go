@@ -403,7 +403,7 @@ func TestTCPThrough(t *testing.T) {
 func TestRefused(t *testing.T) {
 	// Every private range leads to a server that would answer.
 	w := &world{names: map[string][]netip.Addr{"rebind.example": {netip.MustParseAddr("192.168.1.1")}, "metadata.example": {netip.MustParseAddr("169.254.169.254")}}}
-	n, rec := newNetwork(t, Config{}, w)
+	n, rec := newNetwork(t, Config{Policy: Policy{Refuse: true}}, w)
 	g := plug(t, n)
 	short := func(address string) (net.Conn, error) {
 		// Where the guest's own stack gets no answer it would try for long.
@@ -447,6 +447,65 @@ func TestRefused(t *testing.T) {
 	}
 	if len(w.dialled) != 0 {
 		t.Errorf("dialled: %v", w.dialled)
+	}
+}
+
+// What may not be reached does not answer, as behind a firewall.
+func TestDropped(t *testing.T) {
+	w := &world{}
+	n, rec := newNetwork(t, Config{}, w)
+	g := plug(t, n)
+	w.serveTCP(t, "10.1.2.3:80", echo)
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	_, err := gonet.DialContextTCP(ctx, g.stack, full("10.1.2.3:80"), ipv4.ProtocolNumber)
+	if err == nil || strings.Contains(err.Error(), "refused") || ctx.Err() == nil {
+		t.Errorf("%v; want no answer", err)
+	}
+	if r := rec.wait(t, func(c Connection) bool { return c.Port == 80 }); !r.Refused || r.Reason != "private address" {
+		t.Errorf("%+v", r)
+	}
+	if all := rec.all(); len(all) != 1 {
+		t.Errorf("%d records of one refusal", len(all))
+	}
+}
+
+// A name that is written out is let through whatever it resolves to, but for what never
+// is; one that somebody else asked for is not.
+func TestWrittenNames(t *testing.T) {
+	ip := netip.MustParseAddr
+	for _, c := range []struct {
+		policy string
+		public bool
+		name   string
+		ip     string
+		port   uint16
+		want   bool
+	}{
+		{"allow:registry.lan", false, "registry.lan", "10.1.1.1", 443, true},
+		{"allow:registry.lan:443", false, "registry.lan", "10.1.1.1", 80, false},
+		{"allow:registry.lan", false, "other.lan", "10.1.1.1", 443, false},
+		{"allow:*.lan", false, "registry.lan", "10.1.1.1", 443, false},
+		{"allow:registry.lan", true, "registry.lan", "10.1.1.1", 443, false},
+		{"allow:registry.lan", false, "registry.lan", "127.0.0.1", 443, false},
+		{"allow:registry.lan", false, "registry.lan", "169.254.169.254", 80, false},
+		{"public,registry.lan", false, "registry.lan", "192.168.1.1", 443, true},
+		{"public,10.0.0.0/8", false, "", "10.1.1.1", 443, true},
+		{"public,10.0.0.0/8", false, "", "192.168.1.1", 443, false},
+		{"public,10.0.0.0/8", false, "", "1.1.1.1", 443, true},
+	} {
+		p, err := ParsePolicy(c.policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.PublicNames = c.public
+		r, err := compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reason := r.connect(ip(c.ip), c.port, []string{c.name}); (reason == "") != c.want {
+			t.Errorf("%+v: %q", c, reason)
+		}
 	}
 }
 
@@ -511,7 +570,7 @@ func TestServices(t *testing.T) {
 
 func TestPolicyNone(t *testing.T) {
 	w := &world{names: map[string][]netip.Addr{"example.com": {netip.MustParseAddr(site)}}}
-	n, rec := newNetwork(t, Config{Policy: Policy{Mode: None}}, w)
+	n, rec := newNetwork(t, Config{Policy: Policy{Mode: None, Refuse: true}}, w)
 	w.serveTCP(t, site+":7", echo)
 	g := plug(t, n)
 	if ips, code := g.lookup("example.com", dnsmessage.TypeA); len(ips) != 0 || code != dnsmessage.RCodeRefused {
@@ -532,7 +591,7 @@ func TestPolicyNone(t *testing.T) {
 func TestAllowList(t *testing.T) {
 	ip := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
 	w := &world{names: map[string][]netip.Addr{"example.com": ip(site), "api.example.com": ip("93.184.216.35"), "evil.test": ip("93.184.216.36"), "rebind.example.com": ip("192.168.1.1")}}
-	n, _ := newNetwork(t, Config{Policy: Policy{Mode: AllowList, Allow: []string{"*.example.com", "93.184.216.40:443", "10.9.0.0/16"}}}, w)
+	n, _ := newNetwork(t, Config{Policy: Policy{Mode: AllowList, Refuse: true, Allow: []string{"*.example.com", "93.184.216.40:443", "10.9.0.0/16"}}}, w)
 	for _, a := range []string{site + ":443", "93.184.216.35:443", "93.184.216.36:443", "93.184.216.40:443", "93.184.216.40:80", "192.168.1.1:443", "10.9.1.1:5000"} {
 		w.serveTCP(t, a, echo)
 	}
@@ -595,7 +654,8 @@ func TestPolicyTable(t *testing.T) {
 }
 
 func TestParsePolicy(t *testing.T) {
-	for _, s := range []string{"", "default", "public", "none", "allow:", "allow:a.b, *.c.d:443,1.2.3.4,10.0.0.0/8:80"} {
+	for _, s := range []string{"", "default", "public", "none", "allow:", "allow:a.b, *.c.d:443,1.2.3.4,10.0.0.0/8:80",
+		"public,10.0.0.0/8", "public,refuse", "public,drop,a.b:443", "none,refuse", "allow:a.b,refuse"} {
 		p, err := ParsePolicy(s)
 		if err != nil {
 			t.Errorf("%q: %v", s, err)
@@ -604,7 +664,8 @@ func TestParsePolicy(t *testing.T) {
 			t.Errorf("%q → %q → %q, %v", s, p, again, err)
 		}
 	}
-	for _, s := range []string{"off", "allow:http://x", "allow:a b", "allow:a.b:0", "allow:a.b:99999", "allow:a.b:08", "allow:*", "allow:a..b", "allow:*.*.a", "allow:::1", "allow:1.2.3"} {
+	for _, s := range []string{"off", "allow:http://x", "allow:a b", "allow:a.b:0", "allow:a.b:99999", "allow:a.b:08", "allow:*", "allow:a..b", "allow:*.*.a", "allow:::1", "allow:1.2.3",
+		"none,10.0.0.0/8", "private", "public,http://x", "refuse"} {
 		if p, err := ParsePolicy(s); err == nil {
 			t.Errorf("%q: %+v", s, p)
 		}

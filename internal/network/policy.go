@@ -25,48 +25,74 @@ type Policy struct {
 	// Allow lists hosts: "example.com", "*.example.com" (any name below it,
 	// not itself), "203.0.113.7", "10.20.0.0/16", each with an optional port
 	// (":443"). Under Public, listed addresses are let through although they
-	// are private. Addresses that are never let through stay so (doc.go).
+	// are private, and so is what a listed name, written out, resolves to.
+	// Addresses that are never let through stay so (doc.go).
 	Allow []string
+	// Refuse answers at once what may not be reached; else there is no answer, as
+	// behind a firewall, and whoever connects waits.
+	Refuse bool
+	// PublicNames keeps names on the list from standing for private addresses: those
+	// who asked for them do not decide that.
+	PublicNames bool
 }
 
-// ParsePolicy reads a policy as users write it: "public" (or "default" or ""),
-// "none", or "allow:HOST,HOST…".
+// ParsePolicy reads a policy as users write it: "public" (or "default" or ""), "none",
+// or "allow:HOST,HOST…". After a comma come further hosts that public lets through,
+// and how what may not be reached is answered: "refuse" or "drop".
 func ParsePolicy(s string) (Policy, error) {
-	switch {
-	case s == "" || s == "default" || s == "public":
-		return Policy{}, nil
-	case s == "none":
-		return Policy{Mode: None}, nil
-	case strings.HasPrefix(s, "allow:"):
-		p := Policy{Mode: AllowList}
-		for host := range strings.SplitSeq(strings.TrimPrefix(s, "allow:"), ",") {
-			if host = strings.TrimSpace(host); host != "" {
-				p.Allow = append(p.Allow, host)
-			}
-		}
-		_, err := compile(p)
-		return p, err
+	var p Policy
+	word, rest, _ := strings.Cut(s, ",")
+	switch word = strings.TrimSpace(word); {
+	case word == "" || word == "default" || word == "public":
+	case word == "none":
+		p.Mode = None
+	case strings.HasPrefix(word, "allow:"):
+		p.Mode, rest = AllowList, strings.TrimPrefix(strings.TrimSpace(s), "allow:")
+	default:
+		return Policy{}, fmt.Errorf("network policy %q: it is public, none, or allow:HOST,HOST…, with refuse or drop after a comma", s)
 	}
-	return Policy{}, fmt.Errorf("network policy %q: it is public, none, or allow:HOST,HOST…", s)
+	for item := range strings.SplitSeq(rest, ",") {
+		switch item = strings.TrimSpace(item); {
+		case item == "":
+		case item == "refuse" || item == "drop":
+			p.Refuse = item == "refuse"
+		case p.Mode == None:
+			return Policy{}, fmt.Errorf("network policy %q: none lets nothing through, %q neither", s, item)
+		default:
+			p.Allow = append(p.Allow, item)
+		}
+	}
+	_, err := compile(p)
+	return p, err
 }
 
 // String returns the policy as ParsePolicy reads it.
 func (p Policy) String() string {
-	switch p.Mode {
-	case None:
-		return "none"
-	case AllowList:
-		return "allow:" + strings.Join(p.Allow, ",")
+	more := slices.Clone(p.Allow)
+	if p.Refuse {
+		more = append(more, "refuse")
 	}
-	return "public"
+	list := strings.Join(more, ",")
+	switch {
+	case p.Mode == AllowList:
+		return "allow:" + list
+	case list != "":
+		list = "," + list
+	}
+	if p.Mode == None {
+		return "none" + list
+	}
+	return "public" + list
 }
 
 // rules is a policy made ready for use.
 type rules struct {
 	mode  Mode
 	names []nameRule
-	nets  []netRule
-	own   []netip.Addr // this host's addresses
+	// publicNames and refuse are as in [Policy].
+	publicNames, refuse bool
+	nets                []netRule
+	own                 []netip.Addr // this host's addresses
 }
 
 type nameRule struct {
@@ -84,7 +110,7 @@ func compile(p Policy) (*rules, error) {
 	if p.Mode > None {
 		return nil, fmt.Errorf("network policy: unknown mode %d", p.Mode)
 	}
-	r := &rules{mode: p.Mode}
+	r := &rules{mode: p.Mode, publicNames: p.PublicNames, refuse: p.Refuse}
 	for _, entry := range p.Allow {
 		host, port := entry, uint16(0)
 		if h, portText, ok := strings.Cut(entry, ":"); ok {
@@ -148,6 +174,11 @@ func (r *rules) matchName(name string, port uint16) bool {
 	})
 }
 
+// matchWritten reports whether a rule says just this name.
+func (r *rules) matchWritten(name string, port uint16) bool {
+	return slices.ContainsFunc(r.names, func(n nameRule) bool { return !n.sub && n.name == name && (n.port == 0 || n.port == port) })
+}
+
 func (r *rules) matchAddr(ip netip.Addr, port uint16) bool {
 	return slices.ContainsFunc(r.nets, func(n netRule) bool {
 		return n.net.Contains(ip) && (n.port == 0 || n.port == port)
@@ -179,7 +210,7 @@ func (r *rules) connect(ip netip.Addr, port uint16, names []string) string {
 	if slices.Contains(r.own, ip) {
 		return "an address of the host itself"
 	}
-	listed := r.matchAddr(ip, port)
+	listed := r.matchAddr(ip, port) || !r.publicNames && slices.ContainsFunc(names, func(n string) bool { return r.matchWritten(n, port) })
 	if private != "" && !listed {
 		return private
 	}
