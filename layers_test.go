@@ -33,7 +33,7 @@ var layers = map[string]layer{
 	"graph":     {},
 	"archive":   {},
 	"git":       {},
-	"config":    {ours: []string{"network"}},
+	"config":    {ours: []string{"network"}, others: []string{"go.yaml.in/yaml"}},
 	"door":      {},
 	"oidc":      {others: []string{"github.com/golang-jwt/jwt"}},
 	"results":   {},
