@@ -37,7 +37,13 @@ func (a *app) resolver(o runOptions, dirs config.Dirs, token string) (*action.Re
 // load reads a reusable workflow: of this repository from the working tree, of
 // others through the resolver.
 func (a *app) load(ctx context.Context, p *project, resolver *action.Resolver) workflow.Load {
-	return func(uses string, _ *workflow.Workflow) (string, []byte, error) {
+	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
+		// Said in a file of another repository, ./ means that one.
+		if place, at, ok := strings.Cut(from.File, "@"); ok && strings.HasPrefix(uses, "./") {
+			if parts := strings.SplitN(place, "/", 3); len(parts) == 3 {
+				uses = parts[0] + "/" + parts[1] + "/" + strings.TrimPrefix(uses, "./") + "@" + at
+			}
+		}
 		ref, err := action.ParseRef(uses)
 		if err != nil {
 			return "", nil, err

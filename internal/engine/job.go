@@ -378,6 +378,9 @@ func (r *run) prepare(top *scope) error {
 		}
 		top.env.vars.add(v)
 	}
+	if m, event := r.job.Plan.CacheMode, r.job.Run.Event; plan.CacheWrites(m) && !plan.CacheWrites(plan.UsualCacheMode(event)) {
+		r.annotateJob("warning", fmt.Sprintf("cache-mode '%s' lets a job save caches that was started by %s, which those can bring about who are not trusted: what it saves is restored by others.", m, event))
+	}
 	if why := r.refused(r.evalEnv(top, vars{})); why != "" {
 		r.annotateJob("error", why)
 		r.fail()

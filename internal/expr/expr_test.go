@@ -121,7 +121,7 @@ func TestErrors(t *testing.T) {
 		{"failure()", Parsing, "Unrecognized function: 'failure'. Located at position 1 within expression: failure()"},
 		{"hashFiles()", Parsing, "Too few parameters supplied: '('. Located at position 10 within expression: hashFiles()"},
 		{"hashFiles('a','b','c')", Parsing, "Too many parameters supplied: '('. Located at position 10 within expression: hashFiles('a','b','c')"},
-		{"case(true, 1, false, 2)", Parsing, "Even number of parameters supplied, requires an odd number of parameters: '('. Located at position 5 within expression: case(true, 1, false, 2)"},
+		{"case(true, 1, false, 2)", Parsing, "Even number of parameters supplied, requires an odd number of parameters: 'case'. Located at position 1 within expression: case(true, 1, false, 2)"},
 		{"'é😀' == github.ref)", Parsing, "Unexpected symbol: ')'. Located at position 20 within expression: 'é😀' == github.ref)"},
 		{"github.", Parsing, "Unexpected end of expression: '.'. Located at position 7 within expression: github."},
 		{"success(", Parsing, "Unexpected end of expression: '('. Located at position 8 within expression: success("},

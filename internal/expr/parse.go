@@ -745,7 +745,8 @@ func (p *parser) call(last token) error {
 	case count > def.Max:
 		return p.fail(Parsing, "Too many parameters supplied", open)
 	case fn.builtin >= 0 && builtins[fn.builtin].odd && count%2 == 0:
-		return p.fail(Parsing, "Even number of parameters supplied, requires an odd number of parameters", open)
+		// It is the one that names the function, and not its parenthesis.
+		return p.fail(Parsing, "Even number of parameters supplied, requires an odd number of parameters", token{start: fn.pos, end: fn.pos + len(fn.name)})
 	}
 	return nil
 }

@@ -382,6 +382,7 @@ func (p *planner) job(call int, def *workflow.Job, needs *expr.Value, placeholde
 		Definition:  def,
 		Workflow:    r.Files[c.File].Workflow,
 		Permissions: p.permissions(c, def),
+		CacheMode:   p.cacheMode(c, def),
 	}
 	keyPrefix, namePrefix := "", ""
 	if c.caller != nil {
@@ -499,7 +500,7 @@ func (p *planner) open(j *Job, needs *expr.Value) ([]*Job, error) {
 	}
 	c := &Call{
 		File: n, Caller: j.Key, Parent: j.Call, Level: parent.Level + 1,
-		Permissions: j.Permissions, caller: j,
+		Permissions: j.Permissions, CacheMode: j.CacheMode, caller: j,
 		IDToken: parent.IDToken && j.Definition.Permissions == nil && r.Files[parent.File].Workflow.Permissions == nil,
 	}
 	if c.Level > MaxDepth+1 {

@@ -10,6 +10,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // called is a small library of workflows to call.
@@ -431,5 +432,47 @@ jobs:
 	strategy, _ := cx.Get("strategy")
 	if got := strings.Join(strings.Fields(strategy.JSON()), ""); got != `{"fail-fast":true,"job-index":0,"job-total":2,"max-parallel":2}` {
 		t.Errorf("strategy is %s", got)
+	}
+}
+
+// cache-mode: the job's over its file's, and a called workflow's never more than its
+// caller's.
+func TestCacheMode(t *testing.T) {
+	for _, c := range []struct{ event, file, job, call, inFile, inJob, want string }{
+		{"push", "", "", "", "", "", "a= call= call / in="},
+		{"push", "read", "", "", "", "", "a=read call=read call / in=read"},
+		{"push", "read", "write", "none", "", "", "a=write call=none call / in=none"},
+		{"push", "", "", "read", "", "write", "a= call=read call / in=read"},
+		{"push", "", "", "read", "write-only", "", "a= call=read call / in=none"},
+		{"push", "", "", "write", "write-only", "read", "a= call=write call / in=read"},
+		{"push", "", "", "", "none", "write", "a= call= call / in=write"},
+		{"pull_request_target", "", "", "", "write", "", "a= call= call / in=read"},
+		{"pull_request_target", "", "write", "write", "write", "", "a=write call=write call / in=write"},
+	} {
+		mode := func(indent, m string) string {
+			if m == "" {
+				return ""
+			}
+			return indent + "cache-mode: " + m + "\n"
+		}
+		w, diags := workflow.Parse("ci.yml", []byte("on: "+c.event+"\n"+mode("", c.file)+"jobs:\n  a:\n    runs-on: x\n"+mode("    ", c.job)+
+			"    steps: [{run: a}]\n  call:\n    uses: ./in.yml\n"+mode("    ", c.call)), workflow.Options{})
+		diags = append(diags, workflow.Link(w, func(string, *workflow.Workflow) (string, []byte, error) {
+			return "in.yml", []byte("on: workflow_call\n" + mode("", c.inFile) + "jobs:\n  in:\n    runs-on: x\n" + mode("    ", c.inJob) + "    steps: [{run: a}]\n"), nil
+		}, workflow.Options{})...)
+		if workflow.Errors(diags) {
+			t.Fatal(diags)
+		}
+		run, diags := plan.Build(plan.Request{Workflow: w, Event: &workflow.Happening{Event: c.event}})
+		if workflow.Errors(diags) {
+			t.Fatal(diags)
+		}
+		var got []string
+		for _, j := range run.Jobs {
+			got = append(got, j.Key+"="+j.CacheMode)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
 	}
 }

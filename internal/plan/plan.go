@@ -123,6 +123,9 @@ type Call struct {
 	// IDToken lets a job inside ask for id-token although Permissions lacks it: no
 	// file on the way restricts the token.
 	IDToken bool `json:"id_token,omitempty"`
+	// CacheMode is the most that jobs inside may do with caches, if somebody on the way
+	// has said it.
+	CacheMode string `json:"cache_mode,omitempty"`
 	// Concurrency is the called file's own group, known since its caller started.
 	Concurrency *Group `json:"concurrency,omitempty"`
 
@@ -191,6 +194,9 @@ type Job struct {
 	Concurrency *Group       `json:"concurrency,omitempty"`
 	// Permissions is the job's token scope.
 	Permissions Permissions `json:"permissions"`
+	// CacheMode is what the job may do with caches: read, write, write-only or none. "" is
+	// what is usual for the event: see [UsualCacheMode].
+	CacheMode string `json:"cache_mode,omitempty"`
 
 	ContinueOnError      bool    `json:"continue_on_error,omitempty"`
 	TimeoutMinutes       float64 `json:"timeout_minutes"`

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -23,12 +24,13 @@ func (r *Runner) openResults(run *plan.Run, job *plan.Job, until time.Time) (*re
 	if r.Results == nil {
 		return nil, engine.Results{}, nil
 	}
+	mode := results.Mode(plan.NarrowCacheMode(cmp.Or(job.CacheMode, plan.UsualCacheMode(run.Event)), string(r.CacheMode)))
 	s, err := r.Results.Open(results.Job{Repository: r.Repository, Run: r.RunID, Attempt: max(r.Attempt, 1), Key: job.Key,
-		Scopes: CacheScopes(r.Ref, run.GitHub), Mode: r.CacheMode, Base: serviceURL, Until: until})
+		Scopes: CacheScopes(r.Ref, run.GitHub), Mode: mode, Base: serviceURL, Until: until})
 	if err != nil {
 		return nil, engine.Results{}, err
 	}
-	return s, engine.Results{URL: serviceURL + "/", Token: s.Token(), CacheMode: string(r.CacheMode)}, nil
+	return s, engine.Results{URL: serviceURL + "/", Token: s.Token(), CacheMode: string(mode)}, nil
 }
 
 // CacheScopes are the refs whose caches a run sees, its own first, as GitHub has it:

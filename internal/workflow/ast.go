@@ -91,7 +91,8 @@ func (d Diagnostic) GitHub() string {
 	if runes := []rune(msg); len(runes) > most {
 		msg = string(runes[:most]) + "[...]"
 	}
-	for _, s := range d.Via {
+	// GitHub names the nearest call, whatever led to that.
+	for _, s := range d.Via[:min(1, len(d.Via))] {
 		msg = fmt.Sprintf("In %s (Line: %d, Col: %d): Error from called workflow %s", s.File, s.Pos.Line, s.Pos.Col, msg)
 	}
 	return msg
@@ -252,6 +253,7 @@ type Workflow struct {
 	Env         *Value       `json:",omitzero"`
 	Defaults    *Defaults    `json:",omitzero"`
 	Permissions *Permissions `json:",omitzero"`
+	CacheMode   string       `json:",omitzero"` // read, write, write-only, none; "" is not said
 	Concurrency *Concurrency `json:",omitzero"`
 	Jobs        []*Job       `json:",omitzero"` // source order
 	// Called holds, after Link, the called workflow of each job that calls one,
@@ -402,6 +404,7 @@ type Job struct {
 	Outputs         *Value       `json:",omitzero"`
 	Defaults        *Defaults    `json:",omitzero"`
 	Permissions     *Permissions `json:",omitzero"`
+	CacheMode       string       `json:",omitzero"` // over the workflow's
 	Concurrency     *Concurrency `json:",omitzero"`
 	Environment     *Value       `json:",omitzero"` // text, mapping{name,url,deployment} or expression
 	Container       *Value       `json:",omitzero"`

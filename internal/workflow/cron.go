@@ -40,7 +40,8 @@ func (f cronField) valid(s string) bool {
 		span, step, stepped := strings.Cut(item, "/")
 		if stepped {
 			n, err := strconv.Atoi(step)
-			if err != nil || n <= 0 || n > f.hi {
+			// A step may be what the field goes to, and of weekdays a week.
+			if err != nil || n <= 0 || n > max(f.hi, 7) {
 				return false
 			}
 		}

@@ -45,7 +45,7 @@ func Link(w *Workflow, load Load, opt Options) []Diagnostic {
 // errors.
 func link(w *Workflow, load Load, opt Options) [][]Diagnostic {
 	l := &linker{opt: opt.withDefaults(), load: load, parsed: map[string]*called{}, jobs: len(w.Jobs), bytes: w.bytes}
-	l.workflow(w, w.Permissions, 1)
+	l.workflow(w, w.Permissions, nil, 1)
 	return l.diags
 }
 
@@ -73,14 +73,17 @@ type call struct {
 	job    *Job
 	callee *Workflow
 	diags  []Diagnostic
+	outer  []Site // the calls that led to caller, the nearest first
 }
+
+func (c *call) site() Site { return Site{c.caller.File, c.job.UsesPos} }
 
 func (c *call) report(d Diagnostic) {
 	if d.Near.IsZero() {
 		d.Near = d.Pos
 	}
 	if d.File != c.caller.File && !d.whole {
-		d.Via = append(d.Via, Site{c.caller.File, c.job.UsesPos})
+		d.Via = append(append(d.Via, c.site()), c.outer...)
 	}
 	c.diags = append(c.diags, d)
 }
@@ -94,13 +97,14 @@ func (c *call) there(p Pos, rule, hint, format string, args ...any) {
 }
 
 // workflow follows the calls of w, whose jobs may do what allowed says unless
-// they say otherwise themselves; nil leaves it to the repository's default.
-func (l *linker) workflow(w *Workflow, allowed *Permissions, depth int) {
+// they say otherwise themselves; nil leaves it to the repository's default. outer are
+// the calls that led to w.
+func (l *linker) workflow(w *Workflow, allowed *Permissions, outer []Site, depth int) {
 	for _, j := range w.Jobs {
 		if j.Uses == "" || l.full {
 			continue
 		}
-		c := &call{caller: w, job: j}
+		c := &call{caller: w, job: j, outer: outer}
 		explicit := j.Permissions
 		if explicit == nil {
 			explicit = allowed
@@ -116,7 +120,7 @@ func (l *linker) workflow(w *Workflow, allowed *Permissions, depth int) {
 		if c.callee.Permissions != nil {
 			inner = c.callee.Permissions
 		}
-		l.workflow(c.callee, inner, depth+1)
+		l.workflow(c.callee, inner, append([]Site{c.site()}, outer...), depth+1)
 	}
 }
 

@@ -101,6 +101,8 @@ func (c *converter) workflow(root *Value) *Workflow {
 			w.Defaults = defaults(v)
 		case "permissions":
 			w.Permissions = permissionsOf(v)
+		case "cache-mode":
+			w.CacheMode = v.Text()
 		case "concurrency":
 			w.Concurrency = c.concurrency(v)
 		case "jobs":
@@ -454,6 +456,8 @@ func (c *converter) job(id, v *Value) *Job {
 			j.Defaults = defaults(v)
 		case "permissions":
 			j.Permissions = permissionsOf(v)
+		case "cache-mode":
+			j.CacheMode = v.Text()
 		case "concurrency":
 			j.Concurrency = c.concurrency(v)
 		case "environment":
@@ -526,7 +530,7 @@ func (c *converter) calls(v *Value) {
 	case !ok || ref == "":
 		c.errorf(v.Pos, "uses", "Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository.",
 			"invalid value workflow reference: no version specified")
-	case len(parts) < 3 || parts[0] == "" || parts[1] == "":
+	case len(parts) < 3 || parts[0] == "" || parts[1] == "" || parts[0][0] == '.': // .github/workflows/file.yml@ref is a path without its ./
 		c.errorf(v.Pos, "uses", "Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository.",
 			"invalid value workflow reference: references to workflows must be prefixed with format 'owner/repository/' or './' for local workflows")
 	}
@@ -649,7 +653,8 @@ func (c *converter) container(v *Value, service bool) {
 	image := v
 	if v.Kind == Mapping {
 		if image = v.Get("image"); image == nil {
-			image = &Value{Kind: String}
+			c.errorf(v.Pos, "container", "", "Container image cannot be empty")
+			return
 		}
 	}
 	if image.Kind != String || image.bad {

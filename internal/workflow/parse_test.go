@@ -60,7 +60,7 @@ func TestDiagnostics(t *testing.T) {
 		{"cron", "on:\n  schedule:\n    - cron: '0 24 * * *'\njobs:\n  a:\n" + steps,
 			[]string{"3:13 error: Invalid cron expression. Expected format: '* * * * *' (minute hour day month weekday) | The fields are minute 0-59, hour 0-23, day 1-31, month 1-12 or JAN-DEC, weekday 0-6 or SUN-SAT."}},
 		{"merge key", "on: push\nx: &x {a: b}\njobs:\n  a:\n    <<: *x\n" + steps, []string{
-			"2:1 error: Unexpected value 'x' | Expected one of: concurrency, defaults, description, env, jobs, name, on, permissions, run-name.",
+			"2:1 error: Unexpected value 'x' | Expected one of: cache-mode, concurrency, defaults, description, env, jobs, name, on, permissions, run-name.",
 			"5:5 error: Unexpected value '<<' | GitHub takes anchors and aliases, but no merge keys; repeat the keys."}},
 		{"all layers at once", "on: push\njobs:\n  1a:\n    runs-on: x\n    stepz: []\n    steps:\n      - uses: nope\n      - run: echo ${{ matrx.x }} ${{ nope() }}\n  b:\n    needs: c\n" + steps, []string{
 			"5:5 error: Unexpected value 'stepz' | Did you mean 'steps'?",
@@ -95,6 +95,9 @@ func TestDiagnostics(t *testing.T) {
 			"19:13 error: Nested 'parallel' blocks are not allowed.",
 		}},
 		{"snapshot version", oneJob("    snapshot: {image-name: x, version: '2'}\n" + steps), []string{"4:15 error: Expected format '{major-version}.*' Actual '2'"}},
+		{"call of a path without ./", oneJob("    uses: .github/workflows/c.yml@main\n"), []string{"4:11 error: invalid value workflow reference: references to workflows must be prefixed with format 'owner/repository/' or './' for local workflows | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
+		{"container without image", oneJob("    container: {env: {A: b}}\n" + steps), []string{"4:16 error: Container image cannot be empty"}},
+		{"cache-mode", oneJob("    cache-mode: some\n" + steps), []string{"4:17 error: Unexpected value 'some' | Did you mean 'none'?"}},
 		{"call without version", oneJob("    uses: a/b/.github/workflows/c.yml\n"), []string{"4:11 error: invalid value workflow reference: no version specified | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
 		{"queue", "on: push\nconcurrency: {group: a, queue: man}\njobs:\n  a:\n" + steps, []string{"2:32 error: Unexpected value 'man' | Did you mean 'max'?"}},
 		{"insert as a value", oneJob("    env:\n      A: ${{ insert }}\n" + steps), []string{"5:10 error: Unexpected value '${{ insert }}' | `${{ insert }}` is a key whose value is a mapping."}},
@@ -434,5 +437,23 @@ func TestBlankFilterIsNone(t *testing.T) {
 	}
 	if _, ds := Parse("a.yml", src, Options{StrictEvents: true}); !Errors(ds) {
 		t.Error("the editor services refuse it")
+	}
+}
+
+// What is wrong in a file that was called by a called one is told with the whole way.
+func TestCallSites(t *testing.T) {
+	w, _ := Parse("a.yml", []byte("on: push\njobs:\n  a:\n    uses: ./b.yml\n"), Options{})
+	ds := Link(w, func(uses string, _ *Workflow) (string, []byte, error) {
+		if uses == "./b.yml" {
+			return "b.yml", []byte("on: workflow_call\njobs:\n  b:\n    uses: ./c.yml\n"), nil
+		}
+		return "c.yml", []byte("on: workflow_call\njobs:\n  c:\n    runs-on: x\n    steps: [{run: \"${{ nope }}\"}]\n"), nil
+	}, Options{})
+	want := []Site{{"b.yml", Pos{4, 11}}, {"a.yml", Pos{4, 11}}}
+	if len(ds) != 1 || ds[0].File != "c.yml" || ds[0].Pos.Line != 5 || !reflect.DeepEqual(ds[0].Via, want) {
+		t.Errorf("%+v", ds)
+	}
+	if got := ds[0].GitHub(); !strings.HasPrefix(got, "In b.yml (Line: 4, Col: 11): Error from called workflow c.yml (Line: 5, Col: ") {
+		t.Error(got)
 	}
 }

@@ -176,9 +176,12 @@ func workflowRoot() *def {
 		key("defaults", keys(key("run", shellDefaults))),
 		key("env", with(env, "github", "inputs", "vars", "secrets")),
 		key("permissions", permissions()),
+		key("cache-mode", cacheMode()),
 		key("concurrency", with(oneOf(text(), concurrency), ctxRun...)),
 		must("jobs", table(nonEmpty(), job(env, shellDefaults, concurrency))))
 }
+
+func cacheMode() *def { return words("read", "write", "write-only", "none") }
 
 func permissions() *def {
 	level := words("read", "write", "none")
@@ -268,6 +271,7 @@ func job(env, shellDefaults, concurrency *def) *def {
 			key("env", with(env, "github", "inputs", "vars", "needs", "strategy", "matrix", "secrets")),
 			key("environment", environment),
 			key("permissions", permissions()),
+			key("cache-mode", cacheMode()),
 			key("concurrency", jobConcurrency),
 			key("outputs", table(nonEmpty(), with(text(), ctxRunner...))),
 			key("defaults", keys(key("run", with(shellDefaults, "github", "inputs", "vars", "strategy", "matrix", "needs", "env")))),
@@ -283,6 +287,7 @@ func job(env, shellDefaults, concurrency *def) *def {
 			key("needs", needs),
 			key("if", jobIf),
 			key("permissions", permissions()),
+			key("cache-mode", cacheMode()),
 			key("concurrency", jobConcurrency),
 			key("strategy", strategy)))
 }
