@@ -24,7 +24,7 @@ import (
 
 func (a *app) learnCommand() *cobra.Command {
 	c := &cobra.Command{Use: "learn", Short: "How good the predictions are: of one's own history, and of a file of outcomes"}
-	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand())
+	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand())
 	return c
 }
 
@@ -225,6 +225,46 @@ lines as "start end", from 1, a pair a line.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	c.Flags().StringVar(&predictions, "predictions", "", "write file,start,end of what would be shown to this file")
+	return c
+}
+
+func (a *app) learnFlakyCommand() *cobra.Command {
+	var asJSON bool
+	var predictions string
+	c := &cobra.Command{
+		Use:   "eval-flaky DIR",
+		Short: "Judge failed logs as flaky or real, in the order of time, each from the labels before it",
+		Long: `Judge failed logs as flaky or real, in the order of time, each from the labels of
+those before it. The directory has labels.csv (columns id, job, created_at,
+intermittent: 0 or 1) and logs/ID.log.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			out, done, err := predictionsFile(predictions)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, done()) }()
+			r, err := learn.EvalFlaky(c.Context(), args[0], out)
+			if err != nil {
+				return usage("%v", err)
+			}
+			if asJSON {
+				return board.NewEncoder(a.out).Encode(r)
+			}
+			fmt.Fprintf(a.out, "%d failures, %d of them flaky\n", r.N, r.Flaky)
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprintf(w, "judged by\tF1\t90 %% interval\tprecision\trecall\tlog-loss\t\n")
+			for _, v := range []struct {
+				name string
+				learn.FlakyScores
+			}{{"hearth", r.Hearth}, {"nearest neighbour", r.Nearest}} {
+				fmt.Fprintf(w, "%s\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.3f\t\n", v.name, v.F1, v.Low, v.High, v.Precision, v.Recall, v.LogLoss)
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&predictions, "predictions", "", "write id,p_flaky of every failure to this file")
 	return c
 }
 

@@ -165,12 +165,12 @@ func TestAttackFloodOfSignatures(t *testing.T) {
 	for i := range 30 {
 		line := strings.Repeat(fmt.Sprintf("victim%d ", i), 1+i%7)
 		ids[line], _ = tmpl.Match("o/victim", line, "")
-		flakes.Add("o/victim", ids[line], []uint32{uint32(i)})
+		flakes.Add("o/victim", ids[line], learn.FlakyFailure{Words: []uint32{uint32(i)}})
 		flakes.Label("o/victim", ids[line], true)
 	}
 	for i := range 5000 {
 		id, _ := tmpl.Match("o/flood", strings.Repeat(fmt.Sprintf("flood%d ", i), 1+i%50), "")
-		flakes.Add("o/flood", id, []uint32{uint32(1000 + i)})
+		flakes.Add("o/flood", id, learn.FlakyFailure{Words: []uint32{uint32(1000 + i)}})
 	}
 	if n := tmpl.Len("o/victim"); n < 28 {
 		t.Errorf("%d of the victim's 30 templates are left", n)
@@ -180,7 +180,7 @@ func TestAttackFloodOfSignatures(t *testing.T) {
 	}
 	left := 0
 	for i := range 30 {
-		if flakes.Predict(learn.ClassOther, []uint32{uint32(i)}) > .5 {
+		if flakes.Predict(learn.FlakyFailure{Class: learn.ClassOther, Words: []uint32{uint32(i)}}) > .5 {
 			left++
 		}
 	}

@@ -70,9 +70,9 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	}
 	kind := graph.StepKind(f.Command)
 	sig := l.x.Extract(f.Lines, greens, kind)
-	tokens := FlakeTokens(f.Lines)
 	now := l.opt.Now()
 	where := place(&x)
+	like := FlakyFailure{sig.Class, where, FlakeTokens(f.Lines)}
 
 	salt := kind + string(sig.Class)
 	if len(sig.Block) == 0 {
@@ -89,8 +89,8 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	err = l.learn(ctx, func(tx *store.Learning) (int64, error) {
 		// The tree may know a looser template for this line.
 		sig.ID, sig.Text = l.templates.Match(f.Repository, sig.Text, salt)
-		flaky = l.flakes.Predict(sig.Class, tokens)
-		l.flakes.Add(f.Repository, sig.ID, tokens)
+		flaky = l.flakes.Predict(like)
+		l.flakes.Add(f.Repository, sig.ID, like)
 		ms := now.UnixMilli()
 		node := graph.ID(graph.Signature, sig.ID)
 		g := l.graphs.of(f.Repository)
@@ -118,12 +118,16 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	if err != nil {
 		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 	}
-	p := flakeProbability(known, flaky)
+	hits, err := l.store.Hits(ctx, f.Repository, sig.ID, 200)
+	if err != nil {
+		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
+	}
+	p := flakeProbability(known, flaky, l.standing(&x, where, hits))
 	e := ci.Explanation{Signature: sig.ID, Text: sig.Text, Seen: before.Seen, FixedBy: known.FixedBy, Fix: known.Fix, Flaky: p >= .5}
 	if !fresh { // asked again: this one is among them
 		e.Seen = max(before.Seen-1, 0)
 	}
-	if e.Lesson, err = l.lesson(ctx, f, where, known, now); err != nil {
+	if e.Lesson, err = l.lesson(ctx, f, where, known, hits, now); err != nil {
 		return e, err
 	}
 	e.Advice = l.Retry(ctx, f, e).Reason
@@ -136,10 +140,32 @@ const sameAs = .6
 
 // flakeProbability is how likely a failure of this signature is to pass when
 // nothing changes: what its class and its nearest neighbours let expect, then
-// what later attempts at the same commit came to.
-func flakeProbability(sig store.Signature, expected float64) float64 {
+// what later attempts at the same commit came to. What has failed so on several
+// other commits, standing, without a pass in between, would have been lucky each
+// time if it were.
+func flakeProbability(sig store.Signature, expected float64, standing int) float64 {
 	const strength = 2.25 // of the expectation, in attempts: that of Beta(.25, 2)
-	return (strength*expected + float64(sig.RetryOK)) / (strength + float64(sig.RetryOK+sig.RetryFail))
+	p := (strength*expected + float64(sig.RetryOK)) / (strength + float64(sig.RetryOK+sig.RetryFail))
+	return sigmoid(logit(p) - math.Ln2*float64(standing))
+}
+
+// standing is on how many other commits the step has failed with one signature since
+// it passed last. Where hits are of is its place; they are the newest first.
+func (l *Learner) standing(x *Execution, where string, hits []store.Hit) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	keys := keysOf(x)
+	c := l.model.at(&keys, levelBranch)
+	if c == nil || c.streak <= 0 {
+		return 0
+	}
+	commits := map[string]bool{x.Commit: true}
+	for _, h := range hits {
+		if h.Identity == where && h.Branch == x.Branch {
+			commits[h.SHA] = true
+		}
+	}
+	return min(len(commits)-1, int(c.streak))
 }
 
 // lines reads the end of a step's log.
@@ -203,11 +229,7 @@ type Evidence struct {
 
 // lesson draws or renews a lesson for a failure and returns its text; "" if the
 // evidence does not bear one.
-func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store.Signature, now time.Time) (string, error) {
-	hits, err := l.store.Hits(ctx, f.Repository, sig.ID, 200)
-	if err != nil {
-		return "", fmt.Errorf("learn: lesson: %w", err)
-	}
+func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store.Signature, hits []store.Hit, now time.Time) (string, error) {
 	commits, branches := map[string]bool{}, map[string]bool{}
 	ev := Evidence{RetryOK: sig.RetryOK, RetryFail: sig.RetryFail, FixedBy: sig.FixedBy}
 	for _, h := range hits {

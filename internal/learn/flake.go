@@ -1,20 +1,19 @@
 package learn
 
 import (
-	"math"
+	"cmp"
 	"slices"
 	"strings"
 )
 
 // Flakes tells flaky failures from real ones by their nearest neighbours: the
-// masked words at the end of the output, weighed by how rare they are. Labels
-// come from what happened after: another attempt at the same commit that passed,
-// or a commit that mended it. Examples of all repositories are neighbours: hashed
-// words and counts, from which nothing can be read back. It is not safe for
-// concurrent use.
+// masked words at the end of the output; and by what failures of the same class and
+// of the same step came to. Labels come from what happened after: another attempt at
+// the same commit that passed, or a commit that mended it. Examples of all
+// repositories are neighbours: hashed words and counts, from which nothing can be
+// read back. It is not safe for concurrent use.
 type Flakes struct {
 	examples map[string]*flakeExample // by repository and signature: recordKey
-	df       map[uint32]int           // in how many examples a word occurs
 	limit    int
 	clock    int64
 	dirty    map[string]struct{}
@@ -23,6 +22,8 @@ type Flakes struct {
 
 type flakeExample struct {
 	Words       []uint32 `json:"w"`
+	Class       Class    `json:"c,omitempty"`
+	Place       uint32   `json:"p,omitempty"` // the step it is of
 	Flaky, Real float64
 	Last        int64
 }
@@ -32,7 +33,7 @@ func NewFlakes(limit int) *Flakes {
 	if limit <= 0 {
 		limit = 1000
 	}
-	return &Flakes{examples: map[string]*flakeExample{}, df: map[uint32]int{}, limit: limit, dirty: map[string]struct{}{}, share: share{}}
+	return &Flakes{examples: map[string]*flakeExample{}, limit: limit, dirty: map[string]struct{}{}, share: share{}}
 }
 
 const flakeTail = 40 // lines
@@ -64,8 +65,22 @@ func FlakeTokens(lines []string) []uint32 {
 	return slices.Compact(out)
 }
 
-func (f *Flakes) idf(w uint32) float64 {
-	return math.Log(float64(len(f.examples)+2) / float64(f.df[w]+1))
+// jaccard is the share of the words of two lists, each in order and without
+// repetition, that both have.
+func jaccard(a, b []uint32) float64 {
+	both, i := 0, 0
+	for _, w := range a {
+		for i < len(b) && b[i] < w {
+			i++
+		}
+		if i < len(b) && b[i] == w {
+			both++
+		}
+	}
+	if all := len(a) + len(b) - both; all > 0 {
+		return float64(both) / float64(all)
+	}
+	return 0
 }
 
 // flakyPrior is how likely a failure of a class is flaky before anything like it
@@ -82,54 +97,73 @@ func flakyPrior(c Class) float64 {
 	return .12
 }
 
-// priorWeight is how much the class counts beside neighbours, whose weights are
-// the third powers of their similarities.
-const priorWeight = .1
+// How the parts of a judgement are weighed: chosen where all are wide plateaus.
+const (
+	neighbours  = 5
+	priorWeight = .1 // of the class beside the neighbours, whose weights are their similarities
+	rateWeight  = 4. // of the prior beside what was learned of a class, in examples
+	placeWeight = 4. // likewise of everything beside a step
+	ratesShare  = .3 // of what class and step came to, beside the neighbours, in log-odds
+)
 
-// Predict is the probability that a failure of this class with these words is
-// flaky, by the labelled examples that are like it.
-func (f *Flakes) Predict(class Class, words []uint32) float64 {
-	type near struct{ sim, flaky float64 }
+// FlakyFailure is a failure that is to be judged.
+type FlakyFailure struct {
+	Class Class
+	Place string   // the step, over all runs
+	Words []uint32 // FlakeTokens of its output
+}
+
+func placeHash(place string) uint32 {
+	if place == "" {
+		return 0
+	}
+	return max(uint32(hash(fnvOffset, place)), 1)
+}
+
+// Predict is the probability that a failure is flaky, by the labelled examples that
+// are like it, and by how failures of its class and of its step turned out.
+func (f *Flakes) Predict(x FlakyFailure) float64 {
+	type near struct {
+		sim, flaky float64
+		last       int64
+	}
 	var best []near
-	norm := 0.0
-	for _, w := range words {
-		v := f.idf(w)
-		norm += v * v
-	}
+	var class, place, all [2]float64 // flaky, all
+	at := placeHash(x.Place)
 	for _, e := range f.examples {
-		if e.Flaky+e.Real == 0 || len(e.Words) == 0 {
+		if e.Flaky+e.Real == 0 {
 			continue
 		}
-		dot, other := 0.0, 0.0
-		i := 0
-		for _, w := range e.Words {
-			v := f.idf(w)
-			other += v * v
-			for i < len(words) && words[i] < w {
-				i++
-			}
-			if i < len(words) && words[i] == w {
-				dot += v * v
-			}
+		flaky := (e.Flaky + .05) / (e.Flaky + e.Real + .1)
+		tally := func(t *[2]float64) { t[0], t[1] = t[0]+flaky, t[1]+1 }
+		tally(&all)
+		if e.Class == x.Class {
+			tally(&class)
 		}
-		if norm == 0 || other == 0 {
-			continue
+		if at != 0 && e.Place == at {
+			tally(&place)
 		}
-		best = append(best, near{dot / math.Sqrt(norm*other), (e.Flaky + .1) / (e.Flaky + e.Real + .2)})
+		best = append(best, near{jaccard(x.Words, e.Words), flaky, e.Last})
 	}
-	byScore(best, func(n near) float64 { return n.sim })
-	num, den := flakyPrior(class)*priorWeight, priorWeight
-	for _, n := range best[:min(3, len(best))] {
-		w := n.sim * n.sim * n.sim
-		num += w * n.flaky
-		den += w
+	slices.SortFunc(best, func(a, b near) int { return cmp.Or(cmp.Compare(b.sim, a.sim), cmp.Compare(b.last, a.last)) })
+	byClass := (class[0] + rateWeight*flakyPrior(x.Class)) / (class[1] + rateWeight)
+	num, den := byClass*priorWeight, priorWeight
+	for _, n := range best[:min(neighbours, len(best))] {
+		num += n.sim * n.flaky
+		den += n.sim
 	}
-	return num / den
+	rate := logit(byClass)
+	if place[1] > 0 {
+		base := (all[0] + 1) / (all[1] + 4)
+		rate += logit((place[0]+placeWeight*base)/(place[1]+placeWeight)) - logit(base)
+	}
+	return sigmoid((1-ratesShare)*logit(num/den) + ratesShare*rate)
 }
 
 // Add remembers what a repository's signature looks like, unlabelled until Label.
-func (f *Flakes) Add(repo, signature string, words []uint32) {
+func (f *Flakes) Add(repo, signature string, x FlakyFailure) {
 	f.clock++
+	words := x.Words
 	id := recordKey(repo, signature)
 	if len(words) > 600 {
 		words = words[:600]
@@ -142,9 +176,8 @@ func (f *Flakes) Add(repo, signature string, words []uint32) {
 		e = &flakeExample{}
 		f.put(id, e)
 	}
-	f.count(e.Words, -1)
 	e.Words = slices.Clone(words)
-	f.count(e.Words, 1)
+	e.Class, e.Place = x.Class, placeHash(x.Place)
 	e.Last = f.clock
 	f.dirty[id] = struct{}{}
 }
@@ -155,14 +188,6 @@ func (f *Flakes) put(key string, e *flakeExample) {
 		f.share.add(ownerOf(repo))
 	}
 	f.examples[key] = e
-}
-
-func (f *Flakes) count(words []uint32, by int) {
-	for _, w := range words {
-		if f.df[w] += by; f.df[w] <= 0 {
-			delete(f.df, w)
-		}
-	}
 }
 
 // Label says how a failure of a repository's signature turned out.
@@ -183,7 +208,6 @@ func (f *Flakes) Label(repo, signature string, flaky bool) {
 func (f *Flakes) evict() {
 	owner := func(key string) uint64 { repo, _ := ofRecordKey(key); return ownerOf(repo) }
 	victim := makeRoom(f.examples, f.share, func(key string, e *flakeExample) (uint64, float64) { return owner(key), float64(e.Last) })
-	f.count(f.examples[victim].Words, -1)
 	delete(f.examples, victim)
 	f.share.drop(owner(victim))
 	f.dirty[victim] = struct{}{}

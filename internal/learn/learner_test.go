@@ -238,6 +238,25 @@ func TestFlakyIsSaidAndRetried(t *testing.T) {
 	}
 }
 
+// TestWhatStandsIsNotFlaky: what looks like passing trouble, and has been there on
+// four commits without one pass, is real.
+func TestWhatStandsIsNotFlaky(t *testing.T) {
+	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := newWorld(t, s, learn.Options{})
+	trouble := []string{"fetching", "error: could not resolve host: registry.example.org", "exit"}
+	flaky := func(commit string) bool { return w.run(commit, "refs/heads/main", 1, true, trouble...).explain.Flaky }
+	if !flaky("a") {
+		t.Error("the first time it looks flaky")
+	}
+	if flaky("b"); flaky("c") || flaky("d") {
+		t.Error("it is there since three commits")
+	}
+}
+
 // TestWorkingTreeIsNoCommit: from a working tree, passing on the same commit may
 // be the work of an edit, and makes nothing flaky.
 func TestWorkingTreeIsNoCommit(t *testing.T) {

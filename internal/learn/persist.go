@@ -331,10 +331,6 @@ func (l *Learner) load(k store.Knowledge) {
 				l.log.Error("a stored example cannot be read", "key", row.Key, "err", err)
 				continue
 			}
-			if old := l.flakes.examples[key]; old != nil {
-				l.flakes.count(old.Words, -1)
-			}
-			l.flakes.count(e.Words, 1)
 			l.flakes.put(key, &e)
 			l.flakes.clock = max(l.flakes.clock, e.Last)
 		default:
