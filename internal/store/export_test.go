@@ -1,7 +1,10 @@
 package store
 
 import (
+	"context"
 	"database/sql"
+	"database/sql/driver"
+	"errors"
 	"testing"
 )
 
@@ -25,4 +28,91 @@ func LimitFailures(t *testing.T, signatures, hits, lessons int) {
 	s, h, l := maxSignatures, maxHits, maxLessons
 	maxSignatures, maxHits, maxLessons = signatures, hits, lessons
 	t.Cleanup(func() { maxSignatures, maxHits, maxLessons = s, h, l })
+}
+
+// Failing makes a store over the database file, each of whose steps (statements,
+// rows, begins and commits) asks first whether it fails.
+func Failing(t *testing.T, path, logs string, fails func() error) *Store {
+	t.Helper()
+	plain, err := sql.Open("sqlite", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dsn := "file:" + path + "?_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)"
+	s := &Store{dialect: SQLite, logDir: logs, jobLog: LogLimit, runLog: RunLogLimit, check: newCheckpointer(RawForTest(t, path))}
+	s.write, s.read = sql.OpenDB(&failing{plain.Driver(), dsn + "&_txlock=immediate", fails}), sql.OpenDB(&failing{plain.Driver(), dsn, fails})
+	s.write.SetMaxOpenConns(1)
+	plain.Close()
+	return s
+}
+
+type failing struct {
+	under driver.Driver
+	dsn   string
+	fails func() error
+}
+
+func (f *failing) Driver() driver.Driver { return f.under }
+
+func (f *failing) Connect(context.Context) (driver.Conn, error) {
+	c, err := f.under.Open(f.dsn)
+	if err != nil {
+		return nil, err
+	}
+	return &failingConn{c, f.fails}, nil
+}
+
+type failingConn struct {
+	driver.Conn
+	fails func() error
+}
+
+func (c *failingConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if err := c.fails(); err != nil {
+		return nil, err
+	}
+	return c.Conn.(driver.ExecerContext).ExecContext(ctx, query, args)
+}
+
+func (c *failingConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := c.fails(); err != nil {
+		return nil, err
+	}
+	rows, err := c.Conn.(driver.QueryerContext).QueryContext(ctx, query, args)
+	if err != nil {
+		return nil, err
+	}
+	return &failingRows{rows, c.fails}, nil
+}
+
+func (c *failingConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if err := c.fails(); err != nil {
+		return nil, err
+	}
+	tx, err := c.Conn.(driver.ConnBeginTx).BeginTx(ctx, opts)
+	return &failingTx{tx, c.fails}, err
+}
+
+type failingTx struct {
+	driver.Tx
+	fails func() error
+}
+
+func (t *failingTx) Commit() error {
+	if err := t.fails(); err != nil {
+		return errors.Join(err, t.Tx.Rollback())
+	}
+	return t.Tx.Commit()
+}
+
+type failingRows struct {
+	driver.Rows
+	fails func() error
+}
+
+func (r *failingRows) Next(dest []driver.Value) error {
+	if err := r.fails(); err != nil {
+		return err
+	}
+	return r.Rows.Next(dest)
 }
