@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"testing"
@@ -126,7 +127,7 @@ func TestForms(t *testing.T) {
 		"PowerShell escape": replace("`", "``", `"`, "`\"", "$", "`$"),
 	}
 	for _, secret := range []string{
-		`p&ss"w<o>rd/ 'x'=+%$\é:,` + "`~!", "plain-Token_42", "tab\there \"and\" 'there'", "\x01\b\f\x1fctl/\x7fé😀<&>'+", strings.Repeat("Key9", 9) + "=", "#~ab c{}", "αβγ-δε",
+		`p&ss"w<o>rd/ 'x'=+%$\é:,` + "`~!", "plain-Token_42", "az AZ 09 <!*'()>;/?:@&=+$,#~-._", "tab\there \"and\" 'there'", "\x01\b\f\x1fctl/\x7fé😀<&>'+", strings.Repeat("Key9", 9) + "=", "#~ab c{}", "αβγ-δε",
 	} {
 		set := newSet(t, secret)
 		for name, form := range forms {
@@ -348,6 +349,47 @@ func TestAddedMeanwhile(t *testing.T) {
 		w.Flush()
 		if got, want := b.String(), "see "+strings.ReplaceAll(in, secret, Mark); got != want {
 			t.Errorf("%q, then %q: %q, want %q", in, secret, got, want)
+		}
+	}
+}
+
+// TestBlocksInPieces: what nobody sees, wherever it stands in a long secret, hides
+// none of it, and nothing beside it goes.
+func TestBlocksInPieces(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	unseen := []string{"\x1b[1m", "\x00", "\x1b[0;31m", "\x07", "\x1b]0;title\x07"}
+	for range 300 {
+		secret := make([]byte, block+rnd.IntN(4*block))
+		for i := range secret {
+			secret[i] = "abcdefghijklmnop"[rnd.IntN(16)]
+		}
+		set := &Set{short: smallSet}
+		if err := set.Add(string(secret)); err != nil {
+			t.Fatal(err)
+		}
+		var in, want strings.Builder
+		for range 1 + rnd.IntN(3) {
+			before := strings.Repeat("Q", rnd.IntN(2*block))
+			in.WriteString(before + "<")
+			want.WriteString(before + "<***>")
+			rest := string(secret)
+			for rest != "" {
+				n := min(len(rest), rnd.IntN(2*block))
+				in.WriteString(rest[:n] + unseen[rnd.IntN(len(unseen))])
+				rest = rest[n:]
+			}
+			in.WriteString(">")
+		}
+		var b strings.Builder
+		w := NewWriter(&b, set)
+		for rest := in.String(); rest != ""; {
+			n := min(len(rest), 1+rnd.IntN(40))
+			io.WriteString(w, rest[:n])
+			rest = rest[n:]
+		}
+		w.Flush()
+		if b.String() != want.String() {
+			t.Fatalf("%q:\n got %q\nwant %q", in.String(), b.String(), want.String())
 		}
 	}
 }
