@@ -297,3 +297,21 @@ func TestOpenRefuses(t *testing.T) {
 		t.Error("a closed database answers")
 	}
 }
+
+// TestLostRunIsMarked: that a run could not be run is in its row, and in that of the
+// job that could not.
+func TestLostRunIsMarked(t *testing.T) {
+	for _, lost := range []bool{true, false} {
+		s, _ := open(t)
+		run, jobs := newRun(t, s, "o/lost", "a")
+		r := must[*store.Recorder](t)(s.Recorder(t.Context(), run.ID))
+		r.Emit(ci.Record{Type: ci.JobFinished, Run: run.ID, JobKey: "a", Conclusion: ci.Failure, Infrastructure: lost, Time: time.Now()})
+		r.Emit(ci.Record{Type: ci.RunFinished, Run: run.ID, Conclusion: ci.Failure, Infrastructure: lost, Time: time.Now()})
+		ok(t, r.Close())
+		run = must[ci.Run](t)(s.Run(t.Context(), run.ID))
+		job := must[store.StoredJob](t)(s.Job(t.Context(), jobs[0].ID))
+		if run.Infrastructure != lost || run.Conclusion != ci.Failure || job.Infrastructure != lost {
+			t.Errorf("lost %v: run %v, job %v", lost, run.Infrastructure, job.Infrastructure)
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/launch"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/machine/machinetest"
+	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -226,5 +227,29 @@ func TestRunnerSecrets(t *testing.T) {
 `, nil)
 	if out.Conclusion != ci.Success || !strings.Contains(s.log(), "key ***, other ***, token ***, where there") {
 		t.Errorf("%+v\n%s", out, s.log())
+	}
+}
+
+// What is told of a connection has the job's masks, the runner's own and those that
+// a step has added.
+func TestRunnerMasksHosts(t *testing.T) {
+	s := newStove(t)
+	s.Secrets = map[string]string{"KEY": "hunter2hunter3"}
+	var once sync.Once
+	s.watch = func(r ci.Record) {
+		if r.Type == ci.LogLine && r.Text == "ready" {
+			once.Do(func() {
+				s.host.Machines()[0].Connect(network.Connection{Proto: "tcp", Host: "hunter2hunter3.ADDED-LATER.example.com", Port: 443})
+			})
+		}
+	}
+	out := s.run(t.Context(), "    steps:\n      - run: |\n          echo ::add-mask::added-later\n          echo ready\n", nil)
+	c := s.of(ci.ConnectionRec)
+	if out.Conclusion != ci.Success || len(c) != 1 || c[0].Job != "test" || c[0].Connection.Port != 443 || strings.Contains(c[0].Connection.Host, "hunter2") ||
+		strings.Contains(strings.ToLower(c[0].Connection.Host), "added") || !strings.HasSuffix(c[0].Connection.Host, ".example.com") {
+		t.Errorf("%+v %+v", out, c)
+		for _, r := range c {
+			t.Errorf("%+v", r.Connection)
+		}
 	}
 }
