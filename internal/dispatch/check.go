@@ -479,7 +479,7 @@ func (r *reporter) left(key string) string {
 	}
 	all, err := r.d.cfg.Results.Artifacts(r.run.Repository, r.run.ID)
 	if err != nil {
-		r.d.log.Error("artifacts", "run", r.run.ID, "error", err)
+		r.d.log.Error("artifacts", "run", r.run.ID, "err", err)
 		return ""
 	}
 	all = slices.DeleteFunc(all, func(a results.Artifact) bool { return a.Job != key })

@@ -131,7 +131,7 @@ func (i *Issuer) Register(mux *http.ServeMux, path string) {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			v, err := what()
 			if err != nil {
-				i.log.Error("OIDC", "error", err)
+				i.log.Error("OIDC", "err", err)
 				http.Error(w, "the keys cannot be read: the server's log says why", http.StatusInternalServerError)
 				return
 			}
@@ -213,7 +213,7 @@ func (d *Desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		signed, err := d.issuer.Token(d.claims, d.subject, audience)
 		if _, ours := err.(*keyError); ours {
-			d.issuer.log.Error("OIDC", "error", err)
+			d.issuer.log.Error("OIDC", "err", err)
 			refuse(http.StatusInternalServerError, "the runner could not do it; its log says why")
 			return
 		}

@@ -135,7 +135,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 		mux.Handle("/", service)
 		defer func() { // after the machine is gone
 			if err := service.Close(); err != nil {
-				r.Log.Error("what a job had uploaded in part is still there: hearth gc removes it", "job", job.Key, "error", err)
+				r.Log.Error("what a job had uploaded in part is still there: hearth gc removes it", "job", job.Key, "err", err)
 			}
 		}()
 	}
