@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/vm"
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // fake is a program that stands in Firecracker's place: it answers as told and
@@ -255,4 +256,4 @@ func processes(id string) []string {
 }
 
 // sleepProgram is a guest that does nothing, for ever.
-func sleepProgram() []byte { return program([]byte{0xf4, 0xeb, 0xfd}) } // hlt, again
+func sleepProgram() []byte { return vmm.Program(0x1000000, []byte{0xf4, 0xeb, 0xfd}) } // hlt, again

@@ -85,35 +85,5 @@ func probeProgram() []byte {
 		0xeb, 0xfd, // jmp to hlt
 	}
 	binary.LittleEndian.PutUint32(code[3:], uint32(len(code)-7))
-	return program(append(code, msg...))
-}
-
-// program returns an x86-64 ELF executable that needs nothing under it.
-func program(code []byte) []byte {
-	const (
-		base    = 0x1000000 // where kernels are
-		headers = 64 + 56
-	)
-	le := binary.LittleEndian
-	size := uint64(len(code))
-	h := make([]byte, headers)
-	copy(h, "\x7fELF\x02\x01\x01") // 64 bits, little endian
-	le.PutUint16(h[16:], 2)        // executable
-	le.PutUint16(h[18:], 62)       // x86-64
-	le.PutUint32(h[20:], 1)
-	le.PutUint64(h[24:], base) // entry
-	le.PutUint64(h[32:], 64)   // program headers
-	le.PutUint16(h[52:], 64)
-	le.PutUint16(h[54:], 56)
-	le.PutUint16(h[56:], 1)
-	p := h[64:]
-	le.PutUint32(p[0:], 1) // load
-	le.PutUint32(p[4:], 5) // readable, executable
-	le.PutUint64(p[8:], headers)
-	le.PutUint64(p[16:], base)
-	le.PutUint64(p[24:], base)
-	le.PutUint64(p[32:], size)
-	le.PutUint64(p[40:], size)
-	le.PutUint64(p[48:], 0x1000)
-	return append(h, code...)
+	return vmm.Program(0x1000000, append(code, msg...)) // where kernels are
 }

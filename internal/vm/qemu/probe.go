@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+
+	"github.com/hearth-ci/hearth/internal/vm/vmm"
 )
 
 // probeWord is what the probe's program prints.
@@ -42,8 +44,7 @@ func cpioEntry(b *bytes.Buffer, name string, mode uint32, data []byte) {
 
 // probeProgram returns a static x86-64 ELF program, by hand.
 func probeProgram() []byte {
-	const base = 0x400000
-	const headers = 64 + 56
+	const at = 0x400000 + vmm.ProgramHeaders
 	msg := []byte("\n" + probeWord + "\n")
 	code := []byte{
 		0xbf, 1, 0, 0, 0, // mov edi, 1 (standard output)
@@ -58,27 +59,6 @@ func probeProgram() []byte {
 		0x0f, 0x05, // syscall
 		0xeb, 0xfe, // jmp here
 	}
-	le := binary.LittleEndian
-	le.PutUint64(code[7:], uint64(base+headers+len(code)))
-	size := uint64(headers + len(code) + len(msg))
-
-	h := make([]byte, headers)
-	copy(h, "\x7fELF\x02\x01\x01") // 64 bits, little endian
-	le.PutUint16(h[16:], 2)        // executable
-	le.PutUint16(h[18:], 62)       // x86-64
-	le.PutUint32(h[20:], 1)
-	le.PutUint64(h[24:], base+headers) // entry
-	le.PutUint64(h[32:], 64)           // program headers
-	le.PutUint16(h[52:], 64)
-	le.PutUint16(h[54:], 56)
-	le.PutUint16(h[56:], 1)
-	p := h[64:]
-	le.PutUint32(p[0:], 1) // load
-	le.PutUint32(p[4:], 5) // readable, executable
-	le.PutUint64(p[16:], base)
-	le.PutUint64(p[24:], base)
-	le.PutUint64(p[32:], size)
-	le.PutUint64(p[40:], size)
-	le.PutUint64(p[48:], 0x1000)
-	return append(append(h, code...), msg...)
+	binary.LittleEndian.PutUint64(code[7:], uint64(at+len(code)))
+	return vmm.Program(at, append(code, msg...))
 }

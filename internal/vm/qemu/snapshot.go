@@ -228,18 +228,7 @@ func (d *Driver) Verify(ctx context.Context, dir string) error {
 
 // Restore implements [vm.Driver].
 func (d *Driver) Restore(ctx context.Context, dir string, spec vm.Spec) (vm.Machine, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
-	}
-	s, err := d.readManifest(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.Check(ctx, dir, vmm.StateName); err != nil {
-		return nil, err
-	}
-	given, err := s.Fit(&spec)
+	dir, s, given, err := vmm.Open(ctx, dir, &spec, d.readManifest)
 	if err != nil {
 		return nil, err
 	}

@@ -203,6 +203,24 @@ func (m *Manifest) Check(ctx context.Context, dir string, names ...string) error
 	return nil
 }
 
+// Open reads the manifest of the snapshot in dir, checks the sum of its state, and
+// makes spec that of the machine in it (Fit), by dir's absolute path.
+func Open(ctx context.Context, dir string, spec *vm.Spec, read func(ctx context.Context, dir string) (*Manifest, error)) (string, *Manifest, map[string]vm.Disk, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	m, err := read(ctx, dir)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	if err := m.Check(ctx, dir, StateName); err != nil {
+		return "", nil, nil, err
+	}
+	given, err := m.Fit(spec)
+	return dir, m, given, err
+}
+
 // Fit checks that spec asks for the machine that is in the snapshot, and makes it
 // that one's, without disks: what was given for those it returns by ID.
 func (m *Manifest) Fit(spec *vm.Spec) (map[string]vm.Disk, error) {
