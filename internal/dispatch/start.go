@@ -101,7 +101,7 @@ func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail str
 		said = append(said, reason)
 	}
 	for _, o := range occasions {
-		lines, err := d.occur(ctx, e, p, repo, o)
+		lines, err := d.occur(ctx, cause{event: e, payload: p, repo: repo, occasion: o})
 		if err != nil {
 			return "", err
 		}
@@ -116,16 +116,29 @@ func (d *Dispatcher) own(p payload) bool {
 	return d.cfg.AppID != 0 && (p.CheckRun != nil && p.CheckRun.App.ID == d.cfg.AppID || p.CheckRun == nil && p.CheckSuite != nil && p.CheckSuite.App.ID == d.cfg.AppID)
 }
 
+// cause is what a run is made for: an event, what it says, whose repository, and
+// which of the occasions that it is.
+type cause struct {
+	event   store.StoredEvent
+	payload payload
+	repo    forge.Repo
+	occasion
+
+	// Of a run that is made again: its number, and which attempt this is.
+	number  int64
+	attempt int
+}
+
 // occur runs the workflows that one occasion starts.
-func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, repo forge.Repo, o occasion) ([]string, error) {
-	files, err := repo.Workflows(ctx, o.SHA)
+func (d *Dispatcher) occur(ctx context.Context, o cause) ([]string, error) {
+	files, err := o.repo.Workflows(ctx, o.SHA)
 	if err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
 		return []string{fmt.Sprintf("%s: there are no workflows at %s", o.Event, short(o.SHA))}, nil
 	}
-	before, err := d.cfg.Store.Runs(ctx, store.RunFilter{EventID: e.ID, Event: o.Event, Limit: 1000})
+	before, err := d.cfg.Store.Runs(ctx, store.RunFilter{EventID: o.event.ID, Event: o.Event, Limit: 1000})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +161,7 @@ func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, 
 			// Whether it would run for this event cannot be known. A push or a
 			// change of a pull request is when its author looks.
 			if o.Event == "push" && strings.HasPrefix(o.Ref, "refs/heads/") || o.Event == "pull_request" && o.Trust == ofFork || o.Only != "" {
-				if err := d.invalid(ctx, e, p, repo, o, f.Path, f.Path, diags, 0, 0); err != nil {
+				if err := d.invalid(ctx, o, f.Path, f.Path, diags); err != nil {
 					return nil, err
 				}
 				started++
@@ -167,7 +180,7 @@ func (d *Dispatcher) occur(ctx context.Context, e store.StoredEvent, p payload, 
 			said = append(said, fmt.Sprintf("%s: %s", f.Path, decision.Reason))
 			continue
 		}
-		run, err := d.plan(ctx, e, p, repo, o, w, 0, 0)
+		run, err := d.plan(ctx, o, w)
 		if err != nil {
 			return nil, err
 		}
@@ -207,30 +220,31 @@ func filtersPaths(w *workflow.Workflow, event string) bool {
 }
 
 // newRun fills in what a run is before it is planned.
-func (d *Dispatcher) newRun(ctx context.Context, e store.StoredEvent, p payload, o occasion, file, name string, number int64, attempt int) (ci.Run, error) {
-	run := ci.Run{ID: ci.NewID(), EventID: e.ID, Event: o.Event, Repository: e.Repository, Workflow: cmp.Or(name, file), File: file, Name: cmp.Or(name, file),
-		Ref: o.Ref, SHA: o.SHA, Actor: p.Sender.Login, Number: number, Attempt: max(attempt, 1), Created: time.Now()}
-	if number != 0 {
+func (d *Dispatcher) newRun(ctx context.Context, o cause, file, name string) (ci.Run, error) {
+	run := ci.Run{ID: ci.NewID(), EventID: o.event.ID, Event: o.Event, Repository: o.event.Repository, Workflow: cmp.Or(name, file), File: file, Name: cmp.Or(name, file),
+		Ref: o.Ref, SHA: o.SHA, Actor: o.payload.Sender.Login, Number: o.number, Attempt: max(o.attempt, 1), Created: time.Now()}
+	if o.number != 0 {
 		return run, nil
 	}
 	var err error
-	run.Number, err = d.cfg.Store.NumberRun(ctx, e.Repository, file)
+	run.Number, err = d.cfg.Store.NumberRun(ctx, o.event.Repository, file)
 	return run, err
 }
 
 // plan makes a run of a workflow and starts it. What its author has to mend
 // becomes a completed run and a failed check.
-func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, repo forge.Repo, o occasion, w *workflow.Workflow, number int64, attempt int) (ci.Run, error) {
-	run, err := d.newRun(ctx, e, p, o, w.File, w.Name, number, attempt)
+func (d *Dispatcher) plan(ctx context.Context, o cause, w *workflow.Workflow) (ci.Run, error) {
+	run, err := d.newRun(ctx, o, w.File, w.Name)
 	if err != nil {
 		return run, err
 	}
-	planned, ds, err := d.build(ctx, p, repo, o, w, &run)
+	planned, ds, err := d.build(ctx, o, w, &run)
 	if err != nil {
 		return run, err
 	}
 	if planned == nil {
-		return run, d.invalid(ctx, e, p, repo, o, w.File, w.Name, ds, run.Number, run.Attempt)
+		o.number, o.attempt = run.Number, run.Attempt
+		return run, d.invalid(ctx, o, w.File, w.Name, ds)
 	}
 	text, err := json.Marshal(planned)
 	if err != nil {
@@ -256,36 +270,36 @@ func (d *Dispatcher) plan(ctx context.Context, e store.StoredEvent, p payload, r
 		return run, err
 	}
 	if o.Waits {
-		return run, d.await(keep, run, planned, d.reporter(run, headOf(planned), repo))
+		return run, d.await(keep, run, planned, d.reporter(run, headOf(planned), o.repo))
 	}
-	d.conduct(run, planned, repo, nil, made)
+	d.conduct(run, planned, o.repo, nil, made)
 	return run, nil
 }
 
 // build plans. An error is of the forge, and nobody's fault.
-func (d *Dispatcher) build(ctx context.Context, p payload, repo forge.Repo, o occasion, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
+func (d *Dispatcher) build(ctx context.Context, o cause, w *workflow.Workflow, run *ci.Run) (*plan.Run, []workflow.Diagnostic, error) {
 	given := map[string]string{}
-	for k, v := range p.Inputs {
+	for k, v := range o.payload.Inputs {
 		if v != nil {
 			given[k] = fmt.Sprint(v)
 		}
 	}
 	var trouble error
 	planned, ds := launch.Plan(ctx, launch.Request{
-		Workflow: w, Event: &o.Happening, Facts: launch.Facts{Run: *run, Server: d.cfg.Server, API: d.cfg.API, Again: p.again},
-		Load: d.load(ctx, p, repo, o.SHA, o.Trust, &trouble), Inputs: given, Vars: d.vars(run.Repository, o.Trust),
+		Workflow: w, Event: &o.Happening, Facts: launch.Facts{Run: *run, Server: d.cfg.Server, API: d.cfg.API, Again: o.payload.again},
+		Load: d.load(ctx, o, &trouble), Inputs: given, Vars: d.vars(run.Repository, o.Trust),
 		DefaultPermissions: "read", ReadOnly: o.Trust != ofOwn,
 		Planned: func(planned *plan.Run) {
 			planned.Trust = string(o.Trust)
 			planned.Limit(d.limit(run.Repository, o.Trust).MaxTimeout.Minutes())
-			conduct.Hide(d.runner(*run, nil, o.Trust, repo).Hidden(), planned, planned.Jobs)
+			conduct.Hide(d.runner(*run, nil, o.Trust, o.repo).Hidden(), planned, planned.Jobs)
 			run.Name, run.Workflow = planned.Name, planned.Workflow
 		},
 		Check: engine.CheckOptions{
 			Actions: d.cfg.Actions, Shells: d.cfg.Shells, Results: d.cfg.Results != nil,
 			Mapped: d.has,
 			Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
-				b, err := repo.File(ctx, name, o.SHA)
+				b, err := o.repo.File(ctx, name, o.SHA)
 				switch {
 				case status(err) == 404:
 					return nil, fmt.Errorf("%s: %w", name, os.ErrNotExist)
@@ -350,9 +364,9 @@ func (d *Dispatcher) public(ctx context.Context, uses string, t trust) ([]byte, 
 // A pull request from a fork reads workflows of other repositories as anybody
 // may: with the installation's rights, its file could have those of a private
 // repository shown to it.
-func (d *Dispatcher) load(ctx context.Context, p payload, repo forge.Repo, sha string, t trust, trouble *error) workflow.Load {
+func (d *Dispatcher) load(ctx context.Context, o cause, trouble *error) workflow.Load {
 	return func(uses string, from *workflow.Workflow) (string, []byte, error) {
-		where, ref, path, name := repo, sha, uses, uses
+		where, ref, path, name := o.repo, o.SHA, uses, uses
 		local := strings.HasPrefix(uses, "./")
 		if local {
 			uses, name = strings.TrimPrefix(uses, "./"), strings.TrimPrefix(uses, "./")
@@ -372,14 +386,14 @@ func (d *Dispatcher) load(ctx context.Context, p payload, repo forge.Repo, sha s
 			if len(parts) != 3 {
 				return "", nil, fmt.Errorf("%q is no workflow: want owner/repository/.github/workflows/file.yml@ref", uses)
 			}
-			if other := parts[0] + "/" + parts[1]; !strings.EqualFold(other, p.Repository.FullName) {
-				rights, err := d.mayRead(ctx, p, t, other)
+			if other := parts[0] + "/" + parts[1]; !strings.EqualFold(other, o.payload.Repository.FullName) {
+				rights, err := d.mayRead(ctx, o.payload, o.Trust, other)
 				if err == nil && !rights {
-					b, err := d.public(ctx, uses, t)
+					b, err := d.public(ctx, uses, o.Trust)
 					return uses, b, err
 				}
 				if err == nil {
-					where, err = d.repo(ctx, other, p.Installation.ID)
+					where, err = d.repo(ctx, other, o.payload.Installation.ID)
 				}
 				if err != nil {
 					if isTemporary(err) || ctx.Err() != nil {
@@ -410,18 +424,18 @@ func isTemporary(err error) bool {
 
 // invalid records a workflow that cannot run as a run that has failed, and
 // reports it as a failed check with the errors where they are.
-func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload, repo forge.Repo, o occasion, file, name string, ds []workflow.Diagnostic, number int64, attempt int) error {
-	run, err := d.newRun(ctx, e, p, o, file, name, number, attempt)
+func (d *Dispatcher) invalid(ctx context.Context, o cause, file, name string, ds []workflow.Diagnostic) error {
+	run, err := d.newRun(ctx, o, file, name)
 	if err != nil {
 		return err
 	}
 	head := o.SHA
-	if p.PullRequest != nil && o.Event == "pull_request" {
-		head = p.PullRequest.Head.SHA
+	if o.payload.PullRequest != nil && o.Event == "pull_request" {
+		head = o.payload.PullRequest.Head.SHA
 	}
 	// The check is noted before the run is there: after a crash between the two
 	// there is a check too much, never one too few.
-	r := d.reporter(run, head, repo)
+	r := d.reporter(run, head, o.repo)
 	r.whole = true
 	if err := r.note(run.ID, 0); err != nil {
 		return err
@@ -431,7 +445,7 @@ func (d *Dispatcher) invalid(ctx context.Context, e store.StoredEvent, p payload
 		return err
 	}
 	entry.Begin(0, nil, nil)
-	hidden := d.runner(run, nil, o.Trust, repo).Hidden()
+	hidden := d.runner(run, nil, o.Trust, o.repo).Hidden()
 	for _, x := range ds {
 		entry.Emit(hidden.Record(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()}))
 	}
@@ -493,11 +507,12 @@ func (d *Dispatcher) rerun(ctx context.Context, e store.StoredEvent, p payload) 
 			return "", err
 		}
 		source.ID = e.ID
+		c := cause{event: source, payload: was, repo: repo, occasion: o, number: run.Number, attempt: run.Attempt + 1}
 		w, diags := workflow.Parse(run.File, text, workflow.Options{})
 		if workflow.Errors(diags) {
-			return "it is still invalid", d.invalid(ctx, source, was, repo, o, run.File, run.Workflow, diags, run.Number, run.Attempt+1)
+			return "it is still invalid", d.invalid(ctx, c, run.File, run.Workflow, diags)
 		}
-		again, err := d.plan(ctx, source, was, repo, o, w, run.Number, run.Attempt+1)
+		again, err := d.plan(ctx, c, w)
 		if err != nil {
 			return "", err
 		}

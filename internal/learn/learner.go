@@ -572,7 +572,7 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 	} else if !started.IsZero() {
 		took = rec.Time.Sub(started)
 	}
-	if _, err := tx.ClosePrediction(t.run, t.job, t.step, rec.Time, c, failed, counts, took); err != nil {
+	if _, err := tx.ClosePrediction(t.run, t.job, t.step, store.Ended{At: rec.Time, As: c, Failed: failed, Counts: counts, Took: took}); err != nil {
 		return 0, err
 	}
 	e := l.open[t]

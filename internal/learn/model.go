@@ -237,20 +237,21 @@ func (m *Model) Learn(e *Estimate, failed bool, at float64) {
 		m.count(e, failed, at)
 	}
 	if x.Commit != "" {
-		m.kinUpdate(e.keys.owner, e.keys.commit, e.base, failed, at, 0, 1)
-		m.kinUpdate(e.keys.owner, e.keys.commitStep, e.base, failed, at, 0, 0) // the last attempt
+		m.kinUpdate(e, e.keys.commit, failed, at, 0, 1)
+		m.kinUpdate(e, e.keys.commitStep, failed, at, 0, 0) // the last attempt
 	}
 	if x.Branch != "" {
-		m.kinUpdate(e.keys.owner, e.keys.branch, e.base, failed, at, 0, .97)
+		m.kinUpdate(e, e.keys.branch, failed, at, 0, .97)
 	}
 	if x.Change.Author != "" {
-		m.kinUpdate(e.keys.owner, e.keys.author, e.base, failed, at, 0, .97)
+		m.kinUpdate(e, e.keys.author, failed, at, 0, .97)
 	}
-	m.kinUpdate(e.keys.owner, e.keys.level[levelRepo], e.base, failed, at, 3600, 1)
-	m.kinUpdate(e.keys.owner, e.keys.level[levelJob], e.base, failed, at, 0, .9)
+	m.kinUpdate(e, e.keys.level[levelRepo], failed, at, 3600, 1)
+	m.kinUpdate(e, e.keys.level[levelJob], failed, at, 0, .9)
 }
 
-func (m *Model) kinUpdate(owner, key uint64, p float64, failed bool, at, halfLife, keep float64) {
+func (m *Model) kinUpdate(e *Estimate, key uint64, failed bool, at, halfLife, keep float64) {
+	owner, p := e.keys.owner, e.base
 	k := m.kin[key]
 	if k == nil {
 		if len(m.kin) >= m.limit {

@@ -32,7 +32,7 @@ import (
 
 // Store is what a queue needs of a store. *store.Store has it.
 type Store interface {
-	QueueAdd(ctx context.Context, jobID string, labels []string, priority float64, available, now time.Time, maxAttempts int) (bool, error)
+	QueueAdd(ctx context.Context, it Item, now time.Time, maxAttempts int) (bool, error)
 	QueueClaim(ctx context.Context, worker string, labels []string, now, lease time.Time) (jobID string, attempt int, ok bool, err error)
 	QueueRenew(ctx context.Context, jobID string, attempt int, lease time.Time) (held bool, cancel string, err error)
 	QueueFinish(ctx context.Context, jobID string, attempt int, conclusion ci.Conclusion, reason string) (held bool, err error)
@@ -114,7 +114,7 @@ func (q *Queue) Add(ctx context.Context, it Item) (bool, error) {
 	if it.After.IsZero() {
 		it.After = q.cfg.Now()
 	}
-	ok, err := q.store.QueueAdd(ctx, it.JobID, it.Labels, it.Priority, it.After, now, q.cfg.Attempts)
+	ok, err := q.store.QueueAdd(ctx, it, now, q.cfg.Attempts)
 	if err != nil {
 		return false, fmt.Errorf("queue: %w", err)
 	}

@@ -36,8 +36,8 @@ type scripted struct {
 	expire func() ([]string, []string, error)
 }
 
-func (s *scripted) QueueAdd(_ context.Context, _ string, _ []string, _ float64, available, now time.Time, attempts int) (bool, error) {
-	s.added.available, s.added.now, s.added.attempts = available, now, attempts
+func (s *scripted) QueueAdd(_ context.Context, it queue.Item, now time.Time, attempts int) (bool, error) {
+	s.added.available, s.added.now, s.added.attempts = it.After, now, attempts
 	return s.fresh, s.err
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 )
 
@@ -98,7 +99,9 @@ func TestEveryStatementFails(t *testing.T) {
 		{"a job", func() error { return ignore(s.Job(ctx, jobs[0].ID)) }},
 		{"runs", func() error { return ignore(s.Runs(ctx, store.RunFilter{})) }},
 		{"runs under way", func() error { return ignore(s.Unfinished(ctx)) }},
-		{"put a job in", func() error { return ignore(s.QueueAdd(ctx, jobs[0].ID, []string{"l"}, 0, now, now, 2)) }},
+		{"put a job in", func() error {
+			return ignore(s.QueueAdd(ctx, queue.Item{JobID: jobs[0].ID, Labels: []string{"l"}, After: now}, now, 2))
+		}},
 		{"claim it", func() error {
 			_, _, _, err := s.QueueClaim(ctx, "w", []string{"l"}, now, now.Add(time.Minute))
 			return err
@@ -163,7 +166,7 @@ func TestEveryStatementFails(t *testing.T) {
 				if _, _, err := l.StepCommand(run.ID, "a", 1); err != nil {
 					return err
 				}
-				if _, err := l.ClosePrediction(run.ID, "a", 0, now, ci.Failure, true, true, time.Second); err != nil {
+				if _, err := l.ClosePrediction(run.ID, "a", 0, store.Ended{At: now, As: ci.Failure, Failed: true, Counts: true, Took: time.Second}); err != nil {
 					return err
 				}
 				if _, err := l.RecentHits("o/r", "i", 5); err != nil {

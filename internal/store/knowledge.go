@@ -108,15 +108,24 @@ func (l *Learning) StepCommand(runID, jobKey string, step int) (name, command st
 	return name, command, err
 }
 
+// Ended is how what was predicted ended.
+type Ended struct {
+	At     time.Time
+	As     ci.Conclusion
+	Failed bool
+	Counts bool // in what predictions are measured by
+	Took   time.Duration
+}
+
 // ClosePrediction writes the outcome beside the prediction, once. It reports
 // whether there was a prediction that was open.
-func (l *Learning) ClosePrediction(runID, jobKey string, step int, at time.Time, outcome ci.Conclusion, failed, counts bool, took time.Duration) (bool, error) {
+func (l *Learning) ClosePrediction(runID, jobKey string, step int, o Ended) (bool, error) {
 	f := int64(-1)
-	if counts {
-		f = flag(failed)
+	if o.Counts {
+		f = flag(o.Failed)
 	}
 	return changed(l.tx.ExecContext(l.ctx, `UPDATE predictions SET closed = $4, outcome = $5, failed = $6, duration_ms = $7
-		WHERE run_id = $1 AND job_key = $2 AND step = $3 AND closed = 0`, runID, clean(jobKey), step, millis(at), string(outcome), f, took.Milliseconds()))
+		WHERE run_id = $1 AND job_key = $2 AND step = $3 AND closed = 0`, runID, clean(jobKey), step, millis(o.At), string(o.As), f, o.Took.Milliseconds()))
 }
 
 // RecentHits lists the newest failures of a step, for what ended them.

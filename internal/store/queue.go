@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/queue"
 )
 
 // The queue's table. Package queue is the only caller and says what it means;
@@ -26,16 +27,16 @@ func lowerLabels(labels []string) (string, error) {
 }
 
 // QueueAdd puts a job in the queue. It reports false if it was there already.
-func (s *Store) QueueAdd(ctx context.Context, jobID string, labels []string, priority float64, available, now time.Time, maxAttempts int) (bool, error) {
-	l, err := lowerLabels(labels)
+func (s *Store) QueueAdd(ctx context.Context, it queue.Item, now time.Time, maxAttempts int) (bool, error) {
+	l, err := lowerLabels(it.Labels)
 	if err != nil {
 		return false, err
 	}
 	ok, err := changed(s.write.ExecContext(ctx, `INSERT INTO queue (job_id, labels, state, attempt, max_attempts, priority, worker, lease, available, cancel, created, conclusion, reason)
 		VALUES ($1, $2, 'queued', 0, $3, $4, '', 0, $5, '', $6, '', '') ON CONFLICT (job_id) DO NOTHING`,
-		jobID, l, maxAttempts, priority, millis(available), millis(now)))
+		it.JobID, l, maxAttempts, it.Priority, millis(it.After), millis(now)))
 	if err != nil {
-		return false, fmt.Errorf("store: queue job %s: %w", jobID, err)
+		return false, fmt.Errorf("store: queue job %s: %w", it.JobID, err)
 	}
 	return ok, nil
 }

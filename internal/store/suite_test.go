@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/store/storetest"
 )
@@ -547,8 +548,8 @@ func testQueueTable(t *testing.T, a, b *store.Store) {
 	ctx, now := t.Context(), time.UnixMilli(1_700_000_000_000)
 	run, jobs := newRun(t, a, "o/queue", "j")
 	id := jobs[0].ID
-	added := must[bool](t)(a.QueueAdd(ctx, id, []string{"Linux", "it's"}, 0, now, now, 2))
-	again := must[bool](t)(b.QueueAdd(ctx, id, []string{"linux"}, 0, now, now, 2))
+	added := must[bool](t)(a.QueueAdd(ctx, queue.Item{JobID: id, Labels: []string{"Linux", "it's"}, After: now}, now, 2))
+	again := must[bool](t)(b.QueueAdd(ctx, queue.Item{JobID: id, Labels: []string{"linux"}, After: now}, now, 2))
 	if !added || again {
 		t.Fatalf("added %v then %v", added, again)
 	}
@@ -589,9 +590,9 @@ func testPredictions(t *testing.T, a, b *store.Store) {
 	p.PFail = .9
 	ok(t, b.AddPredictions(ctx, []store.Prediction{p})) // too late: the first one stays
 	ok(t, a.Learn(ctx, "p", func(l *store.Learning) error {
-		first, err := l.ClosePrediction(run.ID, "j", 1, time.Now(), ci.Failure, true, true, time.Second)
+		first, err := l.ClosePrediction(run.ID, "j", 1, store.Ended{time.Now(), ci.Failure, true, true, time.Second})
 		ok(t, err)
-		second, err := l.ClosePrediction(run.ID, "j", 1, time.Now(), ci.Success, false, true, time.Second)
+		second, err := l.ClosePrediction(run.ID, "j", 1, store.Ended{time.Now(), ci.Success, false, true, time.Second})
 		if !first || second {
 			t.Errorf("closed %v then %v", first, second)
 		}
@@ -618,7 +619,7 @@ func testFoldedPredictions(t *testing.T, a, b *store.Store) {
 	ok(t, a.AddPredictions(ctx, ps))
 	ok(t, a.Learn(ctx, "fold", func(l *store.Learning) error {
 		for i := range 25 { // five stay open
-			if _, err := l.ClosePrediction(fmt.Sprint("f", i), "", 0, time.UnixMilli(int64(100+i)), ci.Failure, i < 5, i != 7, time.Second); err != nil {
+			if _, err := l.ClosePrediction(fmt.Sprint("f", i), "", 0, store.Ended{time.UnixMilli(int64(100 + i)), ci.Failure, i < 5, i != 7, time.Second}); err != nil {
 				return err
 			}
 		}
