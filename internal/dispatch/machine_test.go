@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	relying "github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
@@ -16,7 +19,9 @@ import (
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 	"github.com/hearth-ci/hearth/internal/web/webtest"
 	"github.com/hearth-ci/hearth/internal/worker"
@@ -27,6 +32,7 @@ on: push
 jobs:
   build:
     runs-on: ubuntu-latest
+    permissions: {contents: read, id-token: write}
     outputs:
       kernel: ${{ steps.k.outputs.kernel }}
     steps:
@@ -41,6 +47,8 @@ jobs:
           echo "the key is $KEY"
         env:
           KEY: ${{ secrets.DEPLOY_KEY }}
+      - run: |
+          curl -sS -H "Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=sts.example.com"
   test:
     needs: build
     runs-on: ubuntu-latest
@@ -87,7 +95,13 @@ func onMachines(t testing.TB, machines *pool.Pool) *site {
 	t.Helper()
 	s := newForge(t)
 	s.patience = 3 * time.Minute
+	mux := http.NewServeMux()
+	s.issuer = httptest.NewServer(mux)
+	t.Cleanup(s.issuer.Close)
+	issuer := oidc.New(oidc.Config{URL: s.issuer.URL, Dir: t.TempDir()})
+	issuer.Register(mux, "")
 	s.start(s.forge(t.TempDir()), func(c *Config) {
+		c.OIDC, c.Results = issuer, results.New(results.Config{Dir: t.TempDir()})
 		c.Host, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
 		c.Run = func(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome { return r.Execute(ctx, t) }
 	})
@@ -126,6 +140,17 @@ func TestRealMachines(t *testing.T) {
 	}
 	if strings.Contains(log, "hunter2") {
 		t.Error("the secret is in the log")
+	}
+	// The job has got a token, and who trusts the issuer believes it.
+	_, text, _ := strings.Cut(log, `"value":"`)
+	text, _, _ = strings.Cut(text, `"`)
+	provider, err := relying.NewProvider(t.Context(), s.issuer.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := provider.Verifier(&relying.Config{ClientID: "sts.example.com"}).Verify(t.Context(), text)
+	if err != nil || token.Subject != "repo:"+hello+":ref:refs/heads/main" {
+		t.Errorf("%v %+v\n%s", err, token, log)
 	}
 	b := webtest.Open(t, 1280, 860)
 	b.Visit(got["Real / test"].DetailsURL)

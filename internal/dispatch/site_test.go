@@ -165,6 +165,7 @@ func TestMain(m *testing.M) {
 
 // site is a server with its GitHub, for a test.
 type site struct {
+	issuer *httptest.Server // of OIDC tokens; nil is none
 	*live
 	t        testing.TB
 	gh       *githubtest.Server

@@ -221,6 +221,34 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// What cannot be read is refused as the author's fault, in Twirp's words.
+func TestMalformed(t *testing.T) {
+	c := open(t, New(Config{Dir: t.TempDir()}), job())
+	for _, q := range []struct {
+		verb, method, kind, body string
+		status                   int
+		code                     string
+	}{
+		{"POST", "ArtifactService/ListArtifacts", "application/json", "{", 400, "malformed"},
+		{"POST", "ArtifactService/ListArtifacts", "application/json", `{"workflow_run_backend_id":7}`, 400, "malformed"},
+		{"POST", "ArtifactService/ListArtifacts", "application/json", `{"workflow_run_backend_id":"run1","id_filter":"x"}`, 400, "malformed"},
+		{"POST", "ArtifactService/CreateArtifact", "application/json", `{"workflow_run_backend_id":"run1","name":"a","expires_at":"soon"}`, 400, "malformed"},
+		{"POST", "ArtifactService/ListArtifacts", "application/protobuf", "", 400, "malformed"},
+		{"POST", "ArtifactService/ListArtifacts", "application/json", strings.Repeat(" ", maxRequest+1), 400, "invalid_argument"},
+		{"GET", "ArtifactService/ListArtifacts", "application/json", "{}", 404, "bad_route"},
+		{"POST", "ArtifactService/Nothing", "application/json", "{}", 404, "bad_route"},
+	} {
+		r := httptest.NewRequest(q.verb, twirp+q.method, strings.NewReader(q.body))
+		r.Header.Set("Authorization", "Bearer "+c.n.Token())
+		r.Header.Set("Content-Type", q.kind)
+		w := c.serve(r)
+		var answer struct{ Code, Msg string }
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != q.status || answer.Code != q.code || answer.Msg == "" {
+			t.Errorf("%s %s %.30q: %d %+v %v", q.verb, q.method, q.body, w.Code, answer, err)
+		}
+	}
+}
+
 // A name is taken once in an attempt; a job that was lost and is executed again
 // begins anew; an attempt sees those before it.
 func TestArtifactsOfAttempts(t *testing.T) {
