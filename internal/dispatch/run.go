@@ -17,7 +17,6 @@ import (
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
 	"github.com/hearth-ci/hearth/internal/plan"
-	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
@@ -175,9 +174,6 @@ func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo forge.Repo) 
 				return &git.Commit{SHA: c.SHA, Tree: c.Tree, Parents: c.Parents, Author: git.Person(c.Author), Committer: git.Person(c.Committer),
 					Message: c.Message, Signature: c.Signature, Payload: c.Payload}, err
 			}},
-	}
-	if lowTrust[run.Event] {
-		r.CacheMode = results.ReadOnly
 	}
 	d.given(r, t)
 	return r

@@ -33,11 +33,6 @@ const (
 	ofFork trust = "fork"
 )
 
-// lowTrust are the events that anybody can cause and that run on the default branch,
-// or a pull request's base: what such a run saves in a cache would be restored by
-// that branch's own.
-var lowTrust = map[string]bool{"pull_request_target": true, "issue_comment": true, "issues": true, "discussion": true, "discussion_comment": true, "fork": true, "watch": true}
-
 // trustOf is how far a planned run is trusted.
 func trustOf(p *plan.Run) trust {
 	switch {
