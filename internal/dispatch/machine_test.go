@@ -149,7 +149,7 @@ func TestRealMachines(t *testing.T) {
 		t.Fatal(err)
 	}
 	token, err := provider.Verifier(&relying.Config{ClientID: "sts.example.com"}).Verify(t.Context(), text)
-	if err != nil || token.Subject != "repo:"+hello+":ref:refs/heads/main" {
+	if err != nil || token.Subject != "repo:"+hello+":ref:refs/heads/master" {
 		t.Errorf("%v %+v\n%s", err, token, log)
 	}
 	b := webtest.Open(t, 1280, 860)
