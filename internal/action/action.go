@@ -118,7 +118,8 @@ func inside(p string) (string, error) {
 
 // validRef refuses what git could take for something other than a ref's name.
 func ValidRef(ref string) bool {
-	if ref == "" || len(ref) > 250 || strings.HasPrefix(ref, "-") || strings.Contains(ref, "..") || strings.HasSuffix(ref, "/") || strings.HasSuffix(ref, ".lock") {
+	if ref == "" || len(ref) > 250 || strings.HasPrefix(ref, "-") || strings.Contains(ref, "..") || strings.HasSuffix(ref, "/") ||
+		strings.HasSuffix(ref, ".lock") {
 		return false
 	}
 	for _, c := range ref {
@@ -203,7 +204,8 @@ func Parse(file, dir string, src []byte) (*Action, []workflow.Diagnostic) {
 	root, steps, diags := workflow.ReadAction(file, src, workflow.Options{})
 	if root == nil || root.Kind != workflow.Mapping {
 		if !workflow.Errors(diags) {
-			diags = append(diags, workflow.Diagnostic{File: file, Rule: "action", Message: "The file holds no action", Hint: "An action is a mapping with the key runs."})
+			diags = append(diags, workflow.Diagnostic{File: file, Rule: "action", Message: "The file holds no action",
+				Hint: "An action is a mapping with the key runs."})
 		}
 		return nil, diags
 	}
@@ -252,7 +254,8 @@ func Parse(file, dir string, src []byte) (*Action, []workflow.Diagnostic) {
 		if v == nil {
 			continue
 		}
-		cond, ds := workflow.Condition(file, v, "github", "inputs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)", "cancelled(0,0)", "success(0,0)", "hashFiles(1,255)")
+		cond, ds := workflow.Condition(file, v, "github", "inputs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)",
+			"cancelled(0,0)", "success(0,0)", "hashFiles(1,255)")
 		diags = append(diags, ds...)
 		*c.to = cond.Expr
 	}

@@ -72,7 +72,8 @@ runs:
 	if workflow.Errors(diags) {
 		t.Fatal(diags)
 	}
-	if a.Using != "composite" || len(a.Inputs) != 3 || !a.Input("WHO").Required || a.Input("old").Deprecation != "gone" || len(a.Steps) != 2 || a.Steps[1].Uses != "o/r@v1" || a.Outputs[0].Value == nil {
+	if a.Using != "composite" || len(a.Inputs) != 3 || !a.Input("WHO").Required || a.Input("old").Deprecation != "gone" || len(a.Steps) != 2 ||
+		a.Steps[1].Uses != "o/r@v1" || a.Outputs[0].Value == nil {
 		t.Errorf("%+v", a)
 	}
 	a, diags = Parse("action.yml", "", []byte("runs:\n  using: node20\n  main: dist/index.js\n  post: dist/post.js\n  post-if: success()\n"))

@@ -47,7 +47,8 @@ func TestUnpackHostile(t *testing.T) {
 		{"link out, absolute", []entry{dir("top/", 0o755), sym("top/l", "/etc/passwd")}, "left", "top/l"},
 		{"link out, relative", []entry{dir("top/", 0o755), sym("top/l", "../../x")}, "left", "top/l"},
 		{"link to the top's parent", []entry{dir("top/", 0o755), sym("top/l", "..")}, "left", "top/l"},
-		{"link out through a link", []entry{dir("top/", 0o755), dir("top/a/", 0o755), dir("top/a/b/", 0o755), sym("top/a/b/y", "../.."), sym("top/l", "a/b/y/../..")}, "left", "top/l"},
+		{"link out through a link", []entry{dir("top/", 0o755), dir("top/a/", 0o755), dir("top/a/b/", 0o755), sym("top/a/b/y", "../.."),
+			sym("top/l", "a/b/y/../..")}, "left", "top/l"},
 		{"write through a link", []entry{dir("top/", 0o755), dir("top/d/", 0o755), sym("top/l", "d"), mk("top/l/f", "x")}, "behind a link", "top/d/f"},
 		{"the top is a link", []entry{sym("top", "/etc")}, "left", "top"},
 		{"hard link out", []entry{dir("top/", 0o755), link("top/l", "../secret")}, "left", "top/l"},
@@ -102,14 +103,16 @@ func TestUnpackHostile(t *testing.T) {
 	}
 	bomb := slices.Concat(raw("top/", '5', nil), raw("PaxHeaders/f", 'x', sparse), raw("GNUSparseFile/f", '0', append([]byte("0\n"), make([]byte, 510)...)))
 	there := t.TempDir()
-	if err := Unpack(bytes.NewReader(append(bomb, make([]byte, 1024)...)), there, "top", "top"); err == nil || !strings.Contains(err.Error(), "larger than what the machine sent") {
+	if err := Unpack(bytes.NewReader(append(bomb, make([]byte, 1024)...)), there, "top", "top"); err == nil ||
+		!strings.Contains(err.Error(), "larger than what the machine sent") {
 		t.Error("a sparse file of a terabyte:", err)
 	}
 
 	// Modes, and what is in the way.
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for _, e := range []entry{dir("top/", 0o500), mk("top/f", "new"), {tar.Header{Name: "top/s", Typeflag: tar.TypeReg, Mode: 0o6755}, ""}, link("top/h", "top/f")} {
+	for _, e := range []entry{dir("top/", 0o500), mk("top/f", "new"), {tar.Header{Name: "top/s", Typeflag: tar.TypeReg, Mode: 0o6755}, ""},
+		link("top/h", "top/f")} {
 		w.WriteHeader(&e.h)
 		io.WriteString(w, e.c)
 	}

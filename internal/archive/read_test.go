@@ -30,7 +30,8 @@ func packed(t *testing.T, entries ...tar.Header) []byte {
 }
 
 func TestEachHasLimits(t *testing.T) {
-	b := packed(t, tar.Header{Name: "p/", Typeflag: tar.TypeDir}, tar.Header{Name: "p/a", Size: 600, Typeflag: tar.TypeReg}, tar.Header{Name: "p/b", Size: 600, Typeflag: tar.TypeReg},
+	b := packed(t, tar.Header{Name: "p/", Typeflag: tar.TypeDir}, tar.Header{Name: "p/a", Size: 600, Typeflag: tar.TypeReg},
+		tar.Header{Name: "p/b", Size: 600, Typeflag: tar.TypeReg},
 		tar.Header{Name: "p/l", Linkname: "to/it", Typeflag: tar.TypeSymlink})
 	for _, c := range []struct {
 		most Limits
@@ -81,7 +82,8 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestFiles(t *testing.T) {
 	var z bytes.Buffer
 	w := gzip.NewWriter(&z)
-	w.Write(packed(t, tar.Header{Name: "package/", Typeflag: tar.TypeDir}, tar.Header{Name: "package/bin/a", Size: 3, Typeflag: tar.TypeReg}, tar.Header{Name: "top", Size: 1, Typeflag: tar.TypeReg}))
+	w.Write(packed(t, tar.Header{Name: "package/", Typeflag: tar.TypeDir}, tar.Header{Name: "package/bin/a", Size: 3, Typeflag: tar.TypeReg},
+		tar.Header{Name: "top", Size: 1, Typeflag: tar.TypeReg}))
 	w.Close()
 	name := filepath.Join(t.TempDir(), "p.tgz")
 	if err := os.WriteFile(name, z.Bytes(), 0o600); err != nil {

@@ -40,7 +40,8 @@ func makeZip(t testing.TB, entries ...zipped) []byte {
 }
 
 func TestUnzip(t *testing.T) {
-	b := makeZip(t, zipped{"dir/", fs.ModeDir | 0o755, ""}, zipped{"dir/run", 0o755, "#!"}, zipped{"deep/er/ä", 0o644, "text"}, zipped{"suid", fs.ModeSetuid | 0o4777, "x"})
+	b := makeZip(t, zipped{"dir/", fs.ModeDir | 0o755, ""}, zipped{"dir/run", 0o755, "#!"}, zipped{"deep/er/ä", 0o644, "text"},
+		zipped{"suid", fs.ModeSetuid | 0o4777, "x"})
 	dir := t.TempDir()
 	if err := Unzip(bytes.NewReader(b), int64(len(b)), dir); err != nil {
 		t.Fatal(err)

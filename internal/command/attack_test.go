@@ -89,7 +89,8 @@ func TestAttackMatcherSize(t *testing.T) {
 	}
 	// What is counted is what is compiled.
 	for _, re := range []string{`^(.+):(\d+):(\d+): (error|warning): (.*)$`, "(?:ab?c){900}", "(?i)hello [a-z]{3,7}x*", "(a|bc|d){2,}"} {
-		p, err := parsePattern(map[string]json.RawMessage{"regexp": json.RawMessage(fmt.Sprintf("%q", strings.ReplaceAll(re, `\d`, "[0-9]")))}, map[string]bool{}, true, true)
+		p, err := parsePattern(map[string]json.RawMessage{"regexp": json.RawMessage(fmt.Sprintf("%q", strings.ReplaceAll(re, `\d`, "[0-9]")))}, map[string]bool{},
+			true, true)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -63,8 +63,10 @@ func TestProcessor(t *testing.T) {
 		{"group", Options{}, []string{"::group::Name", "x", "::endgroup::"}, "group=Name\nprint=x\nendgroup="},
 		{"annotation", Options{}, []string{"::error file=a,line=2::no"}, "print=##[error]no\nannotate=error a:2 no"},
 		{"mask", Options{}, []string{"::add-mask::s3"}, "add-mask=s3"},
-		{"mask nothing", Options{}, []string{"::add-mask:: "}, "print=##[warning]Can't add secret mask for empty string in ##[add-mask] command.\nannotate=warning :0 Can't add secret mask for empty string in ##[add-mask] command."},
-		{"stop", Options{}, []string{"::stop-commands::tok", "::error::x", "::tok::", "::debug::y"}, "print=::stop-commands::tok\nprint=::error::x\nprint=::tok::\ndebug=y"},
+		{"mask nothing", Options{}, []string{"::add-mask:: "},
+			"print=##[warning]Can't add secret mask for empty string in ##[add-mask] command.\nannotate=warning :0 Can't add secret mask for empty string in ##[add-mask] command."},
+		{"stop", Options{}, []string{"::stop-commands::tok", "::error::x", "::tok::", "::debug::y"},
+			"print=::stop-commands::tok\nprint=::error::x\nprint=::tok::\ndebug=y"},
 		{"stop masks its token", Options{}, []string{"::stop-commands::longtoken"}, "print=::stop-commands::longtoken\nadd-mask=longtoken"},
 		{"echo", Options{}, []string{"::echo::on", "::group::g", "::echo::off", "::endgroup::"}, "print=::group::g\ngroup=g\nprint=::echo::off\nendgroup="},
 		{"path allowed", Options{Unsecure: true}, []string{"::add-path::/x", "::set-env name=A::b"}, "add-path=/x\nset-env A=b"},
@@ -90,7 +92,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %s", c.in, got)
 		}
 	}
-	if got := lines(NewProcessor(Options{Unsecure: true}), "::set-env name=NODE_OPTIONS::--require=x"); !strings.Contains(got, "Can't update NODE_OPTIONS") || strings.Contains(got, "set-env NODE") {
+	if got := lines(NewProcessor(Options{Unsecure: true}), "::set-env name=NODE_OPTIONS::--require=x"); !strings.Contains(got, "Can't update NODE_OPTIONS") ||
+		strings.Contains(got, "set-env NODE") {
 		t.Error(got)
 	}
 }

@@ -167,7 +167,8 @@ func parsePattern(raw map[string]json.RawMessage, set map[string]bool, first, la
 	for _, f := range []struct {
 		name string
 		to   *int
-	}{{"file", &p.file}, {"line", &p.line}, {"column", &p.column}, {"severity", &p.severity}, {"code", &p.code}, {"message", &p.message}, {"fromPath", &p.fromDir}} {
+	}{{"file", &p.file}, {"line", &p.line}, {"column", &p.column}, {"severity", &p.severity}, {"code", &p.code}, {"message", &p.message},
+		{"fromPath", &p.fromDir}} {
 		*f.to = -1
 		r, ok := fields[strings.ToLower(f.name)]
 		if !ok || string(r) == "null" {

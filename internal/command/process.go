@@ -28,7 +28,8 @@ const (
 )
 
 func (k Kind) String() string {
-	names := [...]string{"print", "debug", "group", "endgroup", "annotate", "add-mask", "set-output", "save-state", "set-env", "add-path", "add-matcher", "remove-matcher", "fail"}
+	names := [...]string{"print", "debug", "group", "endgroup", "annotate", "add-mask", "set-output", "save-state", "set-env", "add-path", "add-matcher",
+		"remove-matcher", "fail"}
 	if int(k) < len(names) {
 		return names[k]
 	}

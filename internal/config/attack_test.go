@@ -42,7 +42,8 @@ func TestAttackForkAboveItsRepository(t *testing.T) {
 		"acme/app": {Limits: Limits{Network: "public", CPUs: 4}},
 	}}
 	p, _ := c.Policy("acme/app")
-	if p.Fork.Network.String() != "none" || p.Fork.MaxTimeout != 10*time.Minute || p.Fork.CPUs != 4 || p.Fork.MemoryMiB != 1024 || p.Fork.Machines != 2 || p.Own.CPUs != 4 {
+	if p.Fork.Network.String() != "none" || p.Fork.MaxTimeout != 10*time.Minute || p.Fork.CPUs != 4 || p.Fork.MemoryMiB != 1024 || p.Fork.Machines != 2 ||
+		p.Own.CPUs != 4 {
 		t.Errorf("%+v", p)
 	}
 	if p, _ := c.Policy("octo/app"); p.Own.MaxTimeout != 6*time.Hour || p.Own.Machines != 0 || p.Fork.Machines != 9 || p.Fork.CPUs != 2 {
@@ -56,7 +57,8 @@ func TestAttackSecretsOfAnother(t *testing.T) {
 	os.Chmod(dir, 0o700)
 	for name, text := range map[string]string{
 		"org/acme": "ONE=acme\nTWO=acme", "org/mallory": "ONE=mallory", "repo/acme/app": "two='app'\n# remark\nexport THREE=\"a\nb\"", "repo/mallory/app": "FOUR=4",
-		"env/acme/app/Production": "TWO=production", "env/acme/app/production%2Feu": "TWO=eu", "env/mallory/app/production": "TWO=theirs", "dependabot/repo/acme/app": "ONE=bot",
+		"env/acme/app/Production": "TWO=production", "env/acme/app/production%2Feu": "TWO=eu", "env/mallory/app/production": "TWO=theirs",
+		"dependabot/repo/acme/app": "ONE=bot",
 	} {
 		put(t, dir, name, text)
 	}

@@ -33,9 +33,11 @@ func TestValidateNamesEverythingAtOnce(t *testing.T) {
 	}
 	c = Default()
 	c.SecretsFile, c.SecretsDir = "/x", "/nowhere/at/all"
-	c.Repositories = Repositories{"acme*": {}, "a/b": {Approval: "never", Limits: Limits{Network: "some", MaxTimeout: 1, CPUs: 99, MemoryMiB: 1, Machines: -1}, Fork: Limits{Network: "allow:a b"}}, "A/b": {}}
+	c.Repositories = Repositories{"acme*": {}, "a/b": {Approval: "never", Limits: Limits{Network: "some", MaxTimeout: 1, CPUs: 99, MemoryMiB: 1, Machines: -1},
+		Fork: Limits{Network: "allow:a b"}}, "A/b": {}}
 	err = c.Validate()
-	for _, want := range []string{"secrets_file is gone", "org/OWNER, repo/OWNER/NAME", "secrets_dir: ", `"acme*": want`, "approval", `"some"`, "max_timeout", "cpus 99", "memory_mib 1", "machines", "fork: ", "twice"} {
+	for _, want := range []string{"secrets_file is gone", "org/OWNER, repo/OWNER/NAME", "secrets_dir: ", `"acme*": want`, "approval", `"some"`, "max_timeout",
+		"cpus 99", "memory_mib 1", "machines", "fork: ", "twice"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no word of %s in: %v", want, err)
 		}
@@ -55,7 +57,8 @@ func TestLoadOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Listen != "127.0.0.1:2" || c.CPUs != 3 || time.Duration(c.SessionTTL) != 2*time.Minute || c.WebhookSecret != "hush" || c.MemoryMiB != Default().MemoryMiB {
+	if c.Listen != "127.0.0.1:2" || c.CPUs != 3 || time.Duration(c.SessionTTL) != 2*time.Minute || c.WebhookSecret != "hush" ||
+		c.MemoryMiB != Default().MemoryMiB {
 		t.Errorf("got %+v", c)
 	}
 	c, err = Load("", env("HEARTH_REPOSITORIES", "acme/app, octo/*", "HEARTH_SECRETS_FILE", "/x"))

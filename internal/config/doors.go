@@ -65,7 +65,8 @@ func (d Doors) validate() (errs []error) {
 	for _, s := range []struct {
 		name string
 		n    int64
-	}{{"vms", int64(a.VMs)}, {"all_vms", int64(a.AllVMs)}, {"executions", int64(a.Executions)}, {"all_executions", int64(a.AllExecutions)}, {"snapshots", int64(a.Snapshots)},
+	}{{"vms", int64(a.VMs)}, {"all_vms", int64(a.AllVMs)}, {"executions", int64(a.Executions)}, {"all_executions", int64(a.AllExecutions)},
+		{"snapshots", int64(a.Snapshots)},
 		{"all_snapshots", int64(a.AllSnapshots)}, {"snapshot_size", int64(a.SnapshotSize)}, {"all_snapshot_size", int64(a.AllSnapshotSize)}} {
 		if s.n < 0 {
 			bad("api.%s: want a number that is not negative", s.name)

@@ -21,12 +21,14 @@ func TestParseLines(t *testing.T) {
 		{"\ufeffA=1", `A="1"`},
 	} {
 		var got []string
-		if err := ParseLines([]byte(c.src), func(_ int, name, value string) { got = append(got, fmt.Sprintf("%s=%q", name, value)) }); err != nil || strings.Join(got, " ") != c.want {
+		if err := ParseLines([]byte(c.src), func(_ int, name, value string) { got = append(got, fmt.Sprintf("%s=%q", name, value)) }); err != nil ||
+			strings.Join(got, " ") != c.want {
 			t.Errorf("%q: %s, %v\nwant %s", c.src, strings.Join(got, " "), err, c.want)
 		}
 	}
 	for src, line := range map[string]int{
-		"A=1\nhunter2": 2, "A=\"hunter2": 1, "A=1\nKEY<<EOF\nhunter2\n": 2, "A: x\nB: [hunter2]": 2, "A: &a hunter2\nB: *a": 2, "A: 'hunter2": 1, "A: {x: hunter2}": 1,
+		"A=1\nhunter2": 2, "A=\"hunter2": 1, "A=1\nKEY<<EOF\nhunter2\n": 2, "A: x\nB: [hunter2]": 2, "A: &a hunter2\nB: *a": 2, "A: 'hunter2": 1,
+		"A: {x: hunter2}": 1,
 	} {
 		err := ParseLines([]byte(src), func(int, string, string) {})
 		wrong, ok := errors.AsType[*LineError](err)

@@ -23,7 +23,8 @@ func TestRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := DefaultRetention()
-	want.Age, want.RepositoryBytes, want.EventBytes, want.Images, want.Runs, want.RunLog = Duration(14*24*time.Hour), 2<<30, 1<<20, Duration(36*time.Hour), 9, 100e6
+	want.Age, want.RepositoryBytes, want.EventBytes, want.Images, want.Runs, want.RunLog = Duration(14*24*time.Hour), 2<<30, 1<<20, Duration(36*time.Hour), 9,
+		100e6
 	if c.Retention != want {
 		t.Errorf("%+v\nwant %+v", c.Retention, want)
 	}

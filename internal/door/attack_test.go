@@ -32,10 +32,12 @@ func TestAttackForeignHost(t *testing.T) {
 	local := &net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 8787}
 	for host, want := range map[string]bool{
 		"hearth.example.org": true, "HEARTH.example.org.": true, "hearth.example.org:8443": true, "localhost:8787": true, "localhost": true, "127.0.0.1:8787": true,
-		"127.1.2.3:1": true, "[::1]:8787": true, "[::1]": true, "192.0.2.7:8787": true, "ci.internal": true, "ci.internal:99": true, "other.example:8080": true, "[2001:db8::1]:9": true,
+		"127.1.2.3:1": true, "[::1]:8787": true, "[::1]": true, "192.0.2.7:8787": true, "ci.internal": true, "ci.internal:99": true, "other.example:8080": true,
+		"[2001:db8::1]:9": true,
 
 		"attacker.example": false, "attacker.example:8787": false, "hearth.example.org.attacker.example": false, "xhearth.example.org": false,
-		"localhost.attacker.example": false, "127.0.0.1.attacker.example": false, "other.example": false, "192.0.2.8:8787": false, "0.0.0.0:8787": false, "": false, ":8787": false,
+		"localhost.attacker.example": false, "127.0.0.1.attacker.example": false, "other.example": false, "192.0.2.8:8787": false, "0.0.0.0:8787": false,
+		"": false, ":8787": false,
 		"localhost@attacker.example": false, "attacker.example#localhost": false, "[::1": false, "[::1]x:1": false, "2130706433": false, "[::ffff:192.0.2.8]": false,
 	} {
 		if got := h.Allowed(host, local); got != want {
@@ -53,7 +55,8 @@ func TestAttackForeignHost(t *testing.T) {
 	}
 	text, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if resp.StatusCode != http.StatusMisdirectedRequest || reached || !strings.Contains(string(text), "hosts") || !strings.Contains(string(text), "attacker.example") {
+	if resp.StatusCode != http.StatusMisdirectedRequest || reached || !strings.Contains(string(text), "hosts") ||
+		!strings.Contains(string(text), "attacker.example") {
 		t.Errorf("%s %s", resp.Status, text)
 	}
 	for _, bad := range []string{"https://x", "a b", "", "a:b:c", "*.example.org"} {
@@ -88,8 +91,10 @@ func TestAttackOtherSite(t *testing.T) {
 		code int
 		kv   []string
 	}{
-		{403, []string{"Sec-Fetch-Site", "cross-site"}}, {403, []string{"Sec-Fetch-Site", "same-site"}}, {403, []string{"Origin", "https://attacker.example"}}, {403, []string{"Origin", "null"}},
-		{200, nil}, {200, []string{"Sec-Fetch-Site", "same-origin"}}, {200, []string{"Origin", "https://hearth.example.org"}}, {200, []string{"Origin", "https://hearth.example.org", "Sec-Fetch-Site", "cross-site"}},
+		{403, []string{"Sec-Fetch-Site", "cross-site"}}, {403, []string{"Sec-Fetch-Site", "same-site"}}, {403, []string{"Origin", "https://attacker.example"}},
+		{403, []string{"Origin", "null"}},
+		{200, nil}, {200, []string{"Sec-Fetch-Site", "same-origin"}}, {200, []string{"Origin", "https://hearth.example.org"}},
+		{200, []string{"Origin", "https://hearth.example.org", "Sec-Fetch-Site", "cross-site"}},
 	} {
 		if got := do("POST", "/logout", c.kv...); got != c.code {
 			t.Errorf("%v: %d, want %d", c.kv, got, c.code)
@@ -357,7 +362,8 @@ func TestAttackSlotsOfOneClient(t *testing.T) {
 	if r, _ := s.Take("c"); r == nil || s.Held() != 4 {
 		t.Error("what was given back is not there")
 	}
-	if Client("[2001:db8::1]:5") != Client("[2001:db8::ffff]:6") || Client("192.0.2.1:5") != Client("[::ffff:192.0.2.1]:6") || Client("192.0.2.1:5") == Client("192.0.2.2:5") {
+	if Client("[2001:db8::1]:5") != Client("[2001:db8::ffff]:6") || Client("192.0.2.1:5") != Client("[::ffff:192.0.2.1]:6") ||
+		Client("192.0.2.1:5") == Client("192.0.2.2:5") {
 		t.Error("who is one client")
 	}
 }
@@ -472,8 +478,9 @@ func TestAttackLinkTwiceAtOnce(t *testing.T) {
 func TestAttackNextElsewhere(t *testing.T) {
 	for next, want := range map[string]string{
 		"/runs/x?job=a%2Fb&y=1": "/runs/x?job=a%2Fb&y=1", "/": "/",
-		"": "/", "//attacker.example": "/", "https://attacker.example": "/", `/\attacker.example`: "/", "/%5cattacker.example": "/", "/\t/attacker.example": "/", "javascript:alert(1)": "/",
-		"runs": "/", "/%2Fattacker.example": "/", "///x": "/", "/\nx": "/", "http:/x": "/", "/" + strings.Repeat("x", 3000): "/",
+		"": "/", "//attacker.example": "/", "https://attacker.example": "/", `/\attacker.example`: "/", "/%5cattacker.example": "/", "/\t/attacker.example": "/",
+		"javascript:alert(1)": "/",
+		"runs":                "/", "/%2Fattacker.example": "/", "///x": "/", "/\nx": "/", "http:/x": "/", "/" + strings.Repeat("x", 3000): "/",
 	} {
 		if got := Here(next); got != want {
 			t.Errorf("%q: %q", next, got)

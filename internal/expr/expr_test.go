@@ -303,7 +303,8 @@ func TestMap(t *testing.T) {
 }
 
 func TestParseJSONIsStrict(t *testing.T) {
-	for _, s := range []string{"", " ", "{", "[1,]", "{\"a\":1,}", "'a'", "{a:1}", "01", "+1", ".5", "1.", "NaN", "nul", "1 2", "\"\n\"", "// x\n1", "\"\\x\"", strings.Repeat("[", 600)} {
+	for _, s := range []string{"", " ", "{", "[1,]", "{\"a\":1,}", "'a'", "{a:1}", "01", "+1", ".5", "1.", "NaN", "nul", "1 2", "\"\n\"", "// x\n1", "\"\\x\"",
+		strings.Repeat("[", 600)} {
 		if v, err := ParseJSON([]byte(s)); err == nil {
 			t.Errorf("%q: parsed as %s", clip(s), v.JSON())
 		}
@@ -352,7 +353,8 @@ func FuzzParse(f *testing.F) {
 }
 
 func FuzzEval(f *testing.F) {
-	for _, s := range []string{"github.event.commits.*.message", "join(matrix.list.*, format('{0}{{', 1))", "fromJSON(toJSON(github))", "contains('abc', 'B') && 1 < '2'", "case(true, null, 2)[0]", "fromJSON('{a:[1,''x''],}').a[*]"} {
+	for _, s := range []string{"github.event.commits.*.message", "join(matrix.list.*, format('{0}{{', 1))", "fromJSON(toJSON(github))",
+		"contains('abc', 'B') && 1 < '2'", "case(true, null, 2)[0]", "fromJSON('{a:[1,''x''],}').a[*]"} {
 		f.Add(s)
 	}
 	env := testEnv(f)

@@ -50,7 +50,8 @@ func (d Dir) fetch(ctx context.Context, cancel context.CancelCauseFunc, from str
 		defer close(watched)
 		d.watch(cancel, most, done)
 	}()
-	args := slices.Concat([]string{"fetch", "--quiet", "--update-shallow", "--no-write-fetch-head", "--no-recurse-submodules"}, flags, []string{"--", from}, specs)
+	args := slices.Concat([]string{"fetch", "--quiet", "--update-shallow", "--no-write-fetch-head", "--no-recurse-submodules"}, flags, []string{"--", from},
+		specs)
 	_, err := d.Run(ctx, args...)
 	close(done)
 	<-watched
@@ -116,7 +117,8 @@ func Missing(err error) bool {
 // Denied reports whether a fetch failed since a repository is not there, or not for
 // us: GitHub does not say which.
 func Denied(err error) bool {
-	return said(err, "Repository not found", "could not read Username", "Authentication failed", "terminal prompts disabled", "error: 401", "error: 403", "error: 404", "' not found", "does not appear to be a git repository", "does not exist")
+	return said(err, "Repository not found", "could not read Username", "Authentication failed", "terminal prompts disabled", "error: 401", "error: 403",
+		"error: 404", "' not found", "does not appear to be a git repository", "does not exist")
 }
 
 func said(err error, words ...string) bool {

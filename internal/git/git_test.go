@@ -82,7 +82,8 @@ func TestCommitMadeAnew(t *testing.T) {
 }
 
 func TestZones(t *testing.T) {
-	if len(zones) != 1+14*4+12*4 || len(slices.Compact(slices.Sorted(slices.Values(zones)))) != len(zones) || zones[0] != "+0000" || !slices.Contains(zones, "+0545") || !slices.Contains(zones, "-0930") {
+	if len(zones) != 1+14*4+12*4 || len(slices.Compact(slices.Sorted(slices.Values(zones)))) != len(zones) || zones[0] != "+0000" ||
+		!slices.Contains(zones, "+0545") || !slices.Contains(zones, "-0930") {
 		t.Errorf("%d zones: %v", len(zones), zones)
 	}
 }
@@ -123,7 +124,8 @@ func TestAttackAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, u := range []string{"ext::" + p.Program, "ssh://-oProxyCommand=" + p.Program + "/x", "git@host:x/y", "-u" + p.Program, "fd::7", "/etc", "git://host/x", ""} {
+	for _, u := range []string{"ext::" + p.Program, "ssh://-oProxyCommand=" + p.Program + "/x", "git@host:x/y", "-u" + p.Program, "fd::7", "/etc",
+		"git://host/x", ""} {
 		if err := d.Fetch(t.Context(), Remote{URL: u}, nil, "HEAD"); err == nil || !strings.Contains(err.Error(), "no address") {
 			t.Errorf("%q: %v", u, err)
 		}
@@ -177,7 +179,8 @@ func TestAttackSettings(t *testing.T) {
 			gittest.Git(t, dir, "-c", "core.attributesFile=/dev/null", "commit", "-qam", "fourth")
 			at := At(dir + "/.git").on(dir)
 			object := gittest.Git(t, dir, "cat-file", "commit", "HEAD")
-			signed, err := at.Adopt(t.Context(), []byte(strings.Replace(object, "\n\n", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n", 1)))
+			signed, err := at.Adopt(t.Context(), []byte(strings.Replace(object, "\n\n",
+				"\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----\n\n", 1)))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -124,8 +124,11 @@ var kindWords = []struct {
 	words []string
 }{
 	{"deploy", []string{"deploy", "publish", "release", "push", "upload", "apply", "promote", "rollout", "kubectl", "helm", "terraform"}},
-	{"test", []string{"test", "tests", "pytest", "jest", "ctest", "nextest", "check", "spec", "rspec", "phpunit", "e2e", "tox", "vitest", "mocha", "cypress", "playwright", "verify"}},
-	{"lint", []string{"lint", "fmt", "format", "clippy", "vet", "eslint", "flake8", "ruff", "mypy", "golangci-lint", "shellcheck", "prettier", "staticcheck", "rubocop", "black"}},
+	{"test", []string{"test", "tests", "pytest", "jest", "ctest", "nextest", "check", "spec", "rspec", "phpunit", "e2e", "tox", "vitest", "mocha", "cypress",
+		"playwright", "verify"}},
+	{"lint", []string{"lint", "fmt", "format", "clippy", "vet", "eslint", "flake8", "ruff", "mypy", "golangci-lint", "shellcheck", "prettier", "staticcheck",
+		"rubocop", "black"}},
 	{"build", []string{"build", "make", "compile", "cmake", "ninja", "gcc", "cargo", "gradle", "gradlew", "mvn", "tsc", "webpack", "docker", "package"}},
-	{"install", []string{"install", "ci", "apt-get", "apt", "pip", "pip3", "npm", "yarn", "pnpm", "bundle", "restore", "download", "curl", "wget", "brew", "apk", "dnf"}},
+	{"install", []string{"install", "ci", "apt-get", "apt", "pip", "pip3", "npm", "yarn", "pnpm", "bundle", "restore", "download", "curl", "wget", "brew",
+		"apk", "dnf"}},
 }

@@ -253,7 +253,8 @@ Dir::Etc::Trusted "`+a.keyring+`";
 	t.Setenv("APT_CONFIG", lax)
 	good := bytes.Clone(a.files["pool/k.deb"])
 	p, path, err := fetchKernel(t, a.builder(t, a.keyring))
-	if err != nil || p.SHA256 != hashBytes(good) || p.Source != "linux-signed 6.1.1+1" || p.PURL() != "pkg:deb/debian/"+testKernel+"@6.1.1-1?arch=amd64&distro=bookworm" {
+	if err != nil || p.SHA256 != hashBytes(good) || p.Source != "linux-signed 6.1.1+1" || p.PURL() != "pkg:deb/debian/"+testKernel+
+		"@6.1.1-1?arch=amd64&distro=bookworm" {
 		t.Fatalf("an honest archive: %+v %v", p, err)
 	}
 	if data, err := os.ReadFile(path); err != nil || !bytes.Equal(data, good) {
@@ -391,7 +392,8 @@ func testImage(t *testing.T) (*store, *Image) {
 					return nil, err
 				}
 			}
-			return nil, writePackages(dir, []Package{{Type: "deb", Name: kind, Version: "1", Arch: "amd64", SHA256: hashBytes([]byte(kind)), Archive: kind + ".deb"}}, nil)
+			return nil, writePackages(dir, []Package{{Type: "deb", Name: kind, Version: "1", Arch: "amd64", SHA256: hashBytes([]byte(kind)), Archive: kind +
+				".deb"}}, nil)
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -137,7 +137,8 @@ func (i *Image) modules(ctx context.Context, want []string) (own []string, added
 	}
 	// It was verified when the kernel was taken out of it; that was another day.
 	if sum != list.Packages[0].SHA256 {
-		return nil, nil, fmt.Errorf("%s: %w: sha256 is %s, Debian says %s: `hearth image build --refresh` fetches it again", deb, ErrCorrupt, sum, list.Packages[0].SHA256)
+		return nil, nil, fmt.Errorf("%s: %w: sha256 is %s, Debian says %s: `hearth image build --refresh` fetches it again", deb, ErrCorrupt, sum,
+			list.Packages[0].SHA256)
 	}
 	kernel, err := readKernelDeb(ctx, deb)
 	if err != nil {

@@ -141,7 +141,8 @@ func eachStanza(r io.Reader, fn func(field map[string]string) error) error {
 	return flush()
 }
 
-var stanzaFields = map[string]bool{"Package": true, "Status": true, "Version": true, "Architecture": true, "Source": true, "SHA256": true, "Filename": true, "Suite": true, "Codename": true, "Date": true}
+var stanzaFields = map[string]bool{"Package": true, "Status": true, "Version": true, "Architecture": true, "Source": true, "SHA256": true, "Filename": true,
+	"Suite": true, "Codename": true, "Date": true}
 
 // debPackage makes a Package of a paragraph of dpkg's.
 func debPackage(field map[string]string) Package {

@@ -85,7 +85,8 @@ func (i *Image) SBOM() ([]byte, error) {
 			return nil, i.contentsError(l, err)
 		}
 		for _, a := range list.Archives {
-			sources = append(sources, cyclonedx.Property{Name: "hearth:archive", Value: fmt.Sprintf("%s: Debian %s of %s, InRelease sha256 %s", l.Kind, a.Suite, a.Date, a.SHA256)})
+			sources = append(sources, cyclonedx.Property{Name: "hearth:archive",
+				Value: fmt.Sprintf("%s: Debian %s of %s, InRelease sha256 %s", l.Kind, a.Suite, a.Date, a.SHA256)})
 		}
 		inside := map[string][]string{} // by what they are bundled in, "" for the layer
 		refs := map[string]string{}     // of what others can be bundled in

@@ -25,7 +25,8 @@ func sbomSchema(t *testing.T) *jsonschema.Schema {
 	}
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
-	for name, file := range map[string]string{"bom-1.6.schema.json": "bom-1.6.schema.json", "spdx.schema.json": "spdx.schema.json", "jsf-0.82.schema.json": "jsf-0.82.schemax.json"} {
+	for name, file := range map[string]string{"bom-1.6.schema.json": "bom-1.6.schema.json", "spdx.schema.json": "spdx.schema.json",
+		"jsf-0.82.schema.json": "jsf-0.82.schemax.json"} {
 		f, err := os.Open(filepath.Join(strings.TrimSpace(string(out)), "schema", file))
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +110,8 @@ func TestSBOM(t *testing.T) {
 		"initrd": {{Type: "generic", Name: "hearth-guest", Version: "1.0", SHA256: hashBytes(nil), URL: "https://example.org/hearth-guest"},
 			{Type: "golang", Name: "golang.org/x/sys", Version: "v0.1.0", In: "hearth-guest@1.0"}},
 		"base": {{Type: "deb", Name: "g++", Version: "4:12.2.0-3+b~1", Arch: "amd64", Source: "gcc 12", SHA256: hashBytes(nil)}},
-		"tools": {{Type: "npm", Name: "npm", Version: "10.9.9", SHA256: hashBytes(nil), Upstream: "registry only", Files: []File{{Name: "/opt/hearth/x", SHA256: hashBytes(nil)}}},
+		"tools": {{Type: "npm", Name: "npm", Version: "10.9.9", SHA256: hashBytes(nil), Upstream: "registry only",
+			Files: []File{{Name: "/opt/hearth/x", SHA256: hashBytes(nil)}}},
 			{Type: "npm", Name: "@a/b", Version: "1.0.0", In: "npm@10.9.9"}, {Type: "npm", Name: "@a/b", Version: "1.0.0", In: "npm@10.9.9"}},
 	}
 	var layers []*Layer

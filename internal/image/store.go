@@ -259,7 +259,8 @@ func (l *Layer) verify(full bool) error {
 // create builds a layer: fill puts its files into a private directory, and
 // only when all of them are complete, hashed and on disk does the layer get
 // its name. The caller holds the lock.
-func (s *store) create(ctx context.Context, kind, inputs string, fill func(ctx context.Context, dir string) (info map[string]string, err error)) (_ *Layer, err error) {
+func (s *store) create(ctx context.Context, kind, inputs string, fill func(ctx context.Context, dir string) (info map[string]string, err error)) (_ *Layer,
+	err error) {
 	began := time.Now()
 	tmp, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), kind+"-")
 	if err != nil {
@@ -329,7 +330,8 @@ func (s *store) full(err error) error {
 // need fails early when the disk cannot hold n bytes.
 func (s *store) need(what string, n int64) error {
 	if free := freeBytes(s.dir); free >= 0 && free < n {
-		return fmt.Errorf("%w: building the %s needs about %s, %s has %s free: free some space, or point HEARTH_HOME at a larger disk", ErrDiskFull, what, bytesText(n), s.dir, bytesText(free))
+		return fmt.Errorf("%w: building the %s needs about %s, %s has %s free: free some space, or point HEARTH_HOME at a larger disk", ErrDiskFull, what,
+			bytesText(n), s.dir, bytesText(free))
 	}
 	return nil
 }

@@ -204,29 +204,31 @@ var bundledPackage = regexp.MustCompile(`(?:^|/)node_modules/(?:@[^/]+/)?[^/]+/p
 // unpackNPM unpacks a package's tarball ("package/…") below p.Dir and returns
 // the package, and after it those that are bundled in it.
 func unpackNPM(root *os.Root, p npmPack, pinned pin.Pin, tarball string) ([]Package, error) {
-	packages := []Package{{Type: "npm", Name: pinned.Package, Version: pinned.Version, SHA256: pinned.SHA256, URL: pinned.Source, Upstream: pinned.Upstream.Result}}
+	packages := []Package{{Type: "npm", Name: pinned.Package, Version: pinned.Version, SHA256: pinned.SHA256, URL: pinned.Source,
+		Upstream: pinned.Upstream.Result}}
 	found := 0
-	err := archive.Files(tarball, archive.Limits{Entries: maxNPMFiles, Names: maxNPMNames, Bytes: maxNPMBytes}, func(name string, h *tar.Header, r io.Reader) error {
-		if p.Keep != nil && !slices.Contains(p.Keep, name) {
+	err := archive.Files(tarball, archive.Limits{Entries: maxNPMFiles, Names: maxNPMNames, Bytes: maxNPMBytes},
+		func(name string, h *tar.Header, r io.Reader) error {
+			if p.Keep != nil && !slices.Contains(p.Keep, name) {
+				return nil
+			}
+			sum, description, err := unpackFile(root, path.Join(p.Dir, name), h.Mode&0o100 != 0 || strings.HasPrefix(name, "bin/"), bundledPackage.MatchString(name), r)
+			if err != nil {
+				return err
+			}
+			if err := pinned.VerifyFile(name, sum); err != nil {
+				return err
+			}
+			if _, ok := pinned.Files[name]; ok {
+				packages[0].Files = append(packages[0].Files, File{Name: path.Join(guest.Tools, p.Dir, name), Size: h.Size, SHA256: sum})
+			}
+			var bundled struct{ Name, Version string }
+			if json.Unmarshal(description, &bundled) == nil && bundled.Name != "" && bundled.Version != "" {
+				packages = append(packages, Package{Type: "npm", Name: bundled.Name, Version: bundled.Version, In: pinned.Spec()})
+			}
+			found++
 			return nil
-		}
-		sum, description, err := unpackFile(root, path.Join(p.Dir, name), h.Mode&0o100 != 0 || strings.HasPrefix(name, "bin/"), bundledPackage.MatchString(name), r)
-		if err != nil {
-			return err
-		}
-		if err := pinned.VerifyFile(name, sum); err != nil {
-			return err
-		}
-		if _, ok := pinned.Files[name]; ok {
-			packages[0].Files = append(packages[0].Files, File{Name: path.Join(guest.Tools, p.Dir, name), Size: h.Size, SHA256: sum})
-		}
-		var bundled struct{ Name, Version string }
-		if json.Unmarshal(description, &bundled) == nil && bundled.Name != "" && bundled.Version != "" {
-			packages = append(packages, Package{Type: "npm", Name: bundled.Name, Version: bundled.Version, In: pinned.Spec()})
-		}
-		found++
-		return nil
-	})
+		})
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,8 @@ func (a *adviser) job(j *workflow.Job) {
 				}
 				a.add(v.Pos, a.find(v.Pos, "needs."+path[0]), ruleUnknown, hint, "Job '%s' reads needs.%s, which it does not need", j.ID, path[0])
 			case strings.EqualFold(context, "steps") && !ids[name]:
-				a.add(v.Pos, a.find(v.Pos, "steps."+path[0]), ruleUnknown, "No step of the job has this id; the value is empty.", "Job '%s' reads steps.%s, which does not exist", j.ID, path[0])
+				a.add(v.Pos, a.find(v.Pos, "steps."+path[0]), ruleUnknown, "No step of the job has this id; the value is empty.",
+					"Job '%s' reads steps.%s, which does not exist", j.ID, path[0])
 			}
 		})
 	})

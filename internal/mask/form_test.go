@@ -127,7 +127,8 @@ func TestForms(t *testing.T) {
 		"PowerShell escape": replace("`", "``", `"`, "`\"", "$", "`$"),
 	}
 	for _, secret := range []string{
-		`p&ss"w<o>rd/ 'x'=+%$\é:,` + "`~!", "plain-Token_42", "az AZ 09 <!*'()>;/?:@&=+$,#~-._", "tab\there \"and\" 'there'", "\x01\b\f\x1fctl/\x7fé😀<&>'+", strings.Repeat("Key9", 9) + "=", "#~ab c{}", "αβγ-δε",
+		`p&ss"w<o>rd/ 'x'=+%$\é:,` + "`~!", "plain-Token_42", "az AZ 09 <!*'()>;/?:@&=+$,#~-._", "tab\there \"and\" 'there'", "\x01\b\f\x1fctl/\x7fé😀<&>'+",
+		strings.Repeat("Key9", 9) + "=", "#~ab c{}", "αβγ-δε",
 	} {
 		set := newSet(t, secret)
 		for name, form := range forms {
@@ -144,7 +145,8 @@ func TestForms(t *testing.T) {
 			in := strings.Repeat("\xff", offset) + secret
 			for name, text := range map[string]string{
 				"base64": base64.RawStdEncoding.EncodeToString([]byte(in)), "base64url": base64.RawURLEncoding.EncodeToString([]byte(in)),
-				"base32": base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(in)), "base32, lower": strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(in))),
+				"base32":        base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(in)),
+				"base32, lower": strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(in))),
 			} {
 				bits := map[bool]int{true: 5, false: 6}[strings.HasPrefix(name, "base32")]
 				before := (8*offset + bits - 1) / bits
@@ -208,7 +210,8 @@ func TestShown(t *testing.T) {
 	}
 	type cell struct{ A, B any }
 	for _, c := range []struct{ in, out any }{
-		{map[string]any{"v": "hunter2!", "n": 1.5, "b": true, "z": nil, "hunter2": []any{"a", "hunter2"}}, map[string]any{"v": "***!", "n": 1.5, "b": true, "z": nil, "***": []any{"a", "***"}}},
+		{map[string]any{"v": "hunter2!", "n": 1.5, "b": true, "z": nil, "hunter2": []any{"a", "hunter2"}},
+			map[string]any{"v": "***!", "n": 1.5, "b": true, "z": nil, "***": []any{"a", "***"}}},
 		{map[string]any{"n": 4711, "m": 471}, map[string]any{"n": "***", "m": 471.0}},
 		{map[string]any{"n": 94711.25}, map[string]any{"n": "***"}},
 		{cell{1, "x"}, cell{1, "x"}}, // nothing to mask: as it was

@@ -441,7 +441,8 @@ func FuzzSeen(f *testing.F) {
 			hex.EncodeToString([]byte(secret)), fmt.Sprintf("%X", secret), fmt.Sprintf("% x", secret), url.QueryEscape(secret), html.EscapeString(secret),
 		}
 		form := forms[rnd.IntN(len(forms))]
-		hide := []string{"\x1b[31m", "\x1b[0m\x1b[K", "\x00", "\b", "\x7f", "\x1b]0;t\x07", "\x1b]8;;u\x1b\\", "\u200b", "\u202e", "\u009b1m", "\x1b(B", "\ufeff\u00ad", "\x1bc"}
+		hide := []string{"\x1b[31m", "\x1b[0m\x1b[K", "\x00", "\b", "\x7f", "\x1b]0;t\x07", "\x1b]8;;u\x1b\\", "\u200b", "\u202e", "\u009b1m", "\x1b(B",
+			"\ufeff\u00ad", "\x1bc"}
 		var in strings.Builder
 		in.WriteString("before ")
 		for _, r := range form {

@@ -114,7 +114,8 @@ func TestStreamLink(t *testing.T) {
 	if _, err := in.readFrame(); err != io.EOF {
 		t.Errorf("at the end: %v", err)
 	}
-	for name, data := range map[string]string{"length cut off": "\x00\x00", "frame cut off": "\x00\x00\x00\x05abc", "nothing after the length": "\x00\x00\x00\x05"} {
+	for name, data := range map[string]string{"length cut off": "\x00\x00", "frame cut off": "\x00\x00\x00\x05abc",
+		"nothing after the length": "\x00\x00\x00\x05"} {
 		if _, err := newStreamLink(readWriteCloser{bytes.NewReader([]byte(data)), nil}).readFrame(); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -402,7 +402,8 @@ func TestTCPThrough(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	// Every private range leads to a server that would answer.
-	w := &world{names: map[string][]netip.Addr{"rebind.example": {netip.MustParseAddr("192.168.1.1")}, "metadata.example": {netip.MustParseAddr("169.254.169.254")}}}
+	w := &world{names: map[string][]netip.Addr{"rebind.example": {netip.MustParseAddr("192.168.1.1")},
+		"metadata.example": {netip.MustParseAddr("169.254.169.254")}}}
 	n, rec := newNetwork(t, Config{Policy: Policy{Refuse: true}}, w)
 	g := plug(t, n)
 	short := func(address string) (net.Conn, error) {
@@ -424,7 +425,8 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s can be reached", address)
 			continue
 		}
-		if reason == "" || strings.HasPrefix(address, "127.") || strings.HasPrefix(address, "0.") || strings.HasPrefix(address, "10.0.2.") || strings.HasPrefix(address, "240.") {
+		if reason == "" || strings.HasPrefix(address, "127.") || strings.HasPrefix(address, "0.") || strings.HasPrefix(address, "10.0.2.") ||
+			strings.HasPrefix(address, "240.") {
 			continue // the guest's own stack does not send these; the policy's table test has them
 		}
 		if !strings.Contains(err.Error(), "refused") {
@@ -590,9 +592,11 @@ func TestPolicyNone(t *testing.T) {
 
 func TestAllowList(t *testing.T) {
 	ip := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
-	w := &world{names: map[string][]netip.Addr{"example.com": ip(site), "api.example.com": ip("93.184.216.35"), "evil.test": ip("93.184.216.36"), "rebind.example.com": ip("192.168.1.1")}}
+	w := &world{names: map[string][]netip.Addr{"example.com": ip(site), "api.example.com": ip("93.184.216.35"), "evil.test": ip("93.184.216.36"),
+		"rebind.example.com": ip("192.168.1.1")}}
 	n, _ := newNetwork(t, Config{Policy: Policy{Mode: AllowList, Refuse: true, Allow: []string{"*.example.com", "93.184.216.40:443", "10.9.0.0/16"}}}, w)
-	for _, a := range []string{site + ":443", "93.184.216.35:443", "93.184.216.36:443", "93.184.216.40:443", "93.184.216.40:80", "192.168.1.1:443", "10.9.1.1:5000"} {
+	for _, a := range []string{site + ":443", "93.184.216.35:443", "93.184.216.36:443", "93.184.216.40:443", "93.184.216.40:80", "192.168.1.1:443",
+		"10.9.1.1:5000"} {
 		w.serveTCP(t, a, echo)
 	}
 	g := plug(t, n)
@@ -664,7 +668,8 @@ func TestParsePolicy(t *testing.T) {
 			t.Errorf("%q → %q → %q, %v", s, p, again, err)
 		}
 	}
-	for _, s := range []string{"off", "allow:http://x", "allow:a b", "allow:a.b:0", "allow:a.b:99999", "allow:a.b:08", "allow:*", "allow:a..b", "allow:*.*.a", "allow:::1", "allow:1.2.3",
+	for _, s := range []string{"off", "allow:http://x", "allow:a b", "allow:a.b:0", "allow:a.b:99999", "allow:a.b:08", "allow:*", "allow:a..b", "allow:*.*.a",
+		"allow:::1", "allow:1.2.3",
 		"none,10.0.0.0/8", "private", "public,http://x", "refuse"} {
 		if p, err := ParsePolicy(s); err == nil {
 			t.Errorf("%q: %+v", s, p)

@@ -106,7 +106,8 @@ func TestFromInsideAGuest(t *testing.T) {
 	}
 	began := time.Now()
 	var console bytes.Buffer
-	m, err := driver.Start(ctx, vm.Spec{ID: "network-test", Kernel: img.Kernel, Initrd: img.Initrd, CPUs: 1, MemoryMiB: 768, Net: socket, Dir: t.TempDir(), Console: &console,
+	m, err := driver.Start(ctx, vm.Spec{ID: "network-test", Kernel: img.Kernel, Initrd: img.Initrd, CPUs: 1, MemoryMiB: 768, Net: socket, Dir: t.TempDir(),
+		Console: &console,
 		Cmdline: fmt.Sprintf("quiet hearth.host=hearth hearth.net=%s/%d,%s,%s hearth.base=base hearth.tools=tools hearth.scratch=scratch",
 			network.Guest, network.Subnet.Bits(), network.Gateway, network.DNS),
 		Disks: []vm.Disk{{ID: "base", Path: img.Base, ReadOnly: true}, {ID: "tools", Path: img.Tools, ReadOnly: true}, {ID: "scratch", Path: scratch}}})
@@ -193,7 +194,8 @@ func TestFromInsideAGuest(t *testing.T) {
 		seen = append(seen, fmt.Sprintf("%d: %s %v:%d refused %v %s", r.Step, r.Host, r.IP, r.Port, r.Refused, r.Reason))
 	}
 	t.Log(strings.Join(seen, "\n"))
-	for _, want := range []string{"1: site.example 93.184.216.34:80 refused false", "2: rebind.example 127.0.0.1", "2: inside.example 192.168.1.1:80 refused true private", "169.254.169.254:80 refused true metadata"} {
+	for _, want := range []string{"1: site.example 93.184.216.34:80 refused false", "2: rebind.example 127.0.0.1",
+		"2: inside.example 192.168.1.1:80 refused true private", "169.254.169.254:80 refused true metadata"} {
 		if strings.HasPrefix(want, "2: rebind") {
 			continue // the guest's own loopback: it never leaves the machine
 		}

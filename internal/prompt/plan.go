@@ -505,7 +505,8 @@ func deploying(s *step) bool {
 	if s.purpose == "deploy" || s.purpose == "publish" || s.purpose == "release" || s.environment != "" || s.notify {
 		return true
 	}
-	return regexp.MustCompile(`(?i)\b(?:deploy|publish|release|push|apply|upload|rollout|promote|ship|sync|gh-deploy|notify)\b`).MatchString(s.command) && !regexp.MustCompile(`--release|-c Release|build`).MatchString(s.command)
+	return regexp.MustCompile(`(?i)\b(?:deploy|publish|release|push|apply|upload|rollout|promote|ship|sync|gh-deploy|notify)\b`).MatchString(s.command) &&
+		!regexp.MustCompile(`--release|-c Release|build`).MatchString(s.command)
 }
 
 func (r *reader) inList() bool { return r.list }

@@ -403,7 +403,8 @@ func (k *Keeper) database(ctx context.Context, o Options, r *Report) error {
 		// Not counted again: it is what the rows took.
 		r.Notes = append(r.Notes, fmt.Sprintf("the database's file became %d MiB shorter", n>>20))
 	} else {
-		r.Notes = append(r.Notes, fmt.Sprintf("%d MiB in the database's file are free for rows to come; `hearth gc` writes it anew while no server runs", space.Free>>20))
+		r.Notes = append(r.Notes, fmt.Sprintf("%d MiB in the database's file are free for rows to come; `hearth gc` writes it anew while no server runs",
+			space.Free>>20))
 	}
 	return nil
 }
@@ -445,7 +446,8 @@ func (k *Keeper) Run(ctx context.Context) {
 			k.Log.Debug("retention", "reason", n)
 		}
 		if len(r.Removed) > 0 {
-			k.Log.Info("removed what is kept no longer", "removed", len(r.Removed), "kind", Kinds(r.Removed), "bytes", r.Freed, "runs_kept", r.Kept.Runs, "run_bytes_kept", r.Kept.Bytes)
+			k.Log.Info("removed what is kept no longer", "removed", len(r.Removed), "kind", Kinds(r.Removed), "bytes", r.Freed, "runs_kept", r.Kept.Runs,
+				"run_bytes_kept", r.Kept.Bytes)
 		}
 	}
 }

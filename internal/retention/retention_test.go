@@ -60,7 +60,8 @@ func TestChoose(t *testing.T) {
 		{"nothing", config.Retention{}, kept("a 9000h 5"), 99, nil},
 		{"age", config.Retention{Age: 48 * hour}, kept("a 50h 5", "b 47h 5"), 99, []string{"a 50h 5"}},
 		{"number, of each repository", config.Retention{Runs: 1}, kept("a 3h 5", "a 2h 5", "b 4h 5"), 99, []string{"a 3h 5"}},
-		{"bytes of a repository, oldest first", config.Retention{RepositoryBytes: 10}, kept("a 5h 1", "a 4h 8", "a 3h 5", "a 2h 5", "b 9h 9"), 99, []string{"a 5h 1", "a 4h 8"}},
+		{"bytes of a repository, oldest first", config.Retention{RepositoryBytes: 10}, kept("a 5h 1", "a 4h 8", "a 3h 5", "a 2h 5", "b 9h 9"), 99,
+			[]string{"a 5h 1", "a 4h 8"}},
 		{"the newest stays, however large", config.Retention{RepositoryBytes: 10}, kept("a 3h 5", "a 2h 50"), 99, []string{"a 3h 5"}},
 		{"only just ended", config.Retention{RepositoryBytes: 10, Bytes: 1, Runs: 1}, kept("a 5m 50", "a 4m 50", "a 3m 50"), 99, nil},
 		{"not learned from", config.Retention{Age: hour}, kept("a 5h 1", "a 4h 1"), 1, []string{"a 5h 1"}},
@@ -117,7 +118,8 @@ func (w *world) run(repository string, ended time.Duration, lines int) string {
 	w.t.Helper()
 	ctx := w.t.Context()
 	at := time.Now().Add(-ended - time.Minute)
-	id, _, err := w.s.AddEvent(ctx, ci.Event{Name: "push", Repository: repository, Delivery: ci.NewID(), Payload: []byte(strings.Repeat("p", 1000)), Received: at}, store.EventNoted, "")
+	id, _, err := w.s.AddEvent(ctx, ci.Event{Name: "push", Repository: repository, Delivery: ci.NewID(), Payload: []byte(strings.Repeat("p", 1000)),
+		Received: at}, store.EventNoted, "")
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -125,7 +127,8 @@ func (w *world) run(repository string, ended time.Duration, lines int) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.k.Learn.Before(ctx, learn.RunInfo{ID: run.ID, Repository: repository, Workflow: "ci.yml", Jobs: []learn.JobInfo{{Key: "j", Steps: []learn.StepInfo{{Number: 1, Command: "make"}}}}}); err != nil {
+	if _, err := w.k.Learn.Before(ctx, learn.RunInfo{ID: run.ID, Repository: repository, Workflow: "ci.yml",
+		Jobs: []learn.JobInfo{{Key: "j", Steps: []learn.StepInfo{{Number: 1, Command: "make"}}}}}); err != nil {
 		w.t.Fatal(err)
 	}
 	rec, err := w.s.Recorder(context.WithoutCancel(ctx), run.ID)
@@ -299,7 +302,8 @@ func TestEventsOfARepository(t *testing.T) {
 	w := newWorld(t, s, "", config.Retention{EventBytes: 3500, EventCount: 6})
 	add := func(repository string, age time.Duration, state store.EventState) string {
 		t.Helper()
-		id, fresh, err := s.AddEvent(t.Context(), ci.Event{Name: "push", Repository: repository, Delivery: ci.NewID(), Payload: make([]byte, 1000), Received: time.Now().Add(-age)}, state, "")
+		id, fresh, err := s.AddEvent(t.Context(), ci.Event{Name: "push", Repository: repository, Delivery: ci.NewID(), Payload: make([]byte, 1000),
+			Received: time.Now().Add(-age)}, state, "")
 		if err != nil || !fresh {
 			t.Fatal(fresh, err)
 		}

@@ -57,7 +57,8 @@ func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io
 		if !ok || ctx.Err() != nil {
 			return sha, err
 		}
-		req.Say("The history that was asked for (fetch-depth: %d, fetch-tags: %v) could not be fetched from %s: %v. The commit comes alone.", req.Depth, req.Tags, a.Server, failed.err)
+		req.Say("The history that was asked for (fetch-depth: %d, fetch-tags: %v) could not be fetched from %s: %v. The commit comes alone.", req.Depth, req.Tags,
+			a.Server, failed.err)
 	}
 	return importing(func(g git.Dir) (string, error) {
 		own, tree, err := g.Import(ctx, "The tree of "+a.SHA+"\n", func(ctx context.Context, fn func(git.Content) error) error {

@@ -108,7 +108,8 @@ func TestArchiveIsTheCommit(t *testing.T) {
 		}
 		req, notes := said(action.CheckoutRequest{Depth: 1})
 		dir, sha := checkout(t, a, req)
-		if got := run(t, dir, "git", "rev-parse", "HEAD"); got == a.SHA || sha != a.SHA || len(*notes) != 1 || !strings.Contains((*notes)[0], "HEAD is "+got+" and not "+a.SHA) {
+		if got := run(t, dir, "git", "rev-parse", "HEAD"); got == a.SHA || sha != a.SHA || len(*notes) != 1 ||
+			!strings.Contains((*notes)[0], "HEAD is "+got+" and not "+a.SHA) {
 			t.Errorf("%s: HEAD is %s, %q", name, got, *notes)
 		}
 		if got := run(t, dir, "git", "status", "--porcelain"); got != "" {
@@ -153,7 +154,8 @@ func TestArchiveWithHistory(t *testing.T) {
 	} {
 		req, notes := said(c.req)
 		dir, sha := checkout(t, a, req)
-		got := []string{run(t, dir, "git", "rev-list", "--count", "HEAD"), run(t, dir, "git", "tag"), strings.Join(strings.Fields(run(t, dir, "git", "for-each-ref", "--format=%(refname:short)", "refs/remotes")), " ")}
+		got := []string{run(t, dir, "git", "rev-list", "--count", "HEAD"), run(t, dir, "git", "tag"),
+			strings.Join(strings.Fields(run(t, dir, "git", "for-each-ref", "--format=%(refname:short)", "refs/remotes")), " ")}
 		if sha != a.SHA || run(t, dir, "git", "rev-parse", "HEAD") != a.SHA || strings.Join(got, "|") != strings.Join([]string{c.commits, c.tags, c.remote}, "|") {
 			t.Errorf("%+v: %q", c.req, got)
 		}
@@ -175,7 +177,8 @@ func TestArchiveWithHistory(t *testing.T) {
 	a.Server, a.Token = was.Server, was.Token
 	req, notes := said(action.CheckoutRequest{Depth: 1})
 	dir, _ := checkout(t, a, req)
-	if gittest.Tree(t, dir)["a.txt"] == "" || run(t, dir, "git", "rev-parse", "HEAD") != a.SHA || run(t, dir, "git", "rev-list", "--count", "HEAD") != "1" || len(*notes) != 1 {
+	if gittest.Tree(t, dir)["a.txt"] == "" || run(t, dir, "git", "rev-parse", "HEAD") != a.SHA || run(t, dir, "git", "rev-list", "--count", "HEAD") != "1" ||
+		len(*notes) != 1 {
 		t.Errorf("%v %q", gittest.Tree(t, dir), *notes)
 	}
 	a = was
@@ -187,7 +190,8 @@ func TestArchiveWithHistory(t *testing.T) {
 		change()
 		req, notes := said(action.CheckoutRequest{Depth: 0, Tags: true})
 		dir, _ := checkout(t, a, req)
-		if got := run(t, dir, "git", "rev-list", "--count", "HEAD"); got != "1" || len(*notes) == 0 || !strings.Contains((*notes)[0], "fetch-depth: 0, fetch-tags: true") {
+		if got := run(t, dir, "git", "rev-list", "--count", "HEAD"); got != "1" || len(*notes) == 0 ||
+			!strings.Contains((*notes)[0], "fetch-depth: 0, fetch-tags: true") {
 			t.Errorf("%s: %s commits, %q", name, got, *notes)
 		}
 		if strings.Contains(strings.Join(*notes, ""), token) && token != "" && token != "tok" {

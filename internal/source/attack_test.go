@@ -274,8 +274,10 @@ func TestAttackEnvironment(t *testing.T) {
 	gittest.Write(t, evil+"/git/config", p.Config(""))
 	for k, v := range map[string]string{
 		"GIT_DIR": evil, "GIT_WORK_TREE": evil, "GIT_INDEX_FILE": evil + "/index", "GIT_OBJECT_DIRECTORY": evil + "/objects", "GIT_CONFIG_GLOBAL": evil + "/config",
-		"GIT_CONFIG_SYSTEM": evil + "/config", "GIT_CONFIG_PARAMETERS": "'core.fsmonitor'='" + p.Program + "'", "GIT_EXTERNAL_DIFF": p.Program, "GIT_SSH_COMMAND": p.Program,
-		"GIT_PROXY_COMMAND": p.Program, "GIT_ASKPASS": p.Program, "GIT_PAGER": p.Program, "GIT_EDITOR": p.Program, "PAGER": p.Program, "EDITOR": p.Program, "GIT_CONFIG_COUNT": "1",
+		"GIT_CONFIG_SYSTEM": evil + "/config", "GIT_CONFIG_PARAMETERS": "'core.fsmonitor'='" + p.Program + "'", "GIT_EXTERNAL_DIFF": p.Program,
+		"GIT_SSH_COMMAND":   p.Program,
+		"GIT_PROXY_COMMAND": p.Program, "GIT_ASKPASS": p.Program, "GIT_PAGER": p.Program, "GIT_EDITOR": p.Program, "PAGER": p.Program, "EDITOR": p.Program,
+		"GIT_CONFIG_COUNT": "1",
 		"GIT_CONFIG_KEY_0": "core.fsmonitor", "GIT_CONFIG_VALUE_0": p.Program, "GIT_TEMPLATE_DIR": evil, "GIT_NAMESPACE": "x", "GIT_TRACE": evil + "/trace",
 		"GIT_ALTERNATE_OBJECT_DIRECTORIES": evil + "/objects", "HOME": evil, "XDG_CONFIG_HOME": evil,
 	} {

@@ -92,7 +92,8 @@ func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState, deta
 			return err
 		}
 		var waiting int
-		err = tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM events WHERE again = 1 AND state IN ('pending', 'taken') AND repository = $1`, clean(e.Repository)).Scan(&waiting)
+		err = tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM events WHERE again = 1 AND state IN ('pending', 'taken') AND repository = $1`,
+			clean(e.Repository)).Scan(&waiting)
 		if err == nil && waiting > maxAgain {
 			err = ErrTooMany
 		}

@@ -48,9 +48,11 @@ func TestEveryStatementFails(t *testing.T) {
 	var run ci.Run
 	var jobs []ci.Job
 	ignore := func(_ any, err error) error { return err }
-	knowledge := store.Knowledge{Nodes: []store.Node{{Repository: "o/r", ID: "n"}}, Edges: []store.Edge{{Repository: "o/r", Src: "n", Kind: "k", Dst: "m"}}, Models: []store.Model{{Key: "m", Body: []byte("b")}}}
+	knowledge := store.Knowledge{Nodes: []store.Node{{Repository: "o/r", ID: "n"}}, Edges: []store.Edge{{Repository: "o/r", Src: "n", Kind: "k", Dst: "m"}},
+		Models: []store.Model{{Key: "m", Body: []byte("b")}}}
 	prediction := func(step int) store.Prediction {
-		return store.Prediction{Repository: "o/r", Run: run.ID, JobKey: "a", Step: step, Identity: "i", Made: now, Prediction: ci.Prediction{PFail: 0.5, Reasons: []string{"x"}}}
+		return store.Prediction{Repository: "o/r", Run: run.ID, JobKey: "a", Step: step, Identity: "i", Made: now,
+			Prediction: ci.Prediction{PFail: 0.5, Reasons: []string{"x"}}}
 	}
 	record := func(recs ...ci.Record) error {
 		r, err := s.Recorder(ctx, run.ID)

@@ -89,7 +89,8 @@ func (s *Store) readLog(ctx context.Context, q LogQuery, jobID string, yield fun
 	start, stop := q.Offset, int64(-1)
 	if q.Step > 0 {
 		var first int64
-		err := s.read.QueryRowContext(ctx, `SELECT start, stop FROM log_steps WHERE run_id = $1 AND job_id = $2 AND step = $3`, q.Run, jobID, q.Step).Scan(&first, &stop)
+		err := s.read.QueryRowContext(ctx, `SELECT start, stop FROM log_steps WHERE run_id = $1 AND job_id = $2 AND step = $3`, q.Run, jobID, q.Step).Scan(&first,
+			&stop)
 		if errors.Is(err, sql.ErrNoRows) {
 			return true
 		}

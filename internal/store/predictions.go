@@ -40,7 +40,8 @@ func (s *Store) AddPredictions(ctx context.Context, ps []Prediction) error {
 			}
 			if _, err := tx.ExecContext(ctx, `INSERT INTO predictions (id, repository, run_id, job_key, step, identity, made, p_fail, low, high, expected_ms, seen, reasons, closed, outcome, failed, duration_ms)
 				VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,0,'',-1,0) ON CONFLICT (run_id, job_key, step) DO NOTHING`,
-				ci.NewID(), clean(p.Repository), p.Run, clean(p.JobKey), p.Step, clean(p.Identity), millis(p.Made), p.PFail, p.Low, p.High, p.ExpectedMS, p.Seen, clean(string(reasons))); err != nil {
+				ci.NewID(), clean(p.Repository), p.Run, clean(p.JobKey), p.Step, clean(p.Identity), millis(p.Made), p.PFail, p.Low, p.High, p.ExpectedMS, p.Seen,
+				clean(string(reasons))); err != nil {
 				return err
 			}
 		}
@@ -54,7 +55,8 @@ func scanPrediction(r *sql.Rows) (Prediction, error) {
 	var p Prediction
 	var made, closed, failed int64
 	var reasons string
-	if err := r.Scan(&p.Repository, &p.Run, &p.JobKey, &p.Step, &p.Identity, &made, &p.PFail, &p.Low, &p.High, &p.ExpectedMS, &p.Seen, &reasons, &closed, &p.Outcome, &failed, &p.DurationMS); err != nil {
+	if err := r.Scan(&p.Repository, &p.Run, &p.JobKey, &p.Step, &p.Identity, &made, &p.PFail, &p.Low, &p.High, &p.ExpectedMS, &p.Seen, &reasons, &closed,
+		&p.Outcome, &failed, &p.DurationMS); err != nil {
 		return p, err
 	}
 	p.Made, p.Closed = moment(made), moment(closed)

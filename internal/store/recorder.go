@@ -495,7 +495,8 @@ func (r *Recorder) fits(rec *ci.Record) bool {
 	}
 	if r.bulk += int64(len(body)); r.bulk > bulkLimit {
 		r.bulk = -1
-		*rec = ci.Record{V: rec.V, Seq: rec.Seq, Time: rec.Time, Run: rec.Run, Job: rec.Job, JobKey: rec.JobKey, Step: rec.Step, Type: ci.AnnotationRec, Level: "warning",
+		*rec = ci.Record{V: rec.V, Seq: rec.Seq, Time: rec.Time, Run: rec.Run, Job: rec.Job, JobKey: rec.JobKey, Step: rec.Step, Type: ci.AnnotationRec,
+			Level:   "warning",
 			Message: fmt.Sprintf("The run has filled its %s of annotations, connections and summaries: from here on they are not kept.", sizeText(bulkLimit))}
 	}
 	return true

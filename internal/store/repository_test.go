@@ -19,8 +19,9 @@ func TestAttackSignatureOfAnotherRepository(t *testing.T) {
 		s, ctx := open(), t.Context()
 		hit := func(repo string, n int) store.Signature {
 			t.Helper()
-			before, fresh, err := s.AddHit(ctx, store.Signature{ID: "same", Text: "text of " + repo}, store.Hit{Run: fmt.Sprint(repo, n), JobKey: "j", Step: 1, Attempt: 1,
-				Identity: "step", Repository: repo, SHA: "sha of " + repo, At: time.UnixMilli(int64(n))})
+			before, fresh, err := s.AddHit(ctx, store.Signature{ID: "same", Text: "text of " + repo},
+				store.Hit{Run: fmt.Sprint(repo, n), JobKey: "j", Step: 1, Attempt: 1,
+					Identity: "step", Repository: repo, SHA: "sha of " + repo, At: time.UnixMilli(int64(n))})
 			if err != nil || !fresh {
 				t.Fatal(fresh, err)
 			}
@@ -29,7 +30,8 @@ func TestAttackSignatureOfAnotherRepository(t *testing.T) {
 		for i := range 3 {
 			hit("o/a", i+1)
 		}
-		lesson := store.Lesson{Repository: "o/a", Identity: "step", Signature: "same", Text: "of a", Evidence: "{}", Last: time.UnixMilli(1), Expires: time.UnixMilli(9)}
+		lesson := store.Lesson{Repository: "o/a", Identity: "step", Signature: "same", Text: "of a", Evidence: "{}", Last: time.UnixMilli(1),
+			Expires: time.UnixMilli(9)}
 		ok(t, s.PutLesson(ctx, lesson))
 		ok(t, s.Learn(ctx, "x", func(l *store.Learning) error {
 			ok(t, l.Fixed("o/a", "same", "sha of a fix", "subject"))
@@ -189,7 +191,8 @@ func TestRepositoriesAreToldApart(t *testing.T) {
 					keys[m.Key] = true
 				}
 				if two && (len(k.Nodes)+len(k.Edges) != 0 || len(keys) != 2 || !keys["f: 123456789abc"]) ||
-					!two && (len(k.Nodes) != 1 || k.Nodes[0].Repository != "o/a" || len(k.Edges) != 1 || !keys["s:o/a 123456789abc"] || !keys["f:o/a 123456789abc"] || !keys["g:o/a ff"]) || !keys["c:ff"] {
+					!two && (len(k.Nodes) != 1 || k.Nodes[0].Repository != "o/a" || len(k.Edges) != 1 || !keys["s:o/a 123456789abc"] || !keys["f:o/a 123456789abc"] ||
+						!keys["g:o/a ff"]) || !keys["c:ff"] {
 					t.Errorf("knowledge: %+v", k)
 				}
 				return err

@@ -29,7 +29,8 @@ func TestRunFilter(t *testing.T) {
 	s, _ := open(t)
 	at := time.UnixMilli(1_800_000_000_000)
 	for i, r := range []ci.Run{
-		{ID: "run-a", Repository: "o/a", Workflow: "CI", File: "ci.yml", Event: "push", Ref: "main", SHA: "1", Status: ci.Completed, Conclusion: ci.Success, EventID: "e"},
+		{ID: "run-a", Repository: "o/a", Workflow: "CI", File: "ci.yml", Event: "push", Ref: "main", SHA: "1", Status: ci.Completed, Conclusion: ci.Success,
+			EventID: "e"},
 		{ID: "run-b", Repository: "o/b", Workflow: "Lint", File: "lint.yml", Event: "pull_request", Ref: "dev", SHA: "2", Status: ci.InProgress, EventID: "f"},
 	} {
 		r.Created = at.Add(time.Duration(i) * time.Second)
@@ -76,13 +77,15 @@ func TestCreated(t *testing.T) {
 	run, jobs, err = s.CreateRun(t.Context(), given, []ci.Job{job}, nil)
 	ok(t, err)
 	stored := must[[]store.StoredJob](t)(s.Jobs(t.Context(), run.ID))
-	if run != given || jobs[0].ID != job.ID || stored[0].Key != "k" || stored[0].Attempt != 2 || stored[0].Status != ci.InProgress || !stored[0].Created.Equal(job.Created) {
+	if run != given || jobs[0].ID != job.ID || stored[0].Key != "k" || stored[0].Attempt != 2 || stored[0].Status != ci.InProgress ||
+		!stored[0].Created.Equal(job.Created) {
 		t.Errorf("%+v\n%+v", run, stored[0])
 	}
 	if run, _, err = s.CreateRun(t.Context(), ci.Run{Repository: "o/r", File: "f"}, nil, nil); err != nil || run.Number != 2 {
 		t.Errorf("%v: number %d", err, run.Number)
 	}
-	if _, _, err := s.CreateRun(t.Context(), ci.Run{Repository: "o/r", File: "f"}, []ci.Job{{ID: job.ID, Job: "a"}}, nil); err == nil || !strings.Contains(err.Error(), "job a: ") {
+	if _, _, err := s.CreateRun(t.Context(), ci.Run{Repository: "o/r", File: "f"}, []ci.Job{{ID: job.ID, Job: "a"}}, nil); err == nil ||
+		!strings.Contains(err.Error(), "job a: ") {
 		t.Errorf("a job that is there: %v", err)
 	}
 	if n, err := s.NumberRun(t.Context(), "o/r", "f"); err != nil || n != 3 {
@@ -199,7 +202,8 @@ func TestWatchEnds(t *testing.T) {
 	for i, step := range []struct {
 		end  func()
 		want [3]bool
-	}{{func() {}, [3]bool{true, true, true}}, {endOne, [3]bool{false, true, true}}, {endAny, [3]bool{false, true, false}}, {endTwo, [3]bool{}}, {endTwo, [3]bool{}}} {
+	}{{func() {}, [3]bool{true, true, true}}, {endOne, [3]bool{false, true, true}}, {endAny, [3]bool{false, true, false}}, {endTwo, [3]bool{}},
+		{endTwo, [3]bool{}}} {
 		step.end()
 		r.Emit(ci.Record{Type: ci.JobStarted, Run: run.ID, JobKey: "a", Attempt: i + 1, Time: time.Now()})
 		if got := [3]bool{woken(one), woken(two), woken(any)}; got != step.want {
@@ -256,7 +260,8 @@ func TestLogIsFull(t *testing.T) {
 	for _, c := range []struct {
 		job, run int64
 		full     string
-	}{{2 * size, 4 * size, ""}, {2*size - 1, 4 * size, "the job has filled"}, {4 * size, 2 * size, ""}, {4 * size, 2*size - 1, "the jobs of this run have filled"}} {
+	}{{2 * size, 4 * size, ""}, {2*size - 1, 4 * size, "the job has filled"}, {4 * size, 2 * size, ""},
+		{4 * size, 2*size - 1, "the jobs of this run have filled"}} {
 		s, _ := open(t, store.WithLogLimits(c.job, c.run))
 		run, jobs := newRun(t, s, "o/full", "a")
 		line(s, run, "a", "12345")

@@ -208,7 +208,8 @@ func (s *Store) PutLesson(ctx context.Context, l Lesson) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO lessons (id, repository, identity, signature_id, text, evidence, created, last, expires, shown, helped)
 			VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,0,0) ON CONFLICT (identity, signature_id) DO UPDATE SET text = excluded.text, evidence = excluded.evidence,
 				last = excluded.last, expires = excluded.expires WHERE lessons.repository = excluded.repository`,
-			l.ID, clean(l.Repository), clean(l.Identity), l.Signature, clean(l.Text), clean(l.Evidence), millis(l.Created), millis(l.Last), millis(l.Expires)); err != nil {
+			l.ID, clean(l.Repository), clean(l.Identity), l.Signature, clean(l.Text), clean(l.Evidence), millis(l.Created), millis(l.Last),
+			millis(l.Expires)); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, `DELETE FROM lessons WHERE repository = $1 AND last < (

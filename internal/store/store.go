@@ -160,7 +160,8 @@ func (s *Store) openSQLite(path string) error {
 	dsn := func(extra string) string {
 		u := url.URL{Scheme: "file", Path: abs}
 		// Files made from now on can shrink: see Shrink. It has to be said first.
-		return u.String() + "?_pragma=auto_vacuum(" + strconv.Itoa(incremental) + ")&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)" + extra
+		return u.String() + "?_pragma=auto_vacuum(" + strconv.Itoa(incremental) +
+			")&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(1)" + extra
 	}
 	if s.write, err = sql.Open("sqlite", dsn("&_txlock=immediate&_pragma=wal_autocheckpoint("+checkpointBound+")")); err != nil {
 		return fmt.Errorf("open store %s: %w", abs, err)

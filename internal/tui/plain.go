@@ -117,7 +117,8 @@ func lines(b *board.Board, r ci.Record, quiet bool) []string {
 		}
 	case ci.MachineRec:
 		if r.Machine != nil && (r.Machine.Action == "created" || r.Machine.Action == "restored") {
-			return []string{fmt.Sprintf("%smachine %s %s by %s in %s", name, r.Machine.ID, r.Machine.Action, r.Machine.Driver, board.Short(time.Duration(r.Machine.TookMS)*time.Millisecond))}
+			return []string{fmt.Sprintf("%smachine %s %s by %s in %s", name, r.Machine.ID, r.Machine.Action, r.Machine.Driver,
+				board.Short(time.Duration(r.Machine.TookMS)*time.Millisecond))}
 		}
 	case ci.ConnectionRec:
 		if c := r.Connection; c != nil && c.Refused {

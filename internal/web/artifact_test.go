@@ -35,9 +35,11 @@ func (nopCloser) Close() error { return nil }
 // browser shows it, whatever it is called.
 func TestAttackArtifactAsPage(t *testing.T) {
 	m := &memory{changed: make(chan struct{}, 1)}
-	m.runs = []ci.Run{{ID: ci.NewID(), Workflow: "CI", Event: "push", Repository: "o/r", Ref: "refs/heads/main", Status: ci.Completed, Conclusion: ci.Success, Created: time.Now()}}
+	m.runs = []ci.Run{{ID: ci.NewID(), Workflow: "CI", Event: "push", Repository: "o/r", Ref: "refs/heads/main", Status: ci.Completed, Conclusion: ci.Success,
+		Created: time.Now()}}
 	mux := http.NewServeMux()
-	New(Config{Source: m, Artifacts: shelf{{ID: 7, Name: "<b>page.html", Job: "make\x1b[31m", File: "<b>page.html", Size: 25}}, Log: slog.New(slog.DiscardHandler)}).Register(mux)
+	New(Config{Source: m, Artifacts: shelf{{ID: 7, Name: "<b>page.html", Job: "make\x1b[31m", File: "<b>page.html", Size: 25}},
+		Log: slog.New(slog.DiscardHandler)}).Register(mux)
 	s := httptest.NewServer(mux)
 	defer s.Close()
 	at := s.URL + "/runs/" + m.runs[0].ID

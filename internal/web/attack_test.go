@@ -92,7 +92,8 @@ func TestAttackPageOfLongLines(t *testing.T) {
 	}
 	for _, query := range []string{"", "?from=1"} {
 		_, body := get(t, s.URL+"/runs/"+m.runs[0].ID+query)
-		if len(body) > 2*maxText || !strings.Contains(body, "bytes more") || !strings.Contains(body, map[string]string{"": `id="L100"`, "?from=1": `id="L1"`}[query]) {
+		if len(body) > 2*maxText || !strings.Contains(body, "bytes more") ||
+			!strings.Contains(body, map[string]string{"": `id="L100"`, "?from=1": `id="L1"`}[query]) {
 			t.Errorf("%q: %d bytes", query, len(body))
 		}
 	}
@@ -151,7 +152,8 @@ func TestAttackStreamsOfOneClient(t *testing.T) {
 func club(t *testing.T) (*memory, *httptest.Server, *door.Passes) {
 	t.Helper()
 	m := &memory{changed: make(chan struct{}, 1)}
-	m.runs = []ci.Run{{ID: ci.NewID(), Number: 7, Workflow: "CI", Name: "members only", Event: "push", Repository: "o/r", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Status: ci.InProgress, Created: time.Now()}}
+	m.runs = []ci.Run{{ID: ci.NewID(), Number: 7, Workflow: "CI", Name: "members only", Event: "push", Repository: "o/r", Ref: "refs/heads/main",
+		SHA: strings.Repeat("a", 40), Status: ci.InProgress, Created: time.Now()}}
 	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
 	m.emit(ci.Record{Type: ci.LogLine, JobKey: "a", Text: "members only"})
 	passes := door.OpenPasses(filepath.Join(t.TempDir(), "passes.json"))
@@ -175,7 +177,8 @@ func link(t *testing.T, p *door.Passes) string {
 func TestAttackPagesWithoutLogin(t *testing.T) {
 	m, s, passes := club(t)
 	id := m.runs[0].ID
-	paths := []string{"/", "/events", "/runs/" + id, "/runs/" + id + "?job=a", "/runs/" + id + "/log?job=a", "/runs/" + id + "/events?job=a&line=0", "/runs/" + id + "/artifacts/1"}
+	paths := []string{"/", "/events", "/runs/" + id, "/runs/" + id + "?job=a", "/runs/" + id + "/log?job=a", "/runs/" + id + "/events?job=a&line=0", "/runs/" +
+		id + "/artifacts/1"}
 	forged := []string{"", "hearth=", "hearth=x", "hearth=" + link(t, passes), "hearth=" + strings.Repeat("x", 5000), "session=1"}
 	for _, path := range paths {
 		for _, cookie := range forged {

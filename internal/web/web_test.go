@@ -104,7 +104,8 @@ func (m *memory) emit(r ci.Record) {
 func site(t *testing.T) (*memory, *httptest.Server) {
 	t.Helper()
 	m := &memory{changed: make(chan struct{}, 1)}
-	m.runs = []ci.Run{{ID: ci.NewID(), Number: 7, Workflow: "CI", Name: "<script>alert(1)</script>", Event: "push", Repository: "o/r", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Status: ci.InProgress, Created: time.Now()}}
+	m.runs = []ci.Run{{ID: ci.NewID(), Number: 7, Workflow: "CI", Name: "<script>alert(1)</script>", Event: "push", Repository: "o/r", Ref: "refs/heads/main",
+		SHA: strings.Repeat("a", 40), Status: ci.InProgress, Created: time.Now()}}
 	mux := http.NewServeMux()
 	New(Config{Source: m, Version: "test", Log: slog.New(slog.DiscardHandler)}).Register(mux)
 	s := httptest.NewServer(mux)
@@ -134,7 +135,8 @@ func TestPages(t *testing.T) {
 	m.emit(ci.Record{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "Say <i>hello</i>"})
 	m.emit(ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Stream: "stdout", Text: "<img src=x onerror=alert(2)> \x1b[31mred\x1b[0m \u202eback"})
 	m.emit(ci.Record{Type: ci.SummaryRec, JobKey: "a", Step: 1, Text: "# Title\n<script>alert(3)</script>\n"})
-	m.emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Name: "a", Conclusion: ci.Failure, Infrastructure: true, Reason: "no machine", EnvironmentURL: "https://app.example.org/"})
+	m.emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Name: "a", Conclusion: ci.Failure, Infrastructure: true, Reason: "no machine",
+		EnvironmentURL: "https://app.example.org/"})
 	m.emit(ci.Record{Type: ci.JobFinished, JobKey: "b", Name: "b", Conclusion: ci.Success, EnvironmentURL: "javascript:alert(4)"})
 	m.events = []Event{{Event: ci.Event{Name: "push", Repository: "o/r", Received: time.Now()}, State: "done", Detail: "push: 1 run; ci.yml: run " + id}}
 
@@ -214,7 +216,8 @@ func TestLongLog(t *testing.T) {
 		if n := strings.Count(body, `class="line`); n != c.last-c.first+1 {
 			t.Errorf("%q: %d lines", c.query, n)
 		}
-		for _, want := range append(c.links, fmt.Sprintf(">line %d<", c.first), fmt.Sprintf(`id="L%d"`, c.first), fmt.Sprintf(">line %d<", c.last), fmt.Sprintf(`data-tail="%v"`, c.tail)) {
+		for _, want := range append(c.links, fmt.Sprintf(">line %d<", c.first), fmt.Sprintf(`id="L%d"`, c.first), fmt.Sprintf(">line %d<", c.last),
+			fmt.Sprintf(`data-tail="%v"`, c.tail)) {
 			if !strings.Contains(body, want) {
 				t.Errorf("%q: no %s", c.query, want)
 			}

@@ -143,7 +143,8 @@ func TestAttackRefusedIsSeen(t *testing.T) {
 	if code, a := deliver(h, pull, sign(pull)); code != http.StatusBadRequest || a.Status != "refused" {
 		t.Errorf("the body of a pull request as a push: %d %+v", code, a)
 	}
-	if code, a := deliver(h, push, func(r *http.Request) { r.Header.Set("X-GitHub-Delivery", "d2") }); code != http.StatusForbidden || !strings.Contains(a.Reason, "octo/hello") {
+	if code, a := deliver(h, push, func(r *http.Request) { r.Header.Set("X-GitHub-Delivery", "d2") }); code != http.StatusForbidden ||
+		!strings.Contains(a.Reason, "octo/hello") {
 		t.Errorf("of a repository that is not served: %d %+v", code, a)
 	}
 	if len(m.events) != 2 || m.verdicts["d2"].Refused == "" || woken != 0 {

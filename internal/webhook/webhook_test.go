@@ -37,7 +37,8 @@ const secret = "It's a Secret to Everybody"
 
 func handler() (*Handler, *memory) {
 	m := &memory{events: map[string]ci.Event{}, verdicts: map[string]Verdict{}}
-	return &Handler{Secret: secret, MaxBody: 1 << 20, Recorder: m, Starts: func(e string) bool { return e == "push" }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, m
+	return &Handler{Secret: secret, MaxBody: 1 << 20, Recorder: m, Starts: func(e string) bool { return e == "push" },
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, m
 }
 
 func deliver(h http.Handler, body []byte, change func(*http.Request)) (int, answer) {

@@ -5,7 +5,8 @@ var (
 	ctxActionInput = []string{"github", "strategy", "matrix", "job", "runner", "hashFiles(1,255)"}
 	ctxActionValue = []string{"github", "strategy", "matrix", "steps", "inputs", "job", "runner", "env"}
 	ctxActionStep  = []string{"github", "inputs", "strategy", "matrix", "steps", "job", "runner", "env", "hashFiles(1,255)"}
-	ctxActionIf    = []string{"github", "inputs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)", "cancelled(0,0)", "success(0,0)", "hashFiles(1,255)"}
+	ctxActionIf    = []string{"github", "inputs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)", "cancelled(0,0)",
+		"success(0,0)", "hashFiles(1,255)"}
 )
 
 // actionSchema is the schema of action.yml. As on GitHub, keys beside those that

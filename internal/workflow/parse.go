@@ -268,7 +268,8 @@ func (c *converter) input(event string, name, v *Value) Input {
 		if !ok && (sev == Error || want == "BooleanToken" || d.Kind == Number) {
 			c.report(Diagnostic{Pos: d.Pos, Severity: sev, Rule: "input-default",
 				Message: fmt.Sprintf("Unexpected type '%s' encountered while reading 'input default'. The type '%s' was expected.", tokenName(d.Kind), want),
-				Hint:    fmt.Sprintf("The default of a %s input should be a %s.", in.Type, map[string]string{"BooleanToken": "boolean: true or false without quotes", "StringToken": "text: put it in quotes"}[want])})
+				Hint: fmt.Sprintf("The default of a %s input should be a %s.", in.Type,
+					map[string]string{"BooleanToken": "boolean: true or false without quotes", "StringToken": "text: put it in quotes"}[want])})
 		}
 	}
 	if event == "workflow_dispatch" {

@@ -42,7 +42,8 @@ func TestDiagnostics(t *testing.T) {
 		{"empty", "", []string{"1:1 error: Expected document start parse event | The file is empty; a workflow needs at least `on` and `jobs`."}},
 		{"only a comment", "# hi\n", []string{"1:1 error: Expected document start parse event | The file is empty; a workflow needs at least `on` and `jobs`."}},
 		{"a list", "- a\n", []string{"1:1 error: A sequence was not expected | Expected a mapping."}},
-		{"two documents", oneJob(steps) + "---\na: b\n", []string{"7:1 error: Expected stream end parse event | A workflow file holds one YAML document; remove what follows `---`."}},
+		{"two documents", oneJob(steps) + "---\na: b\n",
+			[]string{"7:1 error: Expected stream end parse event | A workflow file holds one YAML document; remove what follows `---`."}},
 		{"indentation", "on: push\n jobs: {}\n", []string{"2:6 error: Mapping values are not allowed in this context | Check the indentation of this line and the one before; quote a text that contains `: `."}},
 		{"tab", "on: push\njobs:\n\ta: {}\n", []string{"3:1 error: While scanning for the next token, found character that cannot start any token | YAML indents with spaces, not tabs; quote a text that starts with @, `, % or *."}},
 		{"control character", "on: push\x01\n", []string{"1:9 error: Control characters are not allowed (U+0001) | Remove the character."}},
@@ -51,9 +52,11 @@ func TestDiagnostics(t *testing.T) {
 		{"empty jobs", "on: push\njobs: {}\n", []string{"2:7 error: The workflow must contain at least one job with no dependencies."}},
 		{"neither run nor uses", oneJob("    runs-on: x\n    steps:\n      - name: hi\n"),
 			[]string{"6:9 error: There's not enough info to determine what you meant. Add one of these properties: run, shell, uses, with, working-directory"}},
-		{"two ids", oneJob("    runs-on: x\n    Runs-On: y\n    steps: [{run: 'true'}]\n"), []string{"5:5 error: 'Runs-On' is already defined | It was first defined on line 4; keys are compared without regard to case."}},
+		{"two ids", oneJob("    runs-on: x\n    Runs-On: y\n    steps: [{run: 'true'}]\n"),
+			[]string{"5:5 error: 'Runs-On' is already defined | It was first defined on line 4; keys are compared without regard to case."}},
 		{"unknown event", "on: [push, pull_requst]\njobs:\n  a:\n" + steps, []string{"1:12 error: Unexpected value 'pull_requst' | Did you mean 'pull_request'?"}},
-		{"filter of another event", "on:\n  release:\n    branches: [main]\njobs:\n  a:\n" + steps, []string{"3:5 advice: Unexpected value 'branches' | GitHub overlooks this key here. Expected one of: types."}},
+		{"filter of another event", "on:\n  release:\n    branches: [main]\njobs:\n  a:\n" + steps,
+			[]string{"3:5 advice: Unexpected value 'branches' | GitHub overlooks this key here. Expected one of: types."}},
 		{"unknown type", "on:\n  issues:\n    types: [open]\njobs:\n  a:\n" + steps, []string{"3:13 advice: Unexpected value 'open' | Did you mean 'opened'?"}},
 		{"both filters", "on:\n  push:\n    branches: [a]\n    branches-ignore: [b]\njobs:\n  a:\n" + steps,
 			[]string{"4:5 error: you may only define one of `branches` and `branches-ignore` for a single event | Write what is not wanted as `!pattern` in `branches`, after the patterns it takes away from."}},
@@ -94,15 +97,20 @@ func TestDiagnostics(t *testing.T) {
 			"18:13 error: 'background' is not allowed inside a parallel block. Steps in a parallel block are automatically run as background steps.",
 			"19:13 error: Nested 'parallel' blocks are not allowed.",
 		}},
-		{"snapshot version", oneJob("    snapshot: {image-name: x, version: '2'}\n" + steps), []string{"4:15 error: Expected format '{major-version}.*' Actual '2'"}},
-		{"call of a path without ./", oneJob("    uses: .github/workflows/c.yml@main\n"), []string{"4:11 error: invalid value workflow reference: references to workflows must be prefixed with format 'owner/repository/' or './' for local workflows | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
+		{"snapshot version", oneJob("    snapshot: {image-name: x, version: '2'}\n" + steps),
+			[]string{"4:15 error: Expected format '{major-version}.*' Actual '2'"}},
+		{"call of a path without ./", oneJob("    uses: .github/workflows/c.yml@main\n"),
+			[]string{"4:11 error: invalid value workflow reference: references to workflows must be prefixed with format 'owner/repository/' or './' for local workflows | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
 		{"container without image", oneJob("    container: {env: {A: b}}\n" + steps), []string{"4:16 error: Container image cannot be empty"}},
 		{"cache-mode", oneJob("    cache-mode: some\n" + steps), []string{"4:17 error: Unexpected value 'some' | Did you mean 'none'?"}},
-		{"call without version", oneJob("    uses: a/b/.github/workflows/c.yml\n"), []string{"4:11 error: invalid value workflow reference: no version specified | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
+		{"call without version", oneJob("    uses: a/b/.github/workflows/c.yml\n"),
+			[]string{"4:11 error: invalid value workflow reference: no version specified | Write owner/repo/.github/workflows/file.yml@ref, or ./.github/workflows/file.yml for one of this repository."}},
 		{"queue", "on: push\nconcurrency: {group: a, queue: man}\njobs:\n  a:\n" + steps, []string{"2:32 error: Unexpected value 'man' | Did you mean 'max'?"}},
-		{"insert as a value", oneJob("    env:\n      A: ${{ insert }}\n" + steps), []string{"5:10 error: Unexpected value '${{ insert }}' | `${{ insert }}` is a key whose value is a mapping."}},
+		{"insert as a value", oneJob("    env:\n      A: ${{ insert }}\n" + steps),
+			[]string{"5:10 error: Unexpected value '${{ insert }}' | `${{ insert }}` is a key whose value is a mapping."}},
 		{"version 1.2", "# hi\n%YAML 1.2\n---\n" + oneJob(steps), nil},
-		{"condition that is a tag", oneJob("    if: !cancelled()\n" + steps), []string{"0:0 error: Unexpected tag '!cancelled()' | A value that begins with ! is a tag for YAML: quote it, or put it into ${{ }}."}},
+		{"condition that is a tag", oneJob("    if: !cancelled()\n" + steps),
+			[]string{"0:0 error: Unexpected tag '!cancelled()' | A value that begins with ! is a tag for YAML: quote it, or put it into ${{ }}."}},
 		{"tag", oneJob("    runs-on: !!foo x\n    steps: [{run: 'true'}]\n"), []string{"0:0 error: Unexpected tag 'tag:yaml.org,2002:foo'"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -206,7 +214,8 @@ func TestLimits(t *testing.T) {
 			}
 		})
 	}
-	if _, ds := Parse("x.yml", []byte(oneJob(steps)+"  b:\n"+steps+"  c:\n"+steps), Options{MaxJobs: 2}); len(ds) != 1 || ds[0].GitHub() != "The workflow may not contain more than 2 jobs" {
+	if _, ds := Parse("x.yml", []byte(oneJob(steps)+"  b:\n"+steps+"  c:\n"+steps), Options{MaxJobs: 2}); len(ds) != 1 ||
+		ds[0].GitHub() != "The workflow may not contain more than 2 jobs" {
 		t.Errorf("got %v", lines(ds))
 	}
 }
@@ -346,7 +355,8 @@ func TestLink(t *testing.T) {
 			"./a.yml (Line: 3, Col: 3): Error calling workflow './b.yml'. The nested job 'y' is requesting 'contents: write', but is only allowed 'contents: read'.",
 		}},
 		{"itself", oneJob("    uses: ./rec.yml\n"), []string{"Nested reusable workflow depth exceeded 10."}},
-		{"not callable", oneJob("    uses: ./no.yml\n"), []string{"In x.yml (Line: 4, Col: 11): Error from called workflow ./no.yml (Line: 1, Col: 5): workflow_call key is not defined in the referenced workflow."}},
+		{"not callable", oneJob("    uses: ./no.yml\n"),
+			[]string{"In x.yml (Line: 4, Col: 11): Error from called workflow ./no.yml (Line: 1, Col: 5): workflow_call key is not defined in the referenced workflow."}},
 		{"broken", oneJob("    uses: ./bad.yml\n"), []string{"In x.yml (Line: 4, Col: 11): Error from called workflow ./bad.yml (Line: 5, Col: 5): Unexpected value 'stepz'"}},
 		{"absent", oneJob("    uses: ./none.yml\n"), []string{"x.yml (Line: 4, Col: 11): Unable to find reusable workflow './none.yml': file does not exist"}},
 	} {

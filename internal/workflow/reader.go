@@ -491,7 +491,8 @@ func (r *reader) check(v *Value, d *def, a *allow) *Value {
 		return v
 	}
 	if v.Kind == Null && d.blank && !r.opt.StrictEvents {
-		r.report(Diagnostic{Pos: v.Pos, Severity: Advice, Rule: "unexpected-value", Message: "There is no value here", Hint: "GitHub overlooks this key; write its value, or leave it out."})
+		r.report(Diagnostic{Pos: v.Pos, Severity: Advice, Rule: "unexpected-value", Message: "There is no value here",
+			Hint: "GitHub overlooks this key; write its value, or leave it out."})
 		return v
 	}
 	if v.Kind != String {

@@ -154,7 +154,8 @@ var (
 	ctxRunner   = []string{"github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "steps", "job", "runner", "env"}
 	ctxSteps    = []string{"github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "steps", "job", "runner", "env", "hashFiles(1,255)"}
 	ctxJobIf    = []string{"github", "inputs", "vars", "needs", "always(0,0)", "failure(0,MAX)", "cancelled(0,0)", "success(0,MAX)"}
-	ctxStepIf   = []string{"github", "inputs", "vars", "needs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)", "cancelled(0,0)", "success(0,0)", "hashFiles(1,255)"}
+	ctxStepIf   = []string{"github", "inputs", "vars", "needs", "strategy", "matrix", "steps", "job", "runner", "env", "always(0,0)", "failure(0,0)",
+		"cancelled(0,0)", "success(0,0)", "hashFiles(1,255)"}
 )
 
 // workflowSchema is the schema of workflow files: GitHub's language as of late

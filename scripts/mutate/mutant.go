@@ -70,8 +70,9 @@ func mutants(pkg string) ([]mutant, error) {
 			}
 			p := at(pos)
 			all = append(all, mutant{
-				file: path, pkg: f.Name.Name, at: fmt.Sprintf("%s:%d", name, p.line), what: what, diff: diff(was, now), text: []byte(now), edit: e.in(fset), place: p, function: function,
-				between: slices.ContainsFunc(cases, func(c [2]token.Pos) bool { return c[0] <= pos && pos < c[1] }),
+				file: path, pkg: f.Name.Name, at: fmt.Sprintf("%s:%d", name, p.line), what: what, diff: diff(was, now), text: []byte(now), edit: e.in(fset), place: p,
+				function: function,
+				between:  slices.ContainsFunc(cases, func(c [2]token.Pos) bool { return c[0] <= pos && pos < c[1] }),
 			})
 		}
 		for _, d := range f.Decls {
@@ -165,7 +166,8 @@ func changes(n ast.Node, add adder) bool {
 	case *ast.BasicLit:
 		if v, err := strconv.Atoi(n.Value); err == nil && n.Kind == token.INT {
 			was := n.Value
-			add(n.Pos(), fmt.Sprintf("%d → %d", v, v+1), around(n, "number__(§, ", ")"), func() func() { n.Value = strconv.Itoa(v + 1); return func() { n.Value = was } })
+			add(n.Pos(), fmt.Sprintf("%d → %d", v, v+1), around(n, "number__(§, ", ")"),
+				func() func() { n.Value = strconv.Itoa(v + 1); return func() { n.Value = was } })
 		}
 	}
 	return true

@@ -170,7 +170,8 @@ func (s *suite) try(m mutant) (by string, err error) {
 			built[pkg] = binary
 		}
 		limit := 10*time.Second + 4*took
-		out, err := run(limit, pkg, "env", fmt.Sprint("MUTANT=", id), built[pkg], "-test.failfast", "-test.skip="+s.skip, "-test.run=^("+strings.Join(names, "|")+")$")
+		out, err := run(limit, pkg, "env", fmt.Sprint("MUTANT=", id), built[pkg], "-test.failfast", "-test.skip="+s.skip, "-test.run=^("+strings.Join(names, "|")+
+			")$")
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			return timedOut, nil

@@ -80,7 +80,8 @@ func (r *Repo) update(ctx context.Context, id int64, c forge.Check, annotations 
 // that died between making one and noting it does not make a second.
 func (r *Repo) FindCheck(ctx context.Context, sha, name, externalID string) (id int64, err error) {
 	err = r.app.try(ctx, "find check "+name, func() error {
-		list, _, err := r.client.Checks.ListCheckRunsForRef(ctx, r.owner, r.name, sha, &gh.ListCheckRunsOptions{CheckName: &name, ListOptions: gh.ListOptions{PerPage: 100}})
+		list, _, err := r.client.Checks.ListCheckRunsForRef(ctx, r.owner, r.name, sha,
+			&gh.ListCheckRunsOptions{CheckName: &name, ListOptions: gh.ListOptions{PerPage: 100}})
 		if err != nil {
 			return err
 		}

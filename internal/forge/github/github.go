@@ -336,7 +336,8 @@ func (r *Repo) File(ctx context.Context, name, sha string) ([]byte, error) {
 			return &gh.ErrorResponse{Response: &http.Response{StatusCode: http.StatusNotFound, Request: &http.Request{}}, Message: "it is a directory"}
 		}
 		if file.GetSize() > MaxWorkflowFile {
-			return &gh.ErrorResponse{Response: &http.Response{StatusCode: http.StatusUnprocessableEntity, Request: &http.Request{}}, Message: fmt.Sprintf("it has %d bytes, the most is %d", file.GetSize(), MaxWorkflowFile)}
+			return &gh.ErrorResponse{Response: &http.Response{StatusCode: http.StatusUnprocessableEntity, Request: &http.Request{}},
+				Message: fmt.Sprintf("it has %d bytes, the most is %d", file.GetSize(), MaxWorkflowFile)}
 		}
 		text, err = file.GetContent()
 		return err

@@ -159,9 +159,12 @@ func TestGitHubFails(t *testing.T) {
 	}{
 		{"401", githubtest.Fault{Status: 401, Body: `{"message":"Bad credentials"}`}, 401, false, 1, "clock"},
 		{"403", githubtest.Fault{Status: 403, Body: `{"message":"Resource not accessible by integration"}`}, 403, false, 1, "permission"},
-		{"403 rate limit", githubtest.Fault{Status: 403, Header: map[string]string{"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": fmt.Sprint(time.Now().Add(30 * time.Minute).Unix())}, Body: `{"message":"API rate limit exceeded"}`}, 403, true, 1, "rate limit"},
+		{"403 rate limit", githubtest.Fault{Status: 403,
+			Header: map[string]string{"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0",
+				"X-RateLimit-Reset": fmt.Sprint(time.Now().Add(30 * time.Minute).Unix())}, Body: `{"message":"API rate limit exceeded"}`}, 403, true, 1, "rate limit"},
 		{"404", githubtest.Fault{Status: 404, Body: `{"message":"Not Found"}`}, 404, false, 1, "installed"},
-		{"422", githubtest.Fault{Status: 422, Body: `{"message":"Validation Failed","errors":[{"resource":"x","field":"y","code":"invalid"}]}`}, 422, false, 1, "Validation"},
+		{"422", githubtest.Fault{Status: 422, Body: `{"message":"Validation Failed","errors":[{"resource":"x","field":"y","code":"invalid"}]}`}, 422, false, 1,
+			"Validation"},
 		{"500", githubtest.Fault{Status: 500, Body: `oops`}, 500, true, maxTries, "500"},
 		{"503 then nothing readable", githubtest.Fault{Status: 503, Body: "\xff\x00"}, 503, true, maxTries, "503"},
 	} {

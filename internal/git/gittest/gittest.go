@@ -117,7 +117,8 @@ func (p *Trap) Arm(gitDir, more string) {
 	b, _ := os.ReadFile(filepath.Join(gitDir, "config"))
 	Write(p.t, filepath.Join(gitDir, "config"), string(b)+p.Config(more))
 	Write(p.t, filepath.Join(gitDir, "more.inc"), "[core]\n\tfsmonitor = "+p.Program+"\n")
-	for _, h := range []string{"post-checkout", "post-index-change", "reference-transaction", "pre-commit", "post-commit", "pre-auto-gc", "fsmonitor-watchman", "update", "pre-receive", "post-merge"} {
+	for _, h := range []string{"post-checkout", "post-index-change", "reference-transaction", "pre-commit", "post-commit", "pre-auto-gc", "fsmonitor-watchman",
+		"update", "pre-receive", "post-merge"} {
 		os.MkdirAll(filepath.Join(gitDir, "hooks"), 0o755)
 		os.Remove(filepath.Join(gitDir, "hooks", h))
 		if err := os.Symlink(p.Program, filepath.Join(gitDir, "hooks", h)); err != nil {
@@ -186,7 +187,8 @@ func Git(t testing.TB, dir string, args ...string) string {
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
-	cmd.Env = append(cmd.Env, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@x", "GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@x")
+	cmd.Env = append(cmd.Env, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@x", "GIT_COMMITTER_NAME=t",
+		"GIT_COMMITTER_EMAIL=t@x")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("git %v: %v\n%s", args, err, out)

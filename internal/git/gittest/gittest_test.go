@@ -13,7 +13,8 @@ func TestTrapsSnap(t *testing.T) {
 	}{
 		"embedded bare repository": {(*Trap).Bare, []string{"status"}},
 		"armed repository":         {func(p *Trap, dir string) { Repository(t, dir); p.Arm(dir+"/.git", "") }, []string{"status"}},
-		"filter":                   {func(p *Trap, dir string) { Repository(t, dir); p.Arm(dir+"/.git", "") }, []string{"-c", "core.fsmonitor=", "diff", "--name-only"}},
+		"filter": {func(p *Trap, dir string) { Repository(t, dir); p.Arm(dir+"/.git", "") },
+			[]string{"-c", "core.fsmonitor=", "diff", "--name-only"}},
 		"smudge": {func(p *Trap, dir string) { Repository(t, dir); p.Arm(dir+"/.git", "") },
 			[]string{"-c", "core.fsmonitor=", "-c", "core.hooksPath=/dev/null", "checkout", "--force", "side"}},
 	} {

@@ -127,7 +127,8 @@ func (p Pin) check() error {
 	case !isSum(p.SHA256):
 		return fmt.Errorf("sha256 %q is not 64 hexadecimal digits", p.SHA256)
 	}
-	if b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p.Integrity, "sha512-")); err != nil || len(b) != sha512.Size || !strings.HasPrefix(p.Integrity, "sha512-") {
+	if b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p.Integrity, "sha512-")); err != nil || len(b) != sha512.Size ||
+		!strings.HasPrefix(p.Integrity, "sha512-") {
 		return fmt.Errorf("integrity %q is not sha512-BASE64", p.Integrity)
 	}
 	for name, sum := range p.Files {
@@ -216,7 +217,8 @@ func (r Registry) Download(ctx context.Context, name, version, dir string, max i
 			return "", err
 		}
 		var packed []struct{ Filename string }
-		if err := json.Unmarshal(out, &packed); err != nil || len(packed) != 1 || packed[0].Filename == "" || filepath.Base(packed[0].Filename) != packed[0].Filename {
+		if err := json.Unmarshal(out, &packed); err != nil || len(packed) != 1 || packed[0].Filename == "" ||
+			filepath.Base(packed[0].Filename) != packed[0].Filename {
 			return "", fmt.Errorf("npm pack said something unexpected: %.200q", out)
 		}
 		return filepath.Join(dir, packed[0].Filename), nil

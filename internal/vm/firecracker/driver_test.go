@@ -267,7 +267,8 @@ func TestSnapshotFailures(t *testing.T) {
 	t.Run("death", func(t *testing.T) {
 		bad := &fake{Die: "/snapshot/load"}
 		err := restore(bad.driver(t), dir)
-		if !errors.Is(err, vm.ErrSnapshot) || !strings.Contains(err.Error(), "firecracker ended: exit status 1") || !strings.Contains(err.Error(), "panicked at a place") {
+		if !errors.Is(err, vm.ErrSnapshot) || !strings.Contains(err.Error(), "firecracker ended: exit status 1") ||
+			!strings.Contains(err.Error(), "panicked at a place") {
 			t.Error(err)
 		}
 	})
@@ -441,7 +442,8 @@ func ownMachine(arg string) {
 	if self, err := os.Executable(); err == nil {
 		d.also = []string{self}
 	}
-	m, err := d.boot(context.Background(), vm.Spec{ID: filepath.Base(dir), Dir: dir, Kernel: filepath.Join(filepath.Dir(dir), "kernel"), CPUs: 1, MemoryMiB: 64, MAC: vm.DefaultMAC})
+	m, err := d.boot(context.Background(), vm.Spec{ID: filepath.Base(dir), Dir: dir, Kernel: filepath.Join(filepath.Dir(dir), "kernel"), CPUs: 1,
+		MemoryMiB: 64, MAC: vm.DefaultMAC})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -471,7 +473,8 @@ func ownerDies(t *testing.T, binary, id string) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	p, err := os.StartProcess(self, []string{self}, &os.ProcAttr{Env: append(os.Environ(), ownerVariable+"="+binary+":"+dir), Files: []*os.File{nil, w, os.Stderr}})
+	p, err := os.StartProcess(self, []string{self}, &os.ProcAttr{Env: append(os.Environ(), ownerVariable+"="+binary+":"+dir),
+		Files: []*os.File{nil, w, os.Stderr}})
 	w.Close()
 	if err != nil {
 		t.Fatal(err)

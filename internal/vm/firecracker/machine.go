@@ -73,7 +73,8 @@ const dying = 500 * time.Millisecond
 // launch starts a Firecracker, waits until its API answers, and has prepare
 // make a running machine of it; open are the files it opens on the way. When it
 // fails, nothing is left running.
-func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[string]string, prepare func(*machine, context.Context) error) (_ *machine, err error) {
+func (d *Driver) launch(ctx context.Context, spec vm.Spec, op string, open map[string]string, prepare func(*machine, context.Context) error) (_ *machine,
+	err error) {
 	m := &machine{Life: vmm.NewLife(spec), driver: d}
 	fail := func(err error) (*machine, error) {
 		return nil, m.Error(op, err)
@@ -262,7 +263,8 @@ func (m *machine) wallIn(ctx context.Context, binary string, files map[string]*o
 		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err == nil {
 			files = min(files, now.Max)
 		}
-		c.Args = append([]string{jailer, "--id", id, "--resource-limit", "no-file=" + strconv.FormatUint(files, 10), "--exec-file", binary, "--uid", strconv.Itoa(uid), "--gid", strconv.Itoa(uid),
+		c.Args = append([]string{jailer, "--id", id, "--resource-limit", "no-file=" + strconv.FormatUint(files, 10), "--exec-file", binary, "--uid",
+			strconv.Itoa(uid), "--gid", strconv.Itoa(uid),
 			"--chroot-base-dir", m.box, "--"}, api...)
 		if err := os.Mkdir(m.box, 0o700); err != nil {
 			return err

@@ -193,7 +193,8 @@ func insideOnce(t *testing.T, cfg nested.Config, env, argv []string) (err error)
 		io.Copy(io.Discard, r)
 	}()
 	began := time.Now()
-	x, err := m.Exec(t.Context(), guest.Cmd{Argv: argv, Env: append(env, kitVariable+"=/kit", "PATH=/usr/bin:/bin", "HOME=/root"), Dir: "/", User: "root", Stdout: w, Stderr: w})
+	x, err := m.Exec(t.Context(), guest.Cmd{Argv: argv, Env: append(env, kitVariable+"=/kit", "PATH=/usr/bin:/bin", "HOME=/root"), Dir: "/", User: "root",
+		Stdout: w, Stderr: w})
 	w.Close()
 	<-read
 	if err != nil {

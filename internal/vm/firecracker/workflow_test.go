@@ -92,11 +92,12 @@ func TestFirecrackerWorkflow(t *testing.T) {
 			t.Errorf("hearth run: %v", err)
 		}
 	} else {
-		runNested(t, imageDisk(t, img.ID, img.Kernel, img.Initrd, img.Base, img.Tools), nested.Config{Image: img, Root: true, CacheDir: cacheDir(t), Files: map[string]string{
-			"/usr/bin/firecracker": binary, "/usr/bin/hearth": hearth, "/usr/bin/hearth-guest": agent,
-			"/repository/.github/workflows/two.yml": filepath.Join(repository, ".github/workflows/two.yml"),
-			"/repository/word.txt":                  filepath.Join(repository, "word.txt"),
-		}}, argv, &out)
+		runNested(t, imageDisk(t, img.ID, img.Kernel, img.Initrd, img.Base, img.Tools),
+			nested.Config{Image: img, Root: true, CacheDir: cacheDir(t), Files: map[string]string{
+				"/usr/bin/firecracker": binary, "/usr/bin/hearth": hearth, "/usr/bin/hearth-guest": agent,
+				"/repository/.github/workflows/two.yml": filepath.Join(repository, ".github/workflows/two.yml"),
+				"/repository/word.txt":                  filepath.Join(repository, "word.txt"),
+			}}, argv, &out)
 	}
 	// Both jobs, each with its own success.
 	ended := map[string]string{}

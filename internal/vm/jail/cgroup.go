@@ -83,7 +83,8 @@ func findParent() (string, error) {
 	if _, terr := unix.Getxattr(dir, "trusted.delegate", deleg[:]); terr == nil {
 		xerr = nil
 	}
-	if own != "/" && own != "" && (xerr == nil || os.Geteuid() != 0) && unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) == nil && unix.Access(dir, unix.W_OK) == nil {
+	if own != "/" && own != "" && (xerr == nil || os.Geteuid() != 0) && unix.Access(filepath.Join(dir, "cgroup.procs"), unix.W_OK) == nil &&
+		unix.Access(dir, unix.W_OK) == nil {
 		main := filepath.Join(dir, "main")
 		if err := os.Mkdir(main, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return "", err

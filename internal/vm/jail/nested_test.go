@@ -53,8 +53,9 @@ func TestNested(t *testing.T) {
 	defer m.Close(context.Background())
 	var out bytes.Buffer
 	x, err := m.Exec(t.Context(), guest.Cmd{
-		Argv: []string{"/kit/test", "-test.v", "-test.run=^(TestNested|TestAttackFromInside|TestAttackShared.*|TestAttackThreads|TestAttackMemory|TestWalls)$", "-test.timeout=5m"},
-		Env:  []string{againVariable + "=" + nestedMachine, "PATH=/usr/bin:/bin"}, Dir: "/", User: "root", Stdout: &out, Stderr: &out,
+		Argv: []string{"/kit/test", "-test.v", "-test.run=^(TestNested|TestAttackFromInside|TestAttackShared.*|TestAttackThreads|TestAttackMemory|TestWalls)$",
+			"-test.timeout=5m"},
+		Env: []string{againVariable + "=" + nestedMachine, "PATH=/usr/bin:/bin"}, Dir: "/", User: "root", Stdout: &out, Stderr: &out,
 	})
 	t.Logf("%s", out.String())
 	if err != nil || !x.OK() || strings.Contains(out.String(), "--- SKIP") {

@@ -87,7 +87,8 @@ func TestArgs(t *testing.T) {
 	s := strings.Join(l.args(), "\n")
 	for _, want := range []string{
 		"-name\nhearth-m1\n", "-accel\ntcg\n", "share=off", "mem-path=/jail/memory,", "-smp\n2\n",
-		`"filename":"/dev/fdset/7","read-only":true`, "fd=9,set=9", `"backing":{"backing":null,"discard":"unmap","driver":"qcow2"`, `"read-only":true`, "drive=scratch-disk,serial=scratch", "spawn=deny",
+		`"filename":"/dev/fdset/7","read-only":true`, "fd=9,set=9", `"backing":{"backing":null,"discard":"unmap","driver":"qcow2"`, `"read-only":true`,
+		"drive=scratch-disk,serial=scratch", "spawn=deny",
 	} {
 		if !strings.Contains(s+"\n", want) {
 			t.Errorf("no %q in\n%s", want, s)

@@ -179,7 +179,8 @@ func TestErrorsCarryTheTail(t *testing.T) {
 	if err := os.WriteFile(notQcow, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := start(func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "d", Path: notQcow, Format: "qcow2"}} }); err == nil || !strings.Contains(err.Error(), "not in qcow2 format") {
+	if _, err := start(func(s *vm.Spec) { s.Disks = []vm.Disk{{ID: "d", Path: notQcow, Format: "qcow2"}} }); err == nil ||
+		!strings.Contains(err.Error(), "not in qcow2 format") {
 		t.Errorf("a disk that QEMU refuses: %v", err)
 	}
 	// A kernel without anything to run panics, and that is no power-off.

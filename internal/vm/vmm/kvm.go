@@ -216,7 +216,8 @@ func (p Probe) Run(ctx context.Context) (Verdict, error) {
 			select {
 			case <-seen.first:
 			default:
-				return verdict(false, "%s exists and opens, but a guest did not print a character in %v: this host has no working hardware virtualisation", p.Device, Silence)
+				return verdict(false, "%s exists and opens, but a guest did not print a character in %v: this host has no working hardware virtualisation", p.Device,
+					Silence)
 			}
 		case err := <-ended:
 			select {

@@ -667,7 +667,8 @@ func (s *Suite) clones(t *testing.T, dir string) {
 	}
 	random := map[string]int{}
 	for i, c := range all {
-		if err := c.c.Resume(t.Context(), guest.Identity{Hostname: fmt.Sprintf("clone-%d", i), Time: time.Now(), Entropy: fmt.Appendf(nil, "%064d", i)}); err != nil {
+		if err := c.c.Resume(t.Context(), guest.Identity{Hostname: fmt.Sprintf("clone-%d", i), Time: time.Now(),
+			Entropy: fmt.Appendf(nil, "%064d", i)}); err != nil {
 			t.Fatalf("Resume: %v", err)
 		}
 		if d, m := s.do(t, c.c, "get", s.Disk(c.m)), s.do(t, c.c, "get", s.Memory(c.m)); d != "template's disk" || m != "template's memory" {

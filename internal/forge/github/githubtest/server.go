@@ -126,7 +126,8 @@ func New() *Server {
 	if err != nil {
 		panic(err)
 	}
-	s := &Server{AppID: 4711, Installation: 815, key: key, repos: map[string]*repo{}, tokens: map[string]token{}, checks: map[int64]*Check{}, nextCheck: 1000, changed: make(chan struct{}, 1)}
+	s := &Server{AppID: 4711, Installation: 815, key: key, repos: map[string]*repo{}, tokens: map[string]token{}, checks: map[int64]*Check{}, nextCheck: 1000,
+		changed: make(chan struct{}, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /repos/{owner}/{repo}/installation", s.app(s.installation))
 	mux.HandleFunc("POST /app/installations/{id}/access_tokens", s.app(s.accessToken))
@@ -260,7 +261,8 @@ func (s *Server) WithholdAdministration() {
 func (s *Server) of(name string) *repo {
 	r := s.repos[name]
 	if r == nil {
-		r = &repo{trees: map[string]map[string]string{}, changes: map[string][]string{}, commits: map[string]commit{}, refs: map[string]string{}, pulls: map[int][]string{}, roles: map[string]string{}}
+		r = &repo{trees: map[string]map[string]string{}, changes: map[string][]string{}, commits: map[string]commit{}, refs: map[string]string{},
+			pulls: map[int][]string{}, roles: map[string]string{}}
 		s.repos[name] = r
 	}
 	return r
@@ -410,7 +412,8 @@ func (s *Server) about(w http.ResponseWriter, r *http.Request, rp *repo) {
 		visibility = "public"
 	}
 	name := r.PathValue("owner") + "/" + r.PathValue("repo")
-	s.answer(w, http.StatusOK, map[string]any{"id": 1, "name": r.PathValue("repo"), "full_name": name, "private": visibility != "public", "visibility": visibility})
+	s.answer(w, http.StatusOK, map[string]any{"id": 1, "name": r.PathValue("repo"), "full_name": name, "private": visibility != "public",
+		"visibility": visibility})
 }
 
 func (s *Server) access(w http.ResponseWriter, r *http.Request, rp *repo) {
@@ -451,7 +454,8 @@ func (s *Server) listDeliveries(w http.ResponseWriter, r *http.Request) {
 	}
 	out := []map[string]any{}
 	for _, d := range all[from:to] {
-		out = append(out, map[string]any{"id": d.id, "guid": d.guid, "event": d.event, "delivered_at": time.Now().UTC().Format(time.RFC3339), "status": "OK", "status_code": 202})
+		out = append(out, map[string]any{"id": d.id, "guid": d.guid, "event": d.event, "delivered_at": time.Now().UTC().Format(time.RFC3339), "status": "OK",
+			"status_code": 202})
 	}
 	s.answer(w, http.StatusOK, out)
 }
@@ -564,7 +568,8 @@ func (s *Server) contents(w http.ResponseWriter, r *http.Request, rp *repo) {
 	}
 	p := r.PathValue("path")
 	if text, ok := t[p]; ok {
-		s.answer(w, http.StatusOK, map[string]any{"type": "file", "encoding": "base64", "size": len(text), "name": path.Base(p), "path": p, "content": base64.StdEncoding.EncodeToString([]byte(text))})
+		s.answer(w, http.StatusOK, map[string]any{"type": "file", "encoding": "base64", "size": len(text), "name": path.Base(p), "path": p,
+			"content": base64.StdEncoding.EncodeToString([]byte(text))})
 		return
 	}
 	var list []map[string]any

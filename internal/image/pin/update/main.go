@@ -251,20 +251,21 @@ const (
 // nobody has vouched for yet.
 func sumsInside(tarball string, want []string) (map[string]string, error) {
 	sums := map[string]string{}
-	err := archive.Files(tarball, archive.Limits{Entries: maxFiles, Names: maxUnpacked / 64, Bytes: maxUnpacked}, func(name string, _ *tar.Header, r io.Reader) error {
-		if !slices.Contains(want, name) {
+	err := archive.Files(tarball, archive.Limits{Entries: maxFiles, Names: maxUnpacked / 64, Bytes: maxUnpacked},
+		func(name string, _ *tar.Header, r io.Reader) error {
+			if !slices.Contains(want, name) {
+				return nil
+			}
+			if sums[name] != "" {
+				return fmt.Errorf("it holds %s twice", name)
+			}
+			sum := sha256.New()
+			if _, err := io.Copy(sum, r); err != nil {
+				return err
+			}
+			sums[name] = hex.EncodeToString(sum.Sum(nil))
 			return nil
-		}
-		if sums[name] != "" {
-			return fmt.Errorf("it holds %s twice", name)
-		}
-		sum := sha256.New()
-		if _, err := io.Copy(sum, r); err != nil {
-			return err
-		}
-		sums[name] = hex.EncodeToString(sum.Sum(nil))
-		return nil
-	})
+		})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Base(tarball), err)
 	}

@@ -129,7 +129,8 @@ func (w *world) publish(t *testing.T, version, program, key string) {
 		t.Fatal(err)
 	}
 	w.files["/dist/v"+version+"/"+name+".tar.xz"] = archive
-	w.files["/dist/v"+version+"/SHASUMS256.txt.asc"] = w.sign(t, key, fmt.Appendf(nil, "%x  other.tar.gz\n%x  %s.tar.xz\n", sha256.Sum256(nil), sha256.Sum256(archive), name))
+	w.files["/dist/v"+version+"/SHASUMS256.txt.asc"] = w.sign(t, key,
+		fmt.Appendf(nil, "%x  other.tar.gz\n%x  %s.tar.xz\n", sha256.Sum256(nil), sha256.Sum256(archive), name))
 }
 
 // table writes a table with one pin, of version 20.1.0, and returns its path.
@@ -159,7 +160,8 @@ func (w *world) table(t *testing.T, base string) string {
 
 func (w *world) run(ctx context.Context, table string, check bool) (string, error) {
 	var out bytes.Buffer
-	u := &updater{registry: pin.Registry{URL: w.URL + "/npm"}, keys: []string{w.good}, keyServers: []string{w.URL + "/nokeys/%s", w.URL + "/keys/%s"}, check: check, out: &out, today: "2026-01-02"}
+	u := &updater{registry: pin.Registry{URL: w.URL + "/npm"}, keys: []string{w.good}, keyServers: []string{w.URL + "/nokeys/%s", w.URL + "/keys/%s"},
+		check: check, out: &out, today: "2026-01-02"}
 	err := u.run(ctx, table)
 	return out.String(), err
 }
@@ -210,7 +212,8 @@ func TestUpdateWithoutUpstream(t *testing.T) {
 	if err != nil || !strings.Contains(out, "could not be reached") || !strings.Contains(out, "NOT CHECKED") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if got := read(t, table); got.Version != "20.2.0" || got.Upstream.Result != pin.NotChecked || got.Upstream.Why != "127.0.0.1 could not be reached on 2026-01-02" {
+	if got := read(t, table); got.Version != "20.2.0" || got.Upstream.Result != pin.NotChecked ||
+		got.Upstream.Why != "127.0.0.1 could not be reached on 2026-01-02" {
 		t.Errorf("%+v", got)
 	}
 	compared := pin.Upstream{Result: pin.Identical, SHA256: strings.Repeat("a", 64), Key: w.good, Date: "2025-01-01"}
