@@ -12,6 +12,8 @@ import (
 	"github.com/hearth-ci/hearth/internal/compat"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/prompt"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 func (a *app) compatCommand() *cobra.Command {
@@ -51,6 +53,18 @@ Exit code: 0 everything runs, 4 a job cannot, 2 a file is invalid.`,
 	return c
 }
 
+// lacking says which programs of a job's commands are not in the default image.
+func lacking(j *workflow.Job) (out []string) {
+	for _, l := range prompt.Lacking(j) {
+		if l.Package == "" {
+			out = append(out, fmt.Sprintf("the default image lacks %s (bring it with an action that sets it up, or install it in a step)", l.Program))
+		} else {
+			out = append(out, fmt.Sprintf("the default image lacks %s (hearth image build --packages %s --name ci, then -P ubuntu-latest=ci)", l.Program, l.Package))
+		}
+	}
+	return out
+}
+
 func (a *app) compat(ctx context.Context, o runOptions, args []string, asJSON, steps, assume bool) error {
 	files, err := compat.Files(args)
 	if err != nil {
@@ -78,7 +92,7 @@ func (a *app) compat(ctx context.Context, o runOptions, args []string, asJSON, s
 	}
 	r := a.request(runSettings{platforms: platforms, strict: strict})
 	r.Check.Actions, r.Check.Shells, r.Check.AssumeActions = resolver, image.Shells(), assume
-	opt := compat.Options{Check: r.Check, Fits: r.Fits, LabelHint: r.LabelHint, Load: func(ctx context.Context, uses string) ([]byte, error) {
+	opt := compat.Options{Lacks: lacking, Check: r.Check, Fits: r.Fits, LabelHint: r.LabelHint, Load: func(ctx context.Context, uses string) ([]byte, error) {
 		ref, err := action.ParseRef(uses)
 		if err != nil {
 			return nil, err

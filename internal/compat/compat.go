@@ -49,7 +49,8 @@ type Job struct {
 	// Reasons are why it cannot run, or those of its cells that cannot.
 	Reasons []string `json:"reasons"`
 	// Differs is what it does otherwise here. Perhaps is what will not run if it is
-	// reached: a step whose condition is not known yet, or false while all goes well.
+	// reached: a step whose condition is not known yet, or false while all goes well, a
+	// command whose program the machine has not.
 	Differs []string `json:"differs,omitempty"`
 	Perhaps []string `json:"perhaps,omitempty"`
 	Steps   []Step   `json:"steps,omitempty"`
@@ -70,6 +71,9 @@ type Options struct {
 	Check     engine.CheckOptions // without Files and Note, which are of each file
 	Fits      func(labels []string, group string) (have, remarks []string, err error)
 	LabelHint string
+	// Lacks are the programs that a job's commands name and that the machine has not,
+	// with what brings them; nil knows none.
+	Lacks func(*workflow.Job) []string
 	// Load reads called workflows of other repositories.
 	Load func(ctx context.Context, uses string) ([]byte, error)
 }
@@ -167,11 +171,11 @@ func File(ctx context.Context, file string, o Options) ([]Job, error) {
 	if run == nil {
 		return broken(ds, event), nil
 	}
-	return jobs(file, event, run, found), nil
+	return jobs(file, event, run, found, o.Lacks), nil
 }
 
 // jobs puts the cells of each job together.
-func jobs(file, event string, run *plan.Run, found map[*plan.Job][]engine.Finding) []Job {
+func jobs(file, event string, run *plan.Run, found map[*plan.Job][]engine.Finding, lacks func(*workflow.Job) []string) []Job {
 	out := []Job{}
 	at := map[string]int{}
 	for _, j := range run.Jobs {
@@ -193,6 +197,9 @@ func jobs(file, event string, run *plan.Run, found map[*plan.Job][]engine.Findin
 				number++
 				out[i].Steps = append(out[i].Steps, Step{Number: number, Name: stepName(s), Is: "runs"})
 			})
+			if lacks != nil {
+				out[i].Perhaps = append(out[i].Perhaps, lacks(j.Definition)...)
+			}
 		}
 		o := &out[i]
 		if !j.Deferred {
