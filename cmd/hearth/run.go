@@ -97,7 +97,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.StringVarP(&o.actor, "actor", "a", "", "who does it (default: the user)")
 	f.StringVarP(&o.dir, "directory", "C", ".", "the repository")
 	f.StringArrayVarP(&o.platform, "platform", "P", nil, "label=image; of a runner group group:NAME=image")
-	f.StringVar(&o.unknownLabels, "unknown-labels", config.UnknownUbuntu, "what becomes of labels that nothing is known by: ubuntu (one that begins so runs on the default image) or refuse")
+	f.StringVar(&o.unknownLabels, "unknown-labels", config.UnknownUbuntu, "what becomes of labels that nothing is known by: ubuntu (one with such a part runs on the default image) or refuse")
 	f.StringArrayVar(&o.envSecretFiles, "environment-secret-file", nil, "ENV=FILE, secrets of a deployment environment")
 	f.StringArrayVar(&o.envVarFiles, "environment-var-file", nil, "ENV=FILE, variables of a deployment environment")
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")

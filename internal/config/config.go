@@ -153,8 +153,8 @@ type Config struct {
 	// Labels are what this host answers to beside the default ones; a runner group is
 	// group:NAME.
 	Labels []string `json:"labels"`
-	// UnknownLabels is what becomes of labels that nobody here is known by: those that
-	// begin with ubuntu run on the default image ("ubuntu"), or none ("refuse").
+	// UnknownLabels is what becomes of labels that nobody here is known by: those with
+	// a part that begins with ubuntu run on the default image ("ubuntu"), or none ("refuse").
 	UnknownLabels string `json:"unknown_labels"`
 
 	// Retention is what is kept, and how long.

@@ -384,6 +384,65 @@ jobs:
       - run: echo "to the ${{ inputs.to }}"
 `
 
+const leaves = `name: Part
+on: push
+jobs:
+  find:
+    runs-on: ubuntu-latest
+    outputs:
+      list: ${{ steps.l.outputs.list }}
+    steps:
+      - id: l
+        run: echo 'list=["ubuntu-latest","gpu"]' >> $GITHUB_OUTPUT
+  late:
+    needs: find
+    strategy: {matrix: {on: "${{ fromJSON(needs.find.outputs.list) }}"}}
+    runs-on: ${{ matrix.on }}
+    steps: [{run: echo}]
+  after:
+    needs: late
+    runs-on: ubuntu-latest
+    steps: [{run: echo}]
+  larger:
+    runs-on: ubuntu-latest-16-cores
+    steps: [{run: echo}]
+  far:
+    runs-on: ubuntu-latest
+    steps: [{uses: nobody/nothing@v1}]
+`
+
+// A job that cannot run here stops only itself and what needs it: a neutral check that
+// names it, also where its label comes from another job. One that somebody has to mend
+// fails, and the others run.
+func TestJobsThatCannotRun(t *testing.T) {
+	s := newSite(t, nil)
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": leaves})
+	s.deliver("push", s.push(nil))
+	got := s.ended(6)
+	for name, want := range map[string]string{"Part / find": "success", "Part / late (ubuntu-latest)": "success", "Part / late (gpu)": "neutral",
+		"Part / after": "skipped", "Part / larger": "success", "Part / far": "failure"} {
+		if got[name].Conclusion != want {
+			t.Errorf("%s: %q, want %q: %+v", name, got[name].Conclusion, want, got[name].Output)
+		}
+	}
+	if o := got["Part / late (gpu)"].Output; !strings.Contains(o.Title, `Not run here: runs-on label "gpu"`) || !strings.Contains(o.Summary, "this server's runners have the labels") {
+		t.Errorf("%+v", o)
+	}
+	if c := got["Part / late (gpu)"]; len(c.Annotations) != 1 || c.Annotations[0]["start_line"] != 14.0 || c.Annotations[0]["annotation_level"] != "warning" {
+		t.Errorf("%+v", c.Annotations)
+	}
+	if o := got["Part / after"].Output; !strings.Contains(o.Title, "it needs late, which cannot run here") {
+		t.Errorf("%+v", o)
+	}
+	if o := got["Part / larger"].Output; !strings.Contains(o.Summary, "notice: Nothing here is known by the label") {
+		t.Errorf("%+v", o)
+	}
+	s.settled()
+	if runs := s.runs(); len(runs) != 1 || runs[0].Conclusion != ci.Failure {
+		t.Errorf("%+v", runs)
+	}
+}
+
 // Jobs that only the run itself makes known have their checks too, and what
 // calls a workflow has none of its own.
 func TestRunThatGrows(t *testing.T) {

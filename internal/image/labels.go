@@ -69,8 +69,8 @@ const StandIn = "ubuntu-latest"
 
 // Take says which labels a machine is asked for by that takes a job with these, and
 // with a runner group ("" is none). known are the labels that there are. A label that
-// nobody knows and that begins with ubuntu is the name that somebody gave to a larger
-// runner: machines with [StandIn] take its job, which is remarked, unless strict. So
+// nobody knows and that has a part that begins with ubuntu is the name that somebody
+// gave to a larger runner, or to a rented one: machines with [StandIn] take its job, which is remarked, unless strict. So
 // is the group of a job whose labels will do. Otherwise the error says why not.
 func Take(labels []string, group string, known func(label string) bool, strict bool) (have, remarks []string, err error) {
 	for _, label := range labels {
@@ -80,7 +80,7 @@ func Take(labels []string, group string, known func(label string) bool, strict b
 			have = append(have, label)
 		case reason == "":
 			return nil, nil, &LabelError{label, "no runner of this server has it"}
-		case strict || !strings.HasPrefix(name, "ubuntu") || foreignCPU(name):
+		case strict || !slices.ContainsFunc(parts(name), func(p string) bool { return strings.HasPrefix(p, "ubuntu") }) || foreignCPU(name):
 			return nil, nil, &LabelError{label, reason}
 		default:
 			remarks = append(remarks, fmt.Sprintf("Nothing here is known by the label '%s': the job runs on the default image, in a machine of the usual size.", label))
@@ -107,10 +107,14 @@ func Take(labels []string, group string, known func(label string) bool, strict b
 // foreignCPU reports whether a label asks for another processor than the machines
 // have.
 func foreignCPU(label string) bool {
-	return slices.ContainsFunc(strings.FieldsFunc(label, func(r rune) bool { return r == '-' || r == '_' || r == '.' || r == ' ' || r == ':' }),
-		func(part string) bool {
-			return slices.Contains([]string{"arm", "arm64", "aarch64", "armv7", "s390x", "ppc64le", "riscv64"}, part)
-		})
+	return slices.ContainsFunc(parts(label), func(part string) bool {
+		return slices.Contains([]string{"arm", "arm64", "aarch64", "armv7", "s390x", "ppc64le", "riscv64"}, part)
+	})
+}
+
+// parts are the words that a label is made of.
+func parts(label string) []string {
+	return strings.FieldsFunc(label, func(r rune) bool { return strings.ContainsRune("-_. :/=", r) })
 }
 
 // refused says why a label has no image, "" if it has.
