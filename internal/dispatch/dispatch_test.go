@@ -384,7 +384,7 @@ jobs:
       - run: echo "to the ${{ inputs.to }}"
 `
 
-const leaves = `name: Part
+const partly = `name: Part
 on: push
 jobs:
   find:
@@ -416,7 +416,7 @@ jobs:
 // fails, and the others run.
 func TestJobsThatCannotRun(t *testing.T) {
 	s := newSite(t, nil)
-	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": leaves})
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": partly})
 	s.deliver("push", s.push(nil))
 	got := s.ended(6)
 	for name, want := range map[string]string{"Part / find": "success", "Part / late (ubuntu-latest)": "success", "Part / late (gpu)": "neutral",

@@ -551,8 +551,24 @@ jobs:
       - {if: "github.repository == 'o/r'", uses: o/outer@v1}
       - {if: "failure()", uses: o/never@v1}
 `)
-	b.overrides(map[string]string{"o/outer": files(t, "-- action.yml --\nruns:\n  using: composite\n  steps:\n    - {if: \"runner.os == 'Windows'\", uses: 'docker://no'}\n    - {uses: 'docker://nine'}\n")})
-	Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions})
+	b.overrides(map[string]string{"o/outer": files(t, "-- action.yml --\nruns:\n  using: composite\n  steps:\n    - {if: \"runner.os == 'Windows'\", uses: 'docker://no'}\n    - {if: '!inputs.deep', uses: 'docker://mine'}\n    - {uses: 'docker://nine'}\n")})
+	noted := map[string]bool{}
+	Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions, Note: func(f Finding) { noted[f.Message] = f.Sure }})
+	for image, sure := range map[string]bool{"three": false, "five": false, "seven": false, "eight": true, "o/outer@v1: uses: docker://mine": false} {
+		if !strings.HasPrefix(image, "o/") {
+			image = "uses: docker://" + image
+		}
+		if got, ok := noted[image+" needs a container runtime, which the machines here do not have"]; !ok || got != sure {
+			t.Errorf("of %s is said: %v, sure %v", image, ok, got)
+		}
+	}
+	for _, never := range []string{"one", "no"} {
+		for message := range noted {
+			if strings.Contains(message, "docker://"+never+" ") {
+				t.Errorf("%s is on no way through the job", message)
+			}
+		}
+	}
 	repository := b.job.Run.GitHub.Get("repository").ToString()
 	for _, j := range b.job.Run.Jobs {
 		var got []string

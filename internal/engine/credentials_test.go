@@ -60,6 +60,7 @@ func TestCheckoutPersistsTheToken(t *testing.T) {
           git push -q origin HEAD:refs/heads/pushed && git fetch -q origin pushed && git log -1 --format=%s FETCH_HEAD
           grep -rc "$(printf 'x-access-token:%s' "$T" | base64 -w0)" .git/config || true
           git config --get-urlmatch http.extraheader "$GITHUB_SERVER_URL/o/r"
+          stat -c %a "$RUNNER_TEMP"/git-credentials-*
         env: {T: "${{ github.token }}"}
       - uses: actions/checkout@v4
         with: {path: bare, persist-credentials: false}
@@ -80,7 +81,7 @@ func TestCheckoutPersistsTheToken(t *testing.T) {
 	if res.Conclusion != ci.Success || res.Steps[3].Outcome != ci.Failure {
 		t.Errorf("%s\n%s", steps(res), b.log())
 	}
-	b.wantOutput("second\n0\nAUTHORIZATION: basic ***\nhas one\n")
+	b.wantOutput("second\n0\nAUTHORIZATION: basic ***\n600\nhas one\n")
 	if out, err := exec.Command("git", "-C", bare, "log", "-1", "--format=%s", "pushed").CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "second" {
 		t.Errorf("%s: %v", out, err)
 	}

@@ -37,6 +37,12 @@ func TestKnownCountsLikeTheEngine(t *testing.T) {
 	if workflow.Errors(ds) {
 		t.Fatal(ds)
 	}
+	refused := *run.Jobs[0]
+	refused.Key, refused.Refused = "b", []workflow.Diagnostic{{Message: "no Windows"}}
+	run.Jobs = append(run.Jobs, &refused)
+	if known := Known(run); len(known) != 1 {
+		t.Errorf("a job that cannot run here is predicted: %v", known)
+	}
 	var got []string
 	for _, s := range Known(run)[0].Steps {
 		got = append(got, fmt.Sprint(s.Number, s.Command))
