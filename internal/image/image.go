@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -247,7 +248,7 @@ func (b *builder) buildAll(ctx context.Context, agentSum string) ([]*Layer, erro
 	var wg sync.WaitGroup
 	one := func(i int, kernel *Layer) {
 		if layers[i], errs[i] = b.layerFor(ctx, b.kinds[i], kernel, agentSum); errs[i] != nil {
-			cancel(fmt.Errorf("stopped because the %s failed", b.kinds[i]))
+			cancel(&stoppedError{b.kinds[i]})
 		}
 	}
 	for i, kind := range b.kinds {
@@ -264,17 +265,24 @@ func (b *builder) buildAll(ctx context.Context, agentSum string) ([]*Layer, erro
 		}
 	}
 	wg.Wait()
-	// The failure that came first cancelled the others; report causes, not echoes.
+	return layers, causes(b.kinds, errs)
+}
+
+// stoppedError is why the other parts are not built any further.
+type stoppedError struct{ part string }
+
+func (e *stoppedError) Error() string { return "stopped because the " + e.part + " failed" }
+
+// causes joins the errors of parts. The failure that came first cancelled the others:
+// causes are reported, not echoes.
+func causes(parts []string, errs []error) error {
 	var real []error
 	for i, err := range errs {
-		if err != nil && !strings.Contains(err.Error(), "stopped because the ") {
-			real = append(real, fmt.Errorf("%s: %w", b.kinds[i], err))
+		if _, echo := errors.AsType[*stoppedError](err); err != nil && !echo {
+			real = append(real, fmt.Errorf("%s: %w", parts[i], err))
 		}
 	}
-	if err := errors.Join(real...); err != nil {
-		return nil, err
-	}
-	return layers, errors.Join(errs...)
+	return cmp.Or(errors.Join(real...), errors.Join(errs...))
 }
 
 // layerFor returns a layer from the cache or builds it.

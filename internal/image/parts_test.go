@@ -464,3 +464,22 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A part that was stopped because another failed says nothing of its own.
+func TestCauses(t *testing.T) {
+	parts := []string{"kernel", "initrd", "base"}
+	echo := fmt.Errorf("mmdebstrap: %w", &stoppedError{"kernel"})
+	for _, c := range []struct {
+		errs []error
+		want string
+	}{
+		{[]error{errors.New("no room"), nil, echo}, "kernel: no room"},
+		{[]error{echo, nil, errors.New("stopped because the disk failed")}, "base: stopped because the disk failed"},
+		{[]error{nil, nil, nil}, "<nil>"},
+		{[]error{nil, echo, nil}, "mmdebstrap: stopped because the kernel failed"},
+	} {
+		if got := fmt.Sprint(causes(parts, c.errs)); got != c.want {
+			t.Errorf("%v: %s, want %s", c.errs, got, c.want)
+		}
+	}
+}
