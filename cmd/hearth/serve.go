@@ -27,6 +27,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/forge/github"
+	"github.com/hearth-ci/hearth/internal/front"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
@@ -201,11 +202,11 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 
 	mux := http.NewServeMux()
 	mux.Handle("/webhooks/github", &webhook.Handler{
-		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: dispatch.Deliveries{Store: s}, Stored: d.Wake, Log: log,
+		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: front.Deliveries{Store: s}, Stored: d.Wake, Log: log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
-	pages := web.Config{Source: dispatch.Pages{Store: s}, Artifacts: dispatch.Artifacts{Results: kept}, Version: version, Log: log}
+	pages := web.Config{Source: front.Pages{Store: s}, Artifacts: front.Artifacts{Results: kept}, Version: version, Log: log}
 	if cfg.Login == "always" || app != nil || !door.Loopback(listener.Addr()) || !door.LoopbackName(base.Hostname()) {
 		pages.Login = &door.Login{Passes: passes, Secure: base.Scheme == "https", TTL: time.Duration(cfg.LoginTTL)}
 	}

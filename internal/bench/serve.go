@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/dispatch"
+	"github.com/hearth-ci/hearth/internal/front"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -99,7 +99,7 @@ func (s *sender) post(ctx context.Context, body []byte) error {
 }
 
 func hook(s *store.Store) *webhook.Handler {
-	return &webhook.Handler{Secret: benchSecret, MaxBody: 25 << 20, Recorder: dispatch.Deliveries{Store: s}, Log: slog.New(slog.DiscardHandler),
+	return &webhook.Handler{Secret: benchSecret, MaxBody: 25 << 20, Recorder: front.Deliveries{Store: s}, Log: slog.New(slog.DiscardHandler),
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 }}
 }
 

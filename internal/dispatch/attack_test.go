@@ -16,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
+	"github.com/hearth-ci/hearth/internal/front"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
@@ -72,7 +73,7 @@ func TestAttackDeliveryOfAnotherRepository(t *testing.T) {
 		t.Errorf("GitHub was asked: %s", r)
 	}
 
-	m := &webhook.Handler{Secret: secret, MaxBody: 1 << 20, Recorder: Deliveries{s.store}, Log: s.d.log, Starts: func(string) bool { return true },
+	m := &webhook.Handler{Secret: secret, MaxBody: 1 << 20, Recorder: front.Deliveries{Store: s.store}, Log: s.d.log, Starts: func(string) bool { return true },
 		Serves: func(name string) bool { _, ok := s.d.policy(name); return ok }}
 	s.http.Config.Handler = m
 	code, answer := s.post("push", ci.NewID(), s.push(map[string]any{"after": githubtest.SHA("x")}), "")

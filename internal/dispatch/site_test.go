@@ -28,6 +28,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
+	"github.com/hearth-ci/hearth/internal/front"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
@@ -111,9 +112,9 @@ func open(f access, log *slog.Logger, change func(*Config)) (*live, error) {
 	if s.d, err = New(cfg); err != nil {
 		return nil, err
 	}
-	mux.Handle("/webhooks/github", &webhook.Handler{Secret: secret, MaxBody: 25 << 20, Recorder: Deliveries{s.store}, Log: log,
+	mux.Handle("/webhooks/github", &webhook.Handler{Secret: secret, MaxBody: 25 << 20, Recorder: front.Deliveries{Store: s.store}, Log: log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 }, Stored: s.d.Wake})
-	web.New(web.Config{Source: Pages{s.store}, Version: "test", Log: log}).Register(mux)
+	web.New(web.Config{Source: front.Pages{Store: s.store}, Version: "test", Log: log}).Register(mux)
 	serving, stop := context.WithCancelCause(ctx)
 	done := make(chan error, 1)
 	go func() { done <- s.d.Serve(serving) }()

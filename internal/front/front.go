@@ -1,4 +1,6 @@
-package dispatch
+// Package front is what those at a server's doors see of what is behind them: the
+// webhook puts deliveries into the store, the pages read runs, logs and artifacts.
+package front
 
 import (
 	"context"
