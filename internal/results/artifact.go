@@ -69,6 +69,14 @@ func (n *Session) taken(all []Artifact, name string) error {
 	return nil
 }
 
+// most is how many bytes the repository's artifacts may have with this job's.
+func (n *Session) most() int64 {
+	if n.job.Stranger {
+		return n.store.limits.ArtifactBytes / 2
+	}
+	return n.store.limits.ArtifactBytes
+}
+
 func (n *Session) createArtifact(m message) (any, error) {
 	if err := n.own(m); err != nil {
 		return nil, err
@@ -102,8 +110,8 @@ func (n *Session) createArtifact(m message) (any, error) {
 		if err := n.taken(p.Artifacts, name); err != nil {
 			return err
 		}
-		if p.artifactBytes() >= n.store.limits.ArtifactBytes {
-			return refuse(permissionDenied, "insufficient usage to create artifact: the repository's take more than %d MiB", n.store.limits.ArtifactBytes>>20)
+		if p.artifactBytes() >= n.most() {
+			return refuse(permissionDenied, "insufficient usage to create artifact: the repository's take more than %d MiB", n.most()>>20)
 		}
 		u, err = n.begin(false)
 		return err
@@ -160,8 +168,8 @@ func (n *Session) finalizeArtifact(m message) (any, error) {
 			if err := n.taken(p.Artifacts, name); err != nil {
 				return err
 			}
-			if p.artifactBytes()+have > n.store.limits.ArtifactBytes {
-				return refuse(permissionDenied, "insufficient usage to create artifact: the repository's would take more than %d MiB", n.store.limits.ArtifactBytes>>20)
+			if p.artifactBytes()+have > n.most() {
+				return refuse(permissionDenied, "insufficient usage to create artifact: the repository's would take more than %d MiB", n.most()>>20)
 			}
 			if err := p.keep(file, digest); err != nil {
 				return err

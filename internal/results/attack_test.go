@@ -194,6 +194,24 @@ func TestAttackBounds(t *testing.T) {
 	}
 }
 
+// A fork's jobs cannot take the room of the repository's own.
+func TestAttackForkFillsArtifacts(t *testing.T) {
+	s := New(Config{Dir: t.TempDir(), Limits: Limits{ArtifactBytes: 100}})
+	fork := job()
+	fork.Stranger = true
+	c := open(t, s, fork)
+	for i, want := range []int{200, 200, 403} {
+		if status, a := c.artifact(fmt.Sprint(i), bytes.Repeat([]byte{byte(i)}, 25)); status != want {
+			t.Errorf("a fork's artifact %d: %d %v", i, status, a)
+		}
+	}
+	own := job()
+	own.Run = "run2"
+	if status, a := open(t, s, own).artifact("own", make([]byte, 50)); status != 200 {
+		t.Errorf("the repository's own: %d %v", status, a)
+	}
+}
+
 func FuzzBlockList(f *testing.F) {
 	f.Add([]byte("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList><Latest>YQ==</Latest></BlockList>"))
 	f.Add([]byte("<BlockList><BlockList/></BlockList>"))

@@ -57,11 +57,12 @@ func (n *Session) sign(path, perm string, valid time.Duration, file, kind string
 
 // signature covers the path and all of the query that we read.
 func (n *Session) signature(path string, q url.Values) string {
-	text := "blob\n" + path
+	var text strings.Builder
+	text.WriteString("blob\n" + path)
 	for _, k := range []string{"sp", "se", "rscd", "rsct"} {
-		text += "\n" + strconv.Quote(q.Get(k))
+		text.WriteString("\n" + strconv.Quote(q.Get(k)))
 	}
-	return base64.RawURLEncoding.EncodeToString(n.mac(text))
+	return base64.RawURLEncoding.EncodeToString(n.mac(text.String()))
 }
 
 func disposition(file string) string {

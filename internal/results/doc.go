@@ -57,7 +57,8 @@
 // # Bounds
 //
 // All of [Limits]: a content's size, a job's artifacts, a repository's bytes (of
-// artifacts: no more is taken; of caches: the least recently used go), what one job
-// may have under way, and the room that must remain on the disk. Requests have
-// bounded bodies, keys, names and numbers of blocks.
+// artifacts: no more is taken, and from a fork's jobs no more than half; of caches:
+// the least recently used go), what one job may have under way, and the room that
+// must remain on the disk. Requests have bounded bodies, keys, names and numbers of
+// blocks.
 package results

@@ -44,6 +44,9 @@ type Job struct {
 	// Scopes are the refs whose caches the job sees, its own first: it saves to that.
 	Scopes []string
 	Mode   Mode
+	// Stranger is a fork's: its artifacts may fill half of what the repository has, so
+	// that the repository's own jobs always find room.
+	Stranger bool
 	// Base is where the guest reaches the session: http://host:port.
 	Base string
 	// Until is when the token ends; zero is a day from now.

@@ -26,7 +26,7 @@ func (r *Runner) openResults(run *plan.Run, job *plan.Job, until time.Time) (*re
 	}
 	mode := results.Mode(plan.NarrowCacheMode(cmp.Or(job.CacheMode, plan.UsualCacheMode(run.Event)), string(r.CacheMode)))
 	s, err := r.Results.Open(results.Job{Repository: r.Repository, Run: r.RunID, Attempt: max(r.Attempt, 1), Key: job.Key,
-		Scopes: CacheScopes(r.Ref, run.GitHub), Mode: mode, Base: serviceURL, Until: until})
+		Scopes: CacheScopes(r.Ref, run.GitHub), Mode: mode, Stranger: run.ReadOnly, Base: serviceURL, Until: until})
 	if err != nil {
 		return nil, engine.Results{}, err
 	}
