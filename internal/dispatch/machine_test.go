@@ -91,7 +91,7 @@ func realMachines(t testing.TB) *pool.Pool {
 }
 
 // onMachines starts a server whose jobs run in machines.
-func onMachines(t testing.TB, machines *pool.Pool) *site {
+func onMachines(t testing.TB, host machine.Host) *site {
 	t.Helper()
 	s := newForge(t)
 	s.patience = 3 * time.Minute
@@ -102,7 +102,7 @@ func onMachines(t testing.TB, machines *pool.Pool) *site {
 	issuer.Register(mux, "")
 	s.start(s.forge(t.TempDir()), func(c *Config) {
 		c.OIDC, c.Results = issuer, results.New(results.Config{Dir: t.TempDir()})
-		c.Host, c.Policy = machines, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
+		c.Host, c.Policy = host, config.Config{CPUs: 1, MemoryMiB: 768, Repositories: config.Repositories{"*": {}}}.Policy
 		c.Run = func(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome { return r.Execute(ctx, t) }
 	})
 	return s
