@@ -60,9 +60,8 @@ type Request struct {
 	MemoryMiB int    // likewise
 	// Network is the policy, and who hears of the connections. What a host cannot
 	// keep of it, it refuses.
-	Network  network.Config
-	Hostname string   // "" is "hearth-" and the machine's id
-	Labels   []string // what the job asked for; shown in Sessions
+	Network network.Config
+	Labels  []string // what the job asked for; shown in Sessions
 	// Deadline is when the machine is ended, used or not; zero is MaxLease from
 	// the claim.
 	Deadline time.Time
@@ -87,7 +86,8 @@ var (
 // Machine is the right to one machine until it is released. Safe for concurrent
 // use.
 type Machine interface {
-	// ID names the machine. It stays the same over a Rollback.
+	// ID names the machine; its host name is "hearth-" and this. It stays the same over
+	// a Rollback.
 	ID() string
 
 	// Client is the connection to the agent: commands and files. After Rollback it

@@ -424,7 +424,7 @@ const touches = 6
 func (p *Pool) touch(ctx context.Context, i *instance) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreLimit)
 	defer cancel()
-	if err := i.client.Resume(ctx, identity("hearth-"+i.id)); err != nil {
+	if err := i.client.Resume(ctx, identity(i.id)); err != nil {
 		return i.explain("resume", err)
 	}
 	argv := p.cfg.Touch
@@ -453,13 +453,13 @@ func (p *Pool) touch(ctx context.Context, i *instance) error {
 }
 
 // identity makes a clone somebody of its own.
-func identity(host string) guest.Identity {
+func identity(id string) guest.Identity {
 	var b [16 + 16 + 64]byte
 	rand.Read(b[:])
 	u := b[16:32]
 	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80 // a random UUID
 	return guest.Identity{
-		Hostname:  host,
+		Hostname:  "hearth-" + id,
 		Time:      time.Now(),
 		Entropy:   slices.Clone(b[32:]),
 		MachineID: fmt.Sprintf("%x", b[:16]),

@@ -157,9 +157,9 @@ func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
 			l.pool.log.Warn("cannot write down until when a machine may live", "machine", i.id, "err", err)
 		}
 	})
-	id := l.identity(i)
-	if warm { // it has had one of its own since it was made
-		id = guest.Identity{Time: time.Now(), Hostname: l.request.Hostname}
+	id := guest.Identity{Time: time.Now()}
+	if !warm { // else it has had one of its own since it was made
+		id = identity(i.id)
 	}
 	var resumed sync.WaitGroup
 	var resumeErr error
@@ -172,14 +172,6 @@ func (l *Lease) begin(ctx context.Context, i *instance, warm bool) error {
 	}
 	l.plug(i)
 	return nil
-}
-
-// identity is what a clone of this lease is from now on.
-func (l *Lease) identity(i *instance) guest.Identity {
-	if h := l.request.Hostname; h != "" {
-		return identity(h)
-	}
-	return identity("hearth-" + i.id)
 }
 
 func (l *Lease) plug(i *instance) {
@@ -254,9 +246,6 @@ func (l *Lease) Machine() vm.Machine {
 
 // SetStep says which step connections belong to from now on.
 func (l *Lease) SetStep(number int) { l.net.SetStep(number) }
-
-// Network is the machine's network; it stays the same over a Rollback.
-func (l *Lease) Network() *network.Network { return l.net }
 
 // Lost is closed when the machine has ended by itself or its time was over; Err
 // then says why.
@@ -450,7 +439,7 @@ func (l *Lease) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	l.cables.Wait() // its cable is out; the next may go in
 	l.plug(i)
 	if err == nil {
-		err = l.resume(ctx, i, l.identity(i))
+		err = l.resume(ctx, i, identity(l.session.ID)) // under its old name
 	}
 	if err != nil {
 		return lose(err)

@@ -220,12 +220,12 @@ func TestWarm(t *testing.T) {
 	}
 	until(t, "two warm machines", func() bool { return r.Stats().Warm == 2 })
 	a := r.claim(t, machine.Request{})
-	b := r.claim(t, machine.Request{Hostname: "builder"})
+	b := r.claim(t, machine.Request{})
 	if !a.Session().Warm || !b.Session().Warm {
 		t.Error("a claim did not get the machine that was ready")
 	}
 	ia, ib := a.Machine().(*vmtest.FakeMachine).Identity(), b.Machine().(*vmtest.FakeMachine).Identity()
-	if ib.Hostname != "builder" {
+	if ib.Hostname != "hearth-"+b.ID() {
 		t.Errorf("host name %q", ib.Hostname)
 	}
 	if time.Since(ia.Time).Abs() > time.Minute {
@@ -433,7 +433,7 @@ func TestRollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("after")
-	old, net, id := l.Client(), l.Network(), l.ID()
+	old, net, id := l.Client(), l.net, l.ID()
 	for range 2 {
 		if err := l.Rollback(t.Context(), c); err != nil {
 			t.Fatal(err)
@@ -444,7 +444,10 @@ func TestRollback(t *testing.T) {
 		echo(t, l)
 		write("after")
 	}
-	if old == l.Client() || net != l.Network() || id != l.ID() {
+	if host := r.fake.Machines()[0].Identity().Hostname; host != "hearth-"+id {
+		t.Errorf("after a rollback it calls itself %s", host)
+	}
+	if old == l.Client() || net != l.net || id != l.ID() {
 		t.Error("want another client, the same network and the same id")
 	}
 	select {

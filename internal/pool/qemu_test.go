@@ -82,7 +82,7 @@ func TestQEMU(t *testing.T) {
 
 	p := pools[0]
 	until(t, "a warm machine", func() bool { return p.Stats().Warm == 1 })
-	l, err := p.claim(t.Context(), machine.Request{Hostname: "real"})
+	l, err := p.claim(t.Context(), machine.Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestQEMU(t *testing.T) {
 		}
 		return strings.TrimSpace(string(b))
 	}
-	if got := name(); got != "real" {
+	if got := name(); got != "hearth-"+l.ID() {
 		t.Errorf("host name %q", got)
 	}
 	write := func(s string) {
@@ -117,7 +117,7 @@ func TestQEMU(t *testing.T) {
 	if b, err := l.Client().ReadFile(t.Context(), "/run/note", 100); err != nil || string(b) != "before" {
 		t.Errorf("after the rollback: %q, %v", b, err)
 	}
-	if c == l.Client() || name() != "real" {
+	if c == l.Client() || name() != "hearth-"+l.ID() {
 		t.Errorf("want another client and the same host name, have %q", name())
 	}
 	version(t, l)

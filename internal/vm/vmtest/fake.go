@@ -452,6 +452,9 @@ type fakeSystem struct{ m *FakeMachine }
 func (s fakeSystem) Resume(id guest.Identity) error {
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
+	if id.Hostname == "" { // keeps the one it has
+		id.Hostname = s.m.identity.Hostname
+	}
 	s.m.identity = id
 	return nil
 }
