@@ -11,6 +11,7 @@ func (a *app) commands() []*cobra.Command {
 		a.approveCommand(),
 		a.runsCommand(),
 		a.showCommand(),
+		a.explainCommand(),
 		a.logsCommand(),
 		a.artifactsCommand(),
 		a.cacheCommand(),

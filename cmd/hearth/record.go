@@ -66,6 +66,84 @@ func (a *app) runsCommand() *cobra.Command {
 	return c
 }
 
+func (a *app) explainCommand() *cobra.Command {
+	var asJSON bool
+	var job string
+	var step int
+	c := &cobra.Command{
+		Use: "explain RUN", Short: "Say what is known of a run's failures, with the lines that matter", Args: cobra.ExactArgs(1),
+		Long: "Say what is known of a run's failures: the lines of the output that matter, whether they were seen\n" +
+			"before, what ended them then, and what to do. RUN is its id, the beginning of it, or \"last\".",
+		RunE: func(c *cobra.Command, args []string) error {
+			s, run, err := a.openRun(c, args[0])
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			type failure struct {
+				Job         string          `json:"job"`
+				Step        int             `json:"step"`
+				Name        string          `json:"name"`
+				Explanation *ci.Explanation `json:"explanation"`
+			}
+			found := []failure{}
+			failed := 0
+			var b board.Board
+			for after := int64(0); ; {
+				records, err := s.RunRecords(c.Context(), run.ID, after, 1000)
+				if err != nil {
+					return err
+				}
+				if len(records) == 0 {
+					break
+				}
+				for _, r := range records {
+					after = r.Seq
+					b.Apply(r.Record)
+					if job != "" && r.JobKey != job || step != 0 && r.Step != step {
+						continue
+					}
+					if r.Type == ci.StepFinished && r.Outcome == ci.Failure {
+						failed++
+					}
+					if r.Explanation == nil {
+						continue
+					}
+					f := failure{Job: r.JobKey, Step: r.Step, Explanation: r.Explanation}
+					for _, st := range b.JobOf(r.Record).Steps {
+						if st.Number == r.Step {
+							f.Name = st.Name
+						}
+					}
+					found = append(found, f)
+				}
+			}
+			if asJSON {
+				return board.NewEncoder(a.out).Encode(found)
+			}
+			for _, f := range found {
+				fmt.Fprintf(a.out, "%s, step %d, %s\n", board.Clean(f.Job), f.Step, board.Cut(board.Clean(f.Name), 80))
+				for _, l := range board.Explain(f.Explanation) {
+					fmt.Fprintln(a.out, l)
+				}
+			}
+			if len(found) > 0 {
+				return nil
+			}
+			text := "no step failed"
+			if failed > 0 {
+				text = fmt.Sprintf("of %d failed steps nothing was learned: hearth run --learn advise does; hearth logs %s shows what they printed", failed, run.ID)
+			}
+			_, err = fmt.Fprintln(a.err, text)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&job, "job", "", "of this job alone, by its key")
+	c.Flags().IntVar(&step, "step", 0, "of this step alone")
+	return c
+}
+
 func (a *app) showCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{

@@ -456,11 +456,23 @@ func commit(s string) string {
 	return s
 }
 
+// WhatItSays are the lines of the output that say what went wrong; of records from
+// before there were any, what the strongest of them looks like.
+func WhatItSays(e *ci.Explanation) (out []string) {
+	for _, l := range e.Lines {
+		out = append(out, Clean(l))
+	}
+	if len(out) == 0 && e.Text != "" {
+		out = []string{Clean(e.Text)}
+	}
+	return out
+}
+
 // Explain says an explanation in lines.
 func Explain(e *ci.Explanation) []string {
 	out := []string{"    this failure: " + Known(e)}
-	if e.Text != "" {
-		out = append(out, "      "+Cut(Clean(e.Text), 120))
+	for _, l := range WhatItSays(e) {
+		out = append(out, strings.TrimRight("      "+Cut(l, 120), " "))
 	}
 	for _, s := range []string{e.Lesson, e.Advice} {
 		if s != "" {

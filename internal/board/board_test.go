@@ -71,6 +71,7 @@ func TestExplain(t *testing.T) {
 		"this failure: seen before, once, last ended by 0123456789":                       {Seen: 1, FixedBy: strings.Repeat("0123456789", 4)},
 		"this failure: seen before, 2 times; looks flaky":                                 {Seen: 2, Flaky: true},
 		"this failure: not seen before|E: no such file|it comes back|run it again":        {Text: "E: no such file", Lesson: "it comes back", Advice: "run it again"},
+		"this failure: not seen before|Traceback:|KeyError: 'x'|run it again":             {Text: "KeyError: <x>", Lines: []string{"Traceback:", "Key\x1b[1mError: 'x'"}, Advice: "run it again"},
 		"this failure: seen before, 2 times, last ended by 4f2a1c; looks flaky|E: \tgone": {Seen: 2, FixedBy: "4f\x1b[1m2a1c", Flaky: true, Text: "E: \tgo\x00ne"},
 	} {
 		var got []string

@@ -118,16 +118,26 @@ type Prediction struct {
 	Reasons    []string `json:"reasons,omitempty"`     // the strongest first, at most three
 }
 
+// MaxExplained and MaxExplainedLine bound the lines of an Explanation: how many, and
+// bytes of one.
+const (
+	MaxExplained     = 12
+	MaxExplainedLine = 300
+)
+
 // Explanation is what the learner has to say after a failure.
 type Explanation struct {
-	Signature string `json:"signature"`          // id
-	Text      string `json:"text"`               // the masked template of the strongest line
-	Seen      int    `json:"seen"`               // times before this one
-	FixedBy   string `json:"fixed_by,omitempty"` // commit that ended it last time
-	Fix       string `json:"fix,omitempty"`      // its subject, or what changed
-	Flaky     bool   `json:"flaky,omitempty"`
-	Lesson    string `json:"lesson,omitempty"`
-	Advice    string `json:"advice,omitempty"` // what was or would be done, with its reason
+	Signature string `json:"signature"` // id
+	Text      string `json:"text"`      // the masked template of the strongest line
+	// Lines are those of the output that say what went wrong, as they were printed, at
+	// most MaxExplained of them.
+	Lines   []string `json:"lines,omitempty"`
+	Seen    int      `json:"seen"`               // times before this one
+	FixedBy string   `json:"fixed_by,omitempty"` // commit that ended it last time
+	Fix     string   `json:"fix,omitempty"`      // its subject, or what changed
+	Flaky   bool     `json:"flaky,omitempty"`
+	Lesson  string   `json:"lesson,omitempty"`
+	Advice  string   `json:"advice,omitempty"` // what was or would be done, with its reason
 }
 
 // MachineEvent tells of a job's microVM.

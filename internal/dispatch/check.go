@@ -592,8 +592,8 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 	if j.Status == ci.Completed {
 		if e := j.Explanation; e != nil && !j.Conclusion.Green() {
 			fmt.Fprintf(&b, "**What is known of this failure:** %s\n", text(board.Known(e)))
-			if e.Text != "" {
-				fmt.Fprintf(&b, "\n```\n%s\n```\n", fence(e.Text))
+			if lines := board.WhatItSays(e); len(lines) > 0 {
+				fmt.Fprintf(&b, "\n```\n%s\n```\n", fence(strings.Join(lines, "\n")))
 			}
 			for _, s := range []string{e.Lesson, e.Advice} {
 				if s != "" {

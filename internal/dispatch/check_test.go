@@ -22,13 +22,16 @@ func TestSummaryIsText(t *testing.T) {
 	b.Apply(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
 	b.Apply(ci.Record{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "x | y <img src=x> @everyone `z` [a](http://b) \x1b[31m"})
 	b.Apply(ci.Record{Type: ci.StepFinished, JobKey: "a", Step: 1, Conclusion: ci.Failure, ExitCode: new(2)})
-	b.Apply(ci.Record{Type: ci.PredictionRec, JobKey: "a", Step: 1, Explanation: &ci.Explanation{Text: "```\n@you <b>"}})
+	b.Apply(ci.Record{Type: ci.PredictionRec, JobKey: "a", Step: 1, Explanation: &ci.Explanation{Text: "x", Lines: []string{"```", "@you <b>\x1b[m"}}})
 	b.Apply(ci.Record{Type: ci.AnnotationRec, JobKey: "a", Level: "error", Message: "*bad*\n# heading"})
 	b.Apply(ci.Record{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Failure})
 	got := summary(b.Jobs[0], b.Notes, "http://h/r")
 	want := "| 1 | x \\| y \\<img src=x\\> @\u200beveryone \\`z\\` \\[a\\](http://b)  | ✗ failure (exit code 2) | 0 ms |\n"
 	if !strings.Contains(got, want) {
 		t.Errorf("no %q in\n%s", want, got)
+	}
+	if !strings.Contains(got, "'''\n@you <b>") {
+		t.Errorf("the lines that matter are missing:\n%s", got)
 	}
 	if strings.Contains(got, "\n# heading") || strings.Count(got, "```") != 2 || strings.Contains(got, "\x1b") {
 		t.Error(got)

@@ -123,7 +123,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 		return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 	}
 	p := flakeProbability(known, flaky, l.standing(&x, where, hits))
-	e := ci.Explanation{Signature: sig.ID, Text: sig.Text, Seen: before.Seen, FixedBy: known.FixedBy, Fix: known.Fix, Flaky: p >= .5}
+	e := ci.Explanation{Signature: sig.ID, Text: sig.Text, Seen: before.Seen, FixedBy: known.FixedBy, Fix: known.Fix, Flaky: p >= .5, Lines: shown(f.Lines, &sig)}
 	if !fresh { // asked again: this one is among them
 		e.Seen = max(before.Seen-1, 0)
 	}
@@ -132,6 +132,23 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	}
 	e.Advice = l.Retry(ctx, f, e).Reason
 	return e, nil
+}
+
+// shown are the lines of a failure's block, without what terminals and time stamps
+// add to them. The line that says what it is is among them: of a long block the
+// beginning is left out.
+func shown(lines []string, sig *Signature) (out []string) {
+	from := sig.From
+	if sig.Head >= from+ci.MaxExplained {
+		from = sig.Head - ci.MaxExplained + 3
+	}
+	for _, l := range lines[from:sig.To] {
+		if len(out) == ci.MaxExplained {
+			break
+		}
+		out = append(out, clip(Clean(clipBytes(l, 4*maxWidth)), ci.MaxExplainedLine))
+	}
+	return out
 }
 
 // sameAs is how much of their words the blocks of two signatures share when they

@@ -3,6 +3,7 @@ package learn_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -137,6 +138,9 @@ func TestLearnInTheRunPath(t *testing.T) {
 			t.Errorf("first failure: %+v", f1.explain)
 		}
 		f2 := next(true, strings.Split(strings.ReplaceAll(strings.Join(assertion, "\n"), "0.35s", "1.72s"), "\n")...)
+		if want := []string{"thread 'parser::empty' panicked at src/parser.rs:41:9:", "assertion `left == right` failed"}; len(f1.explain.Lines) < 2 || !slices.Equal(f1.explain.Lines[:2], want) {
+			t.Errorf("what is shown: %q", f1.explain.Lines)
+		}
 		if f2.explain.Seen != 1 || f2.explain.Signature != f1.explain.Signature {
 			t.Errorf("second failure: %+v", f2.explain)
 		}

@@ -52,6 +52,10 @@ func (s *Set) Record(rec ci.Record) ci.Record {
 		own := *e
 		rec.Explanation = &own
 		fields = append(fields, &own.Text, &own.FixedBy, &own.Fix, &own.Lesson, &own.Advice)
+		own.Lines = slices.Clone(e.Lines)
+		for i := range own.Lines {
+			fields = append(fields, &own.Lines[i])
+		}
 	}
 	for _, f := range fields {
 		*f = s.Field(*f)

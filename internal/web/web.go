@@ -161,6 +161,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	pages := template.Must(template.New("").Funcs(template.FuncMap{
 		"known":   board.Known,
+		"says":    board.WhatItSays,
 		"clean":   func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
 		"short":   board.Short,
 		"size":    board.Amount,
