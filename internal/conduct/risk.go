@@ -17,7 +17,8 @@ func byRisk(actions []plan.Action, risk func(j *plan.Job) (float64, bool)) {
 	var places []int
 	var known []scored
 	for i, a := range actions {
-		if a.Kind != plan.Start {
+		// Who waits for a concurrency group, and who is cancelled, is the file's order.
+		if a.Kind != plan.Start || a.Job.Concurrency != nil {
 			continue
 		}
 		if rate, ok := risk(a.Job); ok {

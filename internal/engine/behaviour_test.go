@@ -281,3 +281,10 @@ func TestJobContext(t *testing.T) {
 	b.run()
 	b.wantOutput("acme/shared/.github/workflows/test.yml@v2 acme/shared .github/workflows/test.yml\n")
 }
+
+// What a step is given is of now.
+func TestTimesOfFiles(t *testing.T) {
+	b := newBench(t, "      - run: find \"$0\" \"$GITHUB_ENV\" \"$(dirname \"$GITHUB_ENV\")\" -maxdepth 0 -mmin -5 | wc -l\n")
+	b.run()
+	b.wantOutput("3\n")
+}

@@ -14,6 +14,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hearth-ci/hearth/internal/archive"
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -29,13 +30,14 @@ func (x *execution) put(id, script, content string) error {
 	x.dir = path.Join(r.layout.Temp, "_runner_file_commands", id)
 	var b bytes.Buffer
 	t := tar.NewWriter(&b)
+	now := time.Now().Truncate(time.Second) // programs look at times: make, find -mmin, caches
 	rel := "_runner_file_commands/" + id
-	t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: rel + "/", Mode: 0o755})
+	t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: rel + "/", Mode: 0o755, ModTime: now})
 	for _, f := range commandFiles {
-		t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: rel + "/" + f, Mode: 0o644})
+		t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: rel + "/" + f, Mode: 0o644, ModTime: now})
 	}
 	if script != "" {
-		t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(script), Mode: 0o755, Size: int64(len(content))})
+		t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(script), Mode: 0o755, Size: int64(len(content)), ModTime: now})
 		io.WriteString(t, content)
 	}
 	if err := t.Close(); err != nil {
