@@ -2,12 +2,15 @@ package engine
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/expr"
 )
 
 // program is a JavaScript action, all of whose programs say who they are.
@@ -287,4 +290,45 @@ func TestTimesOfFiles(t *testing.T) {
 	b := newBench(t, "      - run: find \"$0\" \"$GITHUB_ENV\" \"$(dirname \"$GITHUB_ENV\")\" -maxdepth 0 -mmin -5 | wc -l\n")
 	b.run()
 	b.wantOutput("3\n")
+}
+
+// What the inputs of a checkout ask for is done, or refused by name.
+func TestCheckoutInputs(t *testing.T) {
+	src, git := repository(t)
+	for _, f := range []string{"docs/a.md", "docs/in/b.md", "src/c.go"} {
+		os.MkdirAll(filepath.Join(src.Root, filepath.Dir(f)), 0o755)
+		os.WriteFile(filepath.Join(src.Root, f), []byte(f), 0o644)
+	}
+	git("add", ".")
+	git("commit", "-q", "-m", "more")
+	b := newBench(t, `
+      - uses: actions/checkout@v4
+        with:
+          sparse-checkout: |
+            docs
+      - run: find . -path ./.git -prune -o -type f -print | sort | tr '\n' ' '; git status --porcelain
+      - uses: actions/checkout@v4
+        with: {sparse-checkout: "/src/", sparse-checkout-cone-mode: false, path: sub}
+      - run: cd sub && find . -path ./.git -prune -o -type f -print | sort | tr '\n' ' '; git status --porcelain
+      - uses: actions/checkout@v4
+        with: {ref: refs/pull/7/merge, path: merge}
+      - uses: actions/checkout@v4
+        with: {ref: refs/pull/7/head, path: head}
+      - run: cat merge/docs/a.md head/docs/a.md
+      - uses: actions/checkout@v4
+        continue-on-error: true
+        with: {ref: refs/pull/8/head, path: other}
+      - run: test ! -e other/docs
+`)
+	b.job.Source = src
+	gh := b.job.Run.GitHub.AsMap().Clone()
+	gh.Set("ref", expr.String("refs/pull/7/merge"))
+	event := expr.NewMap()
+	event.Set("number", expr.Number(7))
+	gh.Set("event", expr.Object(event))
+	b.job.Run.GitHub = expr.Object(gh)
+	if res := b.run(); res.Conclusion != ci.Success {
+		t.Error(b.log())
+	}
+	b.wantOutput("./docs/a.md ./docs/in/b.md ./main.txt \n./src/c.go \ndocs/a.mddocs/a.md\n")
 }

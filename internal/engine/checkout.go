@@ -63,7 +63,12 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	own := r.job.Run.GitHub.Get("repository").ToString()
 	repository := get("repository")
 	isOwn := repository == "" || strings.EqualFold(repository, own)
-	req := action.CheckoutRequest{Ref: get("ref"), Depth: depth, Tags: strings.EqualFold(get("fetch-tags"), "true"),
+	asked := get("ref")
+	given := asked
+	if isOwn && r.ownRef(asked) {
+		given = "" // which is what the run is of
+	}
+	req := action.CheckoutRequest{Ref: given, Depth: depth, Tags: strings.EqualFold(get("fetch-tags"), "true"),
 		Note: func(text string) { r.system(x, "Note: "+text) }}
 	var from func(w io.Writer) (string, error)
 	switch {
@@ -100,6 +105,13 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		r.mu.Unlock()
 	}
 	r.system(x, fmt.Sprintf("Checked out %s at %s into %s", name, sha, dir))
+	if patterns := get("sparse-checkout"); patterns != "" {
+		if msg, err := x.sparse(dir, patterns, !strings.EqualFold(get("sparse-checkout-cone-mode"), "false")); err != nil {
+			return x.guestFault("leave out what sparse-checkout does not name", err)
+		} else if msg != "" {
+			return fail("%s", msg)
+		}
+	}
 	if !strings.EqualFold(get("persist-credentials"), "false") {
 		if err := x.persist(dir, cmp.Or(get("token"), r.job.Token)); err != nil {
 			return x.guestFault("keep the token for git", err)
@@ -107,8 +119,8 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	}
 	x.setOutput("commit", sha)
 	switch {
-	case req.Ref != "":
-		x.setOutput("ref", req.Ref)
+	case asked != "":
+		x.setOutput("ref", asked)
 	case isOwn:
 		x.setOutput("ref", r.job.Run.GitHub.Get("ref").ToString())
 	}
@@ -119,14 +131,15 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 // why; and whether there is one of the name.
 func unusedInput(name, value string) (note string, known bool) {
 	switch strings.ToLower(name) {
-	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "token", "persist-credentials", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout":
+	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "token", "persist-credentials", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout",
+		"sparse-checkout", "sparse-checkout-cone-mode":
 	case "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
 		if value != "" {
 			return name + " is not used: the runner brings the repository itself.", true
 		}
-	case "sparse-checkout", "sparse-checkout-cone-mode", "filter":
+	case "filter":
 		if value != "" {
-			return name + " is not used: the whole tree is checked out.", true
+			return name + " is not used: the objects that it would leave out are there.", true
 		}
 	default:
 		return "", false
@@ -146,6 +159,34 @@ func refusedCheckout(get func(string) string) (input, problem string) {
 		return "lfs", "actions/checkout: lfs is not supported yet. Leave `lfs` out and run `git lfs pull` in a step of your own."
 	}
 	return "", ""
+}
+
+// ownRef reports whether a ref is the one that the run is of: that it was pushed, or
+// the pull request's, of which there is no ref here.
+func (r *run) ownRef(ref string) bool {
+	gh := r.job.Run.GitHub
+	own := gh.Get("ref").ToString()
+	if n := gh.At("event", "number"); strings.HasPrefix(own, "refs/pull/") && ref == "refs/pull/"+n.ToString()+"/head" {
+		return true
+	}
+	return ref != "" && ref == own
+}
+
+// sparse has git leave out of a checkout what patterns do not name. What git says
+// against them comes back in words.
+func (x *execution) sparse(dir, patterns string, cone bool) (msg string, err error) {
+	mode := "--cone"
+	if !cone {
+		mode = "--no-cone"
+	}
+	// What git has not looked at it takes for changed, and leaves.
+	argv := []string{"/bin/sh", "-c", "git update-index -q --refresh; exec git sparse-checkout set " + mode + " --stdin"}
+	var said limited
+	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: argv, Dir: dir, Stdin: strings.NewReader(patterns + "\n"), Stdout: &said, Stderr: &said})
+	if err == nil && !exit.OK() && context.Cause(x.ctx) == nil {
+		msg = fmt.Sprintf("sparse-checkout: git %v: %s", exit, strings.TrimSpace(said.String()))
+	}
+	return msg, err
 }
 
 // empty removes what is in a directory of the guest, but not the directory: it
