@@ -163,6 +163,9 @@ func (m *machine) switchRoot() error {
 	if err := makeTmp(); err != nil {
 		return err
 	}
+	if err := takeModules(old); err != nil {
+		m.logf("kernel modules for jobs: %v", err)
+	}
 	for _, name := range []string{"init", "lib", "etc"} {
 		if err := old.RemoveAll(name); err != nil {
 			m.logf("emptying the initramfs: %v", err)
