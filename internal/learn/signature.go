@@ -259,6 +259,14 @@ var (
 	exitOnly = regexp.MustCompile(`(?i)\bexit(?:ed)?(?: with)?(?: exit)?(?: code| status)?:? \d+|\bfailed with (?:code|status)|executing the custom container implementation failed|a task was canceled`)
 )
 
+// lastWord is how a program of Unix says why it ends: its name, what it was about, and
+// the system's word for what was wrong. Where that is the last thing that was said, it
+// is why, whatever was survived before it.
+var lastWord = regexp.MustCompile(`^[\w./+-]+: (?:.*\D: )?(?:.*: )?(?:no such file or directory|permission denied|command not found|file exists|is a directory|not a directory|no such device(?: or address)?|directory not empty|read-only file system|operation not permitted|text file busy|too many levels of symbolic links|argument list too long|exec format error|bad interpreter|invalid argument|invalid option.*|unrecognized option.*|missing (?:\w+ )*operand.*|not found)\.?$`)
+
+// usage is what programs say after that.
+var usage = regexp.MustCompile(`(?i)^(?:try .*--help|usage: |for more (?:details|information))|is not recoverable: exiting now`)
+
 var warning = regexp.MustCompile(`^\s*(?i:\[?warn(?:ing)?\b|npm warn|note:|hint:|= note)`)
 
 // Extractor finds signatures. It is immutable, and safe for concurrent use.
@@ -429,6 +437,10 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			break
 		}
 	}
+	final := end - 1 // the last line that says anything
+	for final >= 0 && (cleaned[final] == "" || noise.MatchString(cleaned[final]) || told.MatchString(cleaned[final]) || usage.MatchString(cleaned[final])) {
+		final--
+	}
 	// What stands in a traceback is a part of it, and it is as strong as its last
 	// exception.
 	covered := -1
@@ -444,6 +456,9 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			if head != c.at {
 				c.class, c.score = x.strongest(cleaned[head], c.class, c.score)
 			}
+		}
+		if c.at == final && c.score < 9.5 && lastWord.MatchString(strings.ToLower(c.text)) {
+			c.score, c.ruled = 9.5, true
 		}
 		c.masked = Mask(c.text)
 		h := lineHash(c.masked)

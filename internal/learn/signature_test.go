@@ -340,3 +340,23 @@ func TestEvalBlocks(t *testing.T) {
 		t.Errorf("of 41 public logs: %+v, %v", r.Hearth, err)
 	}
 }
+
+// A program that says in its last word why it ends is why, whatever was survived before.
+func TestLastWord(t *testing.T) {
+	x := NewExtractor()
+	for lines, want := range map[string]string{
+		"curl: (6) Could not resolve host: example.invalid\ncontinuing without\nsed: can't read config.txt: No such file or directory\n##[error]Process completed with exit code 2.": "sed: can't read config.txt: No such file or directory",
+		"curl: (28) Connection timed out after 5001 milliseconds\nusing cache\ngrep: missing.txt: No such file or directory":                                                         "grep: missing.txt: No such file or directory",
+		"curl: (6) Could not resolve host: x\nbash: line 3: foo: command not found":                                                                                                  "bash: line 3: foo: command not found",
+		"curl: (6) Could not resolve host: x\ncat: /etc/nothing: Permission denied\n":                                                                                                "cat: /etc/nothing: Permission denied",
+		"curl: (6) Could not resolve host: x\nmkdir: cannot create directory 'a': File exists\n##[error]Process completed with exit code 1.":                                         "mkdir: cannot create directory 'a': File exists",
+		"fatal: unable to access 'https://x/': Could not resolve host: x\nmv: missing destination file operand after 'a'\nTry 'mv --help' for more information.":                     "mv: missing destination file operand after 'a'",
+		// It is the network that was the last to say something.
+		"sed: can't read config.txt: No such file or directory\ncurl: (6) Could not resolve host: x":             "curl: (6) Could not resolve host: x",
+		"rm: x: No such file or directory\nmain.c:3:1: error: expected ';'\nmake: *** [Makefile:3: all] Error 1": "main.c:3:1: error: expected ';'",
+	} {
+		if got := x.Extract(strings.Split(lines, "\n"), nil, "run").Line; got != want {
+			t.Errorf("%q: %q", lines, got)
+		}
+	}
+}
