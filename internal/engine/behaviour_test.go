@@ -262,6 +262,14 @@ jobs:
 	}
 }
 
+// An environment without a deployment has nowhere that was deployed to.
+func TestNoDeployment(t *testing.T) {
+	b := newBench(t, "jobs:\n  test:\n    runs-on: x\n    environment: {name: e, deployment: false, url: 'https://x'}\n    steps: [{run: 'true'}]\n")
+	if res := b.run(); res.EnvironmentURL != "" || res.Conclusion != ci.Success {
+		t.Errorf("%+v", res)
+	}
+}
+
 func TestJobContext(t *testing.T) {
 	b := newBench(t, `
       - run: |

@@ -458,7 +458,7 @@ func (r *run) outputs(top *scope) map[string]string {
 
 func (r *run) environmentURL(top *scope) string {
 	u := r.def.Environment.Get("url")
-	if u == nil {
+	if e := r.job.Plan.Environment; u == nil || e != nil && e.NoDeployment {
 		return ""
 	}
 	s, err := u.EvalString(r.evalEnv(top, vars{}))

@@ -55,7 +55,7 @@ func TestImageBoots(t *testing.T) {
 		t.Fatalf("%v %v", again, err)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // emulated, on a host that others use
 	defer cancel()
 	cmd := exec.CommandContext(ctx, qemu, "-name", "hearth-image-test", "-M", "microvm,acpi=on", "-accel", "tcg", "-cpu", "max",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "512", "-smp", "1",
