@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -239,17 +240,51 @@ func TestRunnerMasksHosts(t *testing.T) {
 	s.watch = func(r ci.Record) {
 		if r.Type == ci.LogLine && r.Text == "ready" {
 			once.Do(func() {
-				s.host.Machines()[0].Connect(network.Connection{Proto: "tcp", Host: "hunter2hunter3.ADDED-LATER.example.com", Port: 443})
+				s.host.Machines()[0].Connect(network.Connection{Proto: "tcp", IP: netip.MustParseAddr("1.2.3.4"), Host: "hunter2hunter3.ADDED-LATER.example.com", Port: 443})
 			})
 		}
 	}
 	out := s.run(t.Context(), "    steps:\n      - run: |\n          echo ::add-mask::added-later\n          echo ready\n", nil)
 	c := s.of(ci.ConnectionRec)
-	if out.Conclusion != ci.Success || len(c) != 1 || c[0].Job != "test" || c[0].Connection.Port != 443 || strings.Contains(c[0].Connection.Host, "hunter2") ||
+	if out.Conclusion != ci.Success || len(c) != 1 || c[0].Job != "test" || c[0].Connection.Port != 443 || c[0].Connection.IP != "1.2.3.4" || strings.Contains(c[0].Connection.Host, "hunter2") ||
 		strings.Contains(strings.ToLower(c[0].Connection.Host), "added") || !strings.HasSuffix(c[0].Connection.Host, ".example.com") {
 		t.Errorf("%+v %+v", out, c)
 		for _, r := range c {
 			t.Errorf("%+v", r.Connection)
 		}
+	}
+}
+
+// A step that fails for what the machine has not got is told how to get it, and a
+// token is asked for where there is none.
+func TestRunnerHints(t *testing.T) {
+	for _, c := range []struct {
+		step, token string
+		want        string
+	}{
+		{"no-such-program-here", "", "no-such-program-here is not in the machine's image"},
+		{"echo 'fatal: could not read Username for https' >&2; echo \"terminal prompts disabled\"; exit 1", "", "This run has no GITHUB_TOKEN"},
+		{"echo terminal prompts disabled; exit 1", "ghs_token", ""},
+		{"exit 1", "", ""},
+	} {
+		s := newStove(t)
+		if c.token != "" {
+			s.Token = func(context.Context, *plan.Job) (string, error) { return c.token, nil }
+		}
+		s.run(t.Context(), "    steps:\n      - run: "+strings.ReplaceAll(c.step, ": ", ":")+"\n", nil)
+		var notices []string
+		for _, r := range s.of(ci.AnnotationRec) {
+			if r.Level == "notice" {
+				notices = append(notices, r.Message)
+			}
+		}
+		if got := strings.Join(notices, "; "); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.step, got, c.want)
+		}
+	}
+	s := newStove(t)
+	s.Token = func(context.Context, *plan.Job) (string, error) { return strings.Repeat("x", 1<<20), nil }
+	if out := s.run(t.Context(), "    steps:\n      - run: echo\n", nil); !out.Infrastructure || !strings.HasPrefix(out.Reason, "masking: secret GITHUB_TOKEN") {
+		t.Errorf("%+v", out)
 	}
 }
