@@ -55,8 +55,11 @@ fuzz: ## Every fuzzer for FUZZTIME (default 30s)
 	@scripts/fuzz $(FUZZTIME)
 
 MUTATE ?= 40
-mutate: ## What the tests of the deciding packages would miss, MUTATE=40 changes each (an hour)
-	$(GO) run ./scripts/mutate -n $(MUTATE) ./internal/plan ./internal/engine ./internal/worker ./internal/queue ./internal/store ./internal/dispatch ./internal/mask ./internal/network
+SEED ?= 1
+mutate: ## What the tests of the deciding packages would miss, MUTATE=40 changes each, SEED=1 of them (half an hour)
+	$(GO) run ./scripts/mutate -n $(MUTATE) -seed $(SEED) -skip postgresql ./internal/plan ./internal/engine ./internal/worker ./internal/queue ./internal/store \
+		./internal/dispatch ./internal/mask
+	$(GO) run ./scripts/mutate -n $(MUTATE) -seed $(SEED) -file policy ./internal/network
 
 clean: ## Remove what was built here (images stay: hearth image rm --all)
 	rm -rf bin

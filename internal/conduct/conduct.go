@@ -110,7 +110,8 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 			c.handed.Take(len(v))
 		}
 	}
-	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref, SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
+	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref,
+		SHA: c.Run.SHA, Jobs: len(c.Run.Jobs)})
 	before := map[string]Finished{}
 	lost := "" // the first job that could not be run
 	for _, f := range c.Before {

@@ -291,7 +291,8 @@ func (d *Desk) expired(e queue.Expired) {
 		if err != nil {
 			d.Log.Error("a lost job", "job", id, "err", err)
 		}
-		out := conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: fmt.Sprintf("lost: its worker stopped answering, in attempt %d, the last one", attempt)}
+		out := conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true,
+			Reason: fmt.Sprintf("lost: its worker stopped answering, in attempt %d, the last one", attempt)}
 		me.mu.Lock()
 		if me.cancelled != nil {
 			out = conduct.Outcome{Conclusion: ci.Cancelled, Reason: cmp.Or(me.cancelled.Error(), "cancelled")}

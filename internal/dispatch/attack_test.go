@@ -111,7 +111,8 @@ func TestAttackRerunOfAnothersCheck(t *testing.T) {
 	s.deliver("push", s.push(nil))
 	check := s.ended(1)["Small / one"]
 	ask := func(changes map[string]any) store.StoredEvent {
-		all := map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "check_run.external_id": check.ExternalID, "check_run.app.id": s.gh.AppID}
+		all := map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "check_run.external_id": check.ExternalID,
+			"check_run.app.id": s.gh.AppID}
 		maps.Copy(all, changes)
 		return s.deliver("check_run", payloadOf(t, "check_run.rerequested", all))
 	}
@@ -137,7 +138,8 @@ func TestAttackRerunOfAnothersCheck(t *testing.T) {
 // Dependabot's when a maintainer presses the button.
 func TestAttackRerunGainsTrust(t *testing.T) {
 	s := newSite(t, nil)
-	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.Replace(passes, "- run: echo", "- run: echo $GITHUB_ACTOR, $GITHUB_TRIGGERING_ACTOR;", 1)})
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.Replace(passes, "- run: echo",
+		"- run: echo $GITHUB_ACTOR, $GITHUB_TRIGGERING_ACTOR;", 1)})
 	s.deliver("push", s.push(map[string]any{"sender.login": "dependabot[bot]"}))
 	check := s.ended(1)["Small / one"]
 	s.deliver("check_run", payloadOf(t, "check_run.rerequested", map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello,
@@ -196,12 +198,14 @@ func TestAttackBodyAsAnotherEvent(t *testing.T) {
 	s := newSite(t, nil)
 	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": passes})
 	pull := s.stranger("NONE", nil)
-	for _, event := range []string{"push", "create", "delete", "workflow_dispatch", "pull_request_review", "issue_comment", "deployment", "release", "watch", "public"} {
+	for _, event := range []string{"push", "create", "delete", "workflow_dispatch", "pull_request_review", "issue_comment", "deployment", "release", "watch",
+		"public"} {
 		if code, answer := s.post(event, ci.NewID(), pull, ""); code != http.StatusBadRequest || answer["status"] != "refused" {
 			t.Errorf("a pull request's body as %s: %d %v", event, code, answer)
 		}
 	}
-	for name, body := range map[string][]byte{"no ref": s.push(map[string]any{"ref": ""}), "null": s.push(map[string]any{"ref": nil}), "a pull request in it": s.push(map[string]any{"pull_request": map[string]any{}})} {
+	for name, body := range map[string][]byte{"no ref": s.push(map[string]any{"ref": ""}), "null": s.push(map[string]any{"ref": nil}),
+		"a pull request in it": s.push(map[string]any{"pull_request": map[string]any{}})} {
 		if code, answer := s.post("push", ci.NewID(), body, ""); code != http.StatusBadRequest {
 			t.Errorf("%s: %d %v", name, code, answer)
 		}
@@ -282,15 +286,17 @@ func TestAttackForkAsksForMore(t *testing.T) {
 	vars := s.valuesOf(map[string]string{"repo/codertocat/hello-world": "REGION=eu"})
 	s.start(s.forge(t.TempDir()), func(c *Config) {
 		c.Secrets, c.Vars = secrets, vars
-		c.Policy = config.Config{CPUs: 4, MemoryMiB: 4096, Repositories: config.Repositories{hello: {Limits: config.Limits{MaxTimeout: config.Duration(2 * time.Hour)},
-			Fork: config.Limits{Network: "none", MaxTimeout: config.Duration(30 * time.Minute), CPUs: 1, MemoryMiB: 512}}}}.Policy
+		c.Policy = config.Config{CPUs: 4, MemoryMiB: 4096,
+			Repositories: config.Repositories{hello: {Limits: config.Limits{MaxTimeout: config.Duration(2 * time.Hour)},
+				Fork: config.Limits{Network: "none", MaxTimeout: config.Duration(30 * time.Minute), CPUs: 1, MemoryMiB: 512}}}}.Policy
 	})
 	request := s.stranger("CONTRIBUTOR", nil)
 	s.gh.Commit(hello, head2, map[string]string{".github/workflows/ci.yml": "permissions: write-all\n" + asks})
 	s.deliver("pull_request", request)
 	s.ended(1)
 	fork := s.ran()[0]
-	if r := fork.runner; fork.minutes != 30 || r.Network.String() != "none" || r.CPUs != 1 || r.MemoryMiB != 512 || len(r.Secrets) != 0 || r.EnvironmentSecrets != nil || r.EnvironmentVars != nil || fork.vars != "{}" {
+	if r := fork.runner; fork.minutes != 30 || r.Network.String() != "none" || r.CPUs != 1 || r.MemoryMiB != 512 || len(r.Secrets) != 0 ||
+		r.EnvironmentSecrets != nil || r.EnvironmentVars != nil || fork.vars != "{}" {
 		t.Errorf("a fork's job: %v min, %+v, vars %s", fork.minutes, r, fork.vars)
 	}
 	for _, p := range s.gh.Tokens() {
@@ -304,7 +310,8 @@ func TestAttackForkAsksForMore(t *testing.T) {
 	s.deliver("pull_request", s.again(map[string]any{"number": 3}))
 	s.until("it has run", func() bool { return len(s.ran()) == 2 })
 	own := s.ran()[1]
-	if r := own.runner; own.minutes != 120 || r.Network.String() != "public" || r.CPUs != 4 || r.Secrets["DEPLOY_KEY"] == "" || r.EnvironmentSecrets["production"]["PROD_KEY"] == "" || !strings.Contains(own.vars, `"REGION": "eu"`) {
+	if r := own.runner; own.minutes != 120 || r.Network.String() != "public" || r.CPUs != 4 || r.Secrets["DEPLOY_KEY"] == "" ||
+		r.EnvironmentSecrets["production"]["PROD_KEY"] == "" || !strings.Contains(own.vars, `"REGION": "eu"`) {
 		t.Errorf("its own job: %v min, %+v, vars %s", own.minutes, r, own.vars)
 	}
 }
@@ -387,7 +394,8 @@ func TestAttackFirstTimeContributor(t *testing.T) {
 	}
 	wait()
 	button := func(changes map[string]any) store.StoredEvent {
-		all := map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "action": "requested_action", "requested_action": map[string]any{"identifier": "approve"},
+		all := map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "action": "requested_action",
+			"requested_action":      map[string]any{"identifier": "approve"},
 			"check_run.external_id": s.gh.Checks()[0].ExternalID, "check_run.app.id": s.gh.AppID, "sender.login": "stranger"}
 		maps.Copy(all, changes)
 		return s.deliver("check_run", payloadOf(t, "check_run.rerequested", all))
@@ -440,7 +448,8 @@ func TestAttackFirstTimeContributor(t *testing.T) {
 	s.until("its check waits", func() bool { return len(s.gh.Checks()) == 2 })
 	// The one who may, by the button.
 	s.gh.Role(hello, "maintainer", "write")
-	if e := button(map[string]any{"sender.login": "maintainer", "check_run.external_id": s.gh.Checks()[1].ExternalID}); !strings.Contains(e.Detail, "approved by maintainer") {
+	if e := button(map[string]any{"sender.login": "maintainer", "check_run.external_id": s.gh.Checks()[1].ExternalID}); !strings.Contains(e.Detail,
+		"approved by maintainer") {
 		t.Error(e.State, e.Detail)
 	}
 	s.until("it has run", func() bool { return len(s.ran()) == 2 && s.gh.Checks()[1].Conclusion == "success" })
@@ -525,7 +534,8 @@ func TestAttackDependabot(t *testing.T) {
 // The secrets of one organisation were those of every other one on the server.
 func TestAttackSecretsOfAnotherOwner(t *testing.T) {
 	s := newForge(t)
-	secrets := s.valuesOf(map[string]string{"org/acme": "DEPLOY_KEY=hunter2-acme", "repo/acme/app": "APP=hunter2-app", "repo/mallory/app": "OWN=hunter2-own", "env/acme/app/production": "P=hunter2-p"})
+	secrets := s.valuesOf(map[string]string{"org/acme": "DEPLOY_KEY=hunter2-acme", "repo/acme/app": "APP=hunter2-app", "repo/mallory/app": "OWN=hunter2-own",
+		"env/acme/app/production": "P=hunter2-p"})
 	s.start(s.forge(t.TempDir()), func(c *Config) { with(config.Repositories{"*": {}})(c); c.Secrets = secrets })
 	for _, name := range []string{"acme/app", "mallory/app"} {
 		s.gh.Commit(name, pushed1, map[string]string{".github/workflows/ci.yml": passes})
@@ -534,7 +544,8 @@ func TestAttackSecretsOfAnotherOwner(t *testing.T) {
 	s.ended2(2)
 	for _, j := range s.ran() {
 		r := j.runner
-		if j.repository == "acme/app" && (len(r.Secrets) != 2 || len(r.EnvironmentSecrets) != 1) || j.repository == "mallory/app" && (len(r.Secrets) != 1 || len(r.EnvironmentSecrets) != 0) {
+		if j.repository == "acme/app" && (len(r.Secrets) != 2 || len(r.EnvironmentSecrets) != 1) || j.repository == "mallory/app" &&
+			(len(r.Secrets) != 1 || len(r.EnvironmentSecrets) != 0) {
 			t.Errorf("%s: %v, %v", j.repository, r.Secrets, r.EnvironmentSecrets)
 		}
 	}
@@ -569,15 +580,20 @@ func TestAttackPrivateWorkflow(t *testing.T) {
 		says               string
 		asked              bool // GitHub, for its content
 	}{
-		{name: "of another owner", of: "acme/shared", visibility: "private", shares: "organization", caller: map[string]any{"repository.private": true}, says: "public workflows only"},
-		{name: "not shared", of: "Codertocat/shared", visibility: "private", shares: "none", caller: map[string]any{"repository.private": true}, says: "does not let other repositories"},
+		{name: "of another owner", of: "acme/shared", visibility: "private", shares: "organization", caller: map[string]any{"repository.private": true},
+			says: "public workflows only"},
+		{name: "not shared", of: "Codertocat/shared", visibility: "private", shares: "none", caller: map[string]any{"repository.private": true},
+			says: "does not let other repositories"},
 		{name: "by a public one", of: "Codertocat/shared", visibility: "private", shares: "user", says: "private repositories of"},
-		{name: "private by an internal one", of: "Codertocat/shared", visibility: "private", shares: "organization", caller: map[string]any{"repository.private": true, "repository.visibility": "internal"}, says: "private repositories of"},
-		{name: "not served", of: "Codertocat/elsewhere", visibility: "private", shares: "user", caller: map[string]any{"repository.private": true}, says: "public workflows only"},
+		{name: "private by an internal one", of: "Codertocat/shared", visibility: "private", shares: "organization",
+			caller: map[string]any{"repository.private": true, "repository.visibility": "internal"}, says: "private repositories of"},
+		{name: "not served", of: "Codertocat/elsewhere", visibility: "private", shares: "user", caller: map[string]any{"repository.private": true},
+			says: "public workflows only"},
 		{name: "without the right to ask", of: "Codertocat/shared", visibility: "private", shares: "user", caller: map[string]any{"repository.private": true},
 			change: func(s *site) { s.gh.WithholdAdministration() }, says: "administration: read"},
 		{name: "shared", of: "Codertocat/shared", visibility: "private", shares: "user", caller: map[string]any{"repository.private": true}, runs: true},
-		{name: "internal", of: "Codertocat/shared", visibility: "internal", shares: "enterprise", caller: map[string]any{"repository.private": true, "repository.visibility": "internal"}, runs: true},
+		{name: "internal", of: "Codertocat/shared", visibility: "internal", shares: "enterprise",
+			caller: map[string]any{"repository.private": true, "repository.visibility": "internal"}, runs: true},
 		{name: "public", of: "Codertocat/shared", runs: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -593,7 +609,8 @@ func TestAttackPrivateWorkflow(t *testing.T) {
 			if c.change != nil {
 				c.change(s)
 			}
-			s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": "name: Steals\non: push\njobs:\n  steal:\n    uses: " + c.of + "/.github/workflows/s.yml@" + ref + "\n"})
+			s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": "name: Steals\non: push\njobs:\n  steal:\n    uses: " + c.of +
+				"/.github/workflows/s.yml@" + ref + "\n"})
 			s.deliver("push", s.push(c.caller))
 			checks := s.ended(1)
 			content := false
@@ -642,7 +659,8 @@ func TestAttackTokenOfAnotherRepository(t *testing.T) {
 // What was planned under another limit, or under none, is held to the one that is
 // set when it is taken up.
 func TestAttackPlanOfAnotherLimit(t *testing.T) {
-	for p, want := range map[*plan.Run]trust{{ReadOnly: true}: ofFork, {ReadOnly: true, Trust: "something"}: ofFork, {Trust: "dependabot"}: ofOwn, {ReadOnly: true, Trust: "dependabot"}: ofDependabot} {
+	for p, want := range map[*plan.Run]trust{{ReadOnly: true}: ofFork, {ReadOnly: true, Trust: "something"}: ofFork, {Trust: "dependabot"}: ofOwn,
+		{ReadOnly: true, Trust: "dependabot"}: ofDependabot} {
 		if got := trustOf(p); got != want {
 			t.Errorf("%+v is trusted as %q", p, got)
 		}
@@ -655,7 +673,8 @@ func TestAttackPlanOfAnotherLimit(t *testing.T) {
 			with(config.Repositories{hello: {Limits: config.Limits{MaxTimeout: config.Duration(d)}}})(c)
 		}
 	}
-	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(fmt.Sprintf(waiting, marks), "    runs-on:", "    timeout-minutes: 5000\n    runs-on:")})
+	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(fmt.Sprintf(waiting, marks), "    runs-on:",
+		"    timeout-minutes: 5000\n    runs-on:")})
 	s.start(s.forge(dir), limit(100*time.Hour))
 	s.deliver("push", s.push(nil))
 	s.until("the job runs", func() bool { return lines(t, filepath.Join(marks, "slow")) == 1 })
@@ -690,7 +709,8 @@ func TestAttackOtherDoorsOfAFork(t *testing.T) {
 	}{
 		{"a review", "pull_request_review", map[string]any{"action": "submitted", "review": map[string]any{"state": "approved"}}, false, false},
 		{"a comment on a line", "pull_request_review_comment", map[string]any{"action": "created", "comment": map[string]any{"body": "/run"}}, false, false},
-		{"a review of a stranger's", "pull_request_review", map[string]any{"action": "submitted", "review": map[string]any{}, "pull_request.author_association": "NONE"}, true, false},
+		{"a review of a stranger's", "pull_request_review",
+			map[string]any{"action": "submitted", "review": map[string]any{}, "pull_request.author_association": "NONE"}, true, false},
 		{"the target's", "pull_request", map[string]any{"number": 2}, false, true},
 		{"the target's, of Dependabot", "pull_request", map[string]any{"number": 2, "pull_request.user.login": "dependabot[bot]"}, false, false},
 	} {

@@ -52,7 +52,8 @@ func TestAttackTreeOfACommit(t *testing.T) {
 	})
 	who := map[string]any{"name": "t", "email": "t@x", "date": when}
 	s.gh.Commit(hello, sha, files)
-	s.gh.Object(hello, sha, map[string]any{"message": "hostile", "tree": map[string]any{"sha": gittest.Git(t, repo, "rev-parse", "HEAD^{tree}")}, "author": who, "committer": who})
+	s.gh.Object(hello, sha, map[string]any{"message": "hostile", "tree": map[string]any{"sha": gittest.Git(t, repo, "rev-parse", "HEAD^{tree}")},
+		"author": who, "committer": who})
 	s.gh.Changes(hello, sha, "main.go")
 	s.deliver("push", s.push(map[string]any{"after": sha, "head_commit.id": sha}))
 	s.ended(1)

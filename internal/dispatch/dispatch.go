@@ -144,7 +144,8 @@ func New(cfg Config) (*Dispatcher, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: conduct.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log}, wake: make(chan struct{}, 1),
+	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: conduct.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log},
+		wake:    make(chan struct{}, 1),
 		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}, shown: map[string]func(){}}
 	d.desk = &desk.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {

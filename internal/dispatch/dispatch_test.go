@@ -67,7 +67,8 @@ func TestPush(t *testing.T) {
 	if build.Conclusion != "success" || build.HeadSHA != pushed1 || build.DetailsURL == "" || len(build.Annotations) != 1 {
 		t.Errorf("%+v", build)
 	}
-	for _, want := range []string{"**Expected before it started:**", "| 2 | Look at the files | ✓ success |", "Log, steps and predictions", "Artifacts:\n- [`the 'binary'`](", "/artifacts/1), 4 B\n"} {
+	for _, want := range []string{"**Expected before it started:**", "| 2 | Look at the files | ✓ success |", "Log, steps and predictions",
+		"Artifacts:\n- [`the 'binary'`](", "/artifacts/1), 4 B\n"} {
 		if !strings.Contains(build.Output.Summary, want) {
 			t.Errorf("no %q in\n%s", want, build.Output.Summary)
 		}
@@ -160,7 +161,8 @@ func (s *site) request(changes map[string]any) []byte {
 func TestPullRequest(t *testing.T) {
 	s := newSite(t, nil)
 	e := s.deliver("pull_request", s.request(nil))
-	if !strings.Contains(e.Detail, "pull_request: 1 run at the head ec26c3e5: GitHub names no merge commit yet") || !strings.Contains(e.Detail, "pull_request_target: there are no workflows at f95f852b") {
+	if !strings.Contains(e.Detail, "pull_request: 1 run at the head ec26c3e5: GitHub names no merge commit yet") ||
+		!strings.Contains(e.Detail, "pull_request_target: there are no workflows at f95f852b") {
 		t.Errorf("detail %q", e.Detail)
 	}
 	if c := s.ended(1)["Small / one"]; c.Conclusion != "success" || c.HeadSHA != head2 {
@@ -266,7 +268,8 @@ func TestNothingToDo(t *testing.T) {
 	if e := s.deliver("push", s.push(nil)); !strings.Contains(e.Detail, "there are no workflows at 6113728f") {
 		t.Error(e.Detail)
 	}
-	if e := s.deliver("push", payloadOf(t, "push_tag", map[string]any{"installation.id": s.gh.Installation})); e.Detail != "the push deletes refs/tags/simple-tag" {
+	if e := s.deliver("push", payloadOf(t, "push_tag",
+		map[string]any{"installation.id": s.gh.Installation})); e.Detail != "the push deletes refs/tags/simple-tag" {
 		t.Error(e.Detail)
 	}
 	if len(s.gh.Checks())+len(s.runs()) != 0 {
@@ -288,7 +291,8 @@ func TestInvalidWorkflow(t *testing.T) {
 	}
 	got := s.ended(4)
 	bad := got[".github/workflows/bad.yml"]
-	if bad.Conclusion != "failure" || len(bad.Annotations) == 0 || bad.Annotations[0]["path"] != ".github/workflows/bad.yml" || bad.Annotations[0]["start_line"] != 6.0 || bad.Annotations[0]["annotation_level"] != "failure" {
+	if bad.Conclusion != "failure" || len(bad.Annotations) == 0 || bad.Annotations[0]["path"] != ".github/workflows/bad.yml" ||
+		bad.Annotations[0]["start_line"] != 6.0 || bad.Annotations[0]["annotation_level"] != "failure" {
 		t.Errorf("%+v", bad)
 	}
 	if c := got[".github/workflows/broken.yml"]; c.Conclusion != "failure" || len(c.Annotations) == 0 {
@@ -337,7 +341,9 @@ func TestAgain(t *testing.T) {
 	if e := ask(ci.NewID()); e.State != store.EventRefused {
 		t.Error(e.State, e.Detail)
 	}
-	if e := s.deliver("check_run", payloadOf(t, "check_run.rerequested", map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "action": "created", "check_run.app.id": s.gh.AppID})); e.Detail != "about this server's own checks" {
+	if e := s.deliver("check_run", payloadOf(t, "check_run.rerequested",
+		map[string]any{"installation.id": s.gh.Installation, "repository.full_name": hello, "action": "created",
+			"check_run.app.id": s.gh.AppID})); e.Detail != "about this server's own checks" {
 		t.Error(e.Detail)
 	}
 }
@@ -450,7 +456,8 @@ func TestRunThatGrows(t *testing.T) {
 	s.gh.Commit(hello, pushed1, map[string]string{".github/workflows/ci.yml": grows, ".github/workflows/called.yml": called})
 	s.deliver("push", s.push(nil))
 	got := s.ended(5)
-	for name, want := range map[string]string{"Grows / find": "success", "Grows / each (x)": "success", "Grows / each (y)": "success", "Grows / ship / fly": "success", "Grows / never": "skipped"} {
+	for name, want := range map[string]string{"Grows / find": "success", "Grows / each (x)": "success", "Grows / each (y)": "success",
+		"Grows / ship / fly": "success", "Grows / never": "skipped"} {
 		if got[name].Conclusion != want {
 			t.Errorf("%s: %+v", name, got[name])
 		}

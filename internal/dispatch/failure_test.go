@@ -84,7 +84,8 @@ func TestReplayedDelivery(t *testing.T) {
 
 func TestGitHubAnswersBadly(t *testing.T) {
 	limit := func(after time.Duration) *githubtest.Fault {
-		return &githubtest.Fault{Status: 403, Header: map[string]string{"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": strconv.FormatInt(time.Now().Add(after).Unix(), 10)}, Body: `{"message":"API rate limit exceeded"}`}
+		return &githubtest.Fault{Status: 403, Header: map[string]string{"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0",
+			"X-RateLimit-Reset": strconv.FormatInt(time.Now().Add(after).Unix(), 10)}, Body: `{"message":"API rate limit exceeded"}`}
 	}
 	for _, c := range []struct {
 		name  string
@@ -200,7 +201,8 @@ func TestCheckIsMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, jobs, err := st.CreateRun(t.Context(), ci.Run{EventID: event, Event: "push", Repository: hello, Workflow: "Small", File: "f", SHA: pushed1, Ref: "refs/heads/master"}, []ci.Job{{Key: "one", Job: "one", Name: "one"}}, nil)
+	run, jobs, err := st.CreateRun(t.Context(), ci.Run{EventID: event, Event: "push", Repository: hello, Workflow: "Small", File: "f", SHA: pushed1,
+		Ref: "refs/heads/master"}, []ci.Job{{Key: "one", Job: "one", Name: "one"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +210,8 @@ func TestCheckIsMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range []ci.Record{{Type: ci.JobQueued, JobKey: "one", Job: "one", Name: "one"}, {Type: ci.JobFinished, JobKey: "one", Job: "one", Name: "one", Conclusion: ci.Success}, {Type: ci.RunFinished, Conclusion: ci.Success}} {
+	for _, r := range []ci.Record{{Type: ci.JobQueued, JobKey: "one", Job: "one", Name: "one"},
+		{Type: ci.JobFinished, JobKey: "one", Job: "one", Name: "one", Conclusion: ci.Success}, {Type: ci.RunFinished, Conclusion: ci.Success}} {
 		rec.Emit(r)
 	}
 	if err := rec.Close(); err != nil {

@@ -48,7 +48,8 @@ func TestPageInBrowser(t *testing.T) {
 	// A little of a past, so that there is something to expect.
 	for i := range 4 {
 		sha := githubtest.SHA(fmt.Sprint("past", i))
-		s.gh.Commit(hello, sha, map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(fmt.Sprintf(shown, marks), "while [ ! -e "+marks+"/go ]; do sleep 0.02; done", "sleep 0.1")})
+		s.gh.Commit(hello, sha, map[string]string{".github/workflows/ci.yml": strings.ReplaceAll(fmt.Sprintf(shown, marks), "while [ ! -e "+marks+
+			"/go ]; do sleep 0.02; done", "sleep 0.1")})
 		s.deliver("push", s.push(map[string]any{"after": sha}))
 		s.until("a run of the past is over", func() bool { r := s.runs(); return len(r) == i+1 && r[0].Status == ci.Completed })
 	}

@@ -127,7 +127,8 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		return errors.Join(err, entry.Close())
 	}
 	d.reporters.Go(func() { r.work(d.report) })
-	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned), Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Late: d.late, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
+	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned),
+		Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Late: d.late, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if at != begun {
 		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
 		con.Risk = worker.Risk(entry.Forecast)

@@ -113,7 +113,8 @@ func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail str
 // own reports whether an event is about checks that we made: it must not start
 // workflows, or checks would make checks.
 func (d *Dispatcher) own(p payload) bool {
-	return d.cfg.AppID != 0 && (p.CheckRun != nil && p.CheckRun.App.ID == d.cfg.AppID || p.CheckRun == nil && p.CheckSuite != nil && p.CheckSuite.App.ID == d.cfg.AppID)
+	return d.cfg.AppID != 0 && (p.CheckRun != nil && p.CheckRun.App.ID == d.cfg.AppID || p.CheckRun == nil && p.CheckSuite != nil &&
+		p.CheckSuite.App.ID == d.cfg.AppID)
 }
 
 // cause is what a run is made for: an event, what it says, whose repository, and
@@ -221,8 +222,9 @@ func filtersPaths(w *workflow.Workflow, event string) bool {
 
 // newRun fills in what a run is before it is planned.
 func (d *Dispatcher) newRun(ctx context.Context, o cause, file, name string) (ci.Run, error) {
-	run := ci.Run{ID: ci.NewID(), EventID: o.event.ID, Event: o.Event, Repository: o.event.Repository, Workflow: cmp.Or(name, file), File: file, Name: cmp.Or(name, file),
-		Ref: o.Ref, SHA: o.SHA, Actor: o.payload.Sender.Login, Number: o.number, Attempt: max(o.attempt, 1), Created: time.Now()}
+	run := ci.Run{ID: ci.NewID(), EventID: o.event.ID, Event: o.Event, Repository: o.event.Repository, Workflow: cmp.Or(name, file), File: file,
+		Name: cmp.Or(name, file),
+		Ref:  o.Ref, SHA: o.SHA, Actor: o.payload.Sender.Login, Number: o.number, Attempt: max(o.attempt, 1), Created: time.Now()}
 	if o.number != 0 {
 		return run, nil
 	}
@@ -447,7 +449,8 @@ func (d *Dispatcher) invalid(ctx context.Context, o cause, file, name string, ds
 	entry.Begin(0, nil, nil)
 	hidden := d.runner(run, nil, o.Trust, o.repo).Hidden()
 	for _, x := range ds {
-		entry.Emit(hidden.Record(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint, Level: x.Severity.String()}))
+		entry.Emit(hidden.Record(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint,
+			Level: x.Severity.String()}))
 	}
 	entry.Emit(ci.Record{Type: ci.RunFinished, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: new(int64(0))})
 	err = entry.Close()

@@ -137,7 +137,8 @@ func (r *Request) labels(j *plan.Job) {
 		pos = j.Definition.RunsOn.Pos
 	}
 	if !slices.ContainsFunc(j.Refused, func(d workflow.Diagnostic) bool { return d.File == j.Workflow.File && d.Pos == pos }) {
-		j.Refused = append(j.Refused, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Near: pos, Rule: plan.Unsupported, Message: err.Error(), Hint: r.LabelHint})
+		j.Refused = append(j.Refused, workflow.Diagnostic{File: j.Workflow.File, Pos: pos, Near: pos, Rule: plan.Unsupported, Message: err.Error(),
+			Hint: r.LabelHint})
 	}
 }
 

@@ -148,7 +148,8 @@ func TestAbsent(t *testing.T) {
 		"  twice:\n    needs: far\n    uses: o/far/.github/workflows/x.yml@v1\n    with: {e: '${{ needs.far.outputs.x }}'}\n    secrets: inherit\n")
 	command(&r)
 	run, ds := Plan(t.Context(), r)
-	if run == nil || len(ds) != 2 || ds[0].Pos.Line != 7 || !strings.Contains(ds[0].Message, "Unable to find reusable workflow 'o/far/.github/workflows/x.yml@v1'") {
+	if run == nil || len(ds) != 2 || ds[0].Pos.Line != 7 ||
+		!strings.Contains(ds[0].Message, "Unable to find reusable workflow 'o/far/.github/workflows/x.yml@v1'") {
 		t.Fatalf("%v, %v", run, ds)
 	}
 	for _, j := range run.Jobs {

@@ -38,7 +38,8 @@ func blockOf(lines []string, at int, e extent) (from, to, head int) {
 	dent := indentation(lines[at])
 	for to < len(lines) && to-from < most {
 		l := lines[to]
-		if l == "" && !e.blanks || e.stop != nil && e.stop.MatchString(l) || e.dent && l != "" && indentation(l) <= dent || ending.MatchString(l) || told.MatchString(l) && exitOnly.MatchString(l) {
+		if l == "" && !e.blanks || e.stop != nil && e.stop.MatchString(l) || e.dent && l != "" && indentation(l) <= dent || ending.MatchString(l) ||
+			told.MatchString(l) && exitOnly.MatchString(l) {
 			break
 		}
 		to++

@@ -208,7 +208,8 @@ func TestEvalChanges(t *testing.T) {
 	if with.Model.AUC < without.Model.AUC+.1 || with.Model.LogLoss > without.Model.LogLoss-.02 {
 		t.Errorf("with what was changed AUC %.3f, log-loss %.4f; without %.3f, %.4f", with.Model.AUC, with.Model.LogLoss, without.Model.AUC, without.Model.LogLoss)
 	}
-	if _, err := Eval(t.Context(), strings.NewReader("started_at,ended_at,failed,files\n1,2,0,many\n"), EvalOptions{}); err == nil || !strings.Contains(err.Error(), `files is "many"`) {
+	if _, err := Eval(t.Context(), strings.NewReader("started_at,ended_at,failed,files\n1,2,0,many\n"), EvalOptions{}); err == nil ||
+		!strings.Contains(err.Error(), `files is "many"`) {
 		t.Errorf("%v", err)
 	}
 }

@@ -273,7 +273,8 @@ func (l *Learner) Before(ctx context.Context, info RunInfo) (Forecast, error) {
 		if _, again := l.open[t]; !again {
 			l.open[t] = e
 		}
-		stored = append(stored, store.Prediction{Repository: info.Repository, Run: t.run, JobKey: t.job, Step: t.step, Identity: place(&x), Made: now, Prediction: p})
+		stored = append(stored, store.Prediction{Repository: info.Repository, Run: t.run, JobKey: t.job, Step: t.step, Identity: place(&x), Made: now,
+			Prediction: p})
 		return p
 	}
 	f.Run = predict(target{run: info.ID}, execution(&run, unitRun, "", "", now))
@@ -1043,7 +1044,8 @@ func (s Summary) Lines() []string {
 			}
 		}
 	}
-	out := []string{fmt.Sprintf("learned from %d steps, %d of them failed, %d seen for the first time; predictions were off by %.2f (Brier)", known, failed, firsts, s.Brier)}
+	out := []string{fmt.Sprintf("learned from %d steps, %d of them failed, %d seen for the first time; predictions were off by %.2f (Brier)", known, failed,
+		firsts, s.Brier)}
 	for _, v := range s.Signatures {
 		line := fmt.Sprintf("%s, step %d: %s", v.JobKey, v.Step, v.Signature.Text)
 		if v.Signature.Seen > 1 {

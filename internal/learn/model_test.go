@@ -11,7 +11,8 @@ import (
 )
 
 func step(i int) Execution {
-	return Execution{Repo: "o/r", Workflow: fmt.Sprint("w", i%20), Job: fmt.Sprint("j", i%100), Step: fmt.Sprint("npm run s", i%600), Branch: fmt.Sprint("b", i/30%50), Commit: fmt.Sprint("c", i/30), At: float64(i)}
+	return Execution{Repo: "o/r", Workflow: fmt.Sprint("w", i%20), Job: fmt.Sprint("j", i%100), Step: fmt.Sprint("npm run s", i%600),
+		Branch: fmt.Sprint("b", i/30%50), Commit: fmt.Sprint("c", i/30), At: float64(i)}
 }
 
 func run(m *Model, x Execution, failed bool) *Estimate {
@@ -302,7 +303,8 @@ func BenchmarkUpdate(b *testing.B) {
 
 func BenchmarkExtract(b *testing.B) {
 	x := NewExtractor()
-	log := strings.Split(strings.Repeat("   Compiling crate v1.0.0 (/home/runner/work/x)\nwarning: unused variable: `x`\n", 2000)+"error[E0308]: mismatched types\n", "\n")
+	log := strings.Split(strings.Repeat("   Compiling crate v1.0.0 (/home/runner/work/x)\nwarning: unused variable: `x`\n", 2000)+
+		"error[E0308]: mismatched types\n", "\n")
 	for b.Loop() {
 		x.Extract(log, nil, "build")
 	}

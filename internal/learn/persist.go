@@ -342,7 +342,8 @@ func (l *Learner) load(k store.Knowledge) {
 		nodes[n.Repository] = append(nodes[n.Repository], graph.Node{ID: n.ID, Text: n.Text, Counter: graph.Counter{OK: n.OK, Failed: n.Failed, Last: n.Last}})
 	}
 	for _, e := range k.Edges {
-		edges[e.Repository] = append(edges[e.Repository], graph.Edge{Src: e.Src, Rel: graph.Rel(e.Kind), Dst: e.Dst, Counter: graph.Counter{OK: e.OK, Failed: e.Failed, Last: e.Last}})
+		edges[e.Repository] = append(edges[e.Repository],
+			graph.Edge{Src: e.Src, Rel: graph.Rel(e.Kind), Dst: e.Dst, Counter: graph.Counter{OK: e.OK, Failed: e.Failed, Last: e.Last}})
 	}
 	for repo, v := range nodes {
 		l.graphs.of(repo).Load(v, edges[repo])

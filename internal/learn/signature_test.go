@@ -58,13 +58,16 @@ func TestExtract(t *testing.T) {
 	}{
 		{"go test", "=== RUN TestA\n    a_test.go:12: got 3, want 4\n--- FAIL: TestA (0.01s)\nFAIL\tx/y\t0.5s\nFAIL", "--- FAIL: TestA (0.01s)", ClassAssert},
 		{"rust compile", "   Compiling a v0.1.0\nerror[E0308]: mismatched types\n --> src/lib.rs:3:5\nerror: aborting due to 1 previous error\nerror: could not compile `a`", "error[E0308]: mismatched types", ClassCompile},
-		{"gcc", "gcc -c a.c\na.c:3:5: error: expected ';' before '}' token\nmake: *** [Makefile:4: a.o] Error 1", "a.c:3:5: error: expected ';' before '}' token", ClassCompile},
+		{"gcc", "gcc -c a.c\na.c:3:5: error: expected ';' before '}' token\nmake: *** [Makefile:4: a.o] Error 1", "a.c:3:5: error: expected ';' before '}' token",
+			ClassCompile},
 		{"python", "Traceback (most recent call last):\n  File \"a.py\", line 1\nModuleNotFoundError: No module named 'numpy'\nError: Process completed with exit code 1.", "ModuleNotFoundError: No module named 'numpy'", ClassMissing},
-		{"dns", "Cloning...\nfatal: unable to access 'https://x/': Could not resolve host: x\nError: Process completed with exit code 128.", "fatal: unable to access 'https://x/': Could not resolve host: x", ClassDNS},
+		{"dns", "Cloning...\nfatal: unable to access 'https://x/': Could not resolve host: x\nError: Process completed with exit code 128.",
+			"fatal: unable to access 'https://x/': Could not resolve host: x", ClassDNS},
 		{"disk", "writing\nwrite /tmp/x: no space left on device\nbuild failed", "write /tmp/x: no space left on device", ClassDisk},
 		{"pytest", "tests/test_a.py F\n=== FAILURES ===\nE   AssertionError: assert 1 == 2\nFAILED tests/test_a.py::test_a - AssertionError: assert 1 == 2\n=== 1 failed, 3 passed in 0.12s ===", "FAILED tests/test_a.py::test_a - AssertionError: assert 1 == 2", ClassAssert},
 		{"nothing", "\n\n", "", ClassOther},
-		{"a warning is survived", "warning: network error: connection reset (1 try left)\nok so far\na.go:1:2: undefined: x", "a.go:1:2: undefined: x", ClassCompile},
+		{"a warning is survived", "warning: network error: connection reset (1 try left)\nok so far\na.go:1:2: undefined: x", "a.go:1:2: undefined: x",
+			ClassCompile},
 	} {
 		sig := x.Extract(strings.Split(c.log, "\n"), nil, "test")
 		if c.class != "" && (sig.Line != c.line || sig.Class != c.class) {
@@ -97,7 +100,8 @@ func TestSameFailureSameSignature(t *testing.T) {
 	x := NewExtractor()
 	tmpl := NewTemplates(0)
 	log := func(n int) []string {
-		return strings.Split(fmt.Sprintf("building %d\nerror: connection to 10.0.0.%d:5432 refused after %d.5s (request %08x-0000-4000-8000-000000000000)\nbye", n, n%250, n, n), "\n")
+		return strings.Split(fmt.Sprintf("building %d\nerror: connection to 10.0.0.%d:5432 refused after %d.5s (request %08x-0000-4000-8000-000000000000)\nbye",
+			n, n%250, n, n), "\n")
 	}
 	a, b := x.Extract(log(3), nil, "run"), x.Extract(log(99), nil, "run")
 	if a.ID != b.ID || a.Sketch.Like(b.Sketch) < .7 {
@@ -281,7 +285,8 @@ ok again`},
 		}
 		// Where it stands in a longer log changes nothing.
 		long := append(slices.Repeat([]string{"fine", ""}, maxLines), lines...)
-		if sig := x.Extract(long, nil, ""); c.name != "nobody says error" && (sig.From != from+2*maxLines || sig.To != to+2*maxLines || sig.Head != head+2*maxLines) {
+		if sig := x.Extract(long, nil, ""); c.name != "nobody says error" &&
+			(sig.From != from+2*maxLines || sig.To != to+2*maxLines || sig.Head != head+2*maxLines) {
 			t.Errorf("%s, in a long log: %d to %d, %d", c.name, sig.From-2*maxLines, sig.To-2*maxLines, sig.Head-2*maxLines)
 		}
 	}

@@ -320,7 +320,8 @@ func (l *Ledger) end(ctx context.Context, run ci.Run, base ci.Record) error {
 				continue
 			}
 			s := r
-			s.Type, s.Step, s.StepID, s.Name, s.Outcome, s.ExitCode, s.DurationMS = ci.StepFinished, st.Number, st.StepID, st.Name, base.Conclusion, new(0), since(st.Started)
+			s.Type, s.Step, s.StepID, s.Name, s.Outcome, s.ExitCode, s.DurationMS = ci.StepFinished, st.Number, st.StepID, st.Name, base.Conclusion, new(0),
+				since(st.Started)
 			sink.Emit(s)
 		}
 		r.Type, r.Name, r.DurationMS = ci.JobFinished, j.Name, since(j.Started)

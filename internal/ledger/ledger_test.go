@@ -37,7 +37,8 @@ func open(dir string) (*ledger.Ledger, error) {
 
 func aRun(l *ledger.Ledger, taps ...ci.Sink) (*ledger.Entry, error) {
 	return l.Open(context.Background(), ci.Run{ID: ci.NewID(), Event: "push", Repository: "o/r", Workflow: "w", File: "w.yml", Name: "w", Attempt: 1},
-		[]ci.Job{{Key: "done", Job: "done", Name: "done"}, {Key: "half", Job: "half", Name: "half"}, {Key: "never", Job: "never", Name: "never"}}, []byte(`{}`), taps...)
+		[]ci.Job{{Key: "done", Job: "done", Name: "done"}, {Key: "half", Job: "half", Name: "half"}, {Key: "never", Job: "never", Name: "never"}}, []byte(`{}`),
+		taps...)
 }
 
 // die drives a run to its middle and is gone, without any clean-up.

@@ -75,10 +75,12 @@ jobs:
 		"after",
 	})
 	push := r.Job("deploy (prod) / push (b)")
-	if push.Name != "Deploy (prod) / push to prod" || !slices.Equal(push.Labels, []string{"prod-runner"}) || !slices.Equal(push.CallPath, []string{"deploy (prod)"}) {
+	if push.Name != "Deploy (prod) / push to prod" || !slices.Equal(push.Labels, []string{"prod-runner"}) ||
+		!slices.Equal(push.CallPath, []string{"deploy (prod)"}) {
 		t.Errorf("got name %q, labels %q, path %q", push.Name, push.Labels, push.CallPath)
 	}
-	if got := strings.Join(strings.Fields(r.Inputs(push).JSON()), ""); got != `{"target":"prod","count":7,"dry":false,"note":"atrefs/heads/main","list":"[\"a\",\"b\"]"}` {
+	if got := strings.Join(strings.Fields(r.Inputs(push).JSON()),
+		""); got != `{"target":"prod","count":7,"dry":false,"note":"atrefs/heads/main","list":"[\"a\",\"b\"]"}` {
 		t.Errorf("inputs are %s", got)
 	}
 	d := drive(t, r)
@@ -349,7 +351,8 @@ func TestCallErrors(t *testing.T) {
 	}
 	bomb := files{mainFile: "on: push\njobs: {j: {strategy: {matrix: {n: [" + strings.Repeat("1, ", 200) + "]}}, uses: ./1.yml}}\n"}
 	for i := 1; i <= 3; i++ {
-		bomb[fmt.Sprintf("%d.yml", i)] = "on: workflow_call\njobs: {j: {strategy: {matrix: {n: [" + strings.Repeat("1, ", 200) + "]}}, uses: ./" + fmt.Sprint(i+1) + ".yml}}\n"
+		bomb[fmt.Sprintf("%d.yml", i)] = "on: workflow_call\njobs: {j: {strategy: {matrix: {n: [" + strings.Repeat("1, ", 200) + "]}}, uses: ./" +
+			fmt.Sprint(i+1) + ".yml}}\n"
 	}
 	bomb["4.yml"] = "on: workflow_call\njobs: {j: {runs-on: x, steps: [{run: echo}]}}\n"
 	job := "{runs-on: x, steps: [{run: echo}]}"
@@ -358,9 +361,11 @@ func TestCallErrors(t *testing.T) {
 		want string
 	}{
 		{chain(11), "10.yml:2:18: Nested reusable workflow depth exceeded 10."},
-		{files{mainFile: "on: push\njobs: {j: {uses: ./1.yml}}\n", "1.yml": "on: workflow_call\njobs: {j: {uses: ./1.yml}}\n"}, "1.yml:2:18: The call of './1.yml' makes a loop"},
+		{files{mainFile: "on: push\njobs: {j: {uses: ./1.yml}}\n", "1.yml": "on: workflow_call\njobs: {j: {uses: ./1.yml}}\n"},
+			"1.yml:2:18: The call of './1.yml' makes a loop"},
 		{files{mainFile: "on: push\njobs: {j: {uses: ./none.yml}}\n"}, mainFile + ":2:18: The called workflow './none.yml' cannot be read: no such file"},
-		{files{mainFile: "on: push\njobs: {j: {uses: ./1.yml}}\n", "1.yml": "on: push\njobs: {j: " + job + "}\n"}, mainFile + ":2:18: The called workflow './1.yml' has no 'workflow_call' trigger"},
+		{files{mainFile: "on: push\njobs: {j: {uses: ./1.yml}}\n", "1.yml": "on: push\njobs: {j: " + job + "}\n"}, mainFile +
+			":2:18: The called workflow './1.yml' has no 'workflow_call' trigger"},
 		{called("on: push\njobs: {j: {uses: ./deploy.yml}}\n"), mainFile + ":2:18: Input target is required, but not provided while calling."},
 		{called("on: push\njobs: {j: {uses: ./deploy.yml, with: {target: x, count: many}}}\n"), mainFile + ":2:57: Unexpected value 'many'"},
 		{bomb, "The workflow may not contain more than 10000 jobs"},
@@ -418,7 +423,8 @@ jobs:
     steps: [{run: echo}]
 `))
 	a, b := r.Jobs[0], r.Jobs[2]
-	if !slices.Equal(a.Labels, []string{"linux", "large"}) || a.RunnerGroup != "org/g" || *a.Environment != (plan.Environment{Name: "prod-linux", NoDeployment: true}) ||
+	if !slices.Equal(a.Labels, []string{"linux", "large"}) || a.RunnerGroup != "org/g" ||
+		*a.Environment != (plan.Environment{Name: "prod-linux", NoDeployment: true}) ||
 		*a.Concurrency != (plan.Group{Name: "g-true", Queue: "max"}) || a.TimeoutMinutes != 90 || a.CancelTimeoutMinutes != 2 {
 		t.Errorf("a is %+v", a)
 	}
@@ -458,7 +464,8 @@ func TestCacheMode(t *testing.T) {
 		w, diags := workflow.Parse("ci.yml", []byte("on: "+c.event+"\n"+mode("", c.file)+"jobs:\n  a:\n    runs-on: x\n"+mode("    ", c.job)+
 			"    steps: [{run: a}]\n  call:\n    uses: ./in.yml\n"+mode("    ", c.call)), workflow.Options{})
 		diags = append(diags, workflow.Link(w, func(string, *workflow.Workflow) (string, []byte, error) {
-			return "in.yml", []byte("on: workflow_call\n" + mode("", c.inFile) + "jobs:\n  in:\n    runs-on: x\n" + mode("    ", c.inJob) + "    steps: [{run: a}]\n"), nil
+			return "in.yml", []byte("on: workflow_call\n" + mode("", c.inFile) + "jobs:\n  in:\n    runs-on: x\n" + mode("    ", c.inJob) +
+				"    steps: [{run: a}]\n"), nil
 		}, workflow.Options{})...)
 		if workflow.Errors(diags) {
 			t.Fatal(diags)

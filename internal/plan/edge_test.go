@@ -86,8 +86,10 @@ func TestStrategies(t *testing.T) {
 		// What is wrong is told where it is, when the job would start.
 		{"${{ github.ref }}", "", 0, false, 0, "(Line: 9, Col: 15): Error when evaluating 'strategy' for job 'a'. Unexpected value 'refs/heads/main'"},
 		{"${{ fromJSON('{') }}", "", 0, false, 0, "(Line: 9, Col: 15): Error when evaluating 'strategy'"},
-		{"{fail-fast: \"${{ github.ref }}\", matrix: {v: [1]}}", "", 0, false, 0, "(Line: 9, Col: 27): Error when evaluating 'strategy' for job 'a'. Unexpected value 'refs/heads/main'"},
-		{"{max-parallel: \"${{ github.ref }}\", matrix: {v: [1]}}", "", 0, false, 0, "(Line: 9, Col: 30): Error when evaluating 'strategy' for job 'a'. Unexpected value 'refs/heads/main'"},
+		{"{fail-fast: \"${{ github.ref }}\", matrix: {v: [1]}}", "", 0, false, 0,
+			"(Line: 9, Col: 27): Error when evaluating 'strategy' for job 'a'. Unexpected value 'refs/heads/main'"},
+		{"{max-parallel: \"${{ github.ref }}\", matrix: {v: [1]}}", "", 0, false, 0,
+			"(Line: 9, Col: 30): Error when evaluating 'strategy' for job 'a'. Unexpected value 'refs/heads/main'"},
 		{"{max-parallel: \"${{ fromJSON('{') }}\", matrix: {v: [1]}}", "", 0, false, 0, "(Line: 9, Col: 30): "},
 		{"{fail-fast: \"${{ fromJSON('{') }}\", matrix: {v: [1]}}", "", 0, false, 0, "(Line: 9, Col: 27): "},
 		{asJSON(`{"fail-fast":1}`), "", 0, false, 0, "(Line: 9, Col: 15): Error when evaluating 'strategy' for job 'a'. Unexpected value '1'"},
@@ -95,11 +97,15 @@ func TestStrategies(t *testing.T) {
 		{asJSON(`{"matrix":[1]}`), "", 0, false, 0, "Error when evaluating 'strategy' for job 'a'. Unexpected value 'Array'"},
 		{asJSON(`{"matrix":{"v":1}}`), "", 0, false, 0, "Error when evaluating 'strategy' for job 'a'. Unexpected value '1'"},
 		{"{matrix: \"${{ github.none }}\"}", "", 0, false, 0, "(Line: 9, Col: 24): Error when evaluating 'strategy' for job 'a'. Unexpected value ''"},
-		{"{matrix: {v: [1], include: \"" + asJSON(`[7]`) + "\"}}", "", 0, false, 0, "(Line: 9, Col: 42): Error when evaluating 'strategy' for job 'a'. Unexpected value '7'"},
-		{"{matrix: {v: [1], exclude: \"" + asJSON(`[7]`) + "\"}}", "", 0, false, 0, "(Line: 9, Col: 42): Error when evaluating 'strategy' for job 'a'. Unexpected value '7'"},
-		{"{matrix: {v: [\"${{ github.ref }}\"], exclude: [{v: 2}, {x: 1}]}}", "", 0, false, 0, "(Line: 9, Col: 70): Error when evaluating 'strategy' for job 'a'. Matrix exclude key 'x'"},
+		{"{matrix: {v: [1], include: \"" + asJSON(`[7]`) + "\"}}", "", 0, false, 0,
+			"(Line: 9, Col: 42): Error when evaluating 'strategy' for job 'a'. Unexpected value '7'"},
+		{"{matrix: {v: [1], exclude: \"" + asJSON(`[7]`) + "\"}}", "", 0, false, 0,
+			"(Line: 9, Col: 42): Error when evaluating 'strategy' for job 'a'. Unexpected value '7'"},
+		{"{matrix: {v: [\"${{ github.ref }}\"], exclude: [{v: 2}, {x: 1}]}}", "", 0, false, 0,
+			"(Line: 9, Col: 70): Error when evaluating 'strategy' for job 'a'. Matrix exclude key 'x'"},
 	} {
-		r := build(t, one("on: push\njobs:\n  z:\n    runs-on: x\n    outputs: {o: x}\n    steps: [{run: echo}]\n  a:\n    needs: z\n    strategy: "+c.src+"\n    runs-on: x\n    steps: [{run: echo}]\n"))
+		r := build(t, one("on: push\njobs:\n  z:\n    runs-on: x\n    outputs: {o: x}\n    steps: [{run: echo}]\n  a:\n    needs: z\n    strategy: "+c.src+
+			"\n    runs-on: x\n    steps: [{run: echo}]\n"))
 		d := drive(t, roundTrip(t, r))
 		d.outputs["z"] = map[string]string{"o": c.out}
 		got := d.run()
@@ -133,23 +139,29 @@ func TestLateKeys(t *testing.T) {
 		{"runs-on: ${{ fromJSON(needs.z.outputs.o) }}", "{", nil, "Error when evaluating 'runs-on' for job 'a'. "},
 		{"runs-on: x\n    environment: ${{ needs.z.outputs.o }}", "prod", func(j *plan.Job) bool { return j.Environment.Name == "prod" }, ""},
 		{"runs-on: x\n    environment: ${{ needs.z.outputs.o }}", "", func(j *plan.Job) bool { return j.Environment == nil }, ""},
-		{"runs-on: x\n    environment: ${{ fromJSON(needs.z.outputs.o) }}", `{"name":"p","deployment":false}`, func(j *plan.Job) bool { return *j.Environment == plan.Environment{Name: "p", NoDeployment: true} }, ""},
-		{"runs-on: x\n    environment: ${{ fromJSON(needs.z.outputs.o) }}", `{"name":"p","deployment":true}`, func(j *plan.Job) bool { return *j.Environment == plan.Environment{Name: "p"} }, ""},
+		{"runs-on: x\n    environment: ${{ fromJSON(needs.z.outputs.o) }}", `{"name":"p","deployment":false}`,
+			func(j *plan.Job) bool { return *j.Environment == plan.Environment{Name: "p", NoDeployment: true} }, ""},
+		{"runs-on: x\n    environment: ${{ fromJSON(needs.z.outputs.o) }}", `{"name":"p","deployment":true}`,
+			func(j *plan.Job) bool { return *j.Environment == plan.Environment{Name: "p"} }, ""},
 		{"runs-on: x\n    environment: ${{ fromJSON(needs.z.outputs.o) }}", `[1]`, nil, "Error when evaluating 'environment' for job 'a'. Unexpected value 'Array'"},
 		{"runs-on: x\n    environment: ${{ fromJSON(needs.z.outputs.o) }}", `[`, nil, "Error when evaluating 'environment' for job 'a'. "},
 		{"runs-on: x\n    timeout-minutes: ${{ fromJSON(needs.z.outputs.o) }}", "7", func(j *plan.Job) bool { return j.TimeoutMinutes == 7 }, ""},
 		{"runs-on: x\n    timeout-minutes: ${{ fromJSON(needs.z.outputs.o) }}", "{", nil, "Error when evaluating 'timeout-minutes' for job 'a'. "},
 		{"runs-on: x\n    cancel-timeout-minutes: ${{ fromJSON(needs.z.outputs.o) }}", "2", func(j *plan.Job) bool { return j.CancelTimeoutMinutes == 2 }, ""},
-		{"runs-on: x\n    cancel-timeout-minutes: ${{ needs.z.outputs.o }}", "2", nil, "Error when evaluating 'cancel-timeout-minutes' for job 'a'. Unexpected value '2'"},
+		{"runs-on: x\n    cancel-timeout-minutes: ${{ needs.z.outputs.o }}", "2", nil,
+			"Error when evaluating 'cancel-timeout-minutes' for job 'a'. Unexpected value '2'"},
 		{"runs-on: x\n    continue-on-error: ${{ fromJSON(needs.z.outputs.o) }}", "true", func(j *plan.Job) bool { return j.ContinueOnError }, ""},
-		{"runs-on: x\n    continue-on-error: ${{ needs.z.outputs.o }}", "true", nil, "Error when evaluating 'continue-on-error' for job 'a'. Unexpected value 'true'"},
+		{"runs-on: x\n    continue-on-error: ${{ needs.z.outputs.o }}", "true", nil,
+			"Error when evaluating 'continue-on-error' for job 'a'. Unexpected value 'true'"},
 		{"runs-on: x\n    continue-on-error: ${{ fromJSON(needs.z.outputs.o) }}", "{", nil, "Error when evaluating 'continue-on-error' for job 'a'. "},
-		{"runs-on: x\n    concurrency: ${{ needs.z.outputs.o }}", "g", func(j *plan.Job) bool { return *j.Concurrency == plan.Group{Name: "g", Queue: "single"} }, ""},
+		{"runs-on: x\n    concurrency: ${{ needs.z.outputs.o }}", "g", func(j *plan.Job) bool { return *j.Concurrency == plan.Group{Name: "g", Queue: "single"} },
+			""},
 		{"runs-on: x\n    name: at ${{ needs.z.outputs.o }}", "g", func(j *plan.Job) bool { return j.Name == "at g" }, ""},
 		{"runs-on: x\n    name: ${{ needs.z.outputs.o }}", "", func(j *plan.Job) bool { return j.Name == "a" }, ""},
 		{"runs-on: x\n    name: ${{ fromJSON(needs.z.outputs.o).x }}", "{", nil, "Error when evaluating 'name' for job 'a'. "},
 	} {
-		r := build(t, one("on: push\njobs:\n  z:\n    runs-on: x\n    outputs: {o: x}\n    steps: [{run: echo}]\n  other: "+job+"\n  a:\n    needs: z\n    "+c.src+"\n    steps: [{run: echo}]\n"))
+		r := build(t, one("on: push\njobs:\n  z:\n    runs-on: x\n    outputs: {o: x}\n    steps: [{run: echo}]\n  other: "+job+"\n  a:\n    needs: z\n    "+
+			c.src+"\n    steps: [{run: echo}]\n"))
 		d := &driver{t: t, s: plan.NewState(roundTrip(t, r)), outputs: map[string]map[string]string{"z": {"o": c.out}}}
 		d.ends = map[string]ci.Conclusion{}
 		s := d.s
@@ -196,7 +208,8 @@ jobs: {in: ` + job + "}\n"
 		{`{must: "${{ fromJSON(needs.z.outputs.o) }}"}`, "[1]", "", "Error when evaluating 'with' for job 'a'. Unexpected value 'Array'"},
 		{`{must: m, b: "` + asJSON("1") + `"}`, "", "", "Error when evaluating 'with' for job 'a'. Unexpected value '1'"},
 	} {
-		r := build(t, files{mainFile: "on: push\njobs:\n  z:\n    runs-on: x\n    outputs: {o: x}\n    steps: [{run: echo}]\n  a:\n    needs: z\n    with: " + c.with + "\n    uses: ./in.yml\n", "in.yml": callee})
+		r := build(t, files{mainFile: "on: push\njobs:\n  z:\n    runs-on: x\n    outputs: {o: x}\n    steps: [{run: echo}]\n  a:\n    needs: z\n    with: " +
+			c.with + "\n    uses: ./in.yml\n", "in.yml": callee})
 		d := drive(t, roundTrip(t, r))
 		d.outputs["z"] = map[string]string{"o": c.out}
 		got := d.run()
@@ -217,11 +230,13 @@ jobs: {in: ` + job + "}\n"
 // yet waits with it.
 func TestWaitingDefault(t *testing.T) {
 	r := build(t, files{
-		mainFile:  "on: push\njobs:\n  z: " + strings.Replace(job, "steps", "outputs: {o: x}, steps", 1) + "\n  a: {needs: z, uses: ./mid.yml, with: {outer: \"${{ needs.z.outputs.o }}\"}}\n",
+		mainFile: "on: push\njobs:\n  z: " + strings.Replace(job, "steps", "outputs: {o: x}, steps", 1) +
+			"\n  a: {needs: z, uses: ./mid.yml, with: {outer: \"${{ needs.z.outputs.o }}\"}}\n",
 		"mid.yml": "on: {workflow_call: {inputs: {outer: {type: string}}}}\njobs: {m: {uses: ./in.yml}}\n",
 		"in.yml":  "on: {workflow_call: {inputs: {s: {type: string, default: \"of ${{ inputs.outer }}\"}}}}\njobs: {in: {runs-on: \"${{ inputs.s }}\", steps: [{run: echo}]}}\n",
 	})
-	if j := r.Job("a / m / in"); !slices.Contains(j.Late, "runs-on") || r.Knows(j, "inputs", []string{"s"}) || !r.Knows(j, "github", nil) || r.Knows(j, "secrets", nil) {
+	if j := r.Job("a / m / in"); !slices.Contains(j.Late, "runs-on") || r.Knows(j, "inputs", []string{"s"}) || !r.Knows(j, "github", nil) ||
+		r.Knows(j, "secrets", nil) {
 		t.Errorf("before the run: late %q", j.Late)
 	}
 	if o := r.Forecast()["a / m / in"]; o.Will != plan.Runs || o.Stage != 2 {
@@ -481,7 +496,8 @@ func TestLimits(t *testing.T) {
 func TestHandedSecrets(t *testing.T) {
 	mid := "on: {workflow_call: {secrets: {t: {required: false}}}}\njobs: {in: {uses: ./leaf.yml, secrets: inherit}}\n"
 	leaf := "on: {workflow_call: {secrets: {t: {required: false}}}}\njobs: {leaf: " + job + "}\n"
-	for expression, want := range map[string]map[string]string{"${{ secrets.none }}": {}, "${{ secrets.A }}": {"t": "1"}, "${{ fromJSON(secrets.A).x.y }}": {}, "${{ fromJSON('{') }}": nil} {
+	for expression, want := range map[string]map[string]string{"${{ secrets.none }}": {}, "${{ secrets.A }}": {"t": "1"}, "${{ fromJSON(secrets.A).x.y }}": {},
+		"${{ fromJSON('{') }}": nil} {
 		r := build(t, files{mainFile: "on: push\njobs: {a: {uses: ./mid.yml, secrets: {t: \"" + expression + "\"}}}\n", "mid.yml": mid, "leaf.yml": leaf})
 		got, err := r.Secrets(r.Job("a / in / leaf"), map[string]string{"A": "1"})
 		if (err != nil) != (want == nil) || err == nil && !maps.Equal(got, want) {

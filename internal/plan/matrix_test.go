@@ -25,7 +25,8 @@ func TestMatrix(t *testing.T) {
 		{"product, the last vector fastest", `
 version: [10, 12, 14]
 os: [ubuntu-latest, windows-latest]`,
-			[]string{"m (10, ubuntu-latest)", "m (10, windows-latest)", "m (12, ubuntu-latest)", "m (12, windows-latest)", "m (14, ubuntu-latest)", "m (14, windows-latest)"},
+			[]string{"m (10, ubuntu-latest)", "m (10, windows-latest)", "m (12, ubuntu-latest)", "m (12, windows-latest)", "m (14, ubuntu-latest)",
+				"m (14, windows-latest)"},
 			nil},
 		{"GitHub's documentation: fruits", `
 fruit: [apple, pear]
@@ -68,7 +69,8 @@ version: [12, 14, 16]
 include:
   - os: windows-latest
     version: 17`,
-			[]string{"m (macos-latest, 12)", "m (macos-latest, 14)", "m (macos-latest, 16)", "m (windows-latest, 12)", "m (windows-latest, 14)", "m (windows-latest, 16)", "m (ubuntu-latest, 12)", "m (ubuntu-latest, 14)", "m (ubuntu-latest, 16)", "m (windows-latest, 17)"},
+			[]string{"m (macos-latest, 12)", "m (macos-latest, 14)", "m (macos-latest, 16)", "m (windows-latest, 12)", "m (windows-latest, 14)",
+				"m (windows-latest, 16)", "m (ubuntu-latest, 12)", "m (ubuntu-latest, 14)", "m (ubuntu-latest, 16)", "m (windows-latest, 17)"},
 			nil},
 		{"GitHub's documentation: include only", `
 include:
@@ -87,7 +89,9 @@ exclude:
     environment: production
   - os: windows-latest
     version: 16`,
-			[]string{"m (macos-latest, 12, staging)", "m (macos-latest, 14, staging)", "m (macos-latest, 14, production)", "m (macos-latest, 16, staging)", "m (macos-latest, 16, production)", "m (windows-latest, 12, staging)", "m (windows-latest, 12, production)", "m (windows-latest, 14, staging)", "m (windows-latest, 14, production)"},
+			[]string{"m (macos-latest, 12, staging)", "m (macos-latest, 14, staging)", "m (macos-latest, 14, production)", "m (macos-latest, 16, staging)",
+				"m (macos-latest, 16, production)", "m (windows-latest, 12, staging)", "m (windows-latest, 12, production)", "m (windows-latest, 14, staging)",
+				"m (windows-latest, 14, production)"},
 			nil},
 		{"include brings back what exclude took", `
 os: [a, b]

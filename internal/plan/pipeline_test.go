@@ -111,9 +111,11 @@ jobs:
 		{"all well", true, "stable", nil,
 			[]string{"start publish", "skip rollback: its condition is false: failure() && needs.publish.result == 'failure'", "start report"}, ci.Success},
 		{"not to be published", false, "beta", nil,
-			[]string{"skip publish: its condition is false: inputs.publish", "skip rollback: its condition is false: failure() && needs.publish.result == 'failure'", "start report"}, ci.Success},
+			[]string{"skip publish: its condition is false: inputs.publish", "skip rollback: its condition is false: failure() && needs.publish.result == 'failure'",
+				"start report"}, ci.Success},
 		{"a build fails, the other goes on", true, "beta", map[string]ci.Conclusion{"build (linux, amd64)": ci.Failure},
-			[]string{"skip publish: it needs build, which failed", "skip rollback: its condition is false: failure() && needs.publish.result == 'failure'", "start report"}, ci.Failure},
+			[]string{"skip publish: it needs build, which failed", "skip rollback: its condition is false: failure() && needs.publish.result == 'failure'",
+				"start report"}, ci.Failure},
 		{"publishing fails", true, "stable", map[string]ci.Conclusion{"publish": ci.Failure},
 			[]string{"start publish", "start rollback", "start report"}, ci.Failure},
 	} {
@@ -126,7 +128,8 @@ jobs:
 				t.Errorf("the run ends with %q, want %q", got, c.want)
 			}
 			equal(t, "log", d.log, slices.Concat(start, c.log))
-			if j := d.s.Run().Job("build (darwin, arm64)"); j.Name != "build darwin/arm64" || !slices.Equal(j.Labels, []string{"macos-latest"}) || j.FailFast != (c.channel == "stable") {
+			if j := d.s.Run().Job("build (darwin, arm64)"); j.Name != "build darwin/arm64" || !slices.Equal(j.Labels, []string{"macos-latest"}) ||
+				j.FailFast != (c.channel == "stable") {
 				t.Errorf("the cell is %+v", j)
 			}
 			if e := d.s.Run().Job("publish").Environment; e.Name != c.channel {

@@ -647,7 +647,8 @@ func (s *State) conclude(sc *scope, out *[]Action) {
 			}
 			if sum += len(v); len(v) > ci.MaxOutput || sum > ci.MaxJobOutputs {
 				a.Conclusion = ci.Failure
-				a.Reason = fmt.Sprintf("the output %q of %s has %d bytes, and all so far %d: at most %d and %d are possible", o.Name, w.File, len(v), sum, ci.MaxOutput, ci.MaxJobOutputs)
+				a.Reason = fmt.Sprintf("the output %q of %s has %d bytes, and all so far %d: at most %d and %d are possible", o.Name, w.File, len(v), sum, ci.MaxOutput,
+					ci.MaxJobOutputs)
 				break
 			}
 			a.Outputs[o.Name] = v

@@ -259,7 +259,8 @@ func TestHold(t *testing.T) {
 	}{
 		{"kept", func(int) (bool, string, error) { return true, "", nil }, 10 * lease, 0, nil, 30},
 		// Somebody else may have the job: it stops with the first heartbeat that says so, and no other is sent.
-		{"lost while it runs", func(n int) (bool, string, error) { return n < 3, "", nil }, 10 * lease, lease, func(err error) bool { return errors.Is(err, queue.ErrLost) }, 3},
+		{"lost while it runs", func(n int) (bool, string, error) { return n < 3, "", nil }, 10 * lease, lease,
+			func(err error) bool { return errors.Is(err, queue.ErrLost) }, 3},
 		// It winds up under its lease for a minute after it was told.
 		{"cancelled", func(n int) (bool, string, error) { return true, map[bool]string{true: "newer push"}[n >= 2], nil }, 10 * lease, 2 * lease / 3,
 			func(err error) bool {

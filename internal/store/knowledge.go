@@ -143,7 +143,8 @@ func (l *Learning) CountRetry(repository, signature string, passed bool) error {
 
 // Fixed writes which commit ended a signature.
 func (l *Learning) Fixed(repository, signature, commit, fix string) error {
-	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET fixed_by = $3, fix = $4 WHERE repository = $1 AND id = $2`, clean(repository), signature, clean(commit), clean(fix))
+	_, err := l.tx.ExecContext(l.ctx, `UPDATE signatures SET fixed_by = $3, fix = $4 WHERE repository = $1 AND id = $2`, clean(repository), signature,
+		clean(commit), clean(fix))
 	return err
 }
 

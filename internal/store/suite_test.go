@@ -63,7 +63,8 @@ func newRun(t *testing.T, s *store.Store, repo string, keys ...string) (ci.Run, 
 	for _, k := range keys {
 		jobs = append(jobs, ci.Job{Key: k, Job: strings.Fields(k)[0], Name: k, Labels: []string{"ubuntu-latest"}})
 	}
-	run, jobs, err := s.CreateRun(t.Context(), ci.Run{Repository: repo, File: ".github/workflows/ci.yml", Workflow: "CI", Event: "push", SHA: "abc", Ref: "refs/heads/main"}, jobs, []byte(`{"version":1}`))
+	run, jobs, err := s.CreateRun(t.Context(), ci.Run{Repository: repo, File: ".github/workflows/ci.yml", Workflow: "CI", Event: "push", SHA: "abc",
+		Ref: "refs/heads/main"}, jobs, []byte(`{"version":1}`))
 	ok(t, err)
 	return run, jobs
 }
@@ -187,7 +188,8 @@ func testRuns(t *testing.T, a, b *store.Store) {
 	if _, err := a.Run(ctx, "nothere"); !errors.Is(err, store.ErrNotFound) {
 		t.Fatal(err)
 	}
-	if list := must[[]ci.Run](t)(a.Runs(ctx, store.RunFilter{Repository: "o/runs", Workflow: "CI", Status: ci.Queued, Limit: 1})); len(list) != 1 || list[0].ID != r2.ID {
+	if list := must[[]ci.Run](t)(a.Runs(ctx, store.RunFilter{Repository: "o/runs", Workflow: "CI", Status: ci.Queued, Limit: 1})); len(list) != 1 ||
+		list[0].ID != r2.ID {
 		t.Fatalf("%+v", list)
 	}
 	if plan := must[[]byte](t)(a.Plan(ctx, r1.ID)); string(plan) != `{"version":1}` {
@@ -228,7 +230,8 @@ func testRecorder(t *testing.T, a, b *store.Store) {
 		}
 	}
 	steps := must[[]ci.Step](t)(b.Steps(ctx, jobs[0].ID))
-	if len(steps) != 2 || steps[0].Outcome != ci.Failure || steps[0].Conclusion != ci.Success || steps[0].ExitCode != 2 || steps[0].Command != "make" || steps[1].Conclusion != ci.Skipped || steps[1].Number != 3 {
+	if len(steps) != 2 || steps[0].Outcome != ci.Failure || steps[0].Conclusion != ci.Success || steps[0].ExitCode != 2 || steps[0].Command != "make" ||
+		steps[1].Conclusion != ci.Skipped || steps[1].Number != 3 {
 		t.Fatalf("steps %+v", steps)
 	}
 	back := must[[]store.StoredJob](t)(b.Jobs(ctx, run.ID))
@@ -585,7 +588,8 @@ func testQueueTable(t *testing.T, a, b *store.Store) {
 func testPredictions(t *testing.T, a, b *store.Store) {
 	ctx := t.Context()
 	run, _ := newRun(t, a, "o/pred", "j")
-	p := store.Prediction{Run: run.ID, JobKey: "j", Step: 1, Identity: "id", Made: time.Now(), Prediction: ci.Prediction{PFail: .25, Low: .1, High: .5, Seen: 9, Reasons: []string{"why"}}}
+	p := store.Prediction{Run: run.ID, JobKey: "j", Step: 1, Identity: "id", Made: time.Now(),
+		Prediction: ci.Prediction{PFail: .25, Low: .1, High: .5, Seen: 9, Reasons: []string{"why"}}}
 	ok(t, a.AddPredictions(ctx, []store.Prediction{p}))
 	p.PFail = .9
 	ok(t, b.AddPredictions(ctx, []store.Prediction{p})) // too late: the first one stays
@@ -645,7 +649,8 @@ func testSignatures(t *testing.T, a, b *store.Store) {
 	ctx := t.Context()
 	sig := store.Signature{ID: "sig", Text: "error: <num>", Class: "compile"}
 	for i := range 3 {
-		h := store.Hit{Run: fmt.Sprint("r", i), JobKey: "j", Step: 1, Repository: "o/s", Identity: "step", SHA: fmt.Sprint("c", i), At: time.UnixMilli(int64(1000 + i))}
+		h := store.Hit{Run: fmt.Sprint("r", i), JobKey: "j", Step: 1, Repository: "o/s", Identity: "step", SHA: fmt.Sprint("c", i),
+			At: time.UnixMilli(int64(1000 + i))}
 		before, fresh, err := a.AddHit(ctx, sig, h)
 		ok(t, err)
 		if before.Seen != i || !fresh {

@@ -205,7 +205,8 @@ func (m *Manifest) Check(ctx context.Context, dir string, names ...string) error
 
 // Open reads the manifest of the snapshot in dir, checks the sum of its state, and
 // makes spec that of the machine in it (Fit), by dir's absolute path.
-func Open(ctx context.Context, dir string, spec *vm.Spec, read func(ctx context.Context, dir string) (*Manifest, error)) (string, *Manifest, map[string]vm.Disk, error) {
+func Open(ctx context.Context, dir string, spec *vm.Spec, read func(ctx context.Context, dir string) (*Manifest, error)) (string, *Manifest,
+	map[string]vm.Disk, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", nil, nil, err
