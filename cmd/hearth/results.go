@@ -94,7 +94,8 @@ written outside of DIR, and what unpacks to far more than it takes is refused.`,
 				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "NAME\tSIZE\tJOB\tWHEN\tKEPT UNTIL\tDIGEST")
 				for _, x := range all {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", board.Clean(x.Name), board.Amount(x.Size), board.Clean(x.Job), ago(x.Created), x.Expires.Local().Format(time.DateOnly), x.Digest)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", board.Clean(x.Name), board.Amount(x.Size), board.Clean(x.Job),
+						ago(x.Created), x.Expires.Local().Format(time.DateOnly), x.Digest)
 				}
 				if err := w.Flush(); err != nil {
 					return err
@@ -231,7 +232,8 @@ func (a *app) cacheCommand() *cobra.Command {
 					if n == 1 {
 						fmt.Fprintln(w, "REPOSITORY\tBRANCH\tKEY\tSIZE\tMADE\tUSED")
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", board.Clean(r), board.Clean(shortRef(e.Scope)), board.Clean(e.Key), board.Amount(e.Size), ago(e.Created), ago(e.Used))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", board.Clean(r), board.Clean(shortRef(e.Scope)), board.Clean(e.Key),
+						board.Amount(e.Size), ago(e.Created), ago(e.Used))
 				}
 			}
 			if n == 0 && !asJSON {

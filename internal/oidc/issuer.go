@@ -51,7 +51,8 @@ func New(cfg Config) *Issuer {
 }
 
 // claimNames are the claims that a job's token has, beside those of every token.
-var claimNames = []string{"actor", "actor_id", "base_ref", "environment", "event_name", "head_ref", "job_workflow_ref", "job_workflow_sha", "ref", "ref_protected", "ref_type",
+var claimNames = []string{"actor", "actor_id", "base_ref", "environment", "event_name", "head_ref",
+	"job_workflow_ref", "job_workflow_sha", "ref", "ref_protected", "ref_type",
 	"repository", "repository_id", "repository_owner", "repository_owner_id", "repository_visibility", "run_attempt", "run_id", "run_number", "runner_environment",
 	"sha", "workflow", "workflow_ref", "workflow_sha"}
 
@@ -144,7 +145,8 @@ func (i *Issuer) Register(mux *http.ServeMux, path string) {
 	}
 	mux.HandleFunc("GET "+path+"/.well-known/openid-configuration", public(func() (any, error) {
 		return map[string]any{
-			"issuer": i.url, "jwks_uri": i.url + "/.well-known/jwks", "subject_types_supported": []string{"public", "pairwise"}, "response_types_supported": []string{"id_token"},
+			"issuer": i.url, "jwks_uri": i.url + "/.well-known/jwks",
+			"subject_types_supported": []string{"public", "pairwise"}, "response_types_supported": []string{"id_token"},
 			"id_token_signing_alg_values_supported": []string{"RS256"}, "scopes_supported": []string{"openid"},
 			"claims_supported": append([]string{"sub", "aud", "exp", "iat", "iss", "jti", "nbf"}, claimNames...),
 		}, nil

@@ -114,7 +114,8 @@ func TestSubject(t *testing.T) {
 		{Claims{"event_name": "pull_request_target", "ref": "refs/heads/main"}, "", "repo:acme/app:pull_request"},
 		{Claims{"environment": "prod", "event_name": "pull_request"}, "", "repo:acme/app:environment:prod"},
 		{Claims{"environment": "a:ref:refs/heads/main"}, "", "repo:acme/app:environment:a%3Aref%3Arefs/heads/main"},
-		{Claims{"ref": "refs/heads/main", "job_workflow_ref": "acme/ci/x.yml@v1"}, "repo context job_workflow_ref", "repo:acme/app:ref:refs/heads/main:job_workflow_ref:acme/ci/x.yml@v1"},
+		{Claims{"ref": "refs/heads/main", "job_workflow_ref": "acme/ci/x.yml@v1"}, "repo context job_workflow_ref",
+			"repo:acme/app:ref:refs/heads/main:job_workflow_ref:acme/ci/x.yml@v1"},
 		{Claims{"repository_owner": "acme"}, "repository_owner", "repository_owner:acme"},
 		{Claims{}, "repo environment", `the subject is to have "environment", and this job has none`},
 	} {
@@ -181,7 +182,8 @@ func TestRotation(t *testing.T) {
 func TestAttackRequestToken(t *testing.T) {
 	p := newParty(t, t.TempDir())
 	mine, theirs := p.Desk(claims(), nil, "a"), p.Desk(claims(), nil, "a")
-	for _, authorization := range []string{"", "bearer", "bearer ", "Bearer " + theirs.RequestToken(), "Basic " + mine.RequestToken(), "Bearer " + mine.RequestToken() + "x"} {
+	for _, authorization := range []string{"", "bearer", "bearer ", "Bearer " + theirs.RequestToken(),
+		"Basic " + mine.RequestToken(), "Bearer " + mine.RequestToken() + "x"} {
 		if status, _ := ask(t, mine, "", authorization); status != http.StatusUnauthorized {
 			t.Errorf("%.20q: %d", authorization, status)
 		}

@@ -88,7 +88,8 @@ func TestAttackCacheOfAnotherBranch(t *testing.T) {
 	open(t, s, job()).cache("good", []byte("good"))
 	pull.Mode = ReadOnly
 	c := open(t, s, pull)
-	if _, a := c.call("CacheService/CreateCacheEntry", "key", "x", "version", "v1", "metadata", map[string]any{"scope": []any{map[string]any{"scope": "refs/heads/main", "permission": "3"}}}); a["ok"] != false {
+	if _, a := c.call("CacheService/CreateCacheEntry", "key", "x", "version", "v1",
+		"metadata", map[string]any{"scope": []any{map[string]any{"scope": "refs/heads/main", "permission": "3"}}}); a["ok"] != false {
 		t.Errorf("written by who may read: %v", a)
 	}
 	if c.restored("good") != "good" {
@@ -104,7 +105,8 @@ func TestAttackCacheOfAnotherBranch(t *testing.T) {
 // something there is refused.
 func TestAttackNamesOfArtifacts(t *testing.T) {
 	c := open(t, New(Config{Dir: t.TempDir()}), job())
-	for _, name := range []string{"", ".", "..", "../x", `a\b`, "a/b", "a:b", "a\x00b", "a\nb", "a\x1b[0m", `a"b`, "a|b", "a*", "a?", "<a>", strings.Repeat("a", 256), "a\xff", strings.Repeat("a", 1<<17)} {
+	for _, name := range []string{"", ".", "..", "../x", `a\b`, "a/b", "a:b", "a\x00b", "a\nb", "a\x1b[0m", `a"b`,
+		"a|b", "a*", "a?", "<a>", strings.Repeat("a", 256), "a\xff", strings.Repeat("a", 1<<17)} {
 		if status, a := c.artifact(name, []byte("x")); status != 400 {
 			t.Errorf("%.40q: %d %v", name, status, a)
 		}
@@ -114,10 +116,12 @@ func TestAttackNamesOfArtifacts(t *testing.T) {
 			t.Errorf("key %.40q: %d", key, status)
 		}
 	}
-	if status, _ := c.call("CacheService/GetCacheEntryDownloadURL", "key", "k", "version", "v1", "restore_keys", strings.Fields("a b c d e f g h i")); status != 200 {
+	if status, _ := c.call("CacheService/GetCacheEntryDownloadURL", "key", "k", "version", "v1", "restore_keys",
+		strings.Fields("a b c d e f g h i")); status != 200 {
 		t.Errorf("ten keys: %d", status)
 	}
-	if status, _ := c.call("CacheService/GetCacheEntryDownloadURL", "key", "k", "version", "v1", "restore_keys", strings.Fields("a b c d e f g h i j")); status != 400 {
+	if status, _ := c.call("CacheService/GetCacheEntryDownloadURL", "key", "k", "version", "v1", "restore_keys",
+		strings.Fields("a b c d e f g h i j")); status != 400 {
 		t.Errorf("eleven keys: %d", status)
 	}
 	if status, _ := c.cache(strings.Repeat("ä", 512), []byte("x")); status != 200 {
@@ -177,7 +181,8 @@ func TestAttackBounds(t *testing.T) {
 	busy := New(Config{Dir: t.TempDir()})
 	err := busy.update("me/it", func(p *place) error {
 		for i := range 1000 {
-			p.Caches = append(p.Caches, Cache{ID: p.next(), Scope: "refs/heads/main", Key: fmt.Sprint(i), Version: "v1", Upload: newID(), Until: time.Now().Add(time.Hour)})
+			p.Caches = append(p.Caches, Cache{ID: p.next(), Scope: "refs/heads/main", Key: fmt.Sprint(i), Version: "v1",
+				Upload: newID(), Until: time.Now().Add(time.Hour)})
 		}
 		return nil
 	})
@@ -231,7 +236,8 @@ func FuzzBlockList(f *testing.F) {
 
 // Whatever is asked, the answer is one, and never the runner's own fault.
 func FuzzRequest(f *testing.F) {
-	f.Add("ArtifactService/CreateArtifact", []byte(`{"workflow_run_backend_id":"run1","name":"a","expires_at":"2026-01-02T03:04:05.000Z","version":7,"mime_type":"application/zip"}`))
+	f.Add("ArtifactService/CreateArtifact",
+		[]byte(`{"workflow_run_backend_id":"run1","name":"a","expires_at":"2026-01-02T03:04:05.000Z","version":7,"mime_type":"application/zip"}`))
 	f.Add("ArtifactService/FinalizeArtifact", []byte(`{"workflowRunBackendId":"run1","name":"a","size":"12","hash":"sha256:0"}`))
 	f.Add("ArtifactService/ListArtifacts", []byte(`{"workflow_run_backend_id":"run1","id_filter":"1"}`))
 	f.Add("CacheService/CreateCacheEntry", []byte(`{"key":"k","version":"v"}`))

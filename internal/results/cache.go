@@ -76,7 +76,8 @@ func (n *Session) createCache(m message) (any, error) {
 		if u, err = n.begin(true); err != nil {
 			return err
 		}
-		p.Caches = append(p.Caches, Cache{ID: p.next(), Scope: n.job.Scopes[0], Key: key, Version: version, Created: now.UTC(), Used: now.UTC(), Upload: u.id, Until: now.Add(uploadTime).UTC()})
+		p.Caches = append(p.Caches, Cache{ID: p.next(), Scope: n.job.Scopes[0], Key: key, Version: version,
+			Created: now.UTC(), Used: now.UTC(), Upload: u.id, Until: now.Add(uploadTime).UTC()})
 		return nil
 	})
 	if err != nil {
@@ -202,7 +203,8 @@ func (n *Session) cacheURL(m message) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"ok": true, "matched_key": hit.Key, "signed_download_url": n.sign(blobsPath+strings.TrimPrefix(hit.Digest, "sha256:"), "r", downloadTime, "", "application/octet-stream")}, nil
+	return map[string]any{"ok": true, "matched_key": hit.Key,
+		"signed_download_url": n.sign(blobsPath+strings.TrimPrefix(hit.Digest, "sha256:"), "r", downloadTime, "", "application/octet-stream")}, nil
 }
 
 // find is GitHub's search: the index of the entry, or -1.

@@ -167,7 +167,8 @@ func TestBlob(t *testing.T) {
 	if w := c.blob("GET", down, "", nil, "If-Match", `"another"`); w.Code != 412 {
 		t.Errorf("If-Match: %d", w.Code)
 	}
-	if w := c.blob("PUT", down, "", []byte("x"), "x-ms-blob-type", "BlockBlob"); w.Code != 403 || !strings.Contains(w.Body.String(), "<Code>AuthorizationPermissionMismatch</Code>") ||
+	if w := c.blob("PUT", down, "", []byte("x"), "x-ms-blob-type", "BlockBlob"); w.Code != 403 ||
+		!strings.Contains(w.Body.String(), "<Code>AuthorizationPermissionMismatch</Code>") ||
 		w.Header().Get("x-ms-error-code") != "AuthorizationPermissionMismatch" {
 		t.Errorf("writing by an address for reading: %d %s", w.Code, w.Body)
 	}
@@ -214,7 +215,8 @@ func TestDamaged(t *testing.T) {
 	r := httptest.NewRequest("PUT", up+"&comp=block&blockid="+b64("x"), io.MultiReader(strings.NewReader("x")))
 	r.ContentLength = -1
 	_, a = c.call("ArtifactService/CreateArtifact", "name", "it2")
-	r = httptest.NewRequest("PUT", strings.TrimPrefix(a["signed_upload_url"].(string), c.n.job.Base)+"&comp=block&blockid="+b64("x"), io.MultiReader(strings.NewReader("x")))
+	up = strings.TrimPrefix(a["signed_upload_url"].(string), c.n.job.Base)
+	r = httptest.NewRequest("PUT", up+"&comp=block&blockid="+b64("x"), io.MultiReader(strings.NewReader("x")))
 	r.ContentLength = -1
 	if w := c.serve(r); w.Code != http.StatusLengthRequired {
 		t.Errorf("without a length: %d", w.Code)

@@ -92,7 +92,8 @@ type driver struct {
 func startDriver(t *testing.T, dir string) *driver {
 	t.Helper()
 	c := exec.Command("node", filepath.Join(dir, "drive.mjs"))
-	c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "RUNNER_TEMP=" + t.TempDir(), "GITHUB_SERVER_URL=https://github.com", "ACTIONS_CACHE_SERVICE_V2=true", "RUNNER_DEBUG=1"}
+	c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "RUNNER_TEMP=" + t.TempDir(),
+		"GITHUB_SERVER_URL=https://github.com", "ACTIONS_CACHE_SERVICE_V2=true", "RUNNER_DEBUG=1"}
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +207,8 @@ func toolkitArtifacts(t *testing.T, d *driver, env map[string]string) {
 	job.Key = "test"
 	n, _ = serve(t, s, job)
 	list := d.do(t, n, work, env, "list")
-	if !list.OK || len(list.Artifacts) != 1 || list.Artifacts[0].Name != "logs of 1" || list.Artifacts[0].Digest != "sha256:"+up.Digest || list.Artifacts[0].Size != up.Size {
+	if !list.OK || len(list.Artifacts) != 1 || list.Artifacts[0].Name != "logs of 1" ||
+		list.Artifacts[0].Digest != "sha256:"+up.Digest || list.Artifacts[0].Size != up.Size {
 		t.Fatalf("listed: %+v", list)
 	}
 	got := filepath.Join(work, "got")
@@ -294,7 +296,8 @@ func toolkitCaches(t *testing.T, d *driver, env map[string]string) {
 	// A job that may only read.
 	branch.Mode = ReadOnly
 	n, _ = serve(t, s, branch)
-	if a := d.do(t, n, other, env, "save", "go-4", "deps"); !a.OK || a.ID.String() != "-1" || env["DRIVE_CACHE"] == "6" && !strings.Contains(a.Log, "cache write denied") {
+	if a := d.do(t, n, other, env, "save", "go-4", "deps"); !a.OK || a.ID.String() != "-1" ||
+		env["DRIVE_CACHE"] == "6" && !strings.Contains(a.Log, "cache write denied") {
 		t.Errorf("saved by who may read: %+v\n%s", a, a.Log)
 	}
 	if a := d.do(t, n, other, env, "lookup", "go-3", "deps"); a.Key != "go-3" {

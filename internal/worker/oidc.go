@@ -26,7 +26,8 @@ func (r *Runner) openOIDC(run *plan.Run, job *plan.Job) (*oidc.Desk, engine.IDTo
 // OIDCClaims are what a job's token says of it, as GitHub's says it.
 func OIDCClaims(run *plan.Run, job *plan.Job) oidc.Claims {
 	c := oidc.Claims{"runner_environment": "self-hosted"}
-	for _, name := range []string{"actor", "actor_id", "base_ref", "event_name", "head_ref", "ref", "ref_protected", "ref_type", "repository", "repository_id", "repository_owner",
+	for _, name := range []string{"actor", "actor_id", "base_ref", "event_name", "head_ref",
+		"ref", "ref_protected", "ref_type", "repository", "repository_id", "repository_owner",
 		"repository_owner_id", "repository_visibility", "run_attempt", "run_id", "run_number", "sha", "workflow", "workflow_ref", "workflow_sha"} {
 		if v := run.GitHub.Get(name); !v.IsNull() {
 			c[name] = v.ToString()
