@@ -161,22 +161,12 @@ func (a *app) showCommand() *cobra.Command {
 			if asJSON {
 				last = tui.NewJSON(a.out)
 			}
-			for after := int64(0); ; {
-				records, err := s.RunRecords(ctx, run.ID, after, 1000)
-				if err != nil {
-					return err
-				}
-				if len(records) == 0 {
-					break
-				}
-				for _, r := range records {
-					after = r.Seq
-					if asJSON {
-						last.Emit(r.Record)
-					} else {
-						b.Apply(r.Record)
-					}
-				}
+			do := b.Apply
+			if asJSON {
+				do = last.Emit
+			}
+			if err := s.EachRunRecord(ctx, run.ID, do); err != nil {
+				return err
 			}
 			if asJSON {
 				return last.Close()

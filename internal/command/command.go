@@ -47,47 +47,37 @@ func Parse(line string, known func(name string) bool) (Command, bool) {
 	if len(line) > maxCommand {
 		return Command{}, false
 	}
-	if c, ok := parseColons(line, known); ok {
-		return c, true
+	if rest, ok := strings.CutPrefix(strings.TrimLeft(line, " \t\r\v\f"), "::"); ok {
+		if c, ok := colons.parse(rest, known); ok {
+			return c, true
+		}
 	}
-	return parseHashes(line, known)
+	if _, rest, ok := strings.Cut(line, "##["); ok {
+		return hashes.parse(rest, known)
+	}
+	return Command{}, false
 }
 
-func parseColons(line string, known func(string) bool) (Command, bool) {
-	rest, ok := strings.CutPrefix(strings.TrimLeft(line, " \t\r\v\f"), "::")
-	if !ok {
-		return Command{}, false
-	}
-	head, data, ok := strings.Cut(rest, "::")
-	if !ok {
-		return Command{}, false
-	}
-	name, props, _ := strings.Cut(head, " ")
-	name = strings.ToLower(name)
-	if name == "" || !known(name) {
-		return Command{}, false
-	}
-	c := Command{Name: name, Data: unescape.Replace(data)}
-	c.properties(strings.TrimSpace(props), ",", unescapeProperty)
-	return c, true
+// form is one of the two ways to write a command, behind what it begins with.
+type form struct {
+	end, separator   string
+	data, properties *strings.Replacer
 }
 
-func parseHashes(line string, known func(string) bool) (Command, bool) {
-	_, rest, ok := strings.Cut(line, "##[")
-	if !ok {
-		return Command{}, false
-	}
-	head, data, ok := strings.Cut(rest, "]")
-	if !ok {
-		return Command{}, false
-	}
+var (
+	colons = form{"::", ",", unescape, unescapeProperty}
+	hashes = form{"]", ";", unescapeHashes, unescapeHashes}
+)
+
+func (f form) parse(rest string, known func(string) bool) (Command, bool) {
+	head, data, ok := strings.Cut(rest, f.end)
 	name, props, _ := strings.Cut(head, " ")
 	name = strings.ToLower(name)
-	if name == "" || !known(name) {
+	if !ok || name == "" || !known(name) {
 		return Command{}, false
 	}
-	c := Command{Name: name, Data: unescapeHashes.Replace(data)}
-	c.properties(strings.TrimSpace(props), ";", unescapeHashes)
+	c := Command{Name: name, Data: f.data.Replace(data)}
+	c.properties(strings.TrimSpace(props), f.separator, f.properties)
 	return c, true
 }
 

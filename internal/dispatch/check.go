@@ -127,18 +127,8 @@ func (r *reporter) recall(ctx context.Context, jobs []store.StoredJob) error {
 	if err != nil {
 		return err
 	}
-	for after := int64(0); ; {
-		records, err := r.d.cfg.Store.RunRecords(ctx, r.run.ID, after, 1000)
-		if err != nil {
-			return err
-		}
-		for _, rec := range records {
-			after = rec.Seq
-			r.board.Apply(rec.Record)
-		}
-		if len(records) < 1000 {
-			break
-		}
+	if err := r.d.cfg.Store.EachRunRecord(ctx, r.run.ID, r.board.Apply); err != nil {
+		return err
 	}
 	back := func(key, id string, ended bool) error {
 		text, ok := facts[id]

@@ -271,17 +271,8 @@ func (l *Ledger) Cancel(ctx context.Context, run ci.Run, reason string) error {
 // life if it says no time.
 func (l *Ledger) end(ctx context.Context, run ci.Run, base ci.Record) error {
 	last := run.Created
-	for after := int64(0); ; {
-		records, err := l.Store.RunRecords(ctx, run.ID, after, 1000)
-		if err != nil {
-			return err
-		}
-		if len(records) == 0 {
-			break
-		}
-		for _, r := range records {
-			after, last = r.Seq, r.Time
-		}
+	if err := l.Store.EachRunRecord(ctx, run.ID, func(r ci.Record) { last = r.Time }); err != nil {
+		return err
 	}
 	since := func(t time.Time) *int64 {
 		if t.IsZero() {

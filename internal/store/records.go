@@ -66,6 +66,20 @@ func (s *Store) RunRecords(ctx context.Context, runID string, after int64, limit
 	return out, nil
 }
 
+// EachRunRecord gives all of a run's records to do, in order, a thousand at a time.
+func (s *Store) EachRunRecord(ctx context.Context, runID string, do func(ci.Record)) error {
+	for after := int64(0); ; {
+		records, err := s.RunRecords(ctx, runID, after, 1000)
+		if err != nil || len(records) == 0 {
+			return err
+		}
+		for _, r := range records {
+			after = r.Seq
+			do(r.Record)
+		}
+	}
+}
+
 // Head is the cursor of the newest record; 0 when there is none.
 func (s *Store) Head(ctx context.Context) (int64, error) {
 	var n int64
