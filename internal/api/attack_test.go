@@ -226,7 +226,7 @@ func TestAttackQuotas(t *testing.T) {
 	}
 }
 
-// 16 snapshots of half a gigabyte by a machine's token.
+// Snapshots of half a gigabyte each by a machine's token.
 func TestAttackSnapshotBytes(t *testing.T) {
 	s := serve(t, Config{Quotas: Quotas{SnapshotBytes: 1<<30 - 1}}, 2) // less than a machine's memory
 	id, own := s.vm(nil)
