@@ -3,6 +3,7 @@ package compat
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -70,6 +71,22 @@ jobs:
 	var s Score
 	if s.Count(jobs); s.String() != "0 of 1 workflows run here, 1 more in part; 2 of 3 jobs" {
 		t.Error(s.String())
+	}
+}
+
+// Inputs that somebody would give are made up; what they would make is not known then, and no
+// fault of the file.
+func TestInputs(t *testing.T) {
+	const head = "on: {workflow_dispatch: {inputs: {list: {required: true}, how: {required: true, type: choice, options: [a, b]}, n: {required: true, type: number}}}}\n"
+	for jobs, want := range map[string]string{
+		"jobs: {a: {runs-on: x, steps: [{run: echo}], name: '${{ inputs.how }}${{ inputs.n }}'}}":                       "a true false",
+		"jobs: {a: {runs-on: x, strategy: {matrix: {x: '${{ fromJSON(inputs.list) }}'}}, steps: [{run: echo}]}}":        "a true false",
+		"jobs: {a: {runs-on: x, strategy: {matrix: {x: '${{ fromJSON(github.ref) }}'}}, steps: [{run: echo, ooh: 1}]}}": " false true",
+	} {
+		got, err := File(t.Context(), write(t, t.TempDir(), "w.yml", head+jobs+"\n"), here)
+		if err != nil || len(got) != 1 || fmt.Sprint(got[0].Job, " ", got[0].Runs, " ", got[0].Invalid) != want {
+			t.Errorf("%s: %+v, %v", jobs, got, err)
+		}
 	}
 }
 
