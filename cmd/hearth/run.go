@@ -84,7 +84,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "leave the output of steps out")
 	f.StringArrayVarP(&o.jobs, "job", "j", nil, "only this job, and what it needs")
 	f.StringVarP(&o.workflows, "workflows", "W", "", "workflow file, or directory of them (default .github/workflows)")
-	f.StringVarP(&o.eventPath, "eventpath", "e", "", "file with the event's payload, JSON")
+	f.StringVarP(&o.eventPath, "eventpath", "e", "", "file with the event's payload, JSON; it goes over what is made here, its inputs included")
 	f.StringArrayVarP(&o.secrets, "secret", "s", nil, "NAME=value, or NAME to take it from the environment")
 	f.StringVar(&o.secretFile, "secret-file", "", "file of secrets: NAME=value, NAME<<EOF or YAML (default .secrets)")
 	f.StringArrayVar(&o.vars, "var", nil, "NAME=value of the vars context")

@@ -66,8 +66,8 @@ func (c Conclusion) Valid() bool {
 func (c Conclusion) Green() bool { return c == Success || c == Skipped || c == Neutral }
 
 // Result is the word that workflows see in needs.<job>.result and
-// steps.<id>.conclusion: a timeout is a failure there, and what did not run here was
-// skipped.
+// steps.<id>.conclusion: a step's timeout is a failure there, and what did not run here
+// was skipped. That a job's timeout is a cancellation there is package plan's.
 func (c Conclusion) Result() string {
 	switch c {
 	case TimedOut:
