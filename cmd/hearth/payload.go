@@ -271,6 +271,12 @@ func (o *occasion) pullRequest(ctx context.Context, r *git.Repository) {
 		if ok {
 			baseSHA, mergeBase = tip, r.MergeBase(ctx, tip, p.sha)
 		}
+		if o.event == "pull_request_target" {
+			// It runs on the base, whatever is proposed: a step asks for the head by name.
+			if o.h.Ref = "refs/heads/" + base; ok && base != p.branch {
+				o.h.SHA, o.at = tip, tip
+			}
+		}
 		if !ok || mergeBase == p.sha && base == p.branch {
 			// Nothing that is proposed: as if it were the last commit.
 			baseSHA, mergeBase = before, parent

@@ -101,6 +101,8 @@ func TestOccasions(t *testing.T) {
 		{"a pull request", topic, "pull_request", "", "pull_request", "number action pull_request.base.ref pull_request.base.sha pull_request.head.ref pull_request.head.sha pull_request.title pull_request.commits",
 			"refs/pull/1/merge synchronize five,six 1 synchronize main " + sha("main~2") + " topic " + sha("topic") + " add six 2"},
 		{"of the default branch", main, "pull_request", "", "pull_request", "pull_request.base.sha", "refs/pull/1/merge synchronize four,three " + sha("main~2")},
+		{"for the base", topic, "pull_request_target", "", "pull_request_target", "pull_request.base.sha pull_request.head.sha",
+			"refs/heads/main synchronize five,six " + sha("main~2") + " " + sha("topic")},
 		{"with a number inside", topic, "pull_request", `{"pull_request": {"number": 7, "labels": [{"name": "x"}]}}`, "pull_request", "number pull_request.number pull_request.base.ref",
 			"refs/pull/7/merge synchronize five,six 7 7 main"},
 		{"with a number outside", topic, "pull_request", `{"number": 8}`, "pull_request", "pull_request.number", "refs/pull/8/merge synchronize five,six 8"},
@@ -131,6 +133,9 @@ func TestOccasions(t *testing.T) {
 		t.Errorf("%+v", o.h)
 	}
 	if o := occasionOf(t, topic, "release", "", nil); o.at != "refs/tags/v1" || o.h.SHA != sha("v1") {
+		t.Errorf("%+v", o)
+	}
+	if o := occasionOf(t, topic, "pull_request_target", "", nil); o.at != sha("main~2") || o.h.SHA != o.at {
 		t.Errorf("%+v", o)
 	}
 	inputs := map[string]string{"given": "flag"}
