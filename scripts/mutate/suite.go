@@ -63,8 +63,8 @@ func newSuite(dir, pkg string, packages []string, slow time.Duration, skip strin
 			return nil, fmt.Errorf("%s: its tests: %w\n%s", of, err, list)
 		}
 		for name := range strings.FieldsSeq(string(list)) {
-			if strings.HasPrefix(name, "Benchmark") {
-				continue
+			if !strings.HasPrefix(name, "Test") && !strings.HasPrefix(name, "Fuzz") && !strings.HasPrefix(name, "Example") {
+				continue // a benchmark, or a word about coverage
 			}
 			t := &test{pkg: of, name: name}
 			profile := filepath.Join(dir, "profile")
