@@ -535,3 +535,67 @@ func TestToken(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusedJobs: a job that cannot run here stops itself and what needs it, and a
+// run of which nothing can run is not runnable.
+func TestRefusedJobs(t *testing.T) {
+	missing := workflow.Diagnostic{File: "f", Rule: plan.Unsupported, Message: "no containers"}
+	wrong := workflow.Diagnostic{File: "f", Rule: "other", Message: "mend it"}
+	r := build(t, jobs("a:", "b: needs: a", "c: if: always()", "d: if: github.none"))
+	for _, c := range []struct {
+		refused  map[string][]workflow.Diagnostic
+		runnable bool
+		all      int
+	}{
+		{nil, true, 0},
+		{map[string][]workflow.Diagnostic{"a": {missing, wrong}}, true, 2},
+		{map[string][]workflow.Diagnostic{"a": {missing}, "c": {missing}}, false, 1},
+		{map[string][]workflow.Diagnostic{"d": {missing, missing}}, true, 1},
+	} {
+		for _, j := range r.Jobs {
+			j.Refused = c.refused[j.Key]
+		}
+		if got := r.Runnable(); got != c.runnable || len(r.Refused()) != c.all {
+			t.Errorf("%v: runnable %v, %d faults", c.refused, got, len(r.Refused()))
+		}
+	}
+	j := &plan.Job{Refused: []workflow.Diagnostic{missing, wrong, missing}}
+	if first, reason, only := j.Refusal(); first.Message != missing.Message || reason != "no containers; mend it" || only {
+		t.Errorf("%+v %q %v", first, reason, only)
+	}
+	j.Refused = j.Refused[:1]
+	if _, reason, only := j.Refusal(); reason != "no containers" || !only {
+		t.Errorf("%q %v", reason, only)
+	}
+	d := drive(t, build(t, files{mainFile: "on: push\njobs:\n  a: " + job + "\n  b: {needs: a, runs-on: x, steps: [{run: echo}]}\n  c: " + job + "\n  d: {uses: ./in.yml}\n",
+		"in.yml": "on: workflow_call\njobs: {in: " + job + "}\n"}))
+	d.ends["a"] = ci.NotRun
+	if got := d.run(); got != ci.Neutral || d.s.JobConclusion("b") != ci.Skipped || d.s.JobConclusion("nobody") != "" {
+		t.Errorf("%s %q", got, d.log)
+	}
+	if ran, of := d.s.Ran(); ran != 2 || of != 4 {
+		t.Errorf("%d of %d ran", ran, of)
+	}
+}
+
+// TestContextsOfARun: a call's secrets see what the call needs, and every job the
+// run's variables.
+func TestContextsOfARun(t *testing.T) {
+	req := request(t, files{mainFile: "on: push\njobs:\n  z: " + strings.Replace(job, "steps", "outputs: {o: x}, steps", 1) +
+		"\n  a: {needs: z, uses: ./in.yml, secrets: {t: \"${{ vars.V }}-${{ needs.z.outputs.o }}\"}}\n",
+		"in.yml": "on: {workflow_call: {secrets: {t: {required: false}}}}\njobs: {in: {runs-on: \"${{ vars.V }}\", steps: [{run: echo}]}}\n"})
+	vars := expr.NewMap()
+	vars.Set("V", expr.String("v"))
+	req.Vars = expr.Object(vars)
+	r, diags := plan.Build(req)
+	if r == nil {
+		t.Fatal(diags)
+	}
+	d := drive(t, r)
+	d.outputs["z"] = map[string]string{"o": "out"}
+	d.run()
+	in := r.Job("a / in")
+	if got, err := r.Secrets(in, nil); err != nil || got["t"] != "v-out" || !slices.Equal(in.Labels, []string{"v"}) {
+		t.Errorf("%v %v %q", got, err, in.Labels)
+	}
+}
