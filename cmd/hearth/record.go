@@ -226,7 +226,7 @@ func (a *app) logsCommand() *cobra.Command {
 					continue
 				}
 				printed = true
-				if err := a.printLog(c, s, run, j, number, job == "" && len(jobs) > 1, asJSON, follow); err != nil {
+				if err := a.printLog(ctx, s, j, logView{number, job == "" && len(jobs) > 1, asJSON, follow}); err != nil {
 					return err
 				}
 			}
@@ -264,12 +264,17 @@ func stepNumber(c *cobra.Command, s *store.Store, jobID, step string) (int, erro
 	return 0, nil
 }
 
-func (a *app) printLog(c *cobra.Command, s *store.Store, run ci.Run, j store.StoredJob, step int, prefix, asJSON, follow bool) error {
-	ctx := c.Context()
-	wake, stop := s.Watch(run.ID)
+// logView is what of a job's log is printed, and how.
+type logView struct {
+	step                 int // 0 is all
+	prefix, json, follow bool
+}
+
+func (a *app) printLog(ctx context.Context, s *store.Store, j store.StoredJob, v logView) error {
+	wake, stop := s.Watch(j.RunID)
 	defer stop()
 	var out *tui.JSON
-	if asJSON {
+	if v.json {
 		out = tui.NewJSON(a.out)
 	}
 	offset := int64(0)
@@ -278,16 +283,16 @@ func (a *app) printLog(c *cobra.Command, s *store.Store, run ci.Run, j store.Sto
 		if err != nil {
 			return err
 		}
-		for line, err := range s.Log(ctx, store.LogQuery{Run: run.ID, Job: j.ID, Step: step, Offset: offset}) {
+		for line, err := range s.Log(ctx, store.LogQuery{Run: j.RunID, Job: j.ID, Step: v.step, Offset: offset}) {
 			if err != nil {
 				return err
 			}
 			offset = line.End
 			switch {
-			case asJSON:
+			case v.json:
 				out.Emit(line.Record)
 			case line.Record.Type == ci.LogLine:
-				if prefix {
+				if v.prefix {
 					fmt.Fprintf(a.out, "[%s] ", board.Clean(j.Name))
 				}
 				if _, err := fmt.Fprintln(a.out, board.Clean(line.Record.Text)); err != nil {
@@ -295,7 +300,7 @@ func (a *app) printLog(c *cobra.Command, s *store.Store, run ci.Run, j store.Sto
 				}
 			}
 		}
-		if !follow || now.Status == ci.Completed {
+		if !v.follow || now.Status == ci.Completed {
 			return nil
 		}
 		// Another process may be the one that writes: its wake does not reach us.

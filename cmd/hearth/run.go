@@ -645,7 +645,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			break
 		}
 		late := a.request(set)
-		conclusions[i], errs[i] = a.performOne(ctx, p, o, set, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
+		conclusions[i], errs[i] = a.performOne(ctx, o, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: c.run.Ref, SHA: c.run.SHA, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver, Results: shared,
