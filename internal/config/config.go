@@ -178,6 +178,10 @@ const (
 	JailBest    = "best"
 )
 
+// MaxSessionTTL is how long any session may live; see package session, which would
+// cut what is longer.
+const MaxSessionTTL = 7 * 24 * time.Hour
+
 // Duration is a time.Duration that reads and writes as "90s", "15m", "30d".
 type Duration time.Duration
 
@@ -396,8 +400,8 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.Retention.Validate()...)
 	errs = append(errs, c.Doors.validate()...)
-	if c.SessionTTL <= 0 {
-		bad("session_ttl must be positive")
+	if c.SessionTTL <= 0 || time.Duration(c.SessionTTL) > MaxSessionTTL {
+		bad("session_ttl must be positive, and at most %v", MaxSessionTTL)
 	}
 	errs = append(errs, c.Repositories.validate()...)
 	if c.AppID != 0 && len(c.Repositories) == 0 {

@@ -77,6 +77,13 @@ func TestLoadOrder(t *testing.T) {
 	if _, err := Load(file, env()); err == nil || !strings.Contains(err.Error(), "lisen") {
 		t.Errorf("an unknown key must be named: %v", err)
 	}
+	os.WriteFile(file, []byte(`{"session_ttl":"169h"}`), 0o600)
+	if c, err = Load(file, env()); err != nil {
+		t.Error(err)
+	}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "session_ttl must be positive, and at most 168h") {
+		t.Errorf("a life that no session may have: %v", err)
+	}
 	if _, err := Load("", env("HEARTH_CPUS", "two")); err == nil {
 		t.Error("HEARTH_CPUS=two was accepted")
 	}
