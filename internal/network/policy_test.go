@@ -132,10 +132,30 @@ func TestRules(t *testing.T) {
 			t.Errorf("%d: %q", mode, got)
 		}
 	}
-	// A private address that a listed name has stays closed; a listed one is open.
-	r, _ := compile(Policy{Mode: AllowList, Allow: []string{"example.com", "10.1.0.0/16"}})
-	if r.connect(netip.MustParseAddr("10.2.0.1"), 80, []string{"example.com"}) == "" || r.connect(netip.MustParseAddr("10.1.0.1"), 80, nil) != "" {
-		t.Error("a private address by its name")
+	// What a listed name, written out, stands for is listed, unless whoever asked may
+	// not decide that; what only lies below one is not.
+	for _, c := range []struct {
+		p     Policy
+		names []string
+		ip    string
+		want  string
+	}{
+		{Policy{Mode: AllowList, Allow: []string{"example.com"}}, []string{"example.com"}, "10.2.0.1", ""},
+		{Policy{Allow: []string{"example.com"}}, []string{"example.com"}, "10.2.0.1", ""},
+		{Policy{Mode: AllowList, Allow: []string{"example.com"}, PublicNames: true}, []string{"example.com"}, "10.2.0.1", "private address"},
+		{Policy{Mode: AllowList, Allow: []string{"*.example.com"}}, []string{"www.example.com"}, "10.2.0.1", "private address"},
+		{Policy{Mode: AllowList, Allow: []string{"example.com:443"}}, []string{"example.com"}, "10.2.0.1", "private address"},
+		{Policy{Mode: AllowList, Allow: []string{"example.com"}}, []string{"other.com"}, "10.2.0.1", "private address"},
+		{Policy{Mode: AllowList, Allow: []string{"example.com"}}, []string{"example.com"}, "127.0.0.1", "loopback address"},
+		{Policy{Mode: AllowList, Allow: []string{"10.1.0.0/16"}, PublicNames: true}, nil, "10.1.0.1", ""},
+	} {
+		r, err := compile(c.p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.connect(netip.MustParseAddr(c.ip), 80, c.names); got != c.want {
+			t.Errorf("%+v: %q, want %q", c, got, c.want)
+		}
 	}
 }
 
