@@ -142,7 +142,8 @@ func (r *running) run(ctx context.Context) (Conclusion, error) {
 		return Cancelled, nil
 	}
 	row, job := r.row(), r.plan.Jobs[0]
-	runner := &worker.Runner{RunID: row.ID, Repository: row.Repository, File: row.File, Ref: row.Ref, SHA: row.SHA, Attempt: 1, Sink: r, Log: slog.New(slog.DiscardHandler)}
+	runner := &worker.Runner{RunID: row.ID, Repository: row.Repository, File: row.File, Ref: row.Ref, SHA: row.SHA, Attempt: 1, Sink: r,
+		Log: slog.New(slog.DiscardHandler)}
 	if r.entry != nil {
 		runner.Learn, runner.Log = r.Host.learner, r.Host.log
 	}
@@ -219,7 +220,8 @@ func (r *running) line(text string) {
 
 func (r *running) finished(rec ci.Record) {
 	s := r.steps[rec.Step-1]
-	x := StepResult{Name: r.secrets.String(s.Name), Phase: s.phase, Outcome: rec.Outcome, Conclusion: rec.Conclusion, Output: r.out.String(), Truncated: r.out.cut,
+	x := StepResult{Name: r.secrets.String(s.Name), Phase: s.phase, Outcome: rec.Outcome, Conclusion: rec.Conclusion, Output: r.out.String(),
+		Truncated:  r.out.cut,
 		RolledBack: r.undone[rec.Step], Expected: r.expected(rec.Step), Explanation: r.explained[rec.Step]}
 	r.out = tail{}
 	if rec.DurationMS != nil {

@@ -18,7 +18,8 @@ import (
 type inside struct{ *Session }
 
 func (g inside) Exec(ctx context.Context, c guest.Cmd) (guest.Exit, error) {
-	end, err := g.Session.Exec(ctx, Command{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
+	end, err := g.Session.Exec(ctx, Command{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
+		Timeout: c.Timeout})
 	return guest.Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}, err
 }
 

@@ -199,7 +199,8 @@ func (m kept) use(f func(*guest.Client) error) error {
 
 func (m kept) Exec(ctx context.Context, c Command) (x Exit, err error) {
 	err = m.use(func(client *guest.Client) error {
-		end, err := client.Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout})
+		end, err := client.Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
+			Timeout: c.Timeout})
 		x = Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}
 		return err
 	})

@@ -92,7 +92,8 @@ func (m *localMachine) Exec(ctx context.Context, c hearth.Command) (hearth.Exit,
 		k, v, _ := strings.Cut(kv, "=")
 		env = append(env, k+"="+m.here(v))
 	}
-	end, err := m.client.Exec(ctx, guest.Cmd{Argv: argv, Env: env, Dir: m.here(c.Dir), Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout, Grace: 100 * time.Millisecond})
+	end, err := m.client.Exec(ctx, guest.Cmd{Argv: argv, Env: env, Dir: m.here(c.Dir), Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, Timeout: c.Timeout,
+		Grace: 100 * time.Millisecond})
 	return hearth.Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled}, err
 }
 func (m *localMachine) Unpack(ctx context.Context, dir string, r io.Reader) error {
@@ -165,9 +166,11 @@ func TestWorkflows(t *testing.T) {
 	}{
 		{"success", hearth.Workflow{Setup: []hearth.Step{step("a", "true")}, Steps: []hearth.Step{step("b", "true")}, Cleanup: []hearth.Step{step("c", "true")}},
 			"setup a success/success 0\nsteps b success/success 0\ncleanup c success/success 0\nsuccess"},
-		{"a step fails", hearth.Workflow{Steps: []hearth.Step{step("a", "exit 3"), step("b", "true")}, Cleanup: []hearth.Step{step("c", "exit 4"), step("d", "true")}},
+		{"a step fails", hearth.Workflow{Steps: []hearth.Step{step("a", "exit 3"), step("b", "true")},
+			Cleanup: []hearth.Step{step("c", "exit 4"), step("d", "true")}},
 			"steps a failure/failure 3\nsteps b skipped/skipped 0\ncleanup c failure/failure 4\ncleanup d success/success 0\nfailure"},
-		{"setup fails", hearth.Workflow{Setup: []hearth.Step{step("a", "false")}, Steps: []hearth.Step{step("b", "true")}, Cleanup: []hearth.Step{step("c", "true")}},
+		{"setup fails", hearth.Workflow{Setup: []hearth.Step{step("a", "false")}, Steps: []hearth.Step{step("b", "true")},
+			Cleanup: []hearth.Step{step("c", "true")}},
 			"setup a failure/failure 1\nsteps b skipped/skipped 0\ncleanup c success/success 0\nfailure"},
 		{"continue on error", hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "exit 3", ContinueOnError: true}, step("b", "true")}},
 			"steps a failure/success 3\nsteps b success/success 0\nsuccess"},
@@ -175,9 +178,11 @@ func TestWorkflows(t *testing.T) {
 			"steps a success/success 0\ncleanup c failure/failure 9\nfailure"},
 		{"the first failing command ends a step", hearth.Workflow{Steps: []hearth.Step{step("a", "false | true\necho not reached")}},
 			"steps a failure/failure 1\nfailure"},
-		{"a step's timeout", hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "exec sleep 60", Timeout: 100 * time.Millisecond}, step("b", "true")}, Cleanup: []hearth.Step{step("c", "true")}},
+		{"a step's timeout", hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "exec sleep 60", Timeout: 100 * time.Millisecond}, step("b", "true")},
+			Cleanup: []hearth.Step{step("c", "true")}},
 			"steps a timed_out/timed_out 143\nsteps b skipped/skipped 0\ncleanup c success/success 0\nfailure"},
-		{"the workflow's timeout", hearth.Workflow{Timeout: 500 * time.Millisecond, Steps: []hearth.Step{step("a", "exec sleep 60"), step("b", "true")}, Cleanup: []hearth.Step{step("c", "true")}},
+		{"the workflow's timeout", hearth.Workflow{Timeout: 500 * time.Millisecond, Steps: []hearth.Step{step("a", "exec sleep 60"), step("b", "true")},
+			Cleanup: []hearth.Step{step("c", "true")}},
 			"steps a timed_out/timed_out 143\nsteps b skipped/skipped 0\ncleanup c success/success 0\ntimed_out"},
 		{"a name from the script", hearth.Workflow{Steps: []hearth.Step{{Run: "\n  true\n  true"}}}, "steps true success/success 0\nsuccess"},
 	} {
@@ -296,7 +301,8 @@ func TestEnvironmentAndSecrets(t *testing.T) {
 	r, err := (&hearth.Executor{Sessions: s, Output: &out}).Run(t.Context(), hearth.Workflow{
 		Env: map[string]string{"A": "workflow", "B": "workflow"},
 		Steps: []hearth.Step{
-			{Name: "hunter2 in a name", Run: "echo $A $B $C $V; echo $SECRET; printf %s $SECRET | base64; echo $GITHUB_REPOSITORY $GITHUB_EVENT_NAME $CI", Env: map[string]string{"B": "step"}},
+			{Name: "hunter2 in a name", Run: "echo $A $B $C $V; echo $SECRET; printf %s $SECRET | base64; echo $GITHUB_REPOSITORY $GITHUB_EVENT_NAME $CI",
+				Env: map[string]string{"B": "step"}},
 			{Name: "source", Run: "ls -b; cat > /dev/null; echo end"},
 			{Name: "much", Run: "head -c 300000 /dev/zero | tr '\\0' x; echo; echo the end"},
 		},
@@ -322,7 +328,8 @@ func TestCancel(t *testing.T) {
 	_, s := sessions(t, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	e := &hearth.Executor{Sessions: s, Output: writer(func(p []byte) (int, error) { cancel(); return len(p), nil })}
-	r, err := e.Run(ctx, hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "echo started; exec sleep 60"}, {Name: "b", Run: "true"}}, Cleanup: []hearth.Step{{Name: "c", Run: "true"}}}, hearth.Context{})
+	r, err := e.Run(ctx, hearth.Workflow{Steps: []hearth.Step{{Name: "a", Run: "echo started; exec sleep 60"}, {Name: "b", Run: "true"}},
+		Cleanup: []hearth.Step{{Name: "c", Run: "true"}}}, hearth.Context{})
 	if err != nil || told(r) != "steps a cancelled/cancelled 143\nsteps b skipped/skipped 0\ncleanup c success/success 0\ncancelled" {
 		t.Error(err, told(r))
 	}
@@ -498,10 +505,11 @@ func TestManualExample(t *testing.T) {
 	defer s.Close(context.Background())
 	run := func() hearth.Result {
 		t.Helper()
-		r, err := (&hearth.Executor{Sessions: s, Host: h}).Run(ctx, hearth.Workflow{Name: "again", CachePaths: []string{"~/kept", "/var/tmp/other"}, Steps: []hearth.Step{
-			{Name: "cached", Run: "cat ~/kept/n 2>/dev/null || echo none; mkdir -p ~/kept; echo kept > ~/kept/n"},
-			{Name: "fails", Run: "echo 'error: undefined symbol frobnicate' >&2; exit 2", ContinueOnError: true},
-		}}, hearth.Context{Repository: "octo/again-" + filepath.Base(home), Ref: "refs/heads/main", SHA: "0123456789012345678901234567890123456789"})
+		r, err := (&hearth.Executor{Sessions: s, Host: h}).Run(ctx,
+			hearth.Workflow{Name: "again", CachePaths: []string{"~/kept", "/var/tmp/other"}, Steps: []hearth.Step{
+				{Name: "cached", Run: "cat ~/kept/n 2>/dev/null || echo none; mkdir -p ~/kept; echo kept > ~/kept/n"},
+				{Name: "fails", Run: "echo 'error: undefined symbol frobnicate' >&2; exit 2", ContinueOnError: true},
+			}}, hearth.Context{Repository: "octo/again-" + filepath.Base(home), Ref: "refs/heads/main", SHA: "0123456789012345678901234567890123456789"})
 		if err != nil || !r.OK() {
 			t.Fatal(err, told(r))
 		}

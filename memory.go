@@ -37,7 +37,8 @@ func (r *running) remember(ctx context.Context) error {
 		s.Name, s.Command = r.secrets.String(s.Name), r.secrets.String(s.Command)
 	}
 	r.entry.Begin(1, known, nil)
-	r.entry.Emit(r.secrets.Record(ci.Record{Type: ci.RunStarted, Workflow: row.Workflow, File: row.File, Name: row.Name, Event: row.Event, SHA: row.SHA, Ref: row.Ref, Jobs: 1}))
+	r.entry.Emit(r.secrets.Record(ci.Record{Type: ci.RunStarted, Workflow: row.Workflow, File: row.File, Name: row.Name, Event: row.Event, SHA: row.SHA,
+		Ref: row.Ref, Jobs: 1}))
 	return nil
 }
 

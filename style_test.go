@@ -3,6 +3,7 @@ package hearth_test
 import (
 	"go/ast"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // tracked are the repository's files with an ending.
@@ -118,4 +120,45 @@ func text(x ast.Expr) (string, bool) {
 		return text(x.X)
 	}
 	return "", false
+}
+
+// columns is how long a line may be.
+const columns = 160
+
+// TestLineLength: a line of code fits on a screen. What stands in one piece of text
+// (a workflow in a test, a statement of SQL) is not code, and layers_test.go is a table.
+func TestLineLength(t *testing.T) {
+	for _, name := range tracked(t, ".go") {
+		if name == "layers_test.go" {
+			continue
+		}
+		src, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(string(src), "\n")
+		if !slices.ContainsFunc(lines, func(l string) bool { return utf8.RuneCountInString(l) >= columns }) {
+			continue
+		}
+		fset := token.NewFileSet()
+		var s scanner.Scanner
+		s.Init(fset.AddFile(name, -1, len(src)), src, nil, scanner.ScanComments)
+		data := map[int]bool{} // lines that hold a long text, or are part of one
+		for {
+			pos, tok, lit := s.Scan()
+			if tok == token.EOF {
+				break
+			}
+			if at := fset.Position(pos); tok == token.STRING && (strings.Contains(lit, "\n") || utf8.RuneCountInString(lit) > columns/3) {
+				for n := range strings.Count(lit, "\n") + 1 {
+					data[at.Line+n] = true
+				}
+			}
+		}
+		for i, l := range lines {
+			if n := utf8.RuneCountInString(l); n >= columns && !data[i+1] {
+				t.Errorf("%s:%d has %d columns: less than %d are possible", name, i+1, n, columns)
+			}
+		}
+	}
 }

@@ -162,7 +162,8 @@ func (w Workflow) plan(c Context, row ci.Run) *plan.Run {
 	job := &workflow.Job{ID: onlyJob, Name: workflow.Text(row.Name)}
 	for _, s := range w.steps() {
 		def := &workflow.Step{ID: fmt.Sprintf("__run_%d", s.number), Name: workflow.Text(s.Name), Run: workflow.Text(s.Run), Shell: workflow.Text("bash"),
-			WorkingDirectory: workflow.Text(s.Dir), Env: &workflow.Value{Kind: workflow.Mapping}, ContinueOnError: &workflow.Value{Kind: workflow.Bool, Bool: s.ContinueOnError}}
+			WorkingDirectory: workflow.Text(s.Dir), Env: &workflow.Value{Kind: workflow.Mapping},
+			ContinueOnError: &workflow.Value{Kind: workflow.Bool, Bool: s.ContinueOnError}}
 		for _, k := range slices.Sorted(maps.Keys(s.Env)) {
 			def.Env.Pairs = append(def.Env.Pairs, workflow.Pair{Key: workflow.Text(k), Value: workflow.Text(s.Env[k])})
 		}

@@ -13,7 +13,8 @@ import (
 // it reached the terminal by way of JSON.
 func TestAttackTerminalByLint(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ci.yml")
-	if err := os.WriteFile(file, []byte("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - runn: \"\\u0041 \u202e\u200f\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    steps:\n      - runn: \"\\u0041 \u202e\u200f\"\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, format := range []string{"json", "sarif", "text"} {

@@ -374,7 +374,8 @@ func examineNamespaces(e *examination) {
 	case e.has("image"):
 		e.note("user namespaces", "sysctl -w kernel.unprivileged_userns_clone=1", "do not work (%v): images can be built by root only", err)
 	default:
-		e.fault("user namespaces", "sysctl -w kernel.unprivileged_userns_clone=1, or build as root: sudo hearth image build", "do not work (%v), and building an image without root needs them", err)
+		e.fault("user namespaces", "sysctl -w kernel.unprivileged_userns_clone=1, or build as root: sudo hearth image build",
+			"do not work (%v), and building an image without root needs them", err)
 	}
 }
 
@@ -395,7 +396,8 @@ func examineMemory(e *examination) {
 			}
 		}
 	}
-	text := fmt.Sprintf("%d MiB, %d of them free; %d CPUs; machines may have %d MiB and %d CPUs together: %d of the default size", total, available, runtime.NumCPU(),
+	text := fmt.Sprintf("%d MiB, %d of them free; %d CPUs; machines may have %d MiB and %d CPUs together: %d of the default size", total, available,
+		runtime.NumCPU(),
 		m.MemoryMiB, m.CPUs, min(m.MemoryMiB/1024, m.CPUs/2))
 	switch {
 	case m.MemoryMiB < 1024:

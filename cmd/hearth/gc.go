@@ -71,7 +71,8 @@ func flagName(setting string) string { return strings.ReplaceAll(setting, "_", "
 
 // keeper is what removes from a record and the directories beside it.
 func keeper(s *store.Store, l *learn.Learner, dirs config.Dirs, limits config.Retention, log *slog.Logger) *retention.Keeper {
-	return &retention.Keeper{Store: s, Learn: l, Images: dirs.Images(), Actions: []string{filepath.Join(dirs.Cache, "actions"), serveActions(dirs)}, Results: resultsStore(dirs, limits, log), Limits: limits, Log: log}
+	return &retention.Keeper{Store: s, Learn: l, Images: dirs.Images(), Actions: []string{filepath.Join(dirs.Cache, "actions"), serveActions(dirs)},
+		Results: resultsStore(dirs, limits, log), Limits: limits, Log: log}
 }
 
 func (a *app) gc(ctx context.Context, database string, mode learn.Mode, limits config.Retention, dry, asJSON bool) error {

@@ -108,7 +108,8 @@ func (a *app) learnReportCommand() *cobra.Command {
 				}
 				for _, unit := range slices.Sorted(maps.Keys(r.Before)) {
 					b := r.Before[unit]
-					fmt.Fprintf(a.out, "and %d older ones of %ss since %s, %d failed: log-loss %.4f, Brier %.4f\n", b.N, unit, b.Since.Local().Format(time.DateOnly), b.Failed, b.LogLoss, b.Brier)
+					fmt.Fprintf(a.out, "and %d older ones of %ss since %s, %d failed: log-loss %.4f, Brier %.4f\n", b.N, unit, b.Since.Local().Format(time.DateOnly),
+						b.Failed, b.LogLoss, b.Brier)
 				}
 				if err := a.greens(r.Greens); err != nil {
 					return err
@@ -331,7 +332,8 @@ func (a *app) durations(d *learn.DurationScores) error {
 
 func (a *app) graphCommand() *cobra.Command {
 	c := &cobra.Command{Use: "graph", Short: "Ask the knowledge graph: related commands, what comes next"}
-	sub := func(use, short string, ask func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error), args cobra.PositionalArgs) *cobra.Command {
+	sub := func(use, short string, ask func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error),
+		args cobra.PositionalArgs) *cobra.Command {
 		var asJSON bool
 		var n int
 		var of scope
@@ -370,15 +372,18 @@ func (a *app) graphCommand() *cobra.Command {
 		return s
 	}
 	c.AddCommand(
-		sub(`related "COMMAND"`, "Commands that run together with this one more often than chance has it", func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
-			return l.Related(ctx, repository, strings.Join(args, " "), n)
-		}, cobra.MinimumNArgs(1)),
-		sub(`next "COMMAND"…`, "What usually comes after these commands", func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
-			return l.Next(ctx, repository, n, args...)
-		}, cobra.MinimumNArgs(1)),
-		sub(`similar SIGNATURE`, "Failures that are like this one", func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
-			return l.Similar(ctx, repository, args[0], n)
-		}, cobra.ExactArgs(1)),
+		sub(`related "COMMAND"`, "Commands that run together with this one more often than chance has it",
+			func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
+				return l.Related(ctx, repository, strings.Join(args, " "), n)
+			}, cobra.MinimumNArgs(1)),
+		sub(`next "COMMAND"…`, "What usually comes after these commands",
+			func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
+				return l.Next(ctx, repository, n, args...)
+			}, cobra.MinimumNArgs(1)),
+		sub(`similar SIGNATURE`, "Failures that are like this one",
+			func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error) {
+				return l.Similar(ctx, repository, args[0], n)
+			}, cobra.ExactArgs(1)),
 	)
 	return c
 }

@@ -87,15 +87,18 @@ func (p *project) occasion(ctx context.Context, event, payloadFile, actor string
 	case "repository_dispatch":
 		o.payload["branch"], o.payload["client_payload"] = p.def, object{}
 	case "issues", "issue_comment":
-		o.payload["issue"] = object{"number": 1, "id": number("issue", p.repository), "title": "An issue", "body": "", "state": "open", "labels": []any{}, "assignees": []any{},
-			"user": account(actor, p.server), "author_association": "OWNER", "html_url": p.url() + "/issues/1"}
+		o.payload["issue"] = object{"number": 1, "id": number("issue", p.repository), "title": "An issue", "body": "", "state": "open", "labels": []any{},
+			"assignees": []any{},
+			"user":      account(actor, p.server), "author_association": "OWNER", "html_url": p.url() + "/issues/1"}
 		if event == "issue_comment" {
 			o.payload["comment"] = object{"id": number("comment", p.repository), "body": "", "user": account(actor, p.server), "author_association": "OWNER",
 				"html_url": p.url() + "/issues/1#issuecomment-1"}
 		}
 	case "workflow_run":
-		o.payload["workflow_run"] = object{"id": 1, "run_number": 1, "run_attempt": 1, "event": "push", "status": "completed", "conclusion": "success", "head_branch": p.branch,
-			"head_sha": p.sha, "head_repository": o.payload["repository"], "repository": o.payload["repository"], "actor": account(actor, p.server), "pull_requests": []any{}}
+		o.payload["workflow_run"] = object{"id": 1, "run_number": 1, "run_attempt": 1, "event": "push", "status": "completed", "conclusion": "success",
+			"head_branch": p.branch,
+			"head_sha":    p.sha, "head_repository": o.payload["repository"], "repository": o.payload["repository"], "actor": account(actor, p.server),
+			"pull_requests": []any{}}
 	}
 	if r != nil && !o.h.FilesKnown {
 		o.changed(ctx, r, r.Parent(ctx))
@@ -240,7 +243,8 @@ func (o *occasion) push(ctx context.Context, r *git.Repository) {
 		compare = p.url() + "/commit/" + short(after)
 	}
 	merge(o.payload, object{"ref": ref, "before": before, "after": after, "created": created, "deleted": false, "forced": forced, "base_ref": nil,
-		"compare": compare, "head_commit": o.commit(ctx, r, after), "commits": commits, "pusher": object{"name": o.actor, "email": o.actor + "@users.noreply.github.com"}})
+		"compare": compare, "head_commit": o.commit(ctx, r, after), "commits": commits,
+		"pusher": object{"name": o.actor, "email": o.actor + "@users.noreply.github.com"}})
 }
 
 // maxCommits is how many commits of a push its payload lists.
@@ -347,8 +351,9 @@ func (o *occasion) release(ctx context.Context, r *git.Repository) {
 	tag = cmp.Or(tag, "v1.0.0")
 	o.tagged(ctx, r, tag)
 	merge(o.payload, object{"release": object{
-		"id": number("release", p.repository, tag), "tag_name": tag, "name": tag, "body": "", "draft": false, "prerelease": strings.Contains(tag, "-"), "target_commitish": p.def,
-		"author": account(o.actor, p.server), "created_at": stamp(time.Now()), "published_at": stamp(time.Now()), "assets": []any{},
+		"id": number("release", p.repository, tag), "tag_name": tag, "name": tag, "body": "", "draft": false, "prerelease": strings.Contains(tag, "-"),
+		"target_commitish": p.def,
+		"author":           account(o.actor, p.server), "created_at": stamp(time.Now()), "published_at": stamp(time.Now()), "assets": []any{},
 		"html_url": p.url() + "/releases/tag/" + tag, "tarball_url": p.url() + "/tarball/" + tag, "zipball_url": p.url() + "/zipball/" + tag,
 	}})
 }

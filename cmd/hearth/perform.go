@@ -16,7 +16,8 @@ import (
 )
 
 // performOne records, predicts and drives one run, and says what was learned.
-func (a *app) performOne(ctx context.Context, o runOptions, c *candidate, groups *conduct.Groups, late func(*plan.Job), runner func(ci.Sink) *worker.Runner, book *ledger.Ledger) (ci.Conclusion, error) {
+func (a *app) performOne(ctx context.Context, o runOptions, c *candidate, groups *conduct.Groups, late func(*plan.Job), runner func(ci.Sink) *worker.Runner,
+	book *ledger.Ledger) (ci.Conclusion, error) {
 	hidden := runner(nil).Hidden()
 	conduct.Hide(hidden, c.plan, c.plan.Jobs)
 	c.run.Name = c.plan.Name

@@ -188,7 +188,8 @@ func TestRecordsDocumented(t *testing.T) {
 	for name := range types {
 		t.Errorf("docs/records.md tells of a type %s that does not exist", name)
 	}
-	for section, v := range map[string]any{"Fields": ci.Record{}, "prediction": ci.Prediction{}, "explanation": ci.Explanation{}, "machine": ci.MachineEvent{}, "connection": ci.ConnectionEvent{}} {
+	for section, v := range map[string]any{"Fields": ci.Record{}, "prediction": ci.Prediction{}, "explanation": ci.Explanation{}, "machine": ci.MachineEvent{},
+		"connection": ci.ConnectionEvent{}} {
 		said := names(section)
 		for f := range reflect.TypeOf(v).Fields() {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -47,7 +47,8 @@ func TestArtifactsAndCaches(t *testing.T) {
 	}
 
 	// A job has left an archive with a link out of it, a file, and a cache.
-	session, err := resultsStore(dirs, config.DefaultRetention(), nil).Open(results.Job{Repository: "o/r", Run: run.ID, Attempt: 1, Key: "make", Scopes: []string{"refs/heads/main"}})
+	session, err := resultsStore(dirs, config.DefaultRetention(),
+		nil).Open(results.Job{Repository: "o/r", Run: run.ID, Attempt: 1, Key: "make", Scopes: []string{"refs/heads/main"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,8 @@ func TestArtifactsAndCaches(t *testing.T) {
 	if code, _, _ := hearth("cache", "rm"); code != 2 {
 		t.Errorf("rm of nothing: %d", code)
 	}
-	if code, _, errs := hearth("cache", "rm", "deps-1", "deps-2"); code != 2 || !strings.Contains(errs, "removed 1, 4 B") || !strings.Contains(errs, "no entry with key deps-2") {
+	if code, _, errs := hearth("cache", "rm", "deps-1", "deps-2"); code != 2 || !strings.Contains(errs, "removed 1, 4 B") ||
+		!strings.Contains(errs, "no entry with key deps-2") {
 		t.Errorf("%d %s", code, errs)
 	}
 	if _, out, _ := hearth("cache", "list"); out != "" {

@@ -97,7 +97,8 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.StringVarP(&o.actor, "actor", "a", "", "who does it (default: the user)")
 	f.StringVarP(&o.dir, "directory", "C", ".", "the repository")
 	f.StringArrayVarP(&o.platform, "platform", "P", nil, "label=image; of a runner group group:NAME=image")
-	f.StringVar(&o.unknownLabels, "unknown-labels", config.UnknownUbuntu, "what becomes of labels that nothing is known by: ubuntu (one with such a part runs on the default image) or refuse")
+	f.StringVar(&o.unknownLabels, "unknown-labels", config.UnknownUbuntu,
+		"what becomes of labels that nothing is known by: ubuntu (one with such a part runs on the default image) or refuse")
 	f.StringArrayVar(&o.envSecretFiles, "environment-secret-file", nil, "ENV=FILE, secrets of a deployment environment")
 	f.StringArrayVar(&o.envVarFiles, "environment-var-file", nil, "ENV=FILE, variables of a deployment environment")
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
@@ -213,7 +214,8 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 
 // choose reads, decides and plans; it answers -l, -g, -n and --explain-triggers
 // itself (chosen is nil then) and refuses what cannot run, all of it at once.
-func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSettings, all []*candidate, what *occasion, resolver *action.Resolver) (chosen []*candidate, err error) {
+func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSettings, all []*candidate, what *occasion,
+	resolver *action.Resolver) (chosen []*candidate, err error) {
 	var problems, advice []workflow.Diagnostic
 	for _, c := range all {
 		c.workflow, c.diags = workflow.Parse(c.file, c.src, workflow.Options{})
@@ -299,7 +301,8 @@ func (a *app) choose(ctx context.Context, p *project, o runOptions, set runSetti
 				a.planned(c)
 				continue
 			}
-			entries = append(entries, show.Entry{File: c.file, Workflow: c.workflow, Triggered: c.decision.Run, Reason: c.decision.Reason, Run: c.plan, Diagnostics: c.diags})
+			entries = append(entries, show.Entry{File: c.file, Workflow: c.workflow, Triggered: c.decision.Run, Reason: c.decision.Reason, Run: c.plan,
+				Diagnostics: c.diags})
 		}
 		if !o.json {
 			if err := show.List(a.out, entries); err != nil {
@@ -363,7 +366,8 @@ func (a *app) planned(c *candidate) {
 	if c.plan == nil {
 		return
 	}
-	a.json().Emit(ci.Record{Type: ci.RunPlanned, Run: c.run.ID, Workflow: c.run.Workflow, File: c.file, Name: c.run.Name, Event: c.run.Event, SHA: c.run.SHA, Ref: c.run.Ref,
+	a.json().Emit(ci.Record{Type: ci.RunPlanned, Run: c.run.ID, Workflow: c.run.Workflow, File: c.file, Name: c.run.Name, Event: c.run.Event, SHA: c.run.SHA,
+		Ref:  c.run.Ref,
 		Jobs: len(c.plan.Jobs), Reason: c.decision.Reason})
 	for _, j := range c.plan.Jobs {
 		r := ci.Record{Type: ci.JobQueued, Run: c.run.ID, Job: j.ID, JobKey: j.Key, Name: j.Name, Needs: j.Needs}
@@ -600,7 +604,8 @@ func didYouMean(event string) string {
 }
 
 // perform runs what was planned and says what came of it.
-func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSettings, chosen []*candidate, what *occasion, resolver *action.Resolver, policy network.Policy) error {
+func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSettings, chosen []*candidate, what *occasion, resolver *action.Resolver,
+	policy network.Policy) error {
 	s, dirs, err := a.store(ctx, "")
 	if err != nil {
 		return err
@@ -648,7 +653,8 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		conclusions[i], errs[i] = a.performOne(ctx, o, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: c.run.Ref, SHA: c.run.SHA, Attempt: c.run.Attempt,
-				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner, Actions: resolver, Results: shared,
+				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner,
+				Actions: resolver, Results: shared,
 				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files, At: what.at},
 				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),

@@ -161,7 +161,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return usage("learn: %v", err)
 	}
 	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
-	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm, max: cfg.Machines})
+	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm,
+		max: cfg.Machines})
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	issuer := oidc.New(oidc.Config{URL: strings.TrimRight(cfg.URL, "/") + oidcPath, Dir: dirs.OIDC(), Log: log})
 	kept := resultsStore(dirs, cfg.Retention, log)
 	d, err := dispatch.New(dispatch.Config{
-		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"), URL: cfg.URL,
+		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
+		URL:  cfg.URL,
 		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
 		Package: prompt.Package, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, OIDC: issuer, Grace: serveGrace, Log: log,
@@ -202,7 +204,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 
 	mux := http.NewServeMux()
 	mux.Handle("/webhooks/github", &webhook.Handler{
-		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: front.Deliveries{Store: s}, Stored: d.Wake, Log: log,
+		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: front.Deliveries{Store: s}, Stored: d.Wake,
+		Log:    log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
@@ -221,7 +224,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	// so may who reads the answers: whatever takes longer says so itself.
 	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
-	hs := &http.Server{Handler: hosts.Wrap(doors), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: readTime, WriteTimeout: readTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	hs := &http.Server{Handler: hosts.Wrap(doors), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: readTime, WriteTimeout: readTime,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ConnState: listener.State, BaseContext: func(net.Listener) context.Context { return requests }, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	serving, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -283,7 +287,8 @@ seconds. Without arguments, the runs that wait are listed.`,
 				w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "RUN\tWHEN\tREPOSITORY\tWORKFLOW\tREF\tCOMMIT\tBY")
 				for _, r := range runs {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), board.Clean(r.Repository), board.Clean(r.Workflow), board.Clean(r.Ref), r.SHA, board.Clean(r.Actor))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, ago(r.Created), board.Clean(r.Repository), board.Clean(r.Workflow), board.Clean(r.Ref), r.SHA,
+						board.Clean(r.Actor))
 				}
 				return w.Flush()
 			}

@@ -40,7 +40,8 @@ type served struct {
 func (p *place) serve(gh *githubtest.Server) *served {
 	p.t.Helper()
 	key, file := filepath.Join(p.home, "app.pem"), filepath.Join(p.home, "hearth.json")
-	settings, err := json.Marshal(map[string]any{"listen": "127.0.0.1:0", "app_id": gh.AppID, "app_key_file": key, "github_url": gh.URL, "cpus": 1, "memory_mib": 512, "machines": 1, "repositories": []string{"octo/*"}})
+	settings, err := json.Marshal(map[string]any{"listen": "127.0.0.1:0", "app_id": gh.AppID, "app_key_file": key, "github_url": gh.URL, "cpus": 1,
+		"memory_mib": 512, "machines": 1, "repositories": []string{"octo/*"}})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -175,7 +176,8 @@ jobs:
       - uses: actions/checkout@v4
       - run: cat hello.txt; sleep 3; echo "it is over"
 `})
-	body, err := json.Marshal(map[string]any{"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true, "deleted": false, "forced": false,
+	body, err := json.Marshal(map[string]any{"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true, "deleted": false,
+		"forced":  false,
 		"commits": []any{}, "pusher": map[string]any{"name": "octocat"}, "base_ref": nil, "compare": "",
 		"repository": map[string]any{"full_name": repository, "default_branch": "main"}, "installation": map[string]any{"id": gh.Installation},
 		"sender": map[string]any{"login": "octocat"}, "head_commit": map[string]any{"id": sha, "message": "Say hello"}})

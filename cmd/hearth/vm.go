@@ -630,7 +630,8 @@ func (a *app) copyOut(ctx context.Context, h *hold.Client, src, dst string) erro
 // followed asks the machine where a link leads.
 func (a *app) followed(ctx context.Context, h *hold.Client, p string) (string, error) {
 	var out limited
-	end, err := h.Exec(ctx, guest.Cmd{Argv: []string{"readlink", "-e", "-z", "--", p}, Env: []string{"PATH=" + guest.ToolPath}, User: "root", Stdout: &out, Timeout: time.Minute}, nil)
+	end, err := h.Exec(ctx, guest.Cmd{Argv: []string{"readlink", "-e", "-z", "--", p}, Env: []string{"PATH=" + guest.ToolPath}, User: "root", Stdout: &out,
+		Timeout: time.Minute}, nil)
 	switch to := strings.TrimSuffix(string(out), "\x00"); {
 	case err != nil:
 		return "", a.vmError(err)

@@ -125,6 +125,7 @@ func (a *app) lacking(lacks []prompt.Lack) {
 			strings.Join(packages, ","))
 	}
 	if len(other) > 0 {
-		fmt.Fprintf(a.err, "note: the default image lacks %s, and Debian has no package of it: install it in a step, or use an action that does\n", strings.Join(other, ", "))
+		fmt.Fprintf(a.err, "note: the default image lacks %s, and Debian has no package of it: install it in a step, or use an action that does\n",
+			strings.Join(other, ", "))
 	}
 }

@@ -261,7 +261,8 @@ func explain(err error) *Error {
 	case errors.As(err, &e):
 		return e
 	case errors.As(err, &tooLong):
-		return problem(http.StatusRequestEntityTooLarge, "body_too_large", "put large input into a file of the VM, or send less", "the request has more than %d bytes", tooLong.Limit)
+		return problem(http.StatusRequestEntityTooLarge, "body_too_large", "put large input into a file of the VM, or send less",
+			"the request has more than %d bytes", tooLong.Limit)
 	case errors.Is(err, door.ErrFull):
 		return problem(http.StatusServiceUnavailable, "busy", "try again in a moment", "too many requests with large bodies at once").later(5 * time.Second)
 	case errors.Is(err, door.ErrSlow):
@@ -269,7 +270,8 @@ func explain(err error) *Error {
 	case errors.Is(err, machine.ErrTooLarge):
 		return problem(http.StatusUnprocessableEntity, "too_large", "ask for fewer CPUs or less memory", "%v", err)
 	case errors.Is(err, machine.ErrBusy):
-		return problem(http.StatusServiceUnavailable, "busy", "delete VMs that are not needed, or try again later", "this machine holds no more VMs: %v", err).later(5 * time.Second)
+		return problem(http.StatusServiceUnavailable, "busy", "delete VMs that are not needed, or try again later", "this machine holds no more VMs: %v",
+			err).later(5 * time.Second)
 	case errors.Is(err, machine.ErrClosed):
 		return problem(http.StatusServiceUnavailable, "closing", "try again when the server is back", "the server is ending").later(10 * time.Second)
 	case errors.As(err, &theirs):
@@ -343,7 +345,8 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 		status, code = "closing", http.StatusServiceUnavailable
 	}
 	s.mu.Unlock()
-	reply(w, code, map[string]any{"status": status, "version": s.cfg.Version, "uptime_seconds": int(time.Since(s.start).Seconds()), "vms": vms, "machines": st.Leased, "warm": st.Warm})
+	reply(w, code, map[string]any{"status": status, "version": s.cfg.Version, "uptime_seconds": int(time.Since(s.start).Seconds()), "vms": vms,
+		"machines": st.Leased, "warm": st.Warm})
 }
 
 func (s *Server) sessions(w http.ResponseWriter, r *http.Request, g grant) error {

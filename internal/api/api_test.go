@@ -217,7 +217,8 @@ func TestTokens(t *testing.T) {
 		})
 	}
 	t.Run("every route", func(t *testing.T) {
-		for _, r := range []string{"GET /api/vms", "POST /api/vms", "GET /api/vms/m1", "DELETE /api/vms/m1", "GET /api/vms/m1/snapshots", "POST /api/vms/m1/snapshots",
+		for _, r := range []string{"GET /api/vms", "POST /api/vms", "GET /api/vms/m1", "DELETE /api/vms/m1", "GET /api/vms/m1/snapshots",
+			"POST /api/vms/m1/snapshots",
 			"POST /api/vms/m1/rollback", "POST /api/llm/execute", "GET /api/sessions", "GET /api/stats"} {
 			method, path, _ := strings.Cut(r, " ")
 			s.do(method, path, "", nil).want(401, "unauthorized")
@@ -285,7 +286,8 @@ func TestMachine(t *testing.T) {
 		method, path string
 		body         any
 	}{
-		{"GET", "/api/vms/" + other, nil}, {"DELETE", "/api/vms/" + other, nil}, {"POST", "/api/vms", nil}, {"GET", "/api/sessions", nil}, {"GET", "/api/stats", nil},
+		{"GET", "/api/vms/" + other, nil}, {"DELETE", "/api/vms/" + other, nil}, {"POST", "/api/vms", nil}, {"GET", "/api/sessions", nil},
+		{"GET", "/api/stats", nil},
 		{"POST", "/api/vms/" + other + "/snapshots", nil}, {"POST", "/api/vms/" + other + "/rollback", map[string]any{"snapshot_id": "x"}},
 		{"POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "id"}},
 		{"POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "id", "vm_id": other}},
@@ -343,7 +345,8 @@ func TestExecute(t *testing.T) {
 			t.Errorf("%s %q: %s", c.language, c.code, a.raw)
 		}
 	}
-	if a := run(map[string]any{"language": "sh", "code": "pwd; echo $X", "working_dir": "/", "env": map[string]string{"X": "a b"}}); a.body["stdout"] != "/\na b\n" {
+	if a := run(map[string]any{"language": "sh", "code": "pwd; echo $X", "working_dir": "/",
+		"env": map[string]string{"X": "a b"}}); a.body["stdout"] != "/\na b\n" {
 		t.Error(a.raw)
 	}
 	long := "echo " + strings.Repeat("x", 200<<10) + " | wc -c"
@@ -355,11 +358,13 @@ func TestExecute(t *testing.T) {
 	if a := run(map[string]any{"language": "sh", "code": "sleep 0.7; echo late", "timeout_seconds": 3600}); a.body["stdout"] != "late\n" {
 		t.Error(a.raw)
 	}
-	if a := run(map[string]any{"language": "sh", "code": "echo before; exec sleep 60", "timeout_seconds": 0.3}); a.body["timed_out"] != true || a.body["stdout"] != "before\n" || a.body["exit_code"] == 0.0 {
+	if a := run(map[string]any{"language": "sh", "code": "echo before; exec sleep 60", "timeout_seconds": 0.3}); a.body["timed_out"] != true ||
+		a.body["stdout"] != "before\n" || a.body["exit_code"] == 0.0 {
 		t.Error(a.raw)
 	}
 	a := run(map[string]any{"language": "sh", "code": "echo first; yes | head -c 100000; echo last"})
-	if out := a.body["stdout"].(string); a.body["truncated"] != true || len(out) > 1100 || !strings.HasPrefix(out, "first\n") || !strings.HasSuffix(out, "last\n") || !strings.Contains(out, "bytes left out") {
+	if out := a.body["stdout"].(string); a.body["truncated"] != true || len(out) > 1100 || !strings.HasPrefix(out, "first\n") ||
+		!strings.HasSuffix(out, "last\n") || !strings.Contains(out, "bytes left out") {
 		t.Error(a.raw)
 	}
 
@@ -451,7 +456,8 @@ func TestLimits(t *testing.T) {
 	}
 	s.do("DELETE", "/api/vms/"+id, s.token, nil)
 	s.do("POST", "/api/vms", s.token, map[string]any{"memory_mib": 1 << 30}).want(422, "too_large")
-	for _, bad := range []map[string]any{{"ttl_seconds": -1}, {"ttl_seconds": session.MaxTTL.Seconds() + 1}, {"cpus": -1}, {"memory_mib": 3}, {"network": "x"}, {"name": "a\nb"}, {"size": 3}} {
+	for _, bad := range []map[string]any{{"ttl_seconds": -1}, {"ttl_seconds": session.MaxTTL.Seconds() + 1}, {"cpus": -1}, {"memory_mib": 3}, {"network": "x"},
+		{"name": "a\nb"}, {"size": 3}} {
 		s.do("POST", "/api/vms", s.token, bad).want(400, "bad_request")
 	}
 }
@@ -585,7 +591,8 @@ func TestClip(t *testing.T) {
 				}
 				continue
 			}
-			if !c.cut() || !strings.HasPrefix(got, all.String()[:most/2]) || !strings.HasSuffix(got, all.String()[len(all.String())-most/2:]) || !strings.Contains(got, fmt.Sprintf(" %d bytes", len(all.String())-most/2*2)) {
+			if !c.cut() || !strings.HasPrefix(got, all.String()[:most/2]) || !strings.HasSuffix(got, all.String()[len(all.String())-most/2:]) ||
+				!strings.Contains(got, fmt.Sprintf(" %d bytes", len(all.String())-most/2*2)) {
 				t.Errorf("most %d size %d: %q of %q", most, size, got, all.String())
 			}
 		}

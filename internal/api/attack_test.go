@@ -33,7 +33,8 @@ func TestAttackMachinesOfAnother(t *testing.T) {
 			method, path string
 			body         any
 		}{
-			{"GET", "/api/vms/" + id, nil}, {"DELETE", "/api/vms/" + id, nil}, {"GET", "/api/vms/" + id + "/snapshots", nil}, {"POST", "/api/vms/" + id + "/snapshots", nil},
+			{"GET", "/api/vms/" + id, nil}, {"DELETE", "/api/vms/" + id, nil}, {"GET", "/api/vms/" + id + "/snapshots", nil},
+			{"POST", "/api/vms/" + id + "/snapshots", nil},
 			{"POST", "/api/vms/" + id + "/rollback", map[string]any{"snapshot_id": "x"}},
 			{"POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "id", "vm_id": id}},
 			{"POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "id", "vm_ids": []string{id}}},
@@ -74,7 +75,8 @@ func TestAttackMachinesOfAnother(t *testing.T) {
 func sign(t *testing.T, header map[string]any, change func(*claims)) string {
 	t.Helper()
 	now := time.Now()
-	c := claims{scopeAll, "", jwt.RegisteredClaims{Issuer: tokenIssuer, Audience: jwt.ClaimStrings{tokenAudience}, Subject: "test", IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Hour))}}
+	c := claims{scopeAll, "", jwt.RegisteredClaims{Issuer: tokenIssuer, Audience: jwt.ClaimStrings{tokenAudience}, Subject: "test",
+		IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(time.Hour))}}
 	if change != nil {
 		change(&c)
 	}
@@ -170,7 +172,8 @@ func TestAttackNetworkOfRequest(t *testing.T) {
 	for _, n := range []string{"public", "allow:other.example"} {
 		s.do("POST", "/api/vms", s.token, map[string]any{"network": n}).want(403, "network_refused")
 	}
-	for n, want := range map[string]string{"": "allow:*.example.com", "default": "allow:*.example.com", "none": "none", "allow:a.example.com": "allow:a.example.com"} {
+	for n, want := range map[string]string{"": "allow:*.example.com", "default": "allow:*.example.com", "none": "none",
+		"allow:a.example.com": "allow:a.example.com"} {
 		a := s.ok("POST", "/api/vms", map[string]any{"network": n})
 		if a.body["network"] != want {
 			t.Errorf("%q: %v", n, a.body["network"])
@@ -271,7 +274,8 @@ func TestAttackOutputInSum(t *testing.T) {
 	if s.api.output.left != 1<<20 {
 		t.Errorf("%d bytes are not given back", 1<<20-s.api.output.left)
 	}
-	if a := s.ok("POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "head -c 100000 /dev/zero | tr '\\0' x"}); a.body["truncated"] == true || len(a.body["stdout"].(string)) != 100000 {
+	if a := s.ok("POST", "/api/llm/execute", map[string]any{"language": "sh", "code": "head -c 100000 /dev/zero | tr '\\0' x"}); a.body["truncated"] == true ||
+		len(a.body["stdout"].(string)) != 100000 {
 		t.Error("room that was given back is not there")
 	}
 }
@@ -287,7 +291,8 @@ func TestAttackBodies(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		fmt.Fprintf(c, "POST /api/llm/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 1000000\r\n\r\n%s", s.token, strings.Repeat("x", 300<<10))
+		fmt.Fprintf(c, "POST /api/llm/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 1000000\r\n\r\n%s", s.token,
+			strings.Repeat("x", 300<<10))
 		conns = append(conns, c)
 	}
 	other := token(t, Grant{Subject: "other"})

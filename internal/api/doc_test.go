@@ -87,7 +87,8 @@ func TestManual(t *testing.T) {
 		if a := run("cat state; id -un"); a.body["stdout"] != "before\nrunner\n" {
 			t.Error(a.raw)
 		}
-		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "javascript", "vm_id": id, "code": "console.log([1,2].map(x => x * 2))"}); a.body["stdout"] != "[ 2, 4 ]\n" {
+		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "javascript", "vm_id": id,
+			"code": "console.log([1,2].map(x => x * 2))"}); a.body["stdout"] != "[ 2, 4 ]\n" {
 			t.Error(a.raw)
 		}
 		// A machine that dies in the middle is an error, not an exit code.
@@ -98,7 +99,8 @@ func TestManual(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 			p.kill(id)
 		}()
-		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "sh", "vm_id": id, "code": "sleep 60"}); a.status < 400 || a.body["exit_code"] != nil {
+		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "sh", "vm_id": id, "code": "sleep 60"}); a.status < 400 ||
+			a.body["exit_code"] != nil {
 			t.Error(a.status, a.raw)
 		}
 		<-m.Done()

@@ -328,10 +328,12 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 		env = append(env, k+"="+v)
 	}
 	x = &Execution{ID: id, VM: m.ID(), Started: time.Now().UTC()}
-	end, err := client.Exec(ctx, guest.Cmd{Argv: append(slices.Clone(lang.argv), file), Env: env, Dir: e.WorkingDir, Stdout: stdout, Stderr: stderr, Timeout: timeout})
+	end, err := client.Exec(ctx, guest.Cmd{Argv: append(slices.Clone(lang.argv), file), Env: env, Dir: e.WorkingDir, Stdout: stdout, Stderr: stderr,
+		Timeout: timeout})
 	if err != nil {
 		if guest.StartFailed(err) {
-			return nil, problem(http.StatusUnprocessableEntity, "cannot_start", "is there such a working_dir in the VM?", "%s could not be started in the VM %s: %v", lang.argv[0], m.ID(), err)
+			return nil, problem(http.StatusUnprocessableEntity, "cannot_start", "is there such a working_dir in the VM?", "%s could not be started in the VM %s: %v",
+				lang.argv[0], m.ID(), err)
 		}
 		return nil, m.lost(fmt.Errorf("execution in the VM %s: %w", m.ID(), err))
 	}

@@ -80,9 +80,12 @@ func (b *books) take(o owner, more use) error {
 		ownLimit, everyLimit int64
 	}{
 		{"too_many_vms", "delete some: GET /api/vms lists them", "VMs", int64(more.vms), int64(own.vms), int64(b.all.vms), int64(q.VMs), int64(q.AllVMs)},
-		{"too_many_executions", "wait for some of them to end", "programs running", int64(more.runs), int64(own.runs), int64(b.all.runs), int64(q.Executions), int64(q.AllExecutions)},
-		{"too_many_snapshots", "delete VMs that have some: they go with their VM", "snapshots", int64(more.shots), int64(own.shots), int64(b.all.shots), int64(q.Snapshots), int64(q.AllSnapshots)},
-		{"too_many_snapshots", "delete VMs that have some: they go with their VM", "bytes of snapshots", more.bytes, own.bytes, b.all.bytes, q.SnapshotBytes, q.AllSnapshotBytes},
+		{"too_many_executions", "wait for some of them to end", "programs running", int64(more.runs), int64(own.runs), int64(b.all.runs), int64(q.Executions),
+			int64(q.AllExecutions)},
+		{"too_many_snapshots", "delete VMs that have some: they go with their VM", "snapshots", int64(more.shots), int64(own.shots), int64(b.all.shots),
+			int64(q.Snapshots), int64(q.AllSnapshots)},
+		{"too_many_snapshots", "delete VMs that have some: they go with their VM", "bytes of snapshots", more.bytes, own.bytes, b.all.bytes, q.SnapshotBytes,
+			q.AllSnapshotBytes},
 	} {
 		switch {
 		case c.more <= 0:

@@ -130,7 +130,9 @@ func (g grant) sees(id string, o owner) bool {
 // settings name, issued not long ago, not expired, not taken back.
 func (s *Server) authorize(r *http.Request) (grant, error) {
 	if len(s.cfg.Secret) < MinSecret {
-		return grant{}, problem(http.StatusServiceUnavailable, "no_secret", fmt.Sprintf("start the server with HEARTH_JWT_SECRET set to at least %d bytes: `openssl rand -hex 32`", MinSecret), "the server has no secret to check tokens with")
+		return grant{}, problem(http.StatusServiceUnavailable, "no_secret",
+			fmt.Sprintf("start the server with HEARTH_JWT_SECRET set to at least %d bytes: `openssl rand -hex 32`", MinSecret),
+			"the server has no secret to check tokens with")
 	}
 	refuse := func(format string, args ...any) (grant, error) {
 		return grant{}, problem(http.StatusUnauthorized, "unauthorized", "send \"Authorization: Bearer TOKEN\"; `hearth token` makes one", format, args...)

@@ -78,7 +78,8 @@ type view struct {
 
 func describe(x machine.Session) view {
 	return view{ID: x.ID, Status: x.State, Outcome: x.Outcome, Reason: x.Reason, Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB,
-		Labels: x.Labels, ReadyMS: float64(x.Ready.Microseconds()) / 1000, Created: x.Leased, Started: x.Started, Ended: x.Ended, Released: x.Released, DeleteBy: x.DeleteBy}
+		Labels: x.Labels, ReadyMS: float64(x.Ready.Microseconds()) / 1000, Created: x.Leased, Started: x.Started, Ended: x.Ended, Released: x.Released,
+		DeleteBy: x.DeleteBy}
 }
 
 func (m *owned) describe() view {
@@ -125,7 +126,8 @@ func (s *Server) request(o order) (machine.Request, error) {
 		}
 		ttl = time.Duration(o.TTLSeconds * float64(time.Second))
 	}
-	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Network: network.Config{Policy: policy}, Labels: []string{"api"}, Deadline: time.Now().Add(ttl), NoWait: true}, nil
+	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Network: network.Config{Policy: policy}, Labels: []string{"api"},
+		Deadline: time.Now().Add(ttl), NoWait: true}, nil
 }
 
 // make claims a machine and watches over it until it is released.
@@ -211,7 +213,8 @@ func (s *Server) find(g grant, id string) (*owned, error) {
 	}
 	for _, e := range s.gone {
 		if e.id == id && g.sees(id, e.owner) {
-			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released at %s: %s", id, e.at.UTC().Format(time.RFC3339), e.reason)
+			return nil, problem(http.StatusGone, "vm_gone", "make another one: POST /api/vms", "the VM %s was released at %s: %s", id,
+				e.at.UTC().Format(time.RFC3339), e.reason)
 		}
 	}
 	return nil, problem(http.StatusNotFound, "no_such_vm", "GET /api/vms lists the VMs there are", "there is no VM %.100q", id)

@@ -64,14 +64,16 @@ func TestNotRun(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	for want, e := range map[string]ci.Explanation{
-		"this failure: not seen before":                                                   {},
-		"this failure: seen before, once":                                                 {Seen: 1},
-		"this failure: seen before, 3 times":                                              {Seen: 3},
-		"this failure: seen before, 3 times, last ended by 4f2a1c (mend it)":              {Seen: 3, FixedBy: "4f2a1c", Fix: "mend it"},
-		"this failure: seen before, once, last ended by 0123456789":                       {Seen: 1, FixedBy: strings.Repeat("0123456789", 4)},
-		"this failure: seen before, 2 times; looks flaky":                                 {Seen: 2, Flaky: true},
-		"this failure: not seen before|E: no such file|it comes back|run it again":        {Text: "E: no such file", Lesson: "it comes back", Advice: "run it again"},
-		"this failure: not seen before|Traceback:|KeyError: 'x'|run it again":             {Text: "KeyError: <x>", Lines: []string{"Traceback:", "Key\x1b[1mError: 'x'"}, Advice: "run it again"},
+		"this failure: not seen before":                                      {},
+		"this failure: seen before, once":                                    {Seen: 1},
+		"this failure: seen before, 3 times":                                 {Seen: 3},
+		"this failure: seen before, 3 times, last ended by 4f2a1c (mend it)": {Seen: 3, FixedBy: "4f2a1c", Fix: "mend it"},
+		"this failure: seen before, once, last ended by 0123456789":          {Seen: 1, FixedBy: strings.Repeat("0123456789", 4)},
+		"this failure: seen before, 2 times; looks flaky":                    {Seen: 2, Flaky: true},
+		"this failure: not seen before|E: no such file|it comes back|run it again": {Text: "E: no such file", Lesson: "it comes back",
+			Advice: "run it again"},
+		"this failure: not seen before|Traceback:|KeyError: 'x'|run it again": {Text: "KeyError: <x>",
+			Lines: []string{"Traceback:", "Key\x1b[1mError: 'x'"}, Advice: "run it again"},
 		"this failure: seen before, 2 times, last ended by 4f2a1c; looks flaky|E: \tgone": {Seen: 2, FixedBy: "4f\x1b[1m2a1c", Flaky: true, Text: "E: \tgo\x00ne"},
 	} {
 		var got []string
@@ -90,7 +92,8 @@ func TestWords(t *testing.T) {
 		"2 h 05 min": board.Short(2*time.Hour + 5*time.Minute), "0 ms": board.Short(-time.Second),
 		"7 %": board.Percent(0.07), "<1 %": board.Percent(0.001), ">99 %": board.Percent(0.999), "0 %": board.Percent(0), "100 %": board.Percent(1),
 		"ab…": board.Cut("abcd", 3), "abc": board.Cut("abc", 3), "": board.Cut("abc", 0) + board.Expectation(nil) + board.Expectation(&ci.Prediction{PFail: 1}),
-		"about 2.0 s, 50 % to fail (40 %–60 %, from 9), it failed": board.Expectation(&ci.Prediction{PFail: 0.5, Low: 0.4, High: 0.6, ExpectedMS: 2000, Seen: 9, Reasons: []string{"it failed", "no"}}),
+		"about 2.0 s, 50 % to fail (40 %–60 %, from 9), it failed": board.Expectation(&ci.Prediction{PFail: 0.5, Low: 0.4, High: 0.6, ExpectedMS: 2000, Seen: 9,
+			Reasons: []string{"it failed", "no"}}),
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -112,13 +115,16 @@ var stories = []told{
 		name: "all is well", run: "success", jobs: map[string]string{"a": "success", "b": "success"}, steps: map[string]string{"1": "success"},
 		records: []ci.Record{
 			{Type: ci.RunStarted}, {Type: ci.JobQueued, JobKey: "a"}, {Type: ci.JobQueued, JobKey: "b"}, {Type: ci.JobStarted, JobKey: "a"},
-			{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "make"}, {Type: ci.StepFinished, JobKey: "a", Step: 1, Name: "make", Outcome: ci.Success, Conclusion: ci.Success, DurationMS: new(int64(5))},
-			{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Success}, {Type: ci.JobStarted, JobKey: "b"}, {Type: ci.JobFinished, JobKey: "b", Conclusion: ci.Success},
+			{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "make"},
+			{Type: ci.StepFinished, JobKey: "a", Step: 1, Name: "make", Outcome: ci.Success, Conclusion: ci.Success, DurationMS: new(int64(5))},
+			{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Success}, {Type: ci.JobStarted, JobKey: "b"},
+			{Type: ci.JobFinished, JobKey: "b", Conclusion: ci.Success},
 			{Type: ci.RunFinished, Conclusion: ci.Success},
 		},
 	},
 	{
-		name: "a step that may fail, and one that does", run: "failure", jobs: map[string]string{"a": "failure"}, steps: map[string]string{"1": "failed, allowed", "2": "failure", "3": "skipped"},
+		name: "a step that may fail, and one that does", run: "failure", jobs: map[string]string{"a": "failure"},
+		steps: map[string]string{"1": "failed, allowed", "2": "failure", "3": "skipped"},
 		records: []ci.Record{
 			{Type: ci.RunStarted}, {Type: ci.JobQueued, JobKey: "a"}, {Type: ci.JobStarted, JobKey: "a"},
 			{Type: ci.StepStarted, JobKey: "a", Step: 1}, {Type: ci.StepFinished, JobKey: "a", Step: 1, Outcome: ci.Failure, Conclusion: ci.Success},
@@ -138,7 +144,8 @@ var stories = []told{
 	{
 		name: "another attempt at a job", run: "success", jobs: map[string]string{"a": "success"}, steps: map[string]string{"1": "success"},
 		records: []ci.Record{
-			{Type: ci.RunStarted}, {Type: ci.JobQueued, JobKey: "a"}, {Type: ci.JobStarted, JobKey: "a", Attempt: 1}, {Type: ci.StepStarted, JobKey: "a", Step: 1, Attempt: 1},
+			{Type: ci.RunStarted}, {Type: ci.JobQueued, JobKey: "a"}, {Type: ci.JobStarted, JobKey: "a", Attempt: 1},
+			{Type: ci.StepStarted, JobKey: "a", Step: 1, Attempt: 1},
 			{Type: ci.JobQueued, JobKey: "a", Attempt: 2}, {Type: ci.JobStarted, JobKey: "a", Attempt: 2}, {Type: ci.StepStarted, JobKey: "a", Step: 1, Attempt: 2},
 			{Type: ci.StepFinished, JobKey: "a", Step: 1, Attempt: 2, Outcome: ci.Success, Conclusion: ci.Success},
 			{Type: ci.JobFinished, JobKey: "a", Attempt: 2, Conclusion: ci.Success}, {Type: ci.RunFinished, Conclusion: ci.Success},

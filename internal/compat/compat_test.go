@@ -56,7 +56,8 @@ jobs:
 		t.Fatal(jobs, err)
 	}
 	a, b, c := jobs[0], jobs[1], jobs[2]
-	if a.Job != "a" || a.Event != "pull_request" || a.Cells != 2 || a.CellsRun != 1 || !a.Runs || len(a.Reasons) != 1 || !strings.Contains(a.Reasons[0], "Docker action") || len(a.Perhaps) != 1 {
+	if a.Job != "a" || a.Event != "pull_request" || a.Cells != 2 || a.CellsRun != 1 || !a.Runs || len(a.Reasons) != 1 ||
+		!strings.Contains(a.Reasons[0], "Docker action") || len(a.Perhaps) != 1 {
 		t.Errorf("%+v", a)
 	}
 	if got := []string{a.Steps[0].Is, a.Steps[1].Is, a.Steps[2].Is}; !slices.Equal(got, []string{"runs", "cannot", "perhaps"}) {

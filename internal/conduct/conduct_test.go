@@ -120,8 +120,10 @@ jobs:
 		ran              int
 		after            string
 	}{
-		{"missing", plan.Unsupported, "a=success after=skipped always=success late=not_run m (ubuntu-latest)=success m (windows)=not_run off=skipped", ci.Neutral, 3, "it needs m, which cannot run here"},
-		{"fault", "action", "a=success after=skipped always=success late=failure m (ubuntu-latest)=success m (windows)=failure off=skipped", ci.Failure, 0, "it needs m, which failed"},
+		{"missing", plan.Unsupported, "a=success after=skipped always=success late=not_run m (ubuntu-latest)=success m (windows)=not_run off=skipped", ci.Neutral,
+			3, "it needs m, which cannot run here"},
+		{"fault", "action", "a=success after=skipped always=success late=failure m (ubuntu-latest)=success m (windows)=failure off=skipped", ci.Failure, 0,
+			"it needs m, which failed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -265,7 +267,8 @@ func TestRunSaysThatAJobWasLost(t *testing.T) {
 			}}
 			_, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m, Before: c.before}, context.Background(), nil)
 			end := out.r[len(out.r)-1]
-			if err != nil || end.Type != ci.RunFinished || end.Infrastructure != (c.want != "") || end.Reason != c.want || c.want != "" && end.Conclusion != ci.Failure {
+			if err != nil || end.Type != ci.RunFinished || end.Infrastructure != (c.want != "") || end.Reason != c.want || c.want != "" &&
+				end.Conclusion != ci.Failure {
 				t.Errorf("lost %q, before %v: %+v, %v", c.lost, c.before, end, err)
 			}
 		})
@@ -359,7 +362,8 @@ func TestDriveTakesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{}
 		got, out, err := drive(t, &Conductor{Run: planned(t, diamond), Executor: m,
-			Before: []Finished{{Key: "a", Conclusion: ci.Success, Outputs: map[string]string{"v": "1"}}, {Key: "b", Conclusion: ci.Success}}}, context.Background(), nil)
+			Before: []Finished{{Key: "a", Conclusion: ci.Success, Outputs: map[string]string{"v": "1"}}, {Key: "b", Conclusion: ci.Success}}}, context.Background(),
+			nil)
 		if got != ci.Success || err != nil || slices.Contains(m.ran, "a") || slices.Contains(m.ran, "b") || len(m.ran) != 3 {
 			t.Errorf("%s %v, ran %v: %s", got, err, m.ran, out.ends())
 		}

@@ -421,7 +421,8 @@ func (r *reporter) look(c *check) forge.Check {
 	_, word := board.Mark(j.Status, j.Conclusion, j.Infrastructure)
 	if r.waits && out.Status == ci.Queued {
 		out.Title = "Waiting for approval"
-		out.Summary = text(waitText) + ". Whoever may write to the repository presses the button, or whoever runs this server says\n\n    hearth approve " + r.run.ID +
+		out.Summary = text(waitText) + ". Whoever may write to the repository presses the button, or whoever runs this server says\n\n    hearth approve " +
+			r.run.ID +
 			"\n\nThat approves of this commit only."
 		out.Actions = []forge.Action{{Label: "Approve and run", Description: "Run the workflow at this commit", Identifier: approveButton}}
 		return out

@@ -70,7 +70,8 @@ func TestTitle(t *testing.T) {
 		{board.Job{Status: ci.Completed, Conclusion: ci.Success, Duration: 1.5e9}, "Success in 1.5 s"},
 		{board.Job{Status: ci.Completed, Conclusion: ci.Failure, Infrastructure: true, Reason: "no machine"}, "Could not run: no machine"},
 		{board.Job{Status: ci.Completed, Conclusion: ci.Skipped, Reason: "it needs build, which failed"}, "Skipped: it needs build, which failed"},
-		{board.Job{Status: ci.Completed, Conclusion: ci.Failure, Steps: []*board.Step{{Number: 3, Name: "go test", Conclusion: ci.Failure, ExitCode: 2}}}, "Failure: step 3, go test: exit code 2"},
+		{board.Job{Status: ci.Completed, Conclusion: ci.Failure, Steps: []*board.Step{{Number: 3, Name: "go test", Conclusion: ci.Failure, ExitCode: 2}}},
+			"Failure: step 3, go test: exit code 2"},
 	} {
 		_, word := board.Mark(c.job.Status, c.job.Conclusion, c.job.Infrastructure)
 		if got := title(&c.job, word); got != c.want {

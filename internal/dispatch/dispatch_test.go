@@ -431,7 +431,8 @@ func TestJobsThatCannotRun(t *testing.T) {
 			t.Errorf("%s: %q, want %q: %+v", name, got[name].Conclusion, want, got[name].Output)
 		}
 	}
-	if o := got["Part / late (gpu)"].Output; !strings.Contains(o.Title, `Not run here: runs-on label "gpu"`) || !strings.Contains(o.Summary, "this server's runners have the labels") {
+	if o := got["Part / late (gpu)"].Output; !strings.Contains(o.Title, `Not run here: runs-on label "gpu"`) ||
+		!strings.Contains(o.Summary, "this server's runners have the labels") {
 		t.Errorf("%+v", o)
 	}
 	if c := got["Part / late (gpu)"]; len(c.Annotations) != 1 || c.Annotations[0]["start_line"] != 14.0 || c.Annotations[0]["annotation_level"] != "warning" {

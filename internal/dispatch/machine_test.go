@@ -126,10 +126,12 @@ func TestRealMachines(t *testing.T) {
 	t.Logf("from the signature to a check in progress: %v", time.Since(began))
 	got := s.ended(2)
 	t.Logf("to the end of both jobs: %v", time.Since(began))
-	if c := got["Real / build"]; c.Conclusion != "success" || strings.Join(c.History, " ") != "queued in_progress completed:success" || !strings.Contains(c.Output.Summary, "Machine: qemu") {
+	if c := got["Real / build"]; c.Conclusion != "success" || strings.Join(c.History, " ") != "queued in_progress completed:success" ||
+		!strings.Contains(c.Output.Summary, "Machine: qemu") {
 		t.Errorf("%+v", c)
 	}
-	if c := got["Real / test"]; c.Conclusion != "failure" || !strings.Contains(c.Output.Title, "step 2") || !strings.Contains(c.Output.Summary, "no such luck") || !strings.Contains(c.Output.Summary, "not seen before") {
+	if c := got["Real / test"]; c.Conclusion != "failure" || !strings.Contains(c.Output.Title, "step 2") ||
+		!strings.Contains(c.Output.Summary, "no such luck") || !strings.Contains(c.Output.Summary, "not seen before") {
 		t.Errorf("%+v", c)
 	}
 	log := s.log(s.runs()[0], "build")

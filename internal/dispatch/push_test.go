@@ -26,7 +26,8 @@ func TestPushOverMachines(t *testing.T) {
 		c.Host = host
 		c.Run = func(ctx context.Context, r *worker.Runner, task conduct.Task) conduct.Outcome {
 			dir := t.TempDir()
-			r.Layout = engine.Layout{Workspace: filepath.Join(dir, "work/hello/hello"), Temp: filepath.Join(dir, "work/_temp"), Actions: filepath.Join(dir, "work/_actions"),
+			r.Layout = engine.Layout{Workspace: filepath.Join(dir, "work/hello/hello"), Temp: filepath.Join(dir, "work/_temp"),
+				Actions:   filepath.Join(dir, "work/_actions"),
 				ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")}
 			return r.Execute(ctx, task)
 		}
@@ -59,10 +60,12 @@ jobs:
 `})
 	s.deliver("push", s.push(nil))
 	got := s.ended(2)
-	if c := got["Hosted / build"]; c.Conclusion != "success" || strings.Join(c.History, " ") != "queued in_progress completed:success" || !strings.Contains(c.Output.Summary, "Machine: host") {
+	if c := got["Hosted / build"]; c.Conclusion != "success" || strings.Join(c.History, " ") != "queued in_progress completed:success" ||
+		!strings.Contains(c.Output.Summary, "Machine: host") {
 		t.Errorf("%+v", c)
 	}
-	if c := got["Hosted / test"]; c.Conclusion != "failure" || !strings.Contains(c.Output.Title, "step 2") || !strings.Contains(c.Output.Summary, "no such luck") || !strings.Contains(c.Output.Summary, "not seen before") {
+	if c := got["Hosted / test"]; c.Conclusion != "failure" || !strings.Contains(c.Output.Title, "step 2") ||
+		!strings.Contains(c.Output.Summary, "no such luck") || !strings.Contains(c.Output.Summary, "not seen before") {
 		t.Errorf("%+v", c)
 	}
 	log := s.log(s.runs()[0], "build")

@@ -450,7 +450,8 @@ func inputVars(inputs vars) vars {
 func (x *execution) javascript(a *action.Action, dir string, inputs vars) outcome {
 	switch a.Using {
 	case "node12", "node16":
-		x.say("warning", fmt.Sprintf("%s runs on Node.js %s, which is gone: it runs on Node.js 20 here, as on GitHub.", x.def.Uses, strings.TrimPrefix(a.Using, "node")))
+		x.say("warning", fmt.Sprintf("%s runs on Node.js %s, which is gone: it runs on Node.js 20 here, as on GitHub.", x.def.Uses,
+			strings.TrimPrefix(a.Using, "node")))
 	}
 	x.given = inputVars(inputs)
 	x.leave(a, dir)

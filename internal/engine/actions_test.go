@@ -292,7 +292,8 @@ func TestMissingActions(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
-	for _, want := range []string{"Did you forget to run actions/checkout", "o/never@v1", "needs a container runtime", "needs the artifact and cache service", "'using: cobol' is not supported"} {
+	for _, want := range []string{"Did you forget to run actions/checkout", "o/never@v1", "needs a container runtime", "needs the artifact and cache service",
+		"'using: cobol' is not supported"} {
 		if !strings.Contains(b.log(), want) {
 			t.Errorf("no word of %q in\n%s", want, b.log())
 		}
@@ -551,7 +552,8 @@ jobs:
       - {if: "github.repository == 'o/r'", uses: o/outer@v1}
       - {if: "failure()", uses: o/never@v1}
 `)
-	b.overrides(map[string]string{"o/outer": files(t, "-- action.yml --\nruns:\n  using: composite\n  steps:\n    - {if: \"runner.os == 'Windows'\", uses: 'docker://no'}\n    - {if: '!inputs.deep', uses: 'docker://mine'}\n    - {uses: 'docker://nine'}\n")})
+	b.overrides(map[string]string{"o/outer": files(t,
+		"-- action.yml --\nruns:\n  using: composite\n  steps:\n    - {if: \"runner.os == 'Windows'\", uses: 'docker://no'}\n    - {if: '!inputs.deep', uses: 'docker://mine'}\n    - {uses: 'docker://nine'}\n")})
 	noted := map[string]bool{}
 	Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions, Note: func(f Finding) { noted[f.Message] = f.Sure }})
 	for image, sure := range map[string]bool{"three": false, "five": false, "seven": false, "eight": true, "o/outer@v1: uses: docker://mine": false} {

@@ -210,7 +210,8 @@ func TestAttackCommandFiles(t *testing.T) {
 		{`(printf A=; head -c 200000 /dev/zero | tr '\0' x; echo) >> "$GITHUB_ENV"`, "The environment variable 'A' has 200000 bytes; at most 131069 are possible."},
 		{`head -c 2000000 /dev/zero | tr '\0' x >> "$GITHUB_PATH"`, "GITHUB_PATH names has 2000000 bytes"},
 		{`head -c 2000000 /dev/zero | tr '\0' x >> "$GITHUB_STATE"`, "GITHUB_STATE names has 2000000 bytes"},
-		{`for i in 1 2 3; do printf a$i=; head -c 14000000 /dev/zero | tr '\0' x; echo; done >> "$GITHUB_OUTPUT"`, "GITHUB_OUTPUT names has 42000012 bytes; at most 8388608 are possible"},
+		{`for i in 1 2 3; do printf a$i=; head -c 14000000 /dev/zero | tr '\0' x; echo; done >> "$GITHUB_OUTPUT"`,
+			"GITHUB_OUTPUT names has 42000012 bytes; at most 8388608 are possible"},
 		{`(printf a=; head -c 1048577 /dev/zero | tr '\0' x; echo) >> "$GITHUB_OUTPUT"`, "The output 'a' has 1048577 bytes; at most 1048576 are possible."},
 		{`printf '::set-output name=a::'; head -c 1048577 /dev/zero | tr '\0' x`, "The output 'a' has 1048577 bytes; at most 1048576 are possible."},
 		{`printf '::save-state name=a::'; head -c 200000 /dev/zero | tr '\0' x`, "The state 'a' has 200000 bytes"},
@@ -267,7 +268,8 @@ func TestAttackRequest(t *testing.T) {
         run: echo after
 `)
 	res := b.run()
-	if s := res.Steps[1]; s.Outcome != ci.Failure || s.Infrastructure || !strings.HasPrefix(s.Reason, "An error occurred trying to start process") || res.Steps[2].Outcome != ci.Success {
+	if s := res.Steps[1]; s.Outcome != ci.Failure || s.Infrastructure || !strings.HasPrefix(s.Reason, "An error occurred trying to start process") ||
+		res.Steps[2].Outcome != ci.Success {
 		t.Errorf("%s: %.300q", s.Outcome, s.Reason)
 	}
 }
@@ -315,14 +317,16 @@ jobs:
 `
 	b := newBench(t, src)
 	res := b.run()
-	if want := "The job's output 'large' has 1200000 bytes; an output can have at most 1048576."; res.Conclusion != ci.Failure || res.Reason != want || len(res.Outputs) != 1 {
+	if want := "The job's output 'large' has 1200000 bytes; an output can have at most 1048576."; res.Conclusion != ci.Failure || res.Reason != want ||
+		len(res.Outputs) != 1 {
 		t.Errorf("%s: %q; %d outputs", res.Conclusion, res.Reason, len(res.Outputs))
 	}
 	b = newBench(t, strings.ReplaceAll(src, "}}${{ steps.a.outputs.a }}", "}}"))
 	b.job.Handed = &plan.Allowance{}
 	b.job.Handed.Take(ci.MaxRunOutputs - 1_000_000)
 	res = b.run()
-	if res.Conclusion != ci.Failure || !strings.HasPrefix(res.Reason, "The outputs of the run's jobs have more than 50 MiB with 'large'") || len(res.Outputs) != 1 {
+	if res.Conclusion != ci.Failure || !strings.HasPrefix(res.Reason, "The outputs of the run's jobs have more than 50 MiB with 'large'") ||
+		len(res.Outputs) != 1 {
 		t.Errorf("%s: %q; %d outputs", res.Conclusion, res.Reason, len(res.Outputs))
 	}
 }

@@ -131,7 +131,8 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 // why; and whether there is one of the name.
 func unusedInput(name, value string) (note string, known bool) {
 	switch strings.ToLower(name) {
-	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "token", "persist-credentials", "set-safe-directory", "show-progress", "lfs", "submodules", "github-server-url", "allow-unsafe-pr-checkout",
+	case "ref", "repository", "path", "fetch-depth", "fetch-tags", "clean", "token", "persist-credentials", "set-safe-directory", "show-progress", "lfs",
+		"submodules", "github-server-url", "allow-unsafe-pr-checkout",
 		"sparse-checkout", "sparse-checkout-cone-mode":
 	case "ssh-key", "ssh-known-hosts", "ssh-strict", "ssh-user":
 		if value != "" {

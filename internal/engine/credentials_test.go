@@ -82,7 +82,8 @@ func TestCheckoutPersistsTheToken(t *testing.T) {
 		t.Errorf("%s\n%s", steps(res), b.log())
 	}
 	b.wantOutput("second\n0\nAUTHORIZATION: basic ***\n600\nhas one\n")
-	if out, err := exec.Command("git", "-C", bare, "log", "-1", "--format=%s", "pushed").CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "second" {
+	if out, err := exec.Command("git", "-C", bare, "log", "-1", "--format=%s", "pushed").CombinedOutput(); err != nil ||
+		strings.TrimSpace(string(out)) != "second" {
 		t.Errorf("%s: %v", out, err)
 	}
 	for _, secret := range []string{token, base64.StdEncoding.EncodeToString([]byte("x-access-token:" + token))} {

@@ -703,7 +703,8 @@ func TestBadCommandFileFailsTheStep(t *testing.T) {
 `)
 	res := b.run()
 	b.wantSteps(res, "1 Run echo 'A<<EOF' >> $GITHUB_ENV failure", "2 Run echo seen success")
-	if !strings.Contains(b.log(), "Unable to process file command 'env' successfully.") || !strings.Contains(b.log(), "Invalid value. Matching delimiter not found 'EOF'") {
+	if !strings.Contains(b.log(), "Unable to process file command 'env' successfully.") ||
+		!strings.Contains(b.log(), "Invalid value. Matching delimiter not found 'EOF'") {
 		t.Error(b.log())
 	}
 }
@@ -810,7 +811,8 @@ func TestHooksThatFail(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "step 1 (Run echo one): no room") || res.Conclusion != ci.Failure {
 			t.Errorf("%v, %+v", err, res)
 		}
-		if s := res.Steps; len(s) != 2 || !s[0].Infrastructure || s[0].Conclusion != ci.Failure || s[1].Conclusion != ci.Skipped || strings.Contains(b.log(), "\none\n") != (h.after != nil) {
+		if s := res.Steps; len(s) != 2 || !s[0].Infrastructure || s[0].Conclusion != ci.Failure || s[1].Conclusion != ci.Skipped ||
+			strings.Contains(b.log(), "\none\n") != (h.after != nil) {
 			t.Errorf("%+v\n%s", s, b.log())
 		}
 	}
@@ -835,7 +837,8 @@ func TestSummary(t *testing.T) {
       - run: head -c 2000000 /dev/zero >> $GITHUB_STEP_SUMMARY
 `)
 	res := b.run()
-	if res.Summary[1] != "# fine\n" || res.Summary[2] != "" || !strings.Contains(b.log(), "$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k, got 1953k.") {
+	if res.Summary[1] != "# fine\n" || res.Summary[2] != "" ||
+		!strings.Contains(b.log(), "$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k, got 1953k.") {
 		t.Errorf("%v\n%s", res.Summary, b.log())
 	}
 }

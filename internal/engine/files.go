@@ -186,7 +186,8 @@ func (x *execution) keep(what, name, value string, most int) bool {
 	r.mu.Unlock()
 	if over {
 		x.failed = true
-		x.error(fmt.Sprintf("The %s '%s' is too much: the steps of a job may set at most %d MiB of outputs, state and environment in all.", what, shortName(name), maxKept>>20))
+		x.error(fmt.Sprintf("The %s '%s' is too much: the steps of a job may set at most %d MiB of outputs, state and environment in all.", what, shortName(name),
+			maxKept>>20))
 	}
 	return !over
 }

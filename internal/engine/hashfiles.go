@@ -192,7 +192,8 @@ func (t *guestTree) Hash(names []string) ([][]byte, error) {
 	}
 	out := bounded{max: maxListing + 80*len(names)}
 	var said limited
-	exit, err := t.r.job.Guest.Exec(t.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", "exec xargs -0 -r sha256sum --"}, Dir: t.r.layout.Workspace, Stdin: &in, Stdout: &out, Stderr: &said})
+	exit, err := t.r.job.Guest.Exec(t.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", "exec xargs -0 -r sha256sum --"}, Dir: t.r.layout.Workspace, Stdin: &in,
+		Stdout: &out, Stderr: &said})
 	switch {
 	case exit.Cancelled:
 		return nil, errTooLong

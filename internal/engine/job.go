@@ -334,7 +334,8 @@ func (r *run) prepare(top *scope) error {
 	if err := r.present(ctx); err != nil {
 		return err
 	}
-	for _, dir := range []string{r.layout.Workspace, r.layout.Temp, path.Join(r.layout.Temp, "_runner_file_commands"), path.Join(r.layout.Temp, "_github_workflow"), r.layout.Actions, path.Join(r.layout.Temp, "_github_home")} {
+	for _, dir := range []string{r.layout.Workspace, r.layout.Temp, path.Join(r.layout.Temp, "_runner_file_commands"),
+		path.Join(r.layout.Temp, "_github_workflow"), r.layout.Actions, path.Join(r.layout.Temp, "_github_home")} {
 		if err := g.MkdirAll(ctx, dir, 0o755, ""); err != nil {
 			return fmt.Errorf("prepare the machine: make %s: %w", dir, err)
 		}
@@ -358,7 +359,8 @@ func (r *run) prepare(top *scope) error {
 	set("workspace", r.layout.Workspace)
 	set("event_path", eventPath)
 	set("token", r.job.Token)
-	for k, v := range map[string]string{"server_url": "https://github.com", "api_url": "https://api.github.com", "graphql_url": "https://api.github.com/graphql", "run_id": "1", "run_number": "1", "run_attempt": "1", "retention_days": "90", "ref_protected": "false"} {
+	for k, v := range map[string]string{"server_url": "https://github.com", "api_url": "https://api.github.com",
+		"graphql_url": "https://api.github.com/graphql", "run_id": "1", "run_number": "1", "run_attempt": "1", "retention_days": "90", "ref_protected": "false"} {
 		if old, ok := gh.Get(k); !ok || old.IsNull() || old.ToString() == "" {
 			set(k, v)
 		}

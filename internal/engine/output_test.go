@@ -41,7 +41,8 @@ func sameInPieces(t *testing.T, out []byte, cut int) {
 			t.Fatal(err)
 		}
 		var list []ci.Record
-		r := &run{hard: t.Context(), mask: set, summary: map[int]string{}, job: Job{Plan: &plan.Job{}, Emit: ci.SinkFunc(func(rec ci.Record) { list = append(list, rec) })}}
+		r := &run{hard: t.Context(), mask: set, summary: map[int]string{},
+			job: Job{Plan: &plan.Job{}, Emit: ci.SinkFunc(func(rec ci.Record) { list = append(list, rec) })}}
 		x := &execution{r: r, ctx: t.Context(), state: map[string]string{}}
 		x.commands = command.NewProcessor(command.Options{})
 		x.listen()

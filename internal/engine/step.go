@@ -552,7 +552,8 @@ func tooMuch(environ []string) string {
 	for _, kv := range environ {
 		sum += len(kv) + 1
 		if name, _, _ := strings.Cut(kv, "="); len(kv) > command.MaxVariable {
-			return fmt.Sprintf("The step cannot be started: its environment variable '%s' has %d bytes; a process can be given at most %d in one.", shortName(name), len(kv), command.MaxVariable)
+			return fmt.Sprintf("The step cannot be started: its environment variable '%s' has %d bytes; a process can be given at most %d in one.", shortName(name),
+				len(kv), command.MaxVariable)
 		}
 	}
 	if sum > command.MaxVariables {

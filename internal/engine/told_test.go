@@ -102,7 +102,8 @@ func TestOutputsToTheByte(t *testing.T) {
 		b := newBench(t, fmt.Sprintf(src, ci.MaxOutput+more))
 		b.job.Secrets = map[string]string{"S": "my-secret-value"}
 		res := b.run()
-		if more == 0 && (res.Conclusion != ci.Success || len(res.Outputs["a"]) != ci.MaxOutput) || more == 1 && (res.Conclusion != ci.Failure || res.Outputs["a"] != "") {
+		if more == 0 && (res.Conclusion != ci.Success || len(res.Outputs["a"]) != ci.MaxOutput) || more == 1 &&
+			(res.Conclusion != ci.Failure || res.Outputs["a"] != "") {
 			t.Errorf("%d more: %s, %d bytes\n%.2000s", more, res.Conclusion, len(res.Outputs["a"]), b.log())
 		}
 		if _, ok := res.Outputs["b"]; ok {
@@ -114,7 +115,8 @@ func TestOutputsToTheByte(t *testing.T) {
 				told += r.Level + ": " + r.Message + "\n"
 			}
 		}
-		if !strings.Contains(told, "warning: Skip output 'b' since it may contain secret.") || strings.Contains(told, fmt.Sprintf("has %d bytes; at most", ci.MaxOutput+1)) != (more == 1) {
+		if !strings.Contains(told, "warning: Skip output 'b' since it may contain secret.") ||
+			strings.Contains(told, fmt.Sprintf("has %d bytes; at most", ci.MaxOutput+1)) != (more == 1) {
 			t.Errorf("%d more:\n%s", more, told)
 		}
 	}

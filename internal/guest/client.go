@@ -347,7 +347,8 @@ func message(p ...byte) []byte {
 func (c *Client) open(ctx context.Context, o op, request []byte, data []byte, end bool) (*stream, error) {
 	if len(request) > MaxRequest {
 		// As if the agent had refused it: it is what was asked that cannot be.
-		return nil, &Error{Op: o.String(), Errno: syscall.E2BIG, Start: o == opExec, Text: fmt.Sprintf("the request has %d bytes, at most %d are possible", len(request), MaxRequest)}
+		return nil, &Error{Op: o.String(), Errno: syscall.E2BIG, Start: o == opExec,
+			Text: fmt.Sprintf("the request has %d bytes, at most %d are possible", len(request), MaxRequest)}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)

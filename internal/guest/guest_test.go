@@ -285,7 +285,8 @@ func TestExecOutput(t *testing.T) {
 	})
 	t.Run("two streams", func(t *testing.T) {
 		var out, errs counter
-		exit, err := c.Exec(t.Context(), Cmd{Argv: []string{"sh", "-c", "head -c 5000000 /dev/zero & head -c 7000000 /dev/zero >&2; wait"}, Stdout: &out, Stderr: &errs})
+		exit, err := c.Exec(t.Context(), Cmd{Argv: []string{"sh", "-c", "head -c 5000000 /dev/zero & head -c 7000000 /dev/zero >&2; wait"}, Stdout: &out,
+			Stderr: &errs})
 		if err != nil || !exit.OK() || out.n != 5000000 || errs.n != 7000000 {
 			t.Error(exit, err, out.n, errs.n)
 		}
@@ -644,7 +645,8 @@ func TestPingFloorUsageSync(t *testing.T) {
 		t.Error(err)
 	}
 	u, err := c.Usage(t.Context())
-	if err != nil || u.MemTotal <= 0 || u.MemAvailable <= 0 || u.CPUUser <= 0 || u.CPUIdle <= 0 || u.DiskTotal <= 0 || u.Uptime <= 0 || u.Processes <= 0 || u.AgentMemory <= 0 {
+	if err != nil || u.MemTotal <= 0 || u.MemAvailable <= 0 || u.CPUUser <= 0 || u.CPUIdle <= 0 || u.DiskTotal <= 0 || u.Uptime <= 0 || u.Processes <= 0 ||
+		u.AgentMemory <= 0 {
 		t.Errorf("%+v %v", u, err)
 	}
 	if err := c.Sync(t.Context()); err != nil {

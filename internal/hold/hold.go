@@ -113,7 +113,8 @@ func (s *Server) Serve(ctx context.Context, dir string, ready func() error) erro
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var work sync.WaitGroup // execs
-	h := &http.Server{Handler: s.routes(ctx, &work), BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)}
+	h := &http.Server{Handler: s.routes(ctx, &work), BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)}
 	served := make(chan error, 1)
 	go func() { served <- h.Serve(l) }()
 	if err = ready(); err == nil {

@@ -89,7 +89,8 @@ func TestExec(t *testing.T) {
 	}
 	big := bytes.Repeat([]byte("0123456789abcde\n"), 200<<10)
 	var back bytes.Buffer
-	if _, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"cat"}, Stdin: bytes.NewReader(big), Stdout: &back}, nil); err != nil || !bytes.Equal(back.Bytes(), big) {
+	if _, err := c.Exec(t.Context(), guest.Cmd{Argv: []string{"cat"}, Stdin: bytes.NewReader(big), Stdout: &back}, nil); err != nil ||
+		!bytes.Equal(back.Bytes(), big) {
 		t.Errorf("%v: %d bytes came back of %d", err, back.Len(), len(big))
 	}
 	// Input that nobody takes does not keep the end from coming.
@@ -124,7 +125,8 @@ func TestClientGone(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	done := make(chan error, 1)
 	go func() {
-		_, err := c.Exec(ctx, guest.Cmd{Argv: []string{"sh", "-c", "echo $$ > " + file + ".new; mv " + file + ".new " + file + "; exec sleep 600"}, Stdin: endless{}}, nil)
+		_, err := c.Exec(ctx, guest.Cmd{Argv: []string{"sh", "-c", "echo $$ > " + file + ".new; mv " + file + ".new " + file + "; exec sleep 600"},
+			Stdin: endless{}}, nil)
 		done <- err
 	}()
 	var pid string

@@ -24,16 +24,20 @@ var bootModules = [...]string{
 // clusters. One that the kernel does not have is left out.
 var jobModules = [...]string{
 	"loop", "fuse", "squashfs", "isofs", "udf", "vfat", "nls_iso8859_1", "nls_cp437", "nls_ascii", "nls_utf8", "dm_mod", "dm_crypt", "nbd", "zram", "binfmt_misc",
-	"tun", "tap", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan", "vxlan", "geneve", "8021q", "ifb", "bonding", "ip_gre", "ipip", "sit", "wireguard",
+	"tun", "tap", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan", "vxlan", "geneve", "8021q", "ifb", "bonding", "ip_gre", "ipip", "sit",
+	"wireguard",
 	"vrf", "tls", "sch_htb", "sch_netem", "sch_tbf", "sch_ingress", "sch_fq", "cls_u32", "cls_bpf", "act_mirred", "tcp_bbr",
 	"nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_tables", "nft_chain_nat", "nft_compat", "nft_counter", "nft_ct", "nft_fib_inet", "nft_fib_ipv4",
 	"nft_fib_ipv6", "nft_hash", "nft_limit", "nft_log", "nft_masq", "nft_nat", "nft_numgen", "nft_objref", "nft_queue", "nft_quota", "nft_redir", "nft_reject",
 	"nft_reject_inet", "nft_tproxy", "nft_socket",
-	"ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw", "ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle", "ip6table_raw",
+	"ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw", "ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle",
+	"ip6table_raw",
 	"ipt_REJECT", "ip6t_REJECT", "xt_addrtype", "xt_bpf", "xt_cgroup", "xt_comment", "xt_connmark", "xt_conntrack", "xt_CT", "xt_DSCP", "xt_hashlimit", "xt_ipvs",
-	"xt_limit", "xt_LOG", "xt_mac", "xt_mark", "xt_MASQUERADE", "xt_multiport", "xt_nat", "xt_NFLOG", "xt_owner", "xt_physdev", "xt_recent", "xt_REDIRECT", "xt_set",
+	"xt_limit", "xt_LOG", "xt_mac", "xt_mark", "xt_MASQUERADE", "xt_multiport", "xt_nat", "xt_NFLOG", "xt_owner", "xt_physdev", "xt_recent", "xt_REDIRECT",
+	"xt_set",
 	"xt_socket", "xt_state", "xt_statistic", "xt_string", "xt_TCPMSS", "xt_tcpudp", "xt_TPROXY", "xt_u32",
-	"ip_set", "ip_set_hash_ip", "ip_set_hash_net", "ip_set_hash_ipport", "ip_set_hash_netport", "ip_set_bitmap_port", "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_sh",
+	"ip_set", "ip_set_hash_ip", "ip_set_hash_net", "ip_set_hash_ipport", "ip_set_hash_netport", "ip_set_bitmap_port", "ip_vs", "ip_vs_rr", "ip_vs_wrr",
+	"ip_vs_sh",
 }
 
 // moduleName normalises as the kernel does: virtio-rng.ko is virtio_rng.

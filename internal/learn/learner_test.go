@@ -54,7 +54,8 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 			w.t.Fatal(err)
 		}
 	}
-	run, _, err := w.s.CreateRun(ctx, ci.Run{Repository: w.repo, File: "ci.yml", Workflow: "CI", Name: "subject of " + sha, Ref: branch, SHA: sha, Attempt: attempt, Created: w.now},
+	run, _, err := w.s.CreateRun(ctx, ci.Run{Repository: w.repo, File: "ci.yml", Workflow: "CI", Name: "subject of " + sha, Ref: branch, SHA: sha,
+		Attempt: attempt, Created: w.now},
 		[]ci.Job{{Key: "test", Job: "test"}}, nil)
 	must(err)
 	info := learn.RunInfo{ID: run.ID, Repository: w.repo, Workflow: "ci.yml", Branch: branch, Commit: sha, Attempt: attempt, Jobs: []learn.JobInfo{{Key: "test"}}}
@@ -110,7 +111,8 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 
 func main(i int) (sha, branch string) { return fmt.Sprintf("%040d", i), "refs/heads/main" }
 
-var assertion = []string{"> test", "thread 'parser::empty' panicked at src/parser.rs:41:9:", "assertion `left == right` failed", "test result: FAILED. 12 passed; 1 failed; finished in 0.35s"}
+var assertion = []string{"> test", "thread 'parser::empty' panicked at src/parser.rs:41:9:", "assertion `left == right` failed",
+	"test result: FAILED. 12 passed; 1 failed; finished in 0.35s"}
 
 func TestLearnInTheRunPath(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, open func() *store.Store) {
@@ -138,7 +140,8 @@ func TestLearnInTheRunPath(t *testing.T) {
 			t.Errorf("first failure: %+v", f1.explain)
 		}
 		f2 := next(true, strings.Split(strings.ReplaceAll(strings.Join(assertion, "\n"), "0.35s", "1.72s"), "\n")...)
-		if want := []string{"thread 'parser::empty' panicked at src/parser.rs:41:9:", "assertion `left == right` failed"}; len(f1.explain.Lines) < 2 || !slices.Equal(f1.explain.Lines[:2], want) {
+		if want := []string{"thread 'parser::empty' panicked at src/parser.rs:41:9:", "assertion `left == right` failed"}; len(f1.explain.Lines) < 2 ||
+			!slices.Equal(f1.explain.Lines[:2], want) {
 			t.Errorf("what is shown: %q", f1.explain.Lines)
 		}
 		if f2.explain.Seen != 1 || f2.explain.Signature != f1.explain.Signature {

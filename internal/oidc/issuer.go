@@ -53,7 +53,8 @@ func New(cfg Config) *Issuer {
 // claimNames are the claims that a job's token has, beside those of every token.
 var claimNames = []string{"actor", "actor_id", "base_ref", "environment", "event_name", "head_ref",
 	"job_workflow_ref", "job_workflow_sha", "ref", "ref_protected", "ref_type",
-	"repository", "repository_id", "repository_owner", "repository_owner_id", "repository_visibility", "run_attempt", "run_id", "run_number", "runner_environment",
+	"repository", "repository_id", "repository_owner", "repository_owner_id", "repository_visibility", "run_attempt", "run_id", "run_number",
+	"runner_environment",
 	"sha", "workflow", "workflow_ref", "workflow_sha"}
 
 // SubjectKeys are what a subject may be made of.

@@ -567,7 +567,8 @@ func TestRefusedJobs(t *testing.T) {
 	if _, reason, only := j.Refusal(); reason != "no containers" || !only {
 		t.Errorf("%q %v", reason, only)
 	}
-	d := drive(t, build(t, files{mainFile: "on: push\njobs:\n  a: " + job + "\n  b: {needs: a, runs-on: x, steps: [{run: echo}]}\n  c: " + job + "\n  d: {uses: ./in.yml}\n",
+	d := drive(t, build(t, files{mainFile: "on: push\njobs:\n  a: " + job + "\n  b: {needs: a, runs-on: x, steps: [{run: echo}]}\n  c: " + job +
+		"\n  d: {uses: ./in.yml}\n",
 		"in.yml": "on: workflow_call\njobs: {in: " + job + "}\n"}))
 	d.ends["a"] = ci.NotRun
 	if got := d.run(); got != ci.Neutral || d.s.JobConclusion("b") != ci.Skipped || d.s.JobConclusion("nobody") != "" {

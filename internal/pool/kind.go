@@ -306,7 +306,8 @@ var errNotUp = errors.New("the machine did not come up")
 
 // assemble makes a machine's directory, has start start it, and connects its
 // cable and its agent. When it fails, nothing is left.
-func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx context.Context, id, dir string) (vm.Machine, error)) (_ *instance, err error) {
+func (p *Pool) assemble(ctx context.Context, limit time.Duration, start func(ctx context.Context, id, dir string) (vm.Machine, error)) (_ *instance,
+	err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the machine was not ready within %v", limit))
 	defer cancel()
 	stop := context.AfterFunc(p.ctx, cancel)

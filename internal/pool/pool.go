@@ -286,7 +286,8 @@ func (p *Pool) complete(r machine.Request) (machine.Request, *kind, error) {
 		return r, nil, fmt.Errorf("a machine of %d CPUs and %d MiB makes no sense", r.CPUs, r.MemoryMiB)
 	}
 	if r.CPUs > m.CPUs || r.MemoryMiB > m.MemoryMiB {
-		return r, nil, fmt.Errorf("%w: a machine of %d CPUs and %d MiB is wanted, all of them together may have %d and %d", machine.ErrTooLarge, r.CPUs, r.MemoryMiB, m.CPUs, m.MemoryMiB)
+		return r, nil, fmt.Errorf("%w: a machine of %d CPUs and %d MiB is wanted, all of them together may have %d and %d", machine.ErrTooLarge, r.CPUs,
+			r.MemoryMiB, m.CPUs, m.MemoryMiB)
 	}
 	key := fmt.Sprintf("%s/%s/%d/%d", p.cfg.Driver.Name(), img.ID, r.CPUs, r.MemoryMiB)
 	p.mu.Lock()
@@ -401,7 +402,8 @@ func (p *Pool) admit(ctx context.Context, r machine.Request) error {
 		p.dropLocked(w)
 		used := p.used
 		p.mu.Unlock()
-		return fmt.Errorf("%w: leased machines have %d CPUs and %d MiB of %d and %d", machine.ErrBusy, used.CPUs, used.MemoryMiB, p.cfg.Means.CPUs, p.cfg.Means.MemoryMiB)
+		return fmt.Errorf("%w: leased machines have %d CPUs and %d MiB of %d and %d", machine.ErrBusy, used.CPUs, used.MemoryMiB, p.cfg.Means.CPUs,
+			p.cfg.Means.MemoryMiB)
 	}
 	p.mu.Unlock()
 	var err error

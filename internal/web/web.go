@@ -366,11 +366,13 @@ func (s *Server) send(w http.ResponseWriter, status int, page *bytes.Buffer) {
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, ErrNotFound) {
-		s.render(w, http.StatusNotFound, "error.html", map[string]any{"Title": "Not found", "Text": "There is no such run, or it is not on record any more.", "Version": s.version, "Login": s.login != nil})
+		s.render(w, http.StatusNotFound, "error.html", map[string]any{"Title": "Not found", "Text": "There is no such run, or it is not on record any more.",
+			"Version": s.version, "Login": s.login != nil})
 		return
 	}
 	s.log.Error("page", "path", r.URL.Path, "err", err)
-	s.render(w, http.StatusInternalServerError, "error.html", map[string]any{"Title": "Error", "Text": "The record could not be read. The server's log says why.", "Version": s.version, "Login": s.login != nil})
+	s.render(w, http.StatusInternalServerError, "error.html",
+		map[string]any{"Title": "Error", "Text": "The record could not be read. The server's log says why.", "Version": s.version, "Login": s.login != nil})
 }
 
 func (s *Server) runs(w http.ResponseWriter, r *http.Request) {
@@ -398,7 +400,8 @@ func (s *Server) deliveries(w http.ResponseWriter, r *http.Request) {
 	for _, e := range events {
 		moving = moving || e.State == "pending" || e.State == "taken"
 	}
-	s.render(w, http.StatusOK, "events.html", map[string]any{"Title": "Events", "Events": events, "Refresh": moving, "Version": s.version, "Login": s.login != nil})
+	s.render(w, http.StatusOK, "events.html", map[string]any{"Title": "Events", "Events": events, "Refresh": moving, "Version": s.version,
+		"Login": s.login != nil})
 }
 
 // view is one run as a page shows it.
@@ -653,7 +656,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 				return nil
 			}
 			seq = b.seq
-			return s.pages.ExecuteTemplate(&fragment, "board", view{Run: run, Board: &b.board, MoreNotes: b.moreNotes, Artifacts: s.left(ctx, run), Open: open(&b.board, key)})
+			return s.pages.ExecuteTemplate(&fragment, "board",
+				view{Run: run, Board: &b.board, MoreNotes: b.moreNotes, Artifacts: s.left(ctx, run), Open: open(&b.board, key)})
 		})
 		if err != nil {
 			s.log.Error("fragment", "run", id, "err", err)

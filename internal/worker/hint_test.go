@@ -9,7 +9,8 @@ func TestHint(t *testing.T) {
 	}}}
 	const image = " is not in the machine's image"
 	for _, c := range []struct{ line, want string }{
-		{"/home/runner/work/_temp/x.sh: line 3: cmake: command not found", "cmake" + image + ": `sudo apt-get install cmake` in a step brings it, or, for all jobs, " +
+		{"/home/runner/work/_temp/x.sh: line 3: cmake: command not found", "cmake" + image +
+			": `sudo apt-get install cmake` in a step brings it, or, for all jobs, " +
 			"`hearth image build --packages cmake --name ci` and `hearth run -P ubuntu-latest=ci`."},
 		{"/home/runner/x.sh: 1: frobnicate: not found", "frobnicate" + image + ": bring it with an action that sets it up, or install it in a step."},
 		{"/usr/bin/env: ‘docker-x’: No such file or directory", "docker-x" + image +

@@ -14,7 +14,8 @@ import (
 // What will fail soonest comes first, and a job that was seen twice is not known.
 func TestRisk(t *testing.T) {
 	risk := Risk(learn.Forecast{Jobs: map[string]ci.Prediction{
-		"often": {PFail: 0.9, ExpectedMS: 9000, Seen: 3}, "soon": {PFail: 0.2, ExpectedMS: 1000, Seen: 3}, "new": {PFail: 1, ExpectedMS: 1000, Seen: 2}, "quick": {PFail: 0.5, Seen: 9},
+		"often": {PFail: 0.9, ExpectedMS: 9000, Seen: 3}, "soon": {PFail: 0.2, ExpectedMS: 1000, Seen: 3}, "new": {PFail: 1, ExpectedMS: 1000, Seen: 2},
+		"quick": {PFail: 0.5, Seen: 9},
 	}})
 	of := func(key string) float64 {
 		rate, ok := risk(&plan.Job{Key: key})
@@ -60,7 +61,8 @@ func TestKeptLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := &hooks{runner: &Runner{Learn: l, Sink: ci.SinkFunc(func(ci.Record) {})}, job: &plan.Job{}}
-	for _, r := range []ci.Record{{Stream: "system", Text: "make"}, {Stream: "stdout", Text: "oh"}, {Stream: "system", Level: "error", Text: "##[error]no"}, {Stream: "system", Level: "warning", Text: "hm"}} {
+	for _, r := range []ci.Record{{Stream: "system", Text: "make"}, {Stream: "stdout", Text: "oh"}, {Stream: "system", Level: "error", Text: "##[error]no"},
+		{Stream: "system", Level: "warning", Text: "hm"}} {
 		r.Type, r.Step = ci.LogLine, 1
 		h.Emit(r)
 	}

@@ -48,7 +48,8 @@ func TestRunnerGivesIDTokens(t *testing.T) {
 	if out := s.run(t.Context(), mayAsk, nil); out.Conclusion != ci.Success {
 		t.Fatal(out)
 	}
-	if claims["sub"] != "repo:o/r:ref:refs/heads/main" || claims["aud"] != "sts" || claims["job_workflow_ref"] != "o/r/ci.yml@refs/heads/main" || claims["runner_environment"] != "self-hosted" {
+	if claims["sub"] != "repo:o/r:ref:refs/heads/main" || claims["aud"] != "sts" || claims["job_workflow_ref"] != "o/r/ci.yml@refs/heads/main" ||
+		claims["runner_environment"] != "self-hosted" {
 		t.Errorf("%v", claims)
 	}
 	if log := s.log(); !strings.Contains(log, "http://10.0.2.2/idtoken?api-version=2.0\n***\n") {
@@ -79,15 +80,19 @@ func TestOIDCClaims(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := &plan.Run{GitHub: launch.GitHubContext(launch.Facts{Run: ci.Run{ID: ci.NewID(), Repository: "acme/app", File: ".github/workflows/ci.yml", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40),
+	run := &plan.Run{GitHub: launch.GitHubContext(launch.Facts{Run: ci.Run{ID: ci.NewID(), Repository: "acme/app", File: ".github/workflows/ci.yml",
+		Ref: "refs/heads/main", SHA: strings.Repeat("a", 40),
 		Event: "push", Actor: "ada", Number: 3, Attempt: 2, Workflow: "CI"}, Payload: event, Server: "https://github.com"})}
 	job := &plan.Job{Workflow: &workflow.Workflow{File: "./.github/workflows/deploy.yml"}, Environment: &plan.Environment{Name: "prod"}}
 	c := worker.OIDCClaims(run, job)
 	for name, want := range map[string]string{
-		"repository": "acme/app", "repository_owner": "acme", "repository_id": "7", "repository_owner_id": "8", "repository_visibility": "private", "actor": "ada", "actor_id": "9",
-		"workflow": "CI", "workflow_ref": "acme/app/.github/workflows/ci.yml@refs/heads/main", "job_workflow_ref": "acme/app/.github/workflows/deploy.yml@refs/heads/main",
-		"ref": "refs/heads/main", "ref_type": "branch", "ref_protected": "false", "run_number": "3", "run_attempt": "2", "environment": "prod", "runner_environment": "self-hosted",
-		"job_workflow_sha": strings.Repeat("a", 40), "event_name": "push", "head_ref": "", "base_ref": "",
+		"repository": "acme/app", "repository_owner": "acme", "repository_id": "7", "repository_owner_id": "8", "repository_visibility": "private",
+		"actor": "ada", "actor_id": "9",
+		"workflow": "CI", "workflow_ref": "acme/app/.github/workflows/ci.yml@refs/heads/main",
+		"job_workflow_ref": "acme/app/.github/workflows/deploy.yml@refs/heads/main",
+		"ref":              "refs/heads/main", "ref_type": "branch", "ref_protected": "false", "run_number": "3", "run_attempt": "2", "environment": "prod",
+		"runner_environment": "self-hosted",
+		"job_workflow_sha":   strings.Repeat("a", 40), "event_name": "push", "head_ref": "", "base_ref": "",
 	} {
 		if c[name] != want {
 			t.Errorf("%s: %q, want %q", name, c[name], want)

@@ -69,7 +69,8 @@ func TestHints(t *testing.T) {
 // of the run, whatever their case, and change nothing for other jobs.
 func TestEnvironments(t *testing.T) {
 	vars := func(run *plan.Run) string { return strings.Join(strings.Fields(run.Vars.JSON()), "") }
-	r := &Runner{EnvironmentSecrets: map[string]map[string]string{"prod": {"Key": "own"}}, EnvironmentVars: map[string]map[string]string{"prod": {"v": "own"}, "dev": {}}}
+	r := &Runner{EnvironmentSecrets: map[string]map[string]string{"prod": {"Key": "own"}},
+		EnvironmentVars: map[string]map[string]string{"prod": {"v": "own"}, "dev": {}}}
 	known := expr.NewMap()
 	known.Set("V", expr.String("run"))
 	known.Set("W", expr.String("run"))
@@ -102,7 +103,8 @@ func TestEnvironments(t *testing.T) {
 			t.Errorf("%q: a run of its own for nothing", c.name)
 		}
 	}
-	hidden := (&Runner{Secrets: map[string]string{"A": "secret-one", "LONG": strings.Repeat("x", mask.MaxSecret+1)}, EnvironmentSecrets: map[string]map[string]string{"e": {"B": "secret-two"}}}).Hidden()
+	hidden := (&Runner{Secrets: map[string]string{"A": "secret-one", "LONG": strings.Repeat("x", mask.MaxSecret+1)},
+		EnvironmentSecrets: map[string]map[string]string{"e": {"B": "secret-two"}}}).Hidden()
 	if got := hidden.String("secret-one secret-two three"); got != "*** *** three" {
 		t.Errorf("%q", got)
 	}

@@ -361,7 +361,8 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 	delete(h.lines, s.Number)
 	h.mu.Unlock()
 	if hint := h.hint(lines); hint != "" {
-		r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Level: "notice", Message: hint}))
+		r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Level: "notice",
+			Message: hint}))
 	}
 	if r.Learn.Mode() == learn.Off {
 		return nil, nil

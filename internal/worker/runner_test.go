@@ -42,8 +42,9 @@ func newStove(t *testing.T) *stove {
 	before := runtime.NumGoroutine()
 	s := &stove{t: t, host: &machinetest.Host{}}
 	dir := t.TempDir()
-	s.Runner = &worker.Runner{Host: s.host, RunID: ci.NewID(), Repository: "o/r", File: "ci.yml", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40), Attempt: 1,
-		Sink: ci.SinkFunc(s.emit), Log: slog.New(slog.DiscardHandler),
+	s.Runner = &worker.Runner{Host: s.host, RunID: ci.NewID(), Repository: "o/r", File: "ci.yml", Ref: "refs/heads/main", SHA: strings.Repeat("a", 40),
+		Attempt: 1,
+		Sink:    ci.SinkFunc(s.emit), Log: slog.New(slog.DiscardHandler),
 		Layout: engine.Layout{Workspace: filepath.Join(dir, "work/r/r"), Temp: filepath.Join(dir, "work/_temp"), Actions: filepath.Join(dir, "work/_actions"),
 			ToolCache: filepath.Join(dir, "tools"), Tools: filepath.Join(dir, "hearth")}}
 	t.Cleanup(func() {
@@ -240,13 +241,15 @@ func TestRunnerMasksHosts(t *testing.T) {
 	s.watch = func(r ci.Record) {
 		if r.Type == ci.LogLine && r.Text == "ready" {
 			once.Do(func() {
-				s.host.Machines()[0].Connect(network.Connection{Proto: "tcp", IP: netip.MustParseAddr("1.2.3.4"), Host: "hunter2hunter3.ADDED-LATER.example.com", Port: 443})
+				s.host.Machines()[0].Connect(network.Connection{Proto: "tcp", IP: netip.MustParseAddr("1.2.3.4"), Host: "hunter2hunter3.ADDED-LATER.example.com",
+					Port: 443})
 			})
 		}
 	}
 	out := s.run(t.Context(), "    steps:\n      - run: |\n          echo ::add-mask::added-later\n          echo ready\n", nil)
 	c := s.of(ci.ConnectionRec)
-	if out.Conclusion != ci.Success || len(c) != 1 || c[0].Job != "test" || c[0].Connection.Port != 443 || c[0].Connection.IP != "1.2.3.4" || strings.Contains(c[0].Connection.Host, "hunter2") ||
+	if out.Conclusion != ci.Success || len(c) != 1 || c[0].Job != "test" || c[0].Connection.Port != 443 || c[0].Connection.IP != "1.2.3.4" ||
+		strings.Contains(c[0].Connection.Host, "hunter2") ||
 		strings.Contains(strings.ToLower(c[0].Connection.Host), "added") || !strings.HasSuffix(c[0].Connection.Host, ".example.com") {
 		t.Errorf("%+v %+v", out, c)
 		for _, r := range c {

@@ -108,7 +108,8 @@ func TestBroken(t *testing.T) { t.Error("as it is") }
 			t.Errorf("%s: %s", m.at, m.diff)
 		}
 	}
-	if want := []string{"m.go:17 if … → if true", "m.go:17 if … → if false", "m.go:17 == → !=", "m.go:18 an assignment left out", "m.go:23 1 → 2"}; !slices.Equal(survived, want) {
+	if want := []string{"m.go:17 if … → if true", "m.go:17 if … → if false", "m.go:17 == → !=", "m.go:18 an assignment left out",
+		"m.go:23 1 → 2"}; !slices.Equal(survived, want) {
 		t.Errorf("survived: %q", survived)
 	}
 	if len(died) != 13 || !slices.Contains(died, "m.go:6 && → ||") || !slices.Contains(died, "m.go:6 > → >=") || !slices.Contains(died, "m.go:32 2 → 3") {

@@ -135,7 +135,8 @@ func TestMachine(t *testing.T) {
 	if st, err := c.Stat(ctx, "/tmp/now"); err != nil || st.ModTime.Sub(now).Abs() > time.Minute {
 		t.Errorf("the clock: %v %v", st.ModTime, err)
 	}
-	if err := c.Resume(ctx, guest.Identity{Hostname: "no host name", IP: "10.0.2.15/24"}); err == nil || !strings.Contains(err.Error(), "host name") || !strings.Contains(err.Error(), "network") {
+	if err := c.Resume(ctx, guest.Identity{Hostname: "no host name", IP: "10.0.2.15/24"}); err == nil || !strings.Contains(err.Error(), "host name") ||
+		!strings.Contains(err.Error(), "network") {
 		t.Error(err)
 	}
 

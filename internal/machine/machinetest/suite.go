@@ -68,7 +68,8 @@ func (s Suite) life(t *testing.T) {
 		}
 	}
 	is("claimed", machine.Created, "", "")
-	if x := m.Session(); x.Driver == "" || x.Labels[0] != "ubuntu-latest" || x.CPUs == 0 || x.MemoryMiB == 0 || x.Leased.IsZero() || time.Until(x.DeleteBy) < time.Hour {
+	if x := m.Session(); x.Driver == "" || x.Labels[0] != "ubuntu-latest" || x.CPUs == 0 || x.MemoryMiB == 0 || x.Leased.IsZero() ||
+		time.Until(x.DeleteBy) < time.Hour {
 		t.Errorf("%+v", x)
 	}
 	say(t, m, "hello")
