@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,10 +17,12 @@ import (
 	"github.com/hearth-ci/hearth/internal/conduct"
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/launch"
+	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/machine/machinetest"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -289,5 +292,43 @@ func TestRunnerHints(t *testing.T) {
 	s.Token = func(context.Context, *plan.Job) (string, error) { return strings.Repeat("x", 1<<20), nil }
 	if out := s.run(t.Context(), "    steps:\n      - run: echo\n", nil); !out.Infrastructure || !strings.HasPrefix(out.Reason, "masking: secret GITHUB_TOKEN") {
 		t.Errorf("%+v", out)
+	}
+}
+
+// A failed step is explained once, and the next one like it is told how often it was
+// seen; who learns nothing explains nothing.
+func TestRunnerExplains(t *testing.T) {
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hearth.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, c := range []struct {
+		mode learn.Mode
+		seen []int
+	}{{learn.Off, nil}, {learn.Advise, []int{0}}, {learn.Advise, []int{1}}} {
+		l, err := learn.Open(t.Context(), db, learn.Options{Mode: c.mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newStove(t)
+		s.Learn, s.Secrets = l, map[string]string{"KEY": "hunter2hunter3"}
+		if _, _, err := db.CreateRun(t.Context(), ci.Run{ID: s.RunID, Repository: "o/r", File: "ci.yml"}, []ci.Job{{Key: "test", Job: "test"}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.run(t.Context(), "    steps:\n      - {id: ok, run: echo fine}\n      - {id: bad, run: 'echo \"error: cannot find hunter2hunter3 in the lake\"; exit 1'}\n", nil)
+		var seen []int
+		for _, r := range s.of(ci.PredictionRec) {
+			e := r.Explanation
+			if r.Step != 2 || r.StepID != "bad" || r.Job != "test" || e == nil || e.Signature == "" || !strings.Contains(e.Text, "cannot find") ||
+				strings.Contains(e.Text, "hunter2") {
+				t.Errorf("%+v %+v", r, e)
+				continue
+			}
+			seen = append(seen, e.Seen)
+		}
+		if !slices.Equal(seen, c.seen) {
+			t.Errorf("%v: seen %v, want %v\n%s", c.mode, seen, c.seen, s.log())
+		}
 	}
 }
