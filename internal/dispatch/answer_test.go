@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/forge"
@@ -127,6 +128,85 @@ func TestMayRead(t *testing.T) {
 		}
 		if permission := err != nil && strings.Contains(err.Error(), "administration: read"); permission != (c.name == "no permission") {
 			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// TestWorthAnotherTry: which events are worth another try, and how long they wait for it.
+func TestWorthAnotherTry(t *testing.T) {
+	d := &Dispatcher{cfg: Config{Retry: time.Second, GiveUp: time.Hour}}
+	fresh, old := time.Now().Add(-time.Minute), time.Now().Add(-2*time.Hour)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for i, c := range []struct {
+		ctx      context.Context
+		received time.Time
+		tries    int
+		err      error
+		again    bool
+		least    time.Duration
+	}{
+		{t.Context(), fresh, 1, &forge.Error{Status: 502, Temporary: true}, true, time.Second},
+		{t.Context(), fresh, 0, &forge.Error{Status: 502, Temporary: true}, true, time.Second},
+		{t.Context(), fresh, 4, &forge.Error{Status: 502, Temporary: true}, true, 8 * time.Second},
+		{t.Context(), fresh, 60, &forge.Error{Status: 502, Temporary: true}, true, 10 * time.Minute},
+		{t.Context(), fresh, 1, &forge.Error{Status: 403, Temporary: true, RetryAfter: time.Minute}, true, time.Minute},
+		{t.Context(), fresh, 1, &forge.Error{Status: 404}, false, 0},
+		{t.Context(), old, 1, &forge.Error{Status: 502, Temporary: true}, false, 0},
+		{t.Context(), fresh, 1, context.DeadlineExceeded, true, time.Second},
+		{t.Context(), fresh, 1, errors.New("the disk is full"), true, time.Second},
+		{t.Context(), fresh, 1, refuse("no"), false, 0},
+		{stopped, old, 1, refuse("no"), true, 0},
+	} {
+		again, wait := d.again(c.ctx, store.StoredEvent{Event: ci.Event{Received: c.received}, Tries: c.tries}, c.err)
+		if again != c.again || wait < c.least || wait > c.least*2 {
+			t.Errorf("%d: %v after %v, want %v after %v", i, again, wait, c.again, c.least)
+		}
+	}
+}
+
+// TestCommitNames: what is a commit's full name.
+func TestCommitNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		strings.Repeat("0a", 20): true, strings.Repeat("f9", 32): true, strings.Repeat("0", 39): false, strings.Repeat("0", 41): false, strings.Repeat("0", 63): false,
+		strings.Repeat("0", 65): false, "": false, strings.Repeat("0A", 20): false, strings.Repeat("0g", 20): false, strings.Repeat("0", 39) + "/": false,
+	} {
+		if validSHA(name) != want {
+			t.Errorf("%q: %v", name, !want)
+		}
+	}
+	if status(&forge.Error{Status: 404}) != 404 || status(errors.New("x")) != 0 || status(nil) != 0 {
+		t.Error("status")
+	}
+}
+
+// TestWhere: a check's title names the step that failed, and no other; an annotation
+// says as much of its place as is known.
+func TestWhere(t *testing.T) {
+	j := board.Job{Status: ci.Completed, Conclusion: ci.Failure, Reason: "the job's reason", Steps: []*board.Step{
+		{Number: 1, Name: "fine", Conclusion: ci.Success}, {Number: 2, Name: "skipped", Conclusion: ci.Skipped},
+	}}
+	if got := title(&j, "failure"); got != "Failure: the job's reason" {
+		t.Error(got)
+	}
+	for _, c := range []struct {
+		step board.Step
+		want string
+	}{
+		{board.Step{Number: 3, Name: "bad", Conclusion: ci.Failure, ExitCode: 7}, "Failure: step 3, bad: exit code 7"},
+		{board.Step{Number: 3, Name: "late", Conclusion: ci.TimedOut, Reason: "out of time"}, "Failure: step 3, late: out of time"},
+		{board.Step{Number: 3, Name: "lost", Conclusion: ci.Cancelled, Infrastructure: true, Reason: "lost"}, "Failure: step 3, lost: lost"},
+		{board.Step{Number: 3, Name: "stopped", Conclusion: ci.Cancelled}, "Failure: the job's reason"},
+	} {
+		own := j
+		own.Steps = append(own.Steps[:2:2], &c.step)
+		if got := title(&own, "failure"); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+	for want, n := range map[string]ci.Record{"f": {File: "f"}, "f:3": {File: "f", Line: 3}, "f:3:4": {File: "f", Line: 3, Column: 4}, "g": {File: "g", Column: 4}} {
+		if got := place(n); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }
