@@ -168,7 +168,8 @@ func TestWorthAnotherTry(t *testing.T) {
 // TestCommitNames: what is a commit's full name.
 func TestCommitNames(t *testing.T) {
 	for name, want := range map[string]bool{
-		strings.Repeat("0a", 20): true, strings.Repeat("f9", 32): true, strings.Repeat("0", 39): false, strings.Repeat("0", 41): false, strings.Repeat("0", 63): false,
+		strings.Repeat("0a", 20): true, strings.Repeat("f9", 32): true, strings.Repeat("0", 39): false, strings.Repeat("0", 41): false,
+		strings.Repeat("0", 63): false,
 		strings.Repeat("0", 65): false, "": false, strings.Repeat("0A", 20): false, strings.Repeat("0g", 20): false, strings.Repeat("0", 39) + "/": false,
 	} {
 		if validSHA(name) != want {
@@ -204,7 +205,8 @@ func TestWhere(t *testing.T) {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
-	for want, n := range map[string]ci.Record{"f": {File: "f"}, "f:3": {File: "f", Line: 3}, "f:3:4": {File: "f", Line: 3, Column: 4}, "g": {File: "g", Column: 4}} {
+	for want, n := range map[string]ci.Record{"f": {File: "f"}, "f:3": {File: "f", Line: 3}, "f:3:4": {File: "f", Line: 3, Column: 4},
+		"g": {File: "g", Column: 4}} {
 		if got := place(n); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
