@@ -600,3 +600,17 @@ func TestContextsOfARun(t *testing.T) {
 		t.Errorf("%v %v %q", got, err, in.Labels)
 	}
 }
+
+// TestAllowance: the jobs of a run may hand on so much, to the byte, and what did not
+// fit has taken nothing.
+func TestAllowance(t *testing.T) {
+	var a plan.Allowance
+	for i, c := range []struct {
+		n    int
+		want bool
+	}{{ci.MaxRunOutputs - 1, true}, {2, false}, {1, true}, {1, false}, {0, true}} {
+		if a.Take(c.n) != c.want {
+			t.Errorf("%d: %d", i, c.n)
+		}
+	}
+}

@@ -196,6 +196,9 @@ func TestStoreFails(t *testing.T) {
 	if _, err := q.Add(ctx, queue.Item{JobID: "../x", Labels: []string{"l"}}); err == nil {
 		t.Error("what is no id was taken")
 	}
+	if _, err := q.Add(ctx, queue.Item{JobID: ci.NewID()}); err == nil {
+		t.Error("a job for every runner was taken")
+	}
 }
 
 // TestWoken: a worker that waits looks at once when something may be there for it,
