@@ -86,7 +86,7 @@ var layers = map[string]layer{
 	"desk":         {ours: []string{"ci", "conduct", "queue"}},
 	"worker":       {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "oidc", "results"}},
 	"session":      {ours: []string{"guest", "machine"}},
-	"api":          {ours: []string{"board", "door", "guest", "machine", "network", "session"}, others: []string{"github.com/golang-jwt/jwt"}},
+	"api":          {ours: []string{"board", "door", "graph", "guest", "learn", "machine", "network", "session"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"hold":         {ours: []string{"guest", "machine", "session", "vm"}},
 	"retention":    {ours: []string{"action", "config", "image", "learn", "results", "store"}},
 	"ledger":       {ours: []string{"ci", "learn", "store"}},

@@ -16,6 +16,7 @@ func (a *app) commands() []*cobra.Command {
 		a.artifactsCommand(),
 		a.cacheCommand(),
 		a.learnCommand(),
+		a.predictCommand(),
 		a.graphCommand(),
 		a.gcCommand(),
 		a.compatCommand(),

@@ -23,8 +23,8 @@ import (
 // The commands that ask what is remembered.
 
 func (a *app) learnCommand() *cobra.Command {
-	c := &cobra.Command{Use: "learn", Short: "How good the predictions are: of one's own history, and of a file of outcomes"}
-	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand())
+	c := &cobra.Command{Use: "learn", Short: "What was learned, and how good the predictions are: of one's own history, and of files"}
+	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand(), a.learnStatsCommand(), a.learnLessonsCommand())
 	return c
 }
 

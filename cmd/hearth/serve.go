@@ -193,7 +193,12 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if err := errors.Join(os.RemoveAll(spool), os.MkdirAll(spool, 0o700)); err != nil { // what a process left that died in the wrong moment
 		return &exit{exitInfrastructure, err}
 	}
+	var memory api.Memory
+	if learner.Mode() != learn.Off {
+		memory = learner
+	}
 	vms := api.New(api.Config{
+		Memory:   memory,
 		Machines: machines, Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
 		Quotas: api.Quotas{
 			VMs: cfg.API.VMs, AllVMs: cfg.API.AllVMs, Executions: cfg.API.Executions, AllExecutions: cfg.API.AllExecutions, Snapshots: cfg.API.Snapshots,

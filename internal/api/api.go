@@ -8,6 +8,7 @@
 //	POST   /api/vms/{id}/rollback
 //	POST   /api/llm/execute
 //	GET    /api/sessions                 GET /api/stats
+//	GET    /api/v1/learn/predict, related, next, similar, lessons, stats
 //
 // # Who may
 //
@@ -88,6 +89,8 @@ type Config struct {
 	// Quotas bounds what is held at once. What the host really has is the pool's
 	// to say.
 	Quotas Quotas
+	// Memory answers questions of what was learned; nil has learned nothing.
+	Memory Memory
 	// Version is shown by /health.
 	Version string
 	// Log hears of machines made and released; nil discards.
@@ -164,6 +167,12 @@ func (s *Server) Register(mux *http.ServeMux) {
 		{"POST /api/llm/execute", s.execute},
 		{"GET /api/sessions", s.sessions},
 		{"GET /api/stats", s.stats},
+	}
+	for pattern, handle := range s.questions() {
+		routes = append(routes, struct {
+			pattern string
+			handle  func(http.ResponseWriter, *http.Request, grant) error
+		}{pattern, handle})
 	}
 	methods := map[string][]string{} // by path, for what is asked for in the wrong way
 	for _, r := range routes {

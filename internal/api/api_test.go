@@ -397,7 +397,11 @@ func TestExecute(t *testing.T) {
 			t.Errorf("%v: %d %s", c.body, a.status, a.raw)
 		}
 	}
-	s.do("POST", "/api/llm/execute", s.token, map[string]any{"language": "sh", "code": "x", "working_dir": "/nosuchdir"}).want(422, "cannot_start")
+	s.do("POST", "/api/llm/execute", s.token, map[string]any{"language": "sh", "code": "x", "working_dir": "/etc/passwd/x"}).want(422, "cannot_start")
+	dir := t.TempDir() + "/a b/c"
+	if a := run(map[string]any{"language": "sh", "code": "pwd", "working_dir": dir}); a.body["stdout"] != dir+"\n" {
+		t.Errorf("a working directory that was not there: %s", a.raw)
+	}
 	s.do("POST", "/api/llm/execute", s.token, map[string]any{"language": "sh", "code": strings.Repeat("x", 2<<20)}).want(413, "body_too_large")
 }
 

@@ -51,7 +51,7 @@ func TestManual(t *testing.T) {
 		t.Skip("SKIPPED, THE MANUAL IS NOT TESTED: there is no curl: apt-get install curl")
 	}
 	t.Run("host", func(t *testing.T) {
-		s := serve(t, Config{Version: "test"}, 4)
+		s := serve(t, Config{Version: "test", Memory: remembering(t)}, 4)
 		manual(t, s.URL, s.token, s.admin)
 	})
 	t.Run("machines", func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestManual(t *testing.T) {
 			t.Skip("SKIPPED, NOT TESTED: real machines, with -short")
 		}
 		p := &mortal{Pool: machines(t)}
-		s := New(Config{Machines: p, Secret: secret, Version: "test"})
+		s := New(Config{Machines: p, Secret: secret, Version: "test", Memory: remembering(t)})
 		mux := http.NewServeMux()
 		s.Register(mux)
 		h := httptest.NewServer(mux)
@@ -90,6 +90,11 @@ func TestManual(t *testing.T) {
 		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"language": "javascript", "vm_id": id,
 			"code": "console.log([1,2].map(x => x * 2))"}); a.body["stdout"] != "[ 2, 4 ]\n" {
 			t.Error(a.raw)
+		}
+		// A working directory that is not there is made, the user's.
+		if a := c.do("POST", "/api/llm/execute", its, map[string]any{"agent_id": "a", "language": "bash", "code": "pwd; touch x && stat -c %U . ..", "vm_id": id,
+			"timeout_seconds": 30, "working_dir": "/workspace/deep"}); a.body["stdout"] != "/workspace/deep\nrunner\nrunner\n" {
+			t.Error(a.status, a.raw)
 		}
 		// A machine that dies in the middle is an error, not an exit code.
 		s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"slices"
 	"strings"
@@ -317,6 +318,11 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 		defer cancel()
 		client.Remove(ctx, file)
 	}()
+	if e.WorkingDir != "" {
+		if err := makeDir(ctx, client, e.WorkingDir); err != nil {
+			return nil, m.lost(fmt.Errorf("making the working_dir in the VM %s: %w", m.ID(), err))
+		}
+	}
 	stdout, stderr := newClip(most, &s.output), newClip(most, &s.output)
 	defer func() {
 		if err != nil {
@@ -348,6 +354,20 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 	m.Ran(end)
 	s.log.Debug("executed", "vm", x.VM, "execution", x.ID, "agent", e.Agent, "language", lang.names[0], "exit", x.ExitCode, "took", end.Duration)
 	return x, nil
+}
+
+// makeDir makes a working directory that is not there, as a client expects that
+// names one: what is missing of it is the user's, also below the root. Where that
+// cannot be, running the code says why.
+func makeDir(ctx context.Context, client *guest.Client, dir string) error {
+	if _, err := client.Stat(ctx, dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return nil // what is wrong with it the code finds out
+	}
+	const script = `umask 022; set -e; d=$1; top=; while [ ! -e "$d" ]; do top=$d; d=$(dirname "$d"); done; [ -n "$top" ] || exit 0
+mkdir -p "$1"; chown -R "$(stat -c %u:%g "$2")" "$top"`
+	_, err := client.Exec(ctx, guest.Cmd{Argv: []string{"sh", "-c", script, "sh", dir, guest.Home}, Env: []string{"PATH=" + guest.ToolPath}, Dir: "/", User: "root",
+		Timeout: 10 * time.Second})
+	return err
 }
 
 // lost adds why the machine is gone, where that is why.

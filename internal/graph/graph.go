@@ -25,6 +25,7 @@ package graph
 
 import (
 	"cmp"
+	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -110,6 +111,17 @@ type Node struct {
 	Counter
 	out []*Edge
 	in  []*Edge
+}
+
+// Nodes are the nodes of a kind, in no order.
+func (g *Graph) Nodes(k Kind) iter.Seq[*Node] {
+	return func(yield func(*Node) bool) {
+		for id, n := range g.nodes {
+			if strings.HasPrefix(id, string(k)+":") && !yield(n) {
+				return
+			}
+		}
+	}
 }
 
 // Edge says how two things go together.

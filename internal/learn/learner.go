@@ -235,9 +235,12 @@ func stepIdentity(name, command string) string {
 	return graph.Command(name)
 }
 
+// placeMark is between the parts of a place's name.
+const placeMark = " › "
+
 // place names a step over all runs, for signatures and lessons.
 func place(x *Execution) string {
-	s := strings.Join([]string{x.Repo, x.Workflow, x.Job, x.Step}, " › ")
+	s := strings.Join([]string{x.Repo, x.Workflow, x.Job, x.Step}, placeMark)
 	if len(s) > 500 {
 		s = strings.ToValidUTF8(s[:500], "")
 	}

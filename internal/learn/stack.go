@@ -56,8 +56,8 @@ var startMix = [nExperts]float64{0, 0, 0, 0}
 const (
 	stale  = 180 * 24 * 3600. // half-life, in seconds, of what a key knows while nothing happens to it
 	shrink = 5.0              // how many events of its own a key needs to outweigh its parent
-	// likewise, where nothing but the prior is above it: of builds that had passed 20 to
-	// 49 times and never failed, one in twelve failed next
+	// likewise, of one that never failed and has nothing but the prior above it: of
+	// builds that had passed 20 to 49 times so, one in twelve failed next
 	alone         = 20.0
 	contextRoot   = 20.0 // likewise, of a context everywhere
 	contextShrink = 15.0 // and below that
@@ -221,16 +221,18 @@ func (m *Model) features(e *Estimate) {
 			if l < levelBranch {
 				child = cs[l+1]
 			}
+			if c.fails > 0 || known > alone {
+				hold = shrink
+			}
 			for i := range nHalf {
 				n, f := c.n[i], c.f[i]
 				if child != nil {
 					n, f = others(n, f, child.up.n[i], child.up.f[i], left(c.faded[i], child.up.at[i]))
 				}
 				p[i] = (f*d + hold*p[i]) / (n*d + hold)
-				known += n
-			}
-			if known > alone {
-				hold = shrink
+				if i == nHalf-1 {
+					known += n
+				}
 			}
 			if l > levelAll {
 				e.Seen = c.seen
