@@ -365,7 +365,8 @@ func makeDir(ctx context.Context, client *guest.Client, dir string) error {
 	}
 	const script = `umask 022; set -e; d=$1; top=; while [ ! -e "$d" ]; do top=$d; d=$(dirname "$d"); done; [ -n "$top" ] || exit 0
 mkdir -p "$1"; chown -R "$(stat -c %u:%g "$2")" "$top"`
-	_, err := client.Exec(ctx, guest.Cmd{Argv: []string{"sh", "-c", script, "sh", dir, guest.Home}, Env: []string{"PATH=" + guest.ToolPath}, Dir: "/", User: "root",
+	_, err := client.Exec(ctx, guest.Cmd{Argv: []string{"sh", "-c", script, "sh", dir, guest.Home}, Env: []string{"PATH=" + guest.ToolPath}, Dir: "/",
+		User:    "root",
 		Timeout: 10 * time.Second})
 	return err
 }

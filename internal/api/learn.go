@@ -26,7 +26,8 @@ const (
 
 // ask makes the handler of a question to the memory. What was learned is everybody's
 // runs, so it takes a token for all.
-func (s *Server) ask(needs string, answer func(ctx context.Context, m Memory, repository, text string, n int) (any, error)) func(http.ResponseWriter, *http.Request, grant) error {
+func (s *Server) ask(needs string, answer func(ctx context.Context, m Memory, repository, text string, n int) (any, error)) func(http.ResponseWriter,
+	*http.Request, grant) error {
 	return func(w http.ResponseWriter, r *http.Request, g grant) error {
 		if err := g.all(); err != nil {
 			return err
