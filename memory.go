@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/worker"
 )
 
@@ -36,7 +37,7 @@ func (r *running) remember(ctx context.Context) error {
 		s := &known[0].Steps[i]
 		s.Name, s.Command = r.secrets.String(s.Name), r.secrets.String(s.Command)
 	}
-	r.entry.Begin(1, known, nil)
+	r.entry.Begin(1, known, learn.Change{}, nil)
 	r.entry.Emit(r.secrets.Record(ci.Record{Type: ci.RunStarted, Workflow: row.Workflow, File: row.File, Name: row.Name, Event: row.Event, SHA: row.SHA,
 		Ref: row.Ref, Jobs: 1}))
 	return nil

@@ -37,7 +37,8 @@ func (a *app) performOne(ctx context.Context, o runOptions, c *candidate, groups
 		return "", err
 	}
 	c.run = entry.Run
-	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
+	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), worker.Change(c.plan.GitHub.Get("event"), c.happening),
+		func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
 	con := &conduct.Conductor{
 		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
 		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) }, Late: late,

@@ -130,7 +130,8 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned),
 		Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Late: d.late, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if at != begun {
-		entry.Begin(len(planned.Jobs), worker.Known(planned), func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
+		entry.Begin(len(planned.Jobs), worker.Known(planned), worker.Change(planned.GitHub.Get("event"), nil),
+			func(f learn.Forecast) []ci.Record { return worker.Predictions(planned, f) })
 		con.Risk = worker.Risk(entry.Forecast)
 	}
 	for _, j := range before {

@@ -18,6 +18,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/launch"
+	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/webhook"
@@ -446,7 +447,7 @@ func (d *Dispatcher) invalid(ctx context.Context, o cause, file, name string, ds
 	if err != nil {
 		return err
 	}
-	entry.Begin(0, nil, nil)
+	entry.Begin(0, nil, learn.Change{}, nil)
 	hidden := d.runner(run, nil, o.Trust, o.repo).Hidden()
 	for _, x := range ds {
 		entry.Emit(hidden.Record(ci.Record{Type: ci.DiagnosticRec, File: x.File, Line: x.Pos.Line, Column: x.Pos.Col, Message: x.Message, Hint: x.Hint,

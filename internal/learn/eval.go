@@ -330,8 +330,8 @@ func readOutcomes(r io.Reader) ([]outcomeRow, error) {
 			if err != nil {
 				return nil, err
 			}
-			if v >= 0 {
-				*f.to, c.Known = int(min(v, 1e9)), true
+			if *f.to = int(min(max(v, -1), 1e9)); *f.to >= 0 {
+				c.Known = true
 			}
 		}
 		row.end = max(row.end, row.At)

@@ -166,6 +166,7 @@ type RunInfo struct {
 	Commit     string
 	Attempt    int
 	Host       string
+	Change     Change // of the commit
 	Jobs       []JobInfo
 }
 
@@ -263,7 +264,7 @@ func (l *Learner) Before(ctx context.Context, info RunInfo) (Forecast, error) {
 	var stored []store.Prediction
 	l.mu.Lock()
 	predict := func(t target, x Execution) ci.Prediction {
-		x.Host = info.Host
+		x.Host, x.Change = info.Host, info.Change
 		e := l.model.Predict(x)
 		d := l.durations.Predict(&x)
 		p := ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: l.model.Reasons(e), ExpectedMS: int64(d.Median * 1000)}
@@ -585,6 +586,9 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 		return 0, nil
 	}
 	end := float64(rec.Time.UnixMilli()) / 1000
+	if e != nil {
+		x.Change = e.x.Change // which no record tells
+	}
 	if e == nil || e.keys != keysOf(&x) || max(e.x.Attempt, 1) != max(x.Attempt, 1) {
 		// Predicted by another process, or not at all: as if now.
 		x.At = end - took.Seconds()

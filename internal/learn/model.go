@@ -15,9 +15,10 @@ type Execution struct {
 	Change                    Change
 }
 
-// Change says what a commit changed. The zero Change is unknown.
+// Change says what a commit changed. The zero Change is unknown; of a known one a
+// number is if it is negative.
 type Change struct {
-	Known          bool // of the numbers
+	Known          bool // any of the numbers
 	Parent, Author string
 	Files          int // changed
 	Added, Deleted int // lines

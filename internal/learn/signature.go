@@ -216,7 +216,7 @@ var rules = []rule{
 	r(6.5, ClassLint, `(?i)\bDiff in |would reformat|code style issues|not formatted|gofmt|\bclippy::|\beslint\b.*\berror|>>> Lint for`, "diff in", "reformat",
 		"style issues", "formatted", "gofmt", "clippy", "eslint", "lint for").over(extent{most: 10, blanks: true, stop: stopAt(`>>> Lint for`)}),
 	r(7, ClassLint, `^\s*\d+:\d+\s+error\s+\S`, "error").over(extent{before: 3, most: 10}),
-	r(7, ClassLint, `^\S+\.\w+:\d+:\d+: (?:[EFWC]\d{3,4}|[CWEF]: [\w/]+:)`, ":").over(few),
+	r(7, ClassLint, `^\S+\.\w+:\d+:\d+: (?:[EFWC]\d{3,4}|[CWEF]: [\w/]+:)`, ": e", ": w", ": f", ": c").over(few),
 	r(6.5, ClassLint, `^\s*(?:✖|×) \d+ problems?`, "problem").over(extent{before: 10, most: 2}),
 	r(6, ClassLint, `\bError\b.{0,12} \(\w+\) `, "error").over(few),
 	// Network and services
@@ -230,14 +230,14 @@ var rules = []rule{
 	r(8, ClassRegistry, `(?i)failed to (?:pull|push|fetch|download)|toomanyrequests|manifest unknown|error pulling image|failed to get \S+ as a dependency|unable to update registry|npm err! network|hash sum mismatch|unable to fetch some archives|unable to download artifact|error while fetching`,
 		"failed to", "toomanyrequests", "manifest unknown", "error pulling", "unable to", "npm err! network", "hash sum", "error while fetching").over(few),
 	r(8, ClassRegistry, `(?i)could not find (?:a version|gem|artifact|package)|no matching (?:distribution|package|version)|could not be resolved to an installable|^E: (?:unable to|failed)|unmet dependencies|version solving failed|failed building wheel|unresolved dependenc|could not resolve dependencies`,
-		"could not find", "no matching", "installable", "e: ", "unmet", "solving failed", "failed building", "unresolved",
+		"could not find", "no matching", "installable", "e: unable", "e: failed", "unmet", "solving failed", "failed building", "unresolved",
 		"could not resolve").over(extent{most: 8}),
 	// Resources
 	r(9, ClassMemory, `(?i)out of memory|\bOOM\b|cannot allocate memory|killed process|heap out of memory|std::bad_alloc|signal: 9, SIGKILL|exit(?:ed with)? (?:code|status):? 137`, "memory", "oom", "killed", "bad_alloc", "sigkill", "137").over(few),
 	r(9, ClassDisk, `(?i)no space left on device|disk quota exceeded|ENOSPC|disk full`, "no space", "quota", "enospc", "disk full").over(few),
 	r(8.5, ClassTimeout, `(?i)\b(?:job|step|test|execution|command|build|action)\b.*\b(?:timed out|exceeded the (?:maximum|time))|execution took longer|deadline exceeded|timeout after|context deadline|no output has been received in the last|command took >|maximum (?:time|log) limit`,
 		"timed out", "exceeded", "longer", "deadline", "timeout", "no output", "took >", "limit").over(few),
-	r(9, ClassCrash, `(?i)segmentation fault|\bSIG(?:SEGV|ABRT|ILL|BUS|FPE)\b|core dumped|internal compiler error|fatal runtime error`, "segmentation", "sig",
+	r(9, ClassCrash, `(?i)segmentation fault|\bSIG(?:SEGV|ABRT|ILL|BUS|FPE)\b|core dumped|internal compiler error|fatal runtime error`, "segmentation", "sigsegv", "sigabrt", "sigill", "sigbus", "sigfpe",
 		"core dumped", "internal compiler", "fatal runtime").over(few),
 	r(7.5, ClassCrash, `^panic: |^fatal error: `, "panic: ", "fatal error").over(extent{most: 15, blanks: true}),
 	r(7.6, ClassCrash, `Traceback \(most recent`, "traceback").over(traceback),
@@ -373,6 +373,15 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 	matched := map[int]bool{}
 	count := map[uint64]int{}
 	var cands []candidate
+	end := len(lines) // of what failed; what comes after it cleans up
+	for i, l := range lines {
+		if strings.Contains(l, "##[error]") {
+			if l = Clean(clipBytes(l, 4*maxWidth)); strings.HasPrefix(l, "##[error]") && exitOnly.MatchString(l) {
+				end = i + 1
+				break
+			}
+		}
+	}
 	// From the end, so that what the bound on candidates leaves out is old.
 	for i := len(lines) - 1; i >= 0; i-- {
 		raw := lines[i]
@@ -399,7 +408,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			}
 			return true
 		})
-		near := len(lines)-i <= 15
+		near := len(lines)-i <= 15 || i < end && end-i <= 15
 		if len(matched) == 0 && !word && !near || noise.MatchString(l) {
 			continue
 		}
@@ -438,13 +447,6 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		cands = append(cands, c)
 	}
 	slices.Reverse(cands)
-	end := len(lines) // of what failed; what comes after it cleans up
-	for i, l := range cleaned {
-		if strings.HasPrefix(l, "##[error]") && exitOnly.MatchString(l) {
-			end = i + 1
-			break
-		}
-	}
 	final := end - 1 // the last line that says anything
 	for final >= 0 && (cleaned[final] == "" || noise.MatchString(cleaned[final]) || told.MatchString(cleaned[final]) || usage.MatchString(cleaned[final])) {
 		final--

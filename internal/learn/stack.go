@@ -188,10 +188,12 @@ func (s *scale) of(v float64) float64 {
 	return min(max((v-s.mean)/math.Sqrt(s.m2), -3), 3)
 }
 
-// numbers are those of a change, in logarithms.
+// numbers are those of a change, in logarithms; negative where they are unknown.
 func (c *Change) numbers() (v [nChange]float64) {
 	for i, n := range [nChange]int{c.Files, c.Added, c.Deleted, c.Source, c.Test, c.Doc, c.Config} {
-		v[i] = math.Log1p(float64(max(n, 0)))
+		if v[i] = -1; n >= 0 {
+			v[i] = math.Log1p(float64(n))
+		}
 	}
 	return v
 }
@@ -295,7 +297,9 @@ func (m *Model) features(e *Estimate) {
 	}
 	if x.Change.Known {
 		for i, v := range x.Change.numbers() {
-			f[featChange+i] = m.scales[i].of(v)
+			if v >= 0 {
+				f[featChange+i] = m.scales[i].of(v)
+			}
 		}
 	}
 }
@@ -381,7 +385,9 @@ func (m *Model) Settle() {
 		m.tokenLearn(e.tokens, y, math.Pow(float64(n), -tokenBatch))
 		if e.x.Change.Known {
 			for i, v := range e.x.Change.numbers() {
-				m.scales[i].add(v)
+				if v >= 0 {
+					m.scales[i].add(v)
+				}
 			}
 		}
 	}

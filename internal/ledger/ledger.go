@@ -99,9 +99,9 @@ func (l *Ledger) Resume(ctx context.Context, run ci.Run, taps ...ci.Sink) (*Entr
 }
 
 // Begin says that the run is planned, with so many jobs, and what is expected of
-// those that are known. describe makes the records of the forecast; nil is the
+// those that are known, change being what its commit changed. describe makes the records of the forecast; nil is the
 // forecast's own.
-func (e *Entry) Begin(jobs int, known []learn.JobInfo, describe func(learn.Forecast) []ci.Record) {
+func (e *Entry) Begin(jobs int, known []learn.JobInfo, change learn.Change, describe func(learn.Forecast) []ci.Record) {
 	run := e.Run
 	e.Emit(ci.Record{Type: ci.RunPlanned, Workflow: run.Workflow, File: run.File, Name: run.Name, Event: run.Event, SHA: run.SHA, Ref: run.Ref, Jobs: jobs})
 	if len(known) == 0 {
@@ -110,7 +110,7 @@ func (e *Entry) Begin(jobs int, known []learn.JobInfo, describe func(learn.Forec
 	host, _ := os.Hostname()
 	var err error
 	e.Forecast, err = e.ledger.Learn.Before(e.keep, learn.RunInfo{ID: run.ID, Repository: run.Repository, Workflow: run.File, Branch: run.Ref, Commit: run.SHA,
-		Attempt: run.Attempt, Host: host, Jobs: known})
+		Attempt: run.Attempt, Host: host, Change: change, Jobs: known})
 	if err != nil {
 		e.ledger.Log.Error("no prediction", "run", run.ID, "err", err) // learning is never in the way
 	}

@@ -51,7 +51,7 @@ func die(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	e.Begin(3, nil, nil)
+	e.Begin(3, nil, learn.Change{}, nil)
 	e.Emit(ci.Record{Type: ci.RunStarted})
 	e.Emit(ci.Record{Type: ci.JobStarted, Job: "done", JobKey: "done"})
 	e.Emit(ci.Record{Type: ci.JobFinished, Job: "done", JobKey: "done", Conclusion: ci.Success})
