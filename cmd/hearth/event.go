@@ -160,11 +160,6 @@ func orString(s, fallback string) string {
 	return s
 }
 
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
-}
-
 // secretSettings is settings for a file that holds secrets; it says so if others may
 // read it, too.
 func (a *app) secretSettings(file string, must bool, into map[string]string) error {

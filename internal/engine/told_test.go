@@ -109,15 +109,15 @@ func TestOutputsToTheByte(t *testing.T) {
 		if _, ok := res.Outputs["b"]; ok {
 			t.Error("a secret was handed on")
 		}
-		told := ""
+		var told strings.Builder
 		for _, r := range b.all() {
 			if r.Type == ci.AnnotationRec {
-				told += r.Level + ": " + r.Message + "\n"
+				told.WriteString(r.Level + ": " + r.Message + "\n")
 			}
 		}
-		if !strings.Contains(told, "warning: Skip output 'b' since it may contain secret.") ||
-			strings.Contains(told, fmt.Sprintf("has %d bytes; at most", ci.MaxOutput+1)) != (more == 1) {
-			t.Errorf("%d more:\n%s", more, told)
+		if !strings.Contains(told.String(), "warning: Skip output 'b' since it may contain secret.") ||
+			strings.Contains(told.String(), fmt.Sprintf("has %d bytes; at most", ci.MaxOutput+1)) != (more == 1) {
+			t.Errorf("%d more:\n%s", more, told.String())
 		}
 	}
 }

@@ -31,7 +31,8 @@ func TestEvalFlaky(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	labels := "created_at,id,intermittent\n"
+	var labels strings.Builder
+	labels.WriteString("created_at,id,intermittent\n")
 	for i, v := range []struct {
 		flaky, log string
 	}{
@@ -40,10 +41,10 @@ func TestEvalFlaky(t *testing.T) {
 		{"1", "the frobnicator is out of widgets, sector 1"}, {"0", "sprocket 9 does not turn"},
 	} {
 		id := string(rune('a' + i))
-		labels += "2024-01-0" + string(rune('1'+i)) + "," + id + "," + v.flaky + "\n"
+		labels.WriteString("2024-01-0" + string(rune('1'+i)) + "," + id + "," + v.flaky + "\n")
 		write("logs/"+id+".log", v.log+"\n")
 	}
-	write("labels.csv", labels)
+	write("labels.csv", labels.String())
 	var out strings.Builder
 	r, err := EvalFlaky(t.Context(), dir, &out)
 	if err != nil || r.N != 6 || r.Flaky != 3 {

@@ -91,7 +91,7 @@ func Lacking(j *workflow.Job) (out []Lack) {
 func installs(script string, l Lack) bool {
 	for line := range strings.Lines(script) {
 		_, what, ok := strings.Cut(line, "install")
-		for _, word := range strings.Fields(what) {
+		for word := range strings.FieldsSeq(what) {
 			if name, _, _ := strings.Cut(word, "="); ok && (name == l.Program || name == l.Package && name != "") {
 				return true
 			}

@@ -518,7 +518,7 @@ func TestInterrupted(t *testing.T) {
 			lists, _ := filepath.Glob("/proc/self/task/*/children")
 			for _, name := range lists {
 				b, _ := os.ReadFile(name)
-				for _, pid := range strings.Fields(string(b)) {
+				for pid := range strings.FieldsSeq(string(b)) {
 					if n, err := strconv.Atoi(pid); err == nil && filepath.Base(comm(n)) == "exe" {
 						for range 200 {
 							syscall.Kill(n, syscall.SIGURG)
