@@ -150,7 +150,7 @@ func (s *stack) read(b []byte) {
 	v = v[copy(s.w[:], v):]
 	for i := range s.p {
 		for j := range i + 1 {
-			s.p[i][j], s.p[j][i] = v[j], v[j]
+			s.p[i][j] = v[j]
 		}
 		v = v[i+1:]
 	}

@@ -96,7 +96,7 @@ var (
 type stack struct {
 	cfg stackConfig
 	w   [nFeatures]float64
-	p   [nFeatures][nFeatures]float64
+	p   [nFeatures][nFeatures]float64 // its lower half: it is symmetric
 }
 
 func newStack(cfg stackConfig) *stack {
@@ -130,14 +130,13 @@ func (s *stack) learn(x *[nFeatures]float64, y float64, n int) {
 	scale := math.Pow(float64(n), -s.cfg.batch)
 	p := sigmoid(s.logit(x))
 	var u [nFeatures]float64
-	for j, v := range x {
-		if v == 0 {
-			continue
+	for i := range s.p {
+		row, xi, sum := s.p[i][:i+1], x[i], 0.0
+		for j, v := range row[:i] {
+			sum += v * x[j]
+			u[j] += v * xi
 		}
-		row := &s.p[j] // symmetric
-		for i := range u {
-			u[i] += row[i] * v
-		}
+		u[i] += sum + row[i]*xi
 	}
 	xu := 0.0
 	for i, v := range x {
@@ -152,7 +151,7 @@ func (s *stack) learn(x *[nFeatures]float64, y float64, n int) {
 		if u[i] == 0 {
 			continue
 		}
-		row, ku := &s.p[i], k*u[i]
+		row, ku := s.p[i][:i+1], k*u[i]
 		for j := range row {
 			row[j] -= ku * u[j]
 		}
