@@ -192,11 +192,9 @@ func jobs(file, event string, run *plan.Run, found map[*plan.Job][]engine.Findin
 		if !seen {
 			i, at[id] = len(out), len(out)
 			out = append(out, Job{File: file, Workflow: run.Workflow, Event: event, Job: id, Reasons: []string{}})
-			number := 0
-			walk(j.Definition.Steps, func(s *workflow.Step) {
-				number++
-				out[i].Steps = append(out[i].Steps, Step{Number: number, Name: stepName(s), Is: "runs"})
-			})
+			for n, s := range workflow.NumberedSteps(j.Definition.Steps) {
+				out[i].Steps = append(out[i].Steps, Step{Number: n + 1, Name: stepName(s), Is: "runs"})
+			}
 			if lacks != nil {
 				out[i].Perhaps = append(out[i].Perhaps, lacks(j.Definition)...)
 			}
@@ -218,7 +216,9 @@ func jobs(file, event string, run *plan.Run, found map[*plan.Job][]engine.Findin
 			o.Differs = once(o.Differs, remark)
 		}
 		order := map[*workflow.Step]int{}
-		walk(j.Definition.Steps, func(s *workflow.Step) { order[s] = len(order) })
+		for n, s := range workflow.NumberedSteps(j.Definition.Steps) {
+			order[s] = n
+		}
 		for _, f := range found[j] {
 			is := "cannot"
 			switch {
@@ -253,17 +253,6 @@ func say(d workflow.Diagnostic) string {
 		s += " (" + d.Hint + ")"
 	}
 	return s
-}
-
-// walk calls fn for each step as the engine counts them.
-func walk(steps []*workflow.Step, fn func(*workflow.Step)) {
-	for _, s := range steps {
-		if len(s.Parallel) > 0 {
-			walk(s.Parallel, fn)
-		} else {
-			fn(s)
-		}
-	}
 }
 
 func stepName(s *workflow.Step) string {

@@ -283,14 +283,6 @@ func (c *checker) containers(j *plan.Job) {
 	}
 }
 
-// walk calls fn for each step, those in parallel blocks included.
-func walk(steps []*workflow.Step, fn func(*workflow.Step)) {
-	for _, s := range steps {
-		fn(s)
-		walk(s.Parallel, fn)
-	}
-}
-
 // fetch resolves the remote actions of all jobs side by side.
 func (c *checker) fetch() {
 	var wg sync.WaitGroup
@@ -301,13 +293,13 @@ func (c *checker) fetch() {
 			continue
 		}
 		c.job = j
-		walk(j.Definition.Steps, func(s *workflow.Step) {
+		for s := range workflow.EachStep(j.Definition.Steps) {
 			if s.Uses == "" || c.never(s, false) {
-				return
+				continue
 			}
 			ref, err := action.ParseRef(s.Uses)
 			if s.Uses == "" || err != nil || ref.Kind != action.Remote || builtin(ref, c.opt.Results) || asked[key(ref)] || c.opt.Actions == nil {
-				return
+				continue
 			}
 			asked[key(ref)] = true
 			wg.Go(func() {
@@ -315,7 +307,7 @@ func (c *checker) fetch() {
 				defer func() { <-slots }()
 				c.tree(ref)
 			})
-		})
+		}
 	}
 	wg.Wait()
 }
@@ -343,10 +335,10 @@ func (c *checker) tree(ref action.Ref) (*action.Tree, error) {
 
 // steps looks at all steps of a job.
 func (c *checker) steps(j *plan.Job) {
-	walk(j.Definition.Steps, func(s *workflow.Step) {
+	for s := range workflow.EachStep(j.Definition.Steps) {
 		c.step = s
 		if c.never(s, false) {
-			return
+			continue
 		}
 		yes, sure := c.reached(s, false)
 		sure = yes && sure && !tolerated(s)
@@ -356,7 +348,7 @@ func (c *checker) steps(j *plan.Job) {
 		if s.Uses != "" {
 			c.uses(place{file: j.Workflow.File, pos: s.UsesPos, sure: sure}, s, 1)
 		}
-	})
+	}
 }
 
 // place is where in the user's files something is used, and through what.

@@ -80,7 +80,7 @@ const (
 // runSteps runs the steps of the job.
 func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
 	r.mu.Lock()
-	r.numbers = countSteps(steps)
+	r.numbers = len(workflow.NumberedSteps(steps))
 	r.mu.Unlock()
 	if r.broken == "" {
 		r.runPres(sc, steps)
@@ -88,20 +88,8 @@ func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
 	n := 1
 	for _, s := range steps {
 		r.dispatch(sc, s, n)
-		n += countSteps([]*workflow.Step{s})
+		n += len(workflow.NumberedSteps([]*workflow.Step{s}))
 	}
-}
-
-func countSteps(steps []*workflow.Step) int {
-	n := 0
-	for _, s := range steps {
-		if len(s.Parallel) > 0 {
-			n += countSteps(s.Parallel)
-		} else {
-			n++
-		}
-	}
-	return n
 }
 
 func (r *run) dispatch(sc *scope, s *workflow.Step, number int) {

@@ -62,7 +62,9 @@ func (a *adviser) job(j *workflow.Job) {
 		needs[strings.ToLower(n.ID)] = true
 	}
 	ids := map[string]bool{}
-	each(j.Steps, func(s *workflow.Step) { ids[strings.ToLower(s.ID)] = true })
+	for s := range workflow.EachStep(j.Steps) {
+		ids[strings.ToLower(s.ID)] = true
+	}
 	values(j, func(v *workflow.Value) {
 		v.Expr.Uses(func(context string, path []string) {
 			if len(path) == 0 || path[0] == "*" {
@@ -82,16 +84,10 @@ func (a *adviser) job(j *workflow.Job) {
 			}
 		})
 	})
-	each(j.Steps, func(s *workflow.Step) { a.step(s) })
-	a.tokenOfJob(j)
-}
-
-// each calls fn for every step, those of parallel blocks included.
-func each(steps []*workflow.Step, fn func(*workflow.Step)) {
-	for _, s := range steps {
-		fn(s)
-		each(s.Parallel, fn)
+	for s := range workflow.EachStep(j.Steps) {
+		a.step(s)
 	}
+	a.tokenOfJob(j)
 }
 
 // values calls fn for every expression of a job.
@@ -131,12 +127,12 @@ func values(j *workflow.Job, fn func(*workflow.Value)) {
 	if j.Defaults != nil {
 		walk(j.Defaults.Value)
 	}
-	each(j.Steps, func(s *workflow.Step) {
+	for s := range workflow.EachStep(j.Steps) {
 		condition(s.If, s.IfPos)
 		for _, v := range []*workflow.Value{s.Name, s.Run, s.Shell, s.WorkingDirectory, s.With, s.Env, s.ContinueOnError, s.TimeoutMinutes} {
 			walk(v)
 		}
-	})
+	}
 }
 
 func (a *adviser) step(s *workflow.Step) {
@@ -339,7 +335,7 @@ func (a *adviser) tokenOfJob(j *workflow.Job) {
 	}
 	used := map[string]bool{}
 	known := true
-	each(j.Steps, func(s *workflow.Step) {
+	for s := range workflow.EachStep(j.Steps) {
 		if s.Uses != "" {
 			path, _, _ := strings.Cut(s.Uses, "@")
 			scopes, ok := actionNeeds(path)
@@ -351,7 +347,7 @@ func (a *adviser) tokenOfJob(j *workflow.Job) {
 		if s.Run != nil && scriptWrites.MatchString(s.Run.Str) {
 			known = false
 		}
-	})
+	}
 	token := func(v *workflow.Value) {
 		v.Expr.Uses(func(context string, path []string) {
 			switch {

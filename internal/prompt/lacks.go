@@ -51,7 +51,7 @@ func Lacking(j *workflow.Job) (out []Lack) {
 	lex := theLexicon()
 	brought := map[string]bool{}
 	var scripts strings.Builder
-	steps(j.Steps, func(s *workflow.Step) {
+	for s := range workflow.EachStep(j.Steps) {
 		for _, l := range lex.languages {
 			if setup, _, _ := strings.Cut(l.setup, "@"); s.Uses != "" && strings.HasPrefix(s.Uses, setup+"@") {
 				brought[l.name] = true
@@ -60,7 +60,7 @@ func Lacking(j *workflow.Job) (out []Lack) {
 		if s.Run != nil {
 			scripts.WriteString(s.Run.Str + "\n")
 		}
-	})
+	}
 	for line := range strings.Lines(scripts.String()) {
 		for _, part := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune("|&;", r) }) {
 			f := strings.Fields(part)

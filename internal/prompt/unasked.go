@@ -118,24 +118,16 @@ func unasked(w *workflow.Workflow, yaml, request string) string {
 		if j.Uses != "" && !strings.Contains(im.text, strings.ToLower(j.Uses)) {
 			add("job " + j.ID + " calls another workflow, " + j.Uses)
 		}
-		steps(j.Steps, func(s *workflow.Step) {
+		for s := range workflow.EachStep(j.Steps) {
 			if s.Uses != "" && !im.action(s.Uses) {
 				add("it uses the action " + s.Uses + ", which the request does not name")
 			}
 			if s.Run != nil && post.MatchString(s.Run.Str) && !im.words["curl"] && !im.message(s) {
 				add("it uses curl, which the request does not name")
 			}
-		})
+		}
 	}
 	return strings.Join(out, "\n")
-}
-
-// steps calls fn for every step, those of parallel blocks included.
-func steps(list []*workflow.Step, fn func(*workflow.Step)) {
-	for _, s := range list {
-		fn(s)
-		steps(s.Parallel, fn)
-	}
 }
 
 // secrets holds the secrets of a workflow against those that the request names,

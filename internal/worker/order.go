@@ -5,6 +5,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/workflow"
 )
 
 // minSeen is how often a job must have run to be ordered by its risk.
@@ -34,7 +35,7 @@ func Predictions(run *plan.Run, f learn.Forecast) []ci.Record {
 		r.Job = j.ID
 		if r.Step == 0 {
 			r.Name = j.Name
-		} else if steps := numbered(j.Definition.Steps); r.Step <= len(steps) {
+		} else if steps := workflow.NumberedSteps(j.Definition.Steps); r.Step <= len(steps) {
 			r.StepID = steps[r.Step-1].ID
 		}
 		if j.Matrix.Kind() != expr.KindNull {

@@ -386,26 +386,12 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 
 // noRetry: a step with HEARTH_NO_RETRY in its env is not to be repeated.
 func (h *hooks) noRetry(s engine.StepInfo) bool {
-	for _, st := range numbered(h.job.Definition.Steps) {
+	for _, st := range workflow.NumberedSteps(h.job.Definition.Steps) {
 		if st.ID == s.ID && st.Env.Get("HEARTH_NO_RETRY") != nil {
 			return true
 		}
 	}
 	return h.job.Definition.Env.Get("HEARTH_NO_RETRY") != nil
-}
-
-// numbered are the steps as the engine counts them: those of a parallel block one
-// by one.
-func numbered(steps []*workflow.Step) []*workflow.Step {
-	var out []*workflow.Step
-	for _, s := range steps {
-		if len(s.Parallel) > 0 {
-			out = append(out, numbered(s.Parallel)...)
-		} else {
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 // Known says what a planned run will consist of, for the learner.
@@ -416,7 +402,7 @@ func Known(run *plan.Run) []learn.JobInfo {
 			continue
 		}
 		info := learn.JobInfo{Key: j.Key}
-		for i, s := range numbered(j.Definition.Steps) {
+		for i, s := range workflow.NumberedSteps(j.Definition.Steps) {
 			command := s.Uses
 			if s.Run != nil {
 				command = cmp.Or(s.Run.Str, s.Run.Text())
