@@ -1,6 +1,7 @@
 package learn
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -50,10 +51,6 @@ func (l *Learner) PredictCommand(ctx context.Context, repository, command string
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := float64(l.opt.Now().UnixMilli()) / 1000
-	foretell := func(x Execution) ci.Prediction {
-		e, d := l.model.Predict(x), l.durations.Predict(&x)
-		return ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: l.model.Reasons(e), ExpectedMS: int64(d.Median * 1000)}
-	}
 	failures := map[string]float64{}
 	for repo, g := range l.graphs {
 		if repository != "" && repo != repository {
@@ -64,8 +61,8 @@ func (l *Learner) PredictCommand(ctx context.Context, repository, command string
 			if len(p) != 4 || p[3] != f.Command {
 				continue
 			}
-			x := Execution{Repo: p[0], Workflow: p[1], Job: p[2], Step: p[3], At: at}
-			f.Places = append(f.Places, CommandPlace{p[0], p[1], p[2], foretell(x)})
+			_, expected := l.foretell(Execution{Repo: p[0], Workflow: p[1], Job: p[2], Step: p[3], At: at})
+			f.Places = append(f.Places, CommandPlace{p[0], p[1], p[2], expected})
 			for _, e := range g.Out(n.ID) {
 				if s := g.Node(e.Dst); e.Rel == graph.FailedWith && s != nil && s.Text != "" {
 					failures[s.Text] += e.Count()
@@ -74,22 +71,16 @@ func (l *Learner) PredictCommand(ctx context.Context, repository, command string
 		}
 	}
 	slices.SortFunc(f.Places, func(a, b CommandPlace) int {
-		if a.Seen != b.Seen {
-			return int(min(max(b.Seen-a.Seen, -1), 1))
-		}
-		return strings.Compare(a.Repository+placeMark+a.Workflow+placeMark+a.Job, b.Repository+placeMark+b.Workflow+placeMark+b.Job)
+		return cmp.Or(cmp.Compare(b.Seen, a.Seen), cmp.Compare(a.Repository, b.Repository), cmp.Compare(a.Workflow, b.Workflow), cmp.Compare(a.Job, b.Job))
 	})
 	f.Places = f.Places[:min(len(f.Places), maxPlaces)]
 	f.Failures = slices.SortedFunc(maps.Keys(failures), func(a, b string) int {
-		if failures[a] != failures[b] {
-			return int(min(max((failures[b]-failures[a])*1e6, -1), 1))
-		}
-		return strings.Compare(a, b)
+		return cmp.Or(cmp.Compare(failures[b], failures[a]), cmp.Compare(a, b))
 	})
 	f.Failures = f.Failures[:min(len(f.Failures), maxFailures)]
 	switch len(f.Places) {
 	case 0:
-		f.Prediction = foretell(Execution{Repo: repository, Step: f.Command, At: at})
+		_, f.Prediction = l.foretell(Execution{Repo: repository, Step: f.Command, At: at})
 		f.Seen = 0
 	case 1:
 		f.Prediction = f.Places[0].Prediction

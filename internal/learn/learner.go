@@ -248,6 +248,13 @@ func place(x *Execution) string {
 	return s
 }
 
+// foretell is what is expected of an execution, with what Learn wants back. The
+// caller holds the lock.
+func (l *Learner) foretell(x Execution) (*Estimate, ci.Prediction) {
+	e, d := l.model.Predict(x), l.durations.Predict(&x)
+	return e, ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: l.model.Reasons(e), ExpectedMS: int64(d.Median * 1000)}
+}
+
 // Before predicts a run, its jobs and their steps, and stores the predictions,
 // to be compared with what happens. A run whose matrix grows later may come
 // here again with the new jobs: what was predicted first stays.
@@ -265,9 +272,7 @@ func (l *Learner) Before(ctx context.Context, info RunInfo) (Forecast, error) {
 	l.mu.Lock()
 	predict := func(t target, x Execution) ci.Prediction {
 		x.Host, x.Change = info.Host, info.Change
-		e := l.model.Predict(x)
-		d := l.durations.Predict(&x)
-		p := ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: l.model.Reasons(e), ExpectedMS: int64(d.Median * 1000)}
+		e, p := l.foretell(x)
 		if len(l.open) >= maxOpen {
 			for k := range l.open {
 				delete(l.open, k)

@@ -118,7 +118,6 @@ func NewModel(limit int) *Model {
 	m.shares.counters, m.shares.kin = share{}, share{}
 	m.bold, m.timid = newStack(bold), newStack(timid)
 	m.retryW[retryTable].v, m.retryW[retryPassed].v, m.retryW[retryHistory].v = 1, 1.5, .2
-	m.mix = startMix
 	return m
 }
 

@@ -361,6 +361,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		at     int
 		text   string
 		masked string
+		hash   uint64 // of masked
 		score  float64
 		class  Class
 		name   string
@@ -397,17 +398,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 		if l == "" || len(cands) == maxCandidates {
 			continue
 		}
-		clear(matched)
-		word := false
-		x.literals.Find([]byte(l), func(term, _ int) bool {
-			if len(x.owner[term]) == 0 {
-				word = true
-			}
-			for _, r := range x.owner[term] {
-				matched[r] = true
-			}
-			return true
-		})
+		word := x.hits(l, matched)
 		near := len(lines)-i <= 15 || i < end && end-i <= 15
 		if len(matched) == 0 && !word && !near || noise.MatchString(l) {
 			continue
@@ -464,16 +455,17 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			_, to, head := blockOf(cleaned, c.at, c.extent)
 			covered = to
 			if head != c.at {
-				c.class, c.score = x.strongest(cleaned[head], c.class, c.score)
+				x.hits(cleaned[head], matched)
+				c.class, c.score = strongest(cleaned[head], matched, c.class, c.score)
 			}
 		}
 		if c.at == final && c.score < 9.5 && lastWord.MatchString(strings.ToLower(c.text)) {
 			c.score, c.ruled = 9.5, true
 		}
 		c.masked = Mask(c.text)
-		h := lineHash(c.masked)
-		count[h]++
-		if n := greens[h]; n > 0 {
+		c.hash = lineHash(c.masked)
+		count[c.hash]++
+		if n := greens[c.hash]; n > 0 {
 			c.score -= 20 // a green run prints it too: it is not why
 		} else if len(greens) > 0 {
 			c.score += 2
@@ -489,7 +481,7 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 			if c.at < end {
 				c.score += 1.5 * float64(c.at+1) / float64(end)
 			}
-			c.score -= .5 * math.Log2(float64(count[lineHash(c.masked)]))
+			c.score -= .5 * math.Log2(float64(count[c.hash]))
 		}
 		// What an action reports in several lines, it says in the last.
 		if c.score > best.score+1e-9 || c.told && best.told && c.score >= best.score && c.at-best.at < 3 {
@@ -529,12 +521,26 @@ func (x *Extractor) Extract(lines []string, greens Greens, kind string) Signatur
 	return sig
 }
 
-// strongest is what the strongest rule takes a line for that says more than that
-// something crashed, and how strong what there is becomes with it.
-func (x *Extractor) strongest(line string, class Class, score float64) (Class, float64) {
+// hits has matched be the rules that a line may meet, by their literals, and says
+// whether it has a word of errors.
+func (x *Extractor) hits(line string, matched map[int]bool) (word bool) {
+	clear(matched)
+	x.literals.Find([]byte(line), func(term, _ int) bool {
+		word = word || len(x.owner[term]) == 0
+		for _, r := range x.owner[term] {
+			matched[r] = true
+		}
+		return true
+	})
+	return word
+}
+
+// strongest is what the strongest of the rules that may meet a line takes it for that
+// says more than that something crashed, and how strong what there is becomes with it.
+func strongest(line string, matched map[int]bool, class Class, score float64) (Class, float64) {
 	most := 0.0
 	for i := range rules {
-		if v := &rules[i]; v.prio > most && v.class != ClassOther && v.class != ClassCrash && v.re.MatchString(line) {
+		if v := &rules[i]; matched[i] && v.prio > most && v.class != ClassOther && v.class != ClassCrash && v.re.MatchString(line) {
 			most, class = v.prio, v.class
 		}
 	}

@@ -49,8 +49,6 @@ const (
 	nExperts
 )
 
-var startMix = [nExperts]float64{0, 0, 0, 0}
-
 // What the model is set to. Most of it was measured on public histories of other
 // projects than the shared files, and has a wide plateau on both.
 const (

@@ -16,8 +16,7 @@ const maxChanged = 3000
 // files, if they are known otherwise (by hand, or by asking). How much fails depends
 // on it more than on anything but history.
 func Change(event expr.Value, h *workflow.Happening) learn.Change {
-	none := learn.Change{Files: -1, Added: -1, Deleted: -1, Source: -1, Test: -1, Doc: -1, Config: -1}
-	c := none
+	c := learn.Change{Files: -1, Added: -1, Deleted: -1, Source: -1, Test: -1, Doc: -1, Config: -1}
 	var files []string
 	listed := false
 	if h != nil && h.FilesKnown {
@@ -61,10 +60,7 @@ func Change(event expr.Value, h *workflow.Happening) learn.Change {
 			*kindOf(f, &c)++
 		}
 	}
-	parent, author := c.Parent, c.Author
-	c.Parent, c.Author = "", ""
-	c.Known = c != none
-	c.Parent, c.Author = parent, author
+	c.Known = listed || max(c.Files, c.Added, c.Deleted) >= 0
 	return c
 }
 
