@@ -150,13 +150,18 @@ func New(cfg Config) *Server {
 	return s
 }
 
+// handler answers a request whose token is good.
+type handler func(http.ResponseWriter, *http.Request, grant) error
+
+type route struct {
+	pattern string
+	handle  handler
+}
+
 // Register adds the API's routes to mux.
 func (s *Server) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /health", s.health)
-	routes := []struct {
-		pattern string
-		handle  func(http.ResponseWriter, *http.Request, grant) error
-	}{
+	routes := append([]route{
 		{"GET /api/vms", s.list},
 		{"POST /api/vms", s.create},
 		{"GET /api/vms/{id}", s.get},
@@ -167,13 +172,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 		{"POST /api/llm/execute", s.execute},
 		{"GET /api/sessions", s.sessions},
 		{"GET /api/stats", s.stats},
-	}
-	for pattern, handle := range s.questions() {
-		routes = append(routes, struct {
-			pattern string
-			handle  func(http.ResponseWriter, *http.Request, grant) error
-		}{pattern, handle})
-	}
+	}, s.questions()...)
 	methods := map[string][]string{} // by path, for what is asked for in the wrong way
 	for _, r := range routes {
 		mux.Handle(r.pattern, s.guard(r.handle))
@@ -193,7 +192,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 }
 
 // guard lets a request through to handle if its token is good.
-func (s *Server) guard(handle func(http.ResponseWriter, *http.Request, grant) error) http.Handler {
+func (s *Server) guard(handle handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := s.cors.Check(r); err != nil {
 			s.fail(w, r, problem(http.StatusForbidden, "cross_origin", "call the API from a program, not from another site's page", "cross-origin request refused"))

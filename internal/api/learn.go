@@ -66,36 +66,36 @@ func matches(list []graph.Match, err error) (any, error) {
 }
 
 // questions are the routes of the memory.
-func (s *Server) questions() map[string]func(http.ResponseWriter, *http.Request, grant) error {
-	return map[string]func(http.ResponseWriter, *http.Request, grant) error{
-		"GET /api/v1/learn/predict": s.ask("command", func(ctx context.Context, m Memory, repository, text string, _ int) (any, error) {
+func (s *Server) questions() []route {
+	return []route{
+		{"GET /api/v1/learn/predict", s.ask("command", func(ctx context.Context, m Memory, repository, text string, _ int) (any, error) {
 			if graph.Command(text) == "" {
 				return nil, problem(http.StatusBadRequest, "bad_request", "give a command as a shell takes it", "%.100q is no command", text)
 			}
 			return m.PredictCommand(ctx, repository, text)
-		}),
-		"GET /api/v1/learn/related": s.ask("command", func(ctx context.Context, m Memory, repository, text string, n int) (any, error) {
+		})},
+		{"GET /api/v1/learn/related", s.ask("command", func(ctx context.Context, m Memory, repository, text string, n int) (any, error) {
 			return matches(m.Related(ctx, repository, text, n))
-		}),
-		"GET /api/v1/learn/next": s.ask("command", func(ctx context.Context, m Memory, repository, text string, n int) (any, error) {
+		})},
+		{"GET /api/v1/learn/next", s.ask("command", func(ctx context.Context, m Memory, repository, text string, n int) (any, error) {
 			return matches(m.Next(ctx, repository, n, text))
-		}),
-		"GET /api/v1/learn/similar": s.ask("signature", func(ctx context.Context, m Memory, repository, text string, n int) (any, error) {
+		})},
+		{"GET /api/v1/learn/similar", s.ask("signature", func(ctx context.Context, m Memory, repository, text string, n int) (any, error) {
 			return matches(m.Similar(ctx, repository, text, n))
-		}),
-		"GET /api/v1/learn/lessons": s.ask("", func(ctx context.Context, m Memory, repository, _ string, _ int) (any, error) {
+		})},
+		{"GET /api/v1/learn/lessons", s.ask("", func(ctx context.Context, m Memory, repository, _ string, _ int) (any, error) {
 			list, err := m.Lessons(ctx, repository)
 			if list == nil {
 				list = []learn.Lesson{}
 			}
 			return map[string]any{"lessons": list}, err
-		}),
-		"GET /api/v1/learn/stats": s.ask("", func(ctx context.Context, m Memory, repository, _ string, _ int) (any, error) {
+		})},
+		{"GET /api/v1/learn/stats", s.ask("", func(ctx context.Context, m Memory, repository, _ string, _ int) (any, error) {
 			list, err := m.Count(ctx, repository)
 			if list == nil {
 				list = []learn.Counts{}
 			}
 			return map[string]any{"counts": list}, err
-		}),
+		})},
 	}
 }
