@@ -77,50 +77,60 @@ func where(repository string) string {
 	return "in " + board.Clean(repository)
 }
 
-func (a *app) learnReportCommand() *cobra.Command {
+// asks makes c a command that asks the memory, of a repository or of all: what it
+// answers is printed, or with --json encoded.
+func asks[T any](a *app, c *cobra.Command, ask func(ctx context.Context, l *learn.Learner, repository string, args []string) (T, error),
+	print func(answer T, repository string, args []string) error) *cobra.Command {
 	var asJSON bool
 	var of scope
-	c := &cobra.Command{
-		Use: "report", Short: "Compare what was predicted here with what happened", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			repository, err := of.name(c.Context())
+	c.RunE = func(c *cobra.Command, args []string) error {
+		repository, err := of.name(c.Context())
+		if err != nil {
+			return err
+		}
+		return a.learner(c.Context(), func(l *learn.Learner) error {
+			answer, err := ask(c.Context(), l, repository, args)
 			if err != nil {
 				return err
 			}
-			return a.learner(c.Context(), func(l *learn.Learner) error {
-				r, err := l.Report(c.Context(), repository)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return board.NewEncoder(a.out).Encode(r)
-				}
-				if r.Steps.N == 0 {
-					_, err := fmt.Fprintf(a.out, "nothing to compare %s yet: no prediction has met its outcome%s\n", where(repository), otherwise(repository))
-					return err
-				}
-				w := a.scores("predictions of")
-				w.row("steps", r.Steps)
-				w.row("jobs", r.Jobs)
-				w.row("runs", r.Runs)
-				if err := w.end(); err != nil {
-					return err
-				}
-				for _, unit := range slices.Sorted(maps.Keys(r.Before)) {
-					b := r.Before[unit]
-					fmt.Fprintf(a.out, "and %d older ones of %ss since %s, %d failed: log-loss %.4f, Brier %.4f\n", b.N, unit, b.Since.Local().Format(time.DateOnly),
-						b.Failed, b.LogLoss, b.Brier)
-				}
-				if err := a.greens(r.Greens); err != nil {
-					return err
-				}
-				return a.durations(r.Duration)
-			})
-		},
+			if asJSON {
+				return board.NewEncoder(a.out).Encode(answer)
+			}
+			return print(answer, repository, args)
+		})
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	of.flags(c)
 	return c
+}
+
+func (a *app) learnReportCommand() *cobra.Command {
+	return asks(a, &cobra.Command{Use: "report", Short: "Compare what was predicted here with what happened", Args: cobra.NoArgs},
+		func(ctx context.Context, l *learn.Learner, repository string, _ []string) (learn.Report, error) {
+			return l.Report(ctx, repository)
+		},
+		func(r learn.Report, repository string, _ []string) error {
+			if r.Steps.N == 0 {
+				_, err := fmt.Fprintf(a.out, "nothing to compare %s yet: no prediction has met its outcome%s\n", where(repository), otherwise(repository))
+				return err
+			}
+			w := a.scores("predictions of")
+			w.row("steps", r.Steps)
+			w.row("jobs", r.Jobs)
+			w.row("runs", r.Runs)
+			if err := w.end(); err != nil {
+				return err
+			}
+			for _, unit := range slices.Sorted(maps.Keys(r.Before)) {
+				b := r.Before[unit]
+				fmt.Fprintf(a.out, "and %d older ones of %ss since %s, %d failed: log-loss %.4f, Brier %.4f\n", b.N, unit, b.Since.Local().Format(time.DateOnly),
+					b.Failed, b.LogLoss, b.Brier)
+			}
+			if err := a.greens(r.Greens); err != nil {
+				return err
+			}
+			return a.durations(r.Duration)
+		})
 }
 
 // otherwise is the hint that there may be more to ask.
@@ -131,10 +141,43 @@ func otherwise(repository string) string {
 	return " (--repository asks about another, --all about all)"
 }
 
-func (a *app) learnEvalCommand() *cobra.Command {
-	var asJSON, cold bool
+// measures makes c a command that measures predictions on a file or a directory,
+// and writes them where --predictions says, with these columns.
+func measures[T any](a *app, c *cobra.Command, columns string, eval func(ctx context.Context, name string, predictions io.Writer) (T, error),
+	print func(T) error) *cobra.Command {
+	var asJSON bool
 	var predictions string
-	c := &cobra.Command{
+	c.Args = cobra.ExactArgs(1)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		if args[0] != "-" { // before the file of predictions is touched
+			f, err := os.Open(args[0])
+			if err != nil {
+				return usage("%v", err)
+			}
+			f.Close()
+		}
+		out, done, err := predictionsFile(predictions)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, done()) }()
+		r, err := eval(c.Context(), args[0], out)
+		if err != nil {
+			return usage("%v", err)
+		}
+		if asJSON {
+			return board.NewEncoder(a.out).Encode(r)
+		}
+		return print(r)
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&predictions, "predictions", "", "write "+columns+" to this file")
+	return c
+}
+
+func (a *app) learnEvalCommand() *cobra.Command {
+	var cold bool
+	c := measures(a, &cobra.Command{
 		Use:   "eval FILE.csv[.gz]",
 		Short: "Replay a file of finished executions: predict each at its start, learn at its end",
 		Long: `Replay a file of finished executions, one a row, and measure the predictions.
@@ -144,129 +187,78 @@ parent (commit), files, added, deleted (lines), src, test, doc, config (files) o
 what the commit changed. Each row is predicted from the rows that had ended before
 it started; with --cold from those of its repository alone, as on a fresh install.
 "-" reads standard input.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) (err error) {
-			var in io.Reader = a.in
-			if args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
-					return usage("%v", err)
-				}
-				defer f.Close()
-				in = f
-			}
-			opt := learn.EvalOptions{Cold: cold}
-			out, done, err := predictionsFile(predictions)
+	}, "row,p_fail of every row", func(ctx context.Context, name string, predictions io.Writer) (r learn.EvalResult, err error) {
+		in := a.in
+		if name != "-" {
+			f, err := os.Open(name)
 			if err != nil {
-				return err
+				return r, err
 			}
-			defer func() { err = errors.Join(err, done()) }()
-			opt.Predictions = out
-			r, err := learn.Eval(c.Context(), in, opt)
-			if err != nil {
-				return usage("%s: %v", args[0], err)
-			}
-			if asJSON {
-				return board.NewEncoder(a.out).Encode(r)
-			}
-			fmt.Fprintf(a.out, "%d rows\n", r.Rows)
-			w := a.scores("predictor")
-			w.row("hearth", r.Model)
-			w.row("hierarchical decayed Beta", r.Hierarchical)
-			w.row("last outcome", r.LastOutcome)
-			w.row("base rate", r.BaseRate)
-			if err := w.end(); err != nil {
-				return err
-			}
-			if err := a.greens(r.Greens); err != nil {
-				return err
-			}
-			return a.durations(r.Duration)
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+			defer f.Close()
+			in = f
+		}
+		if r, err = learn.Eval(ctx, in, learn.EvalOptions{Cold: cold, Predictions: predictions}); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		return r, err
+	}, func(r learn.EvalResult) error {
+		fmt.Fprintf(a.out, "%d rows\n", r.Rows)
+		w := a.scores("predictor")
+		w.row("hearth", r.Model)
+		w.row("hierarchical decayed Beta", r.Hierarchical)
+		w.row("last outcome", r.LastOutcome)
+		w.row("base rate", r.BaseRate)
+		if err := w.end(); err != nil {
+			return err
+		}
+		if err := a.greens(r.Greens); err != nil {
+			return err
+		}
+		return a.durations(r.Duration)
+	})
 	c.Flags().BoolVar(&cold, "cold", false, "know nothing of a repository but what happened in it")
-	c.Flags().StringVar(&predictions, "predictions", "", "write row,p_fail of every row to this file")
 	return c
 }
 
 func (a *app) learnBlocksCommand() *cobra.Command {
-	var asJSON bool
-	var predictions string
-	c := &cobra.Command{
+	return measures(a, &cobra.Command{
 		Use:   "eval-blocks DIR",
 		Short: "Compare the lines that are shown of failures with those that a person marked",
 		Long: `Compare the lines that are shown of failures with those that a person marked:
 of every NAME.log in the directory with a NAME.gold beside it, which has the marked
 lines as "start end", from 1, a pair a line.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) (err error) {
-			out, done, err := predictionsFile(predictions)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, done()) }()
-			r, err := learn.EvalBlocks(c.Context(), args[0], out)
-			if err != nil {
-				return usage("%v", err)
-			}
-			if asJSON {
-				return board.NewEncoder(a.out).Encode(r)
-			}
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintf(w, "shown\tlogs\tline F1\t90 %% interval\tthe marked line\tit is shown\tnothing is\t\n")
-			for _, v := range []struct {
-				name string
-				learn.BlockScores
-			}{{"hearth", r.Hearth}, {"last ten lines", r.LastTen}} {
-				fmt.Fprintf(w, "%s\t%d\t%.3f\t%.3f–%.3f\t%d\t%d\t%d\t\n", v.name, v.Logs, v.F1, v.Low, v.High, v.Exact, v.Within, v.Silent)
-			}
-			return w.Flush()
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().StringVar(&predictions, "predictions", "", "write file,start,end of what would be shown to this file")
-	return c
+	}, "file,start,end of what would be shown", learn.EvalBlocks, func(r learn.BlocksResult) error {
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(w, "shown\tlogs\tline F1\t90 %% interval\tthe marked line\tit is shown\tnothing is\t\n")
+		for _, v := range []struct {
+			name string
+			learn.BlockScores
+		}{{"hearth", r.Hearth}, {"last ten lines", r.LastTen}} {
+			fmt.Fprintf(w, "%s\t%d\t%.3f\t%.3f–%.3f\t%d\t%d\t%d\t\n", v.name, v.Logs, v.F1, v.Low, v.High, v.Exact, v.Within, v.Silent)
+		}
+		return w.Flush()
+	})
 }
 
 func (a *app) learnFlakyCommand() *cobra.Command {
-	var asJSON bool
-	var predictions string
-	c := &cobra.Command{
+	return measures(a, &cobra.Command{
 		Use:   "eval-flaky DIR",
 		Short: "Judge failed logs as flaky or real, in the order of time, each from the labels before it",
 		Long: `Judge failed logs as flaky or real, in the order of time, each from the labels of
 those before it. The directory has labels.csv (columns id, job, created_at,
 intermittent: 0 or 1) and logs/ID.log.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) (err error) {
-			out, done, err := predictionsFile(predictions)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, done()) }()
-			r, err := learn.EvalFlaky(c.Context(), args[0], out)
-			if err != nil {
-				return usage("%v", err)
-			}
-			if asJSON {
-				return board.NewEncoder(a.out).Encode(r)
-			}
-			fmt.Fprintf(a.out, "%d failures, %d of them flaky\n", r.N, r.Flaky)
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintf(w, "judged by\tF1\t90 %% interval\tprecision\trecall\tlog-loss\t\n")
-			for _, v := range []struct {
-				name string
-				learn.FlakyScores
-			}{{"hearth", r.Hearth}, {"nearest neighbour", r.Nearest}} {
-				fmt.Fprintf(w, "%s\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.3f\t\n", v.name, v.F1, v.Low, v.High, v.Precision, v.Recall, v.LogLoss)
-			}
-			return w.Flush()
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().StringVar(&predictions, "predictions", "", "write id,p_flaky of every failure to this file")
-	return c
+	}, "id,p_flaky of every failure", learn.EvalFlaky, func(r learn.FlakyResult) error {
+		fmt.Fprintf(a.out, "%d failures, %d of them flaky\n", r.N, r.Flaky)
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(w, "judged by\tF1\t90 %% interval\tprecision\trecall\tlog-loss\t\n")
+		for _, v := range []struct {
+			name string
+			learn.FlakyScores
+		}{{"hearth", r.Hearth}, {"nearest neighbour", r.Nearest}} {
+			fmt.Fprintf(w, "%s\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.3f\t\n", v.name, v.F1, v.Low, v.High, v.Precision, v.Recall, v.LogLoss)
+		}
+		return w.Flush()
+	})
 }
 
 // predictionsFile opens what --predictions names; with "" there is none.
@@ -334,25 +326,16 @@ func (a *app) graphCommand() *cobra.Command {
 	c := &cobra.Command{Use: "graph", Short: "Ask the knowledge graph: related commands, what comes next"}
 	sub := func(use, short string, ask func(ctx context.Context, l *learn.Learner, repository string, args []string, n int) ([]graph.Match, error),
 		args cobra.PositionalArgs) *cobra.Command {
-		var asJSON bool
 		var n int
-		var of scope
-		s := &cobra.Command{Use: use, Short: short, Args: args, RunE: func(c *cobra.Command, args []string) error {
-			repository, err := of.name(c.Context())
-			if err != nil {
-				return err
-			}
-			return a.learner(c.Context(), func(l *learn.Learner) error {
-				found, err := ask(c.Context(), l, repository, args, n)
-				if err != nil {
-					return err
+		s := asks(a, &cobra.Command{Use: use, Short: short, Args: args},
+			func(ctx context.Context, l *learn.Learner, repository string, args []string) ([]graph.Match, error) {
+				found, err := ask(ctx, l, repository, args, n)
+				if found == nil {
+					found = []graph.Match{}
 				}
-				if asJSON {
-					if found == nil {
-						found = []graph.Match{}
-					}
-					return board.NewEncoder(a.out).Encode(found)
-				}
+				return found, err
+			},
+			func(found []graph.Match, repository string, args []string) error {
 				if len(found) == 0 {
 					_, err := fmt.Fprintf(a.err, "nothing is known about %q %s yet: a command has to have met others at least three times%s\n",
 						strings.Join(args, " "), where(repository), otherwise(repository))
@@ -365,10 +348,7 @@ func (a *app) graphCommand() *cobra.Command {
 				}
 				return w.Flush()
 			})
-		}}
-		s.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 		s.Flags().IntVarP(&n, "limit", "n", 10, "how many")
-		of.flags(s)
 		return s
 	}
 	c.AddCommand(

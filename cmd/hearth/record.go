@@ -89,34 +89,27 @@ func (a *app) explainCommand() *cobra.Command {
 			found := []failure{}
 			failed := 0
 			var b board.Board
-			for after := int64(0); ; {
-				records, err := s.RunRecords(c.Context(), run.ID, after, 1000)
-				if err != nil {
-					return err
+			err = s.EachRunRecord(c.Context(), run.ID, func(r ci.Record) {
+				b.Apply(r)
+				if job != "" && r.JobKey != job || step != 0 && r.Step != step {
+					return
 				}
-				if len(records) == 0 {
-					break
+				if r.Type == ci.StepFinished && r.Outcome == ci.Failure {
+					failed++
 				}
-				for _, r := range records {
-					after = r.Seq
-					b.Apply(r.Record)
-					if job != "" && r.JobKey != job || step != 0 && r.Step != step {
-						continue
-					}
-					if r.Type == ci.StepFinished && r.Outcome == ci.Failure {
-						failed++
-					}
-					if r.Explanation == nil {
-						continue
-					}
-					f := failure{Job: r.JobKey, Step: r.Step, Explanation: r.Explanation}
-					for _, st := range b.JobOf(r.Record).Steps {
-						if st.Number == r.Step {
-							f.Name = st.Name
-						}
-					}
-					found = append(found, f)
+				if r.Explanation == nil {
+					return
 				}
+				f := failure{Job: r.JobKey, Step: r.Step, Explanation: r.Explanation}
+				for _, st := range b.JobOf(r).Steps {
+					if st.Number == r.Step {
+						f.Name = st.Name
+					}
+				}
+				found = append(found, f)
+			})
+			if err != nil {
+				return err
 			}
 			if asJSON {
 				return board.NewEncoder(a.out).Encode(found)
