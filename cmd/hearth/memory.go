@@ -24,7 +24,8 @@ import (
 
 func (a *app) learnCommand() *cobra.Command {
 	c := &cobra.Command{Use: "learn", Short: "What was learned, and how good the predictions are: of one's own history, and of files"}
-	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand(), a.learnStatsCommand(), a.learnLessonsCommand())
+	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand(), a.learnDurationsCommand(),
+		a.learnStatsCommand(), a.learnLessonsCommand())
 	return c
 }
 
@@ -175,6 +176,26 @@ func measures[T any](a *app, c *cobra.Command, columns string, eval func(ctx con
 	return c
 }
 
+// onFile is a measurement of one file, which "-" reads from standard input.
+func onFile[T any](a *app,
+	eval func(ctx context.Context, in io.Reader, predictions io.Writer) (T, error)) func(context.Context, string, io.Writer) (T, error) {
+	return func(ctx context.Context, name string, predictions io.Writer) (r T, err error) {
+		in := a.in
+		if name != "-" {
+			f, err := os.Open(name)
+			if err != nil {
+				return r, err
+			}
+			defer f.Close()
+			in = f
+		}
+		if r, err = eval(ctx, in, predictions); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		return r, err
+	}
+}
+
 func (a *app) learnEvalCommand() *cobra.Command {
 	var cold bool
 	c := measures(a, &cobra.Command{
@@ -187,21 +208,9 @@ parent (commit), files, added, deleted (lines), src, test, doc, config (files) o
 what the commit changed. Each row is predicted from the rows that had ended before
 it started; with --cold from those of its repository alone, as on a fresh install.
 "-" reads standard input.`,
-	}, "row,p_fail of every row", func(ctx context.Context, name string, predictions io.Writer) (r learn.EvalResult, err error) {
-		in := a.in
-		if name != "-" {
-			f, err := os.Open(name)
-			if err != nil {
-				return r, err
-			}
-			defer f.Close()
-			in = f
-		}
-		if r, err = learn.Eval(ctx, in, learn.EvalOptions{Cold: cold, Predictions: predictions}); err != nil {
-			err = fmt.Errorf("%s: %w", name, err)
-		}
-		return r, err
-	}, func(r learn.EvalResult) error {
+	}, "row,p_fail of every row", onFile(a, func(ctx context.Context, in io.Reader, predictions io.Writer) (learn.EvalResult, error) {
+		return learn.Eval(ctx, in, learn.EvalOptions{Cold: cold, Predictions: predictions})
+	}), func(r learn.EvalResult) error {
 		fmt.Fprintf(a.out, "%d rows\n", r.Rows)
 		w := a.scores("predictor")
 		w.row("hearth", r.Model)

@@ -19,7 +19,7 @@ func TestAttackCollidingKeys(t *testing.T) {
 		victim.At = float64(100 * i)
 		m.Learn(m.Predict(victim), true, victim.At+1)
 		m.Settle()
-		d.Add(&victim, 77)
+		d.Add(&victim, nil, 77)
 	}
 	v, a := keysOf(&victim), keysOf(&attacker)
 	alone := m.Predict(attacker).P
@@ -42,7 +42,7 @@ func TestAttackCollidingKeys(t *testing.T) {
 	for range 5 {
 		m.Learn(m.Predict(attacker), false, 5000)
 		m.Settle()
-		d.Add(&attacker, 1)
+		d.Add(&attacker, nil, 1)
 	}
 	if after := m.at(&v, levelStep); string(after.numbers()) != before {
 		t.Errorf("the victim's counter has become %+v", after)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"container/heap"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -138,22 +137,20 @@ func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error)
 	ys := make([]bool, n)
 	est := make([]*Estimate, n)
 	var ds durationTally
-	var open endHeap
-	for i := range rows {
+	for i, done := range delayed(rows, func(j int) {
+		done := &rows[j]
+		model(done.Repo).Learn(est[j], done.failed, done.end)
+		refs.learn(&done.Execution, done.failed)
+		if done.duration >= 0 {
+			durations.Add(&done.Execution, est[j].took, done.duration)
+		}
+		est[j] = nil
+	}) {
 		if i%1000 == 0 && ctx.Err() != nil {
 			return res, context.Cause(ctx)
 		}
 		row := &rows[i]
-		for open.Len() > 0 && rows[open.rows[0]].end < row.At {
-			j := heap.Pop(&open).(int)
-			done := &rows[j]
-			model(done.Repo).Learn(est[j], done.failed, done.end)
-			refs.learn(&done.Execution, done.failed)
-			if done.duration >= 0 {
-				durations.Add(&done.Execution, done.duration)
-			}
-			est[j] = nil
-		}
+		done()
 		m := model(row.Repo)
 		m.Settle()
 		row.Unit = unit
@@ -164,10 +161,9 @@ func Eval(ctx context.Context, r io.Reader, opt EvalOptions) (EvalResult, error)
 		est[i], ps[i], ys[i] = e, e.P, row.failed
 		rp[i].base, rp[i].last, rp[i].hier = refs.predict(&row.Execution)
 		if row.duration >= 0 {
-			ds.add(durations.Predict(&row.Execution), row.duration)
+			e.took = new(durations.Predict(&row.Execution))
+			ds.add(*e.took, row.duration)
 		}
-		open.all = rows
-		heap.Push(&open, i)
 	}
 	res.Model = score(ps, ys)
 	pick := func(f func(ref) float64) Scores {
@@ -222,28 +218,6 @@ type outcomeRow struct {
 	end      float64
 	failed   bool
 	duration float64 // seconds; < 0: unknown
-}
-
-// endHeap orders the rows under way by their end.
-type endHeap struct {
-	rows []int
-	all  []outcomeRow
-}
-
-func (h *endHeap) Len() int { return len(h.rows) }
-func (h *endHeap) Less(i, j int) bool {
-	a, b := h.rows[i], h.rows[j]
-	if h.all[a].end != h.all[b].end {
-		return h.all[a].end < h.all[b].end
-	}
-	return a < b
-}
-func (h *endHeap) Swap(i, j int) { h.rows[i], h.rows[j] = h.rows[j], h.rows[i] }
-func (h *endHeap) Push(x any)    { h.rows = append(h.rows, x.(int)) }
-func (h *endHeap) Pop() any {
-	x := h.rows[len(h.rows)-1]
-	h.rows = h.rows[:len(h.rows)-1]
-	return x
 }
 
 func readOutcomes(r io.Reader) ([]outcomeRow, error) {

@@ -252,6 +252,7 @@ func place(x *Execution) string {
 // caller holds the lock.
 func (l *Learner) foretell(x Execution) (*Estimate, ci.Prediction) {
 	e, d := l.model.Predict(x), l.durations.Predict(&x)
+	e.took = &d
 	return e, ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: l.model.Reasons(e), ExpectedMS: int64(d.Median * 1000)}
 }
 
@@ -604,7 +605,7 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 	}
 	l.model.Learn(e, failed, end)
 	if c != ci.TimedOut && took > 0 {
-		l.durations.Add(&x, took.Seconds())
+		l.durations.Add(&x, e.took, took.Seconds())
 	}
 	return wasFailing, nil
 }

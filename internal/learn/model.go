@@ -58,6 +58,8 @@ type Estimate struct {
 	keys     keySet
 	tokens   []uint64
 	base     float64 // estimate of the hierarchy alone, which kin are measured against
+
+	took *DurationEstimate // how long it was expected to take, if anybody asked
 }
 
 // Model predicts failures. It is a mixture of experts over one set of decayed

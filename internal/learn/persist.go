@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -111,6 +112,9 @@ func readCounter(b []byte) *counter {
 
 func ownerNumber(v float64) uint64 { return uint64(min(max(v, 0), 1<<52)) }
 
+// windowNumbers is what a window's body has.
+const windowNumbers = windowSize + 6
+
 func hexKey(letter string, key uint64) string { return letter + ":" + strconv.FormatUint(key, 16) }
 
 func weightNumbers(ws []weight) []byte {
@@ -208,17 +212,17 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	clear(m.dirty.tokens)
 	for key := range l.durations.dirty.keys {
 		if w := l.durations.m[key]; w != nil {
-			v := make([]float64, 0, windowSize+4)
+			v := make([]float64, 0, windowNumbers)
 			for _, x := range w.v {
 				v = append(v, float64(x))
 			}
-			put(hexKey("d", key), numbersOf(append(v, float64(w.n), float64(w.at), w.last, float64(w.owner))...))
+			put(hexKey("d", key), numbersOf(append(v, float64(w.n), float64(w.at), w.last, float64(w.owner), w.ew, w.drift)...))
 		} else {
 			g.models = append(g.models, hexKey("d", key))
 		}
 	}
 	if len(l.durations.dirty.keys) > 0 {
-		put("d-", numbersOf(l.durations.factor, l.durations.clock))
+		put("d-", numbersOf(slices.Concat([]float64{l.durations.clock}, l.durations.factors[:], l.durations.mix[:])...))
 	}
 	clear(l.durations.dirty.keys)
 	for key := range l.greensNew {
@@ -279,9 +283,12 @@ func (l *Learner) load(k store.Knowledge) {
 	for _, row := range k.Models {
 		letter, key, _ := strings.Cut(row.Key, ":")
 		if letter == "d-" {
-			var v [2]float64
+			var v [1 + len(bounds) + nDurations]float64
 			if readNumbers(row.Body, v[:]) {
-				l.durations.factor, l.durations.clock = v[0], max(l.durations.clock, v[1])
+				l.durations.clock = max(l.durations.clock, v[0])
+				copy(l.durations.mix[:], v[1+copy(l.durations.factors[:], v[1:]):])
+			} else if readNumbers(row.Body, v[:2]) { // of before: a factor, and the clock
+				l.durations.clock = max(l.durations.clock, v[1])
 			}
 			continue
 		}
@@ -371,12 +378,17 @@ func (l *Learner) loadKey(letter string, h uint64, body []byte) {
 			l.model.tokens[h] = &weight{v[0], v[1]}
 		}
 	case "d":
-		var v [windowSize + 4]float64
-		if readNumbers(body, v[:]) || readNumbers(body, v[:windowSize+3]) {
+		var v [windowNumbers]float64
+		whole := readNumbers(body, v[:])
+		if whole || readNumbers(body, v[:windowSize+4]) || readNumbers(body, v[:windowSize+3]) { // of before
 			w := &window{n: int32(min(max(v[windowSize], 0), windowSize)), at: int32(min(max(v[windowSize+1], 0), windowSize-1)), last: v[windowSize+2],
-				owner: ownerNumber(v[windowSize+3])}
+				owner: ownerNumber(v[windowSize+3]), ew: v[windowSize+4], drift: v[windowSize+5]}
 			for i := range w.v {
 				w.v[i] = float32(v[i])
+			}
+			if !whole {
+				var buf [windowSize]float32
+				w.ew = math.Log(max(quantile(w.sorted(&buf), .5), floor))
 			}
 			l.durations.put(h, w)
 		}
