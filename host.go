@@ -42,6 +42,9 @@ type HostConfig struct {
 	Agent string
 	// CPUs and MemoryMiB of a machine: 2 and 1024.
 	CPUs, MemoryMiB int
+	// Containers has Docker run in machines from the start; else it starts when it is
+	// first used in one.
+	Containers bool
 	// Warm is how many machines wait ready.
 	Warm int
 	// Network is what machines may reach: "default", "none", "allow:HOST,HOST".
@@ -66,14 +69,16 @@ type Host struct {
 	learner *learn.Learner
 	ledger  *ledger.Ledger
 	policy  network.Policy
-	log     *slog.Logger
+	// containers is HostConfig.Containers.
+	containers bool
+	log        *slog.Logger
 }
 
 // OpenHost gets everything ready: the driver, the image, a snapshot to clone
 // machines from. The first time on a machine takes a minute or two, later ones less
 // than a second. An error says what is missing and what mends it.
 func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
-	h := &Host{log: cfg.Log}
+	h := &Host{log: cfg.Log, containers: cfg.Containers}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -113,7 +118,7 @@ func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
 		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Warm: cfg.Warm, Log: h.log}); err != nil {
 		return nil, err
 	}
-	if err := h.pool.Prepare(ctx, machine.Request{}); err != nil {
+	if err := h.pool.Prepare(ctx, machine.Request{Containers: cfg.Containers}); err != nil {
 		return nil, err
 	}
 	if h.store, err = store.Open(ctx, h.dirs.Database(), store.WithLogs(h.dirs.Logs())); err != nil {
@@ -176,7 +181,8 @@ func (h *Host) Close(ctx context.Context) error {
 
 // Machine implements Provider. It waits for room as long as ctx allows.
 func (h *Host) Machine(ctx context.Context, deadline time.Time) (Machine, error) {
-	l, err := h.pool.Claim(ctx, machine.Request{Deadline: deadline, Network: network.Config{Policy: h.policy}, Labels: []string{"library"}})
+	l, err := h.pool.Claim(ctx, machine.Request{Deadline: deadline, Containers: h.containers, Network: network.Config{Policy: h.policy},
+		Labels: []string{"library"}})
 	if err != nil {
 		return nil, err
 	}

@@ -91,6 +91,7 @@ func (a *app) createHeld(ctx context.Context, m machineOptions, policy string, t
 	}
 	defer said.Close()
 	cmd := exec.Command(self, "vm", "hold", "--driver", m.driver, "--image", m.image, "--cpus", strconv.Itoa(m.cpus), "--memory", strconv.Itoa(m.memoryMiB),
+		"--disk", strconv.FormatInt(m.diskMiB, 10), "--containers="+strconv.FormatBool(m.containers),
 		"--network", policy, "--deadline", time.Now().Add(ttl).Format(time.RFC3339Nano), "--log", log.Name())
 	cmd.Dir = "/" // it must not keep a directory from being unmounted
 	if !filepath.IsAbs(dirs.Run) {

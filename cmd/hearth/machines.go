@@ -28,6 +28,8 @@ type machineOptions struct {
 	diskMiB   int64
 	warm      int
 	max       int
+	// containers has the container engine run in the machines of vm run and vm create.
+	containers bool
 }
 
 // jail is what stands around machines: what the server's settings say, or
@@ -152,7 +154,7 @@ func (a *app) machines(ctx context.Context, dirs config.Dirs, o machineOptions) 
 		return nil, &exit{exitInfrastructure, err}
 	}
 	began := time.Now()
-	if err := p.Prepare(ctx, machine.Request{}); err != nil {
+	if err := p.Prepare(ctx, machine.Request{Containers: o.containers}); err != nil {
 		closePool(p)
 		if ctx.Err() != nil {
 			return nil, &exit{exitCancelled, context.Cause(ctx)}

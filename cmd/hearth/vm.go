@@ -174,6 +174,7 @@ could not be started, 2 for wrong flags, 3 if there could be no machine.`,
 
 func (a *app) vmFlags(c *cobra.Command, m *machineOptions, policy *string) {
 	a.machineFlags(c, m)
+	c.Flags().BoolVar(&m.containers, "containers", false, "start from a snapshot in which Docker runs (else it starts when it is first used)")
 	c.Flags().StringVar(policy, "network", "default", "what the machine may reach: default (public addresses), none, or allow:HOST,HOST…")
 }
 
@@ -195,7 +196,7 @@ func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string
 		return nil, r, err
 	}
 	machines, err := a.machines(ctx, dirs, m)
-	return machines, machine.Request{Network: network.Config{Policy: p}, Labels: []string{"vm"}}, a.vmError(err)
+	return machines, machine.Request{Containers: m.containers, Network: network.Config{Policy: p}, Labels: []string{"vm"}}, a.vmError(err)
 }
 
 // vmDir is where the holders' sockets are.

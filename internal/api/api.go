@@ -277,6 +277,8 @@ func explain(err error) *Error {
 		return problem(http.StatusRequestTimeout, "too_slow", "send it again, faster", "%v", err)
 	case errors.Is(err, machine.ErrTooLarge):
 		return problem(http.StatusUnprocessableEntity, "too_large", "ask for fewer CPUs or less memory", "%v", err)
+	case errors.Is(err, machine.ErrNoContainers):
+		return problem(http.StatusUnprocessableEntity, "no_containers", "leave containers out, or have the server's image built anew", "%v", err)
 	case errors.Is(err, machine.ErrBusy):
 		return problem(http.StatusServiceUnavailable, "busy", "delete VMs that are not needed, or try again later", "this machine holds no more VMs: %v",
 			err).later(5 * time.Second)

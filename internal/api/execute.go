@@ -52,7 +52,7 @@ type execution struct {
 	Timeout    float64           `json:"timeout_seconds"`
 	WorkingDir string            `json:"working_dir"`
 	Env        map[string]string `json:"env"`
-	order                        // of the new VMs; name, cpus, memory_mib, network
+	order                        // of the new VMs; name, cpus, memory_mib, containers, network
 }
 
 // Execution is how one run of the code ended.
@@ -204,7 +204,7 @@ func (s *Server) check(e *execution) (language, time.Duration, error) {
 	case e.Count < 0 || e.Count > s.cfg.Quotas.VMs || len(e.VMs) > s.cfg.Quotas.AllVMs:
 		return bad(fmt.Sprintf("want at most %d", s.cfg.Quotas.VMs), "too many VMs at once: %d", max(e.Count, len(e.VMs)))
 	case (e.VM != "" || len(e.VMs) > 0) && e.order != (order{}):
-		return bad("leave them out, or leave vm_id out", "name, cpus, memory_mib, network and ttl_seconds are for a new VM")
+		return bad("leave them out, or leave vm_id out", "name, cpus, memory_mib, containers, network and ttl_seconds are for a new VM")
 	}
 	if len(e.Env) > maxEnv {
 		return bad(fmt.Sprintf("want at most %d", maxEnv), "env has %d entries", len(e.Env))

@@ -93,7 +93,8 @@ type order struct {
 	Name       string  `json:"name"`
 	CPUs       int     `json:"cpus"`
 	MemoryMiB  int     `json:"memory_mib"`
-	Network    string  `json:"network"` // default, none, allow:HOST,HOST…
+	Containers bool    `json:"containers"` // Docker runs in it from the start
+	Network    string  `json:"network"`    // default, none, allow:HOST,HOST…
 	TTLSeconds float64 `json:"ttl_seconds"`
 }
 
@@ -126,7 +127,7 @@ func (s *Server) request(o order) (machine.Request, error) {
 		}
 		ttl = time.Duration(o.TTLSeconds * float64(time.Second))
 	}
-	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Network: network.Config{Policy: policy}, Labels: []string{"api"},
+	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Containers: o.Containers, Network: network.Config{Policy: policy}, Labels: []string{"api"},
 		Deadline: time.Now().Add(ttl), NoWait: true}, nil
 }
 

@@ -47,10 +47,15 @@ func (b *builder) checkKeys() error {
 
 // newApt makes package lists under dir and reads them from the network.
 func (b *builder) newApt(ctx context.Context, dir string) (*apt, error) {
+	return b.newAptOf(ctx, dir, b.sources(ctx))
+}
+
+// newAptOf is newApt for given one-line sources.
+func (b *builder) newAptOf(ctx context.Context, dir string, sources []string) (*apt, error) {
 	if err := b.checkKeys(); err != nil {
 		return nil, err
 	}
-	a := &apt{dir: filepath.Join(dir, "apt"), sources: b.sources(ctx)}
+	a := &apt{dir: filepath.Join(dir, "apt"), sources: sources}
 	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
 			return nil, err

@@ -18,6 +18,7 @@ var toolPackages = map[string]string{
 	"apt-get":     "apt",
 	"apt-cache":   "apt",
 	"dpkg-deb":    "dpkg",
+	"depmod":      "kmod",
 	"mmdebstrap":  "mmdebstrap",
 	"mkfs.erofs":  "erofs-utils",
 	"mkfs.ext4":   "e2fsprogs",
@@ -53,7 +54,7 @@ func lookTool(name string) (string, error) {
 
 // Missing returns the programs that a build needs and this machine lacks.
 func Missing() []*MissingToolError {
-	tools := []string{"apt-get", "dpkg-deb", "mmdebstrap", "mkfs.erofs", "mkfs.ext4", "unshare"}
+	tools := []string{"apt-get", "dpkg-deb", "depmod", "mmdebstrap", "mkfs.erofs", "mkfs.ext4", "unshare"}
 	if os.Geteuid() != 0 {
 		tools = append(tools, "newuidmap")
 	}

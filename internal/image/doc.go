@@ -1,17 +1,24 @@
 // Package image builds, keeps and verifies what machines boot from.
 //
-// An image is four layers, each built, cached and checked by itself:
+// An image is six layers, each built, cached and checked by itself:
 //
 //	kernel   the ELF kernel out of Debian's cloud kernel package, and the
 //	         modules that a guest needs before it has a root file system
 //	initrd   the guest agent as /init, and those modules in load order
 //	base     the read-only root file system: Debian with what workflows expect
 //	tools    the read-only file system for /opt/hearth: Node 20 and 24, npm
+//	modules  the read-only file system for /usr/lib/modules: all of the kernel's
+//	engine   the read-only file system with Docker, which lies below the base
 //
 // Each lists what is in it (packages.json), as one of its files.
 //
 // All machines share an image's files; what a job writes goes to a scratch disk
-// of its own ([Scratch]), overlaid by the agent. One initrd serves every
+// of its own ([Scratch]), overlaid by the agent. The engine is Docker of the Debian
+// release after the base's, on that one's runc and iptables, unpacked and nothing
+// more: no script of a package runs. Where that release cannot be had, the layer is
+// empty and says why ([Image.NoEngine]). The modules are a disk because what a boot
+// does not need costs it time in an initrd: with those for jobs in it a boot took
+// three times as long, for the machine had to copy them and to run depmod. One initrd serves every
 // driver: virtio-mmio announced by ACPI (QEMU's microvm, Firecracker) and both
 // channels to the agent (virtio console, vsock).
 //

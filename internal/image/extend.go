@@ -121,24 +121,9 @@ func (i *Image) modules(ctx context.Context, want []string) (own []string, added
 		return nil, nil, err
 	}
 	own = strings.Fields(string(order))
-	list, err := layer.packages()
+	deb, err := layer.archive(i.dir)
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(list.Packages) != 1 || !filepath.IsLocal(list.Packages[0].Archive) {
-		return nil, nil, fmt.Errorf("%s: %w: it does not name the kernel's package", layer.path(packagesName), ErrCorrupt)
-	}
-	deb := filepath.Join(i.dir, "debs", list.Packages[0].Archive)
-	sum, err := hashFile(deb)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w: the kernel's package is needed again: `hearth image build --refresh` fetches it", err)
-	} else if err != nil {
-		return nil, nil, err
-	}
-	// It was verified when the kernel was taken out of it; that was another day.
-	if sum != list.Packages[0].SHA256 {
-		return nil, nil, fmt.Errorf("%s: %w: sha256 is %s, Debian says %s: `hearth image build --refresh` fetches it again", deb, ErrCorrupt, sum,
-			list.Packages[0].SHA256)
 	}
 	kernel, err := readKernelDeb(ctx, deb)
 	if err != nil {
@@ -156,4 +141,29 @@ func (i *Image) modules(ctx context.Context, want []string) (own []string, added
 		}
 	}
 	return own, added, nil
+}
+
+// archive returns the path of the package that a kernel layer was made of, kept in an
+// image directory.
+func (l *Layer) archive(dir string) (string, error) {
+	list, err := l.packages()
+	if err != nil {
+		return "", err
+	}
+	if len(list.Packages) != 1 || !filepath.IsLocal(list.Packages[0].Archive) {
+		return "", fmt.Errorf("%s: %w: it does not name the kernel's package", l.path(packagesName), ErrCorrupt)
+	}
+	deb := filepath.Join(dir, "debs", list.Packages[0].Archive)
+	sum, err := hashFile(deb)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: the kernel's package is needed again: `hearth image build --refresh` fetches it", err)
+	} else if err != nil {
+		return "", err
+	}
+	// It was verified when the kernel was taken out of it; that was another day.
+	if sum != list.Packages[0].SHA256 {
+		return "", fmt.Errorf("%s: %w: sha256 is %s, Debian says %s: `hearth image build --refresh` fetches it again", deb, ErrCorrupt, sum,
+			list.Packages[0].SHA256)
+	}
+	return deb, nil
 }

@@ -46,7 +46,7 @@ type Options struct {
 // Progress tells how a build stands. Parts are built side by side, so steps of
 // different parts come interleaved.
 type Progress struct {
-	Part     string  // kernel, initrd, base, tools; "" for the whole
+	Part     string  // kernel, initrd, base, tools, modules, engine; "" for the whole
 	Detail   string  // what is being done to it, for people
 	Fraction float64 // of this part, 0 to 1; an estimate
 	Total    float64 // of the whole build, 0 to 1; an estimate
@@ -67,7 +67,9 @@ type Image struct {
 	Initrd   string    // path of a cpio archive with the agent as /init
 	Base     string    // path of the read-only root file system ("" from Boot)
 	Tools    string    // path of the file system for /opt/hearth ("" from Boot)
-	Layers   []*Layer  // in the order kernel, initrd, base, tools
+	Modules  string    // path of the file system for /usr/lib/modules ("" from Boot, and of older images)
+	Engine   string    // path of the file system with Docker ("" too where it could not be made: see NoEngine)
+	Layers   []*Layer  // in the order kernel, initrd, base, tools, modules, engine
 
 	dir string
 	// Templates in use, as locks on their manifests: see Template.
@@ -75,6 +77,19 @@ type Image struct {
 		sync.Mutex
 		held map[string]*os.File
 	}
+}
+
+// NoEngine says, for people, why the image has no Engine; "" if it has one.
+func (i *Image) NoEngine() string {
+	if i.Engine != "" {
+		return ""
+	}
+	for _, l := range i.Layers {
+		if l.Kind == "engine" {
+			return l.Info[engineLacks] + ": `hearth image build --refresh` tries again"
+		}
+	}
+	return "it was built by an older hearth: `hearth image build` makes it anew"
 }
 
 // BaseFS and ToolsFS name the file system type of Image.Base and Image.Tools.
@@ -118,10 +133,10 @@ type layerRecord struct {
 }
 
 // layerKinds are an image's layers, in their order.
-var layerKinds = [...]string{"kernel", "initrd", "base", "tools"}
+var layerKinds = [...]string{"kernel", "initrd", "base", "tools", "modules", "engine"}
 
 // partWeight is each part's share of a whole build's time, as measured.
-var partWeight = map[string]float64{"kernel": 0.12, "initrd": 0.01, "base": 0.77, "tools": 0.10}
+var partWeight = map[string]float64{"kernel": 0.12, "initrd": 0.01, "base": 0.65, "tools": 0.08, "modules": 0.02, "engine": 0.12}
 
 // Build returns the image that opt describes, building what of it is not there
 // yet or is damaged. With everything in place it costs a few stat calls and a
@@ -213,6 +228,10 @@ func (b *builder) inputs(kind string, kernel *Layer, agentSum string) (string, e
 		return baseInputs(b.opt.Packages), nil
 	case "tools":
 		return toolsInputs()
+	case "modules":
+		return hashStrings("modules", modulesVersion, kernel.ID), nil
+	case "engine":
+		return engineInputs(), nil
 	}
 	panic("image: unknown layer kind " + kind)
 }
@@ -255,18 +274,28 @@ func (b *builder) buildAll(ctx context.Context, agentSum string) ([]*Layer, erro
 		switch kind {
 		case "kernel":
 			wg.Go(func() {
-				if one(0, nil); errs[0] == nil {
-					one(1, layers[0])
+				if one(i, nil); errs[i] != nil {
+					return
+				}
+				for j, kind := range b.kinds {
+					if ofKernel(kind) {
+						one(j, layers[i])
+					}
 				}
 			})
-		case "initrd":
 		default:
+			if ofKernel(kind) {
+				continue
+			}
 			wg.Go(func() { one(i, nil) })
 		}
 	}
 	wg.Wait()
 	return layers, causes(b.kinds, errs)
 }
+
+// ofKernel reports whether a layer is made of the kernel's.
+func ofKernel(kind string) bool { return kind == "initrd" || kind == "modules" }
 
 // stoppedError is why the other parts are not built any further.
 type stoppedError struct{ part string }
@@ -291,7 +320,7 @@ func (b *builder) layerFor(ctx context.Context, kind string, kernel *Layer, agen
 	if err != nil {
 		return nil, err
 	}
-	if !b.opt.Refresh || kind == "initrd" {
+	if !b.opt.Refresh || ofKernel(kind) {
 		l, err := b.lookup(kind, inputs)
 		switch {
 		case err == nil:
@@ -314,6 +343,10 @@ func (b *builder) layerFor(ctx context.Context, kind string, kernel *Layer, agen
 			return b.buildBase(ctx, dir)
 		case "tools":
 			return b.buildTools(ctx, dir)
+		case "modules":
+			return b.buildModules(ctx, dir, kernel)
+		case "engine":
+			return b.buildEngine(ctx, dir)
 		}
 		panic("image: unknown layer kind " + kind)
 	})
@@ -366,7 +399,7 @@ func (b *builder) assemble(layers []*Layer) (*Image, error) {
 		m.Name = strings.Join(append([]string{DefaultName}, b.opt.Packages...), "+")
 	}
 	img := newImage(b.dir, m, layers)
-	if len(layers) < len(layerKinds) {
+	if img.Base == "" {
 		return img, nil // from Boot: not an image that a job could run in
 	}
 	path := filepath.Join(b.dir, m.ID, manifestName)
@@ -407,6 +440,12 @@ func newImage(dir string, m manifest, layers []*Layer) *Image {
 			img.Base = l.path(baseName)
 		case "tools":
 			img.Tools = l.path(toolsName)
+		case "modules":
+			img.Modules = l.path(modulesName)
+		case "engine":
+			if slices.ContainsFunc(l.Files, func(f File) bool { return f.Name == engineName }) {
+				img.Engine = l.path(engineName)
+			}
 		}
 	}
 	return img

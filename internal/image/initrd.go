@@ -10,7 +10,7 @@ import (
 )
 
 // initrdVersion changes whenever the way the initrd is made does.
-const initrdVersion = "3"
+const initrdVersion = "4"
 
 const initrdName = "initrd.cpio"
 
@@ -45,25 +45,13 @@ func (b *builder) buildInitrd(ctx context.Context, dir string, kernel *Layer, ag
 	w.Char("dev/null", 0o666, 1, 3)
 	w.Char("dev/kmsg", 0o600, 1, 11)
 	w.File("init", 0o755, init)
-	jobs, err := os.ReadFile(kernel.path(jobsName))
-	if err != nil {
-		return nil, err
-	}
-	builtin, err := os.ReadFile(kernel.path(builtinName))
-	if err != nil {
-		return nil, err
-	}
 	var list strings.Builder
-	for name := range strings.FieldsSeq(string(jobs)) {
+	for name := range strings.FieldsSeq(string(order)) {
 		ko, err := os.ReadFile(kernel.path(name + ".ko"))
 		if err != nil {
 			return nil, err
 		}
 		w.File("lib/modules/"+name+".ko", 0o644, ko)
-	}
-	// The agent takes these on to where modprobe looks.
-	w.File("lib/modules/"+builtinName, 0o644, builtin)
-	for name := range strings.FieldsSeq(string(order)) {
 		list.WriteString("/lib/modules/" + name + ".ko\n")
 	}
 	w.File(ModulesList, 0o644, []byte(list.String()))

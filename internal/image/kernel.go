@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/archive"
@@ -21,7 +20,7 @@ import (
 const suite = "bookworm"
 
 // kernelVersion changes whenever the way the kernel layer is made does.
-const kernelVersion = "3"
+const kernelVersion = "4"
 
 // kernelMeta is the package whose only content is a dependency on the current
 // kernel.
@@ -30,13 +29,11 @@ const kernelMeta = "linux-image-cloud-amd64"
 // Files of the kernel layer. Modules are kept under their normalised names.
 const (
 	vmlinuxName = "vmlinux"
-	orderName   = "modules"     // one module name a line, in load order
-	jobsName    = "job-modules" // and of those that jobs may load
-	builtinName = "modules.builtin"
+	orderName   = "modules" // one module name a line, in load order
 )
 
 func kernelInputs() string {
-	return hashStrings("kernel", kernelVersion, suite, kernelMeta, strings.Join(bootModules[:], " "), strings.Join(jobModules[:], " "))
+	return hashStrings("kernel", kernelVersion, suite, kernelMeta, strings.Join(bootModules[:], " "))
 }
 
 // buildKernel fills dir with the kernel's ELF and the modules the guest boots with.
@@ -86,27 +83,16 @@ func (b *builder) buildKernel(ctx context.Context, dir string) (map[string]strin
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", deb, err)
 	}
-	jobs, err := loadOrder(slices.DeleteFunc(slices.Concat(order, jobModules[:]), func(name string) bool {
-		return kernel.modules[moduleName(name)] == nil || kernel.builtin[moduleName(name)]
-	}), func(name string) ([]byte, bool) { ko, ok := kernel.modules[name]; return ko, ok },
-		func(name string) bool { return kernel.builtin[name] })
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", deb, err)
-	}
 	if err := os.WriteFile(filepath.Join(dir, vmlinuxName), elfKernel, 0o644); err != nil {
 		return nil, err
 	}
-	for _, name := range jobs { // those for the boot are among them
+	for _, name := range order {
 		if err := os.WriteFile(filepath.Join(dir, name+".ko"), kernel.modules[name], 0o644); err != nil {
 			return nil, err
 		}
 	}
-	for file, text := range map[string]string{
-		orderName: strings.Join(order, "\n") + "\n", jobsName: strings.Join(jobs, "\n") + "\n", builtinName: kernel.builtinList,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
-			return nil, err
-		}
+	if err := os.WriteFile(filepath.Join(dir, orderName), []byte(strings.Join(order, "\n")+"\n"), 0o644); err != nil {
+		return nil, err
 	}
 	return map[string]string{"package": strings.TrimSuffix(filepath.Base(deb), ".deb"), "release": kernel.release}, nil
 }
@@ -129,47 +115,51 @@ const maxModules = 512 << 20
 
 // debKernel is what we want from a kernel package.
 type debKernel struct {
-	release     string // 6.1.0-56-cloud-amd64
-	bzImage     []byte
-	modules     map[string][]byte // by normalised name: those that a boot can need
-	builtin     map[string]bool
-	builtinList string // modules.builtin as it is
-	room        int64  // bytes that may still be kept
+	release string // 6.1.0-56-cloud-amd64
+	bzImage []byte
+	modules map[string][]byte // by normalised name: those that a boot can need
+	builtin map[string]bool
+	room    int64 // bytes that may still be kept
 }
 
 // readKernelDeb reads a kernel package. All modules are a hundred megabytes;
 // they are kept in memory for the moment it takes, since what the boot modules
 // depend on is only known once they have been read.
 func readKernelDeb(ctx context.Context, deb string) (*debKernel, error) {
+	k := &debKernel{modules: map[string][]byte{}, builtin: map[string]bool{}, room: maxModules}
+	if err := readDeb(ctx, deb, k.readTar); err != nil {
+		return nil, err
+	}
+	if k.bzImage == nil {
+		return nil, errors.New("holds no /boot/vmlinuz")
+	}
+	return k, nil
+}
+
+// readDeb hands the files of a .deb to read, as a tar archive.
+func readDeb(ctx context.Context, deb string, read func(io.Reader) error) error {
 	dpkg, err := lookTool("dpkg-deb")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, dpkg, "--fsys-tarfile", deb)
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
-	k := &debKernel{modules: map[string][]byte{}, builtin: map[string]bool{}, room: maxModules}
-	readErr := k.readTar(out)
+	readErr := read(out)
 	if readErr != nil {
 		_ = cmd.Process.Kill()
 	}
 	if err := cmd.Wait(); err != nil && readErr == nil {
-		return nil, fmt.Errorf("dpkg-deb: %w: %s", err, lastLines(stderr.Bytes(), 3))
+		return fmt.Errorf("dpkg-deb: %w: %s", err, lastLines(stderr.Bytes(), 3))
 	}
-	if readErr != nil {
-		return nil, readErr
-	}
-	if k.bzImage == nil {
-		return nil, errors.New("holds no /boot/vmlinuz")
-	}
-	return k, nil
+	return readErr
 }
 
 func (k *debKernel) readTar(r io.Reader) error {
@@ -202,7 +192,6 @@ func (k *debKernel) readTar(r io.Reader) error {
 			if err != nil {
 				return err
 			}
-			k.builtinList = string(list)
 			for line := range strings.Lines(string(list)) {
 				k.builtin[moduleName(path.Base(strings.TrimSpace(line)))] = true
 			}

@@ -1,12 +1,20 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
+	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hearth-ci/hearth/internal/archive"
 )
 
 // bootModules are the modules the guest needs before it has a root file
@@ -17,27 +25,6 @@ var bootModules = [...]string{
 	"virtio_mmio", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng",
 	"overlay", "erofs",
 	"vmw_vsock_virtio_transport",
-}
-
-// jobModules are those that root may load in a job, as on GitHub's runner: for loop
-// mounts and AppImages, network namespaces, firewalls, container engines and
-// clusters. One that the kernel does not have is left out.
-var jobModules = [...]string{
-	"loop", "fuse", "squashfs", "isofs", "udf", "vfat", "nls_iso8859_1", "nls_cp437", "nls_ascii", "nls_utf8", "dm_mod", "dm_crypt", "nbd", "zram", "binfmt_misc",
-	"tun", "tap", "veth", "bridge", "br_netfilter", "dummy", "macvlan", "ipvlan", "vxlan", "geneve", "8021q", "ifb", "bonding", "ip_gre", "ipip", "sit",
-	"wireguard",
-	"vrf", "tls", "sch_htb", "sch_netem", "sch_tbf", "sch_ingress", "sch_fq", "cls_u32", "cls_bpf", "act_mirred", "tcp_bbr",
-	"nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_tables", "nft_chain_nat", "nft_compat", "nft_counter", "nft_ct", "nft_fib_inet", "nft_fib_ipv4",
-	"nft_fib_ipv6", "nft_hash", "nft_limit", "nft_log", "nft_masq", "nft_nat", "nft_numgen", "nft_objref", "nft_queue", "nft_quota", "nft_redir", "nft_reject",
-	"nft_reject_inet", "nft_tproxy", "nft_socket",
-	"ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw", "ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle",
-	"ip6table_raw",
-	"ipt_REJECT", "ip6t_REJECT", "xt_addrtype", "xt_bpf", "xt_cgroup", "xt_comment", "xt_connmark", "xt_conntrack", "xt_CT", "xt_DSCP", "xt_hashlimit", "xt_ipvs",
-	"xt_limit", "xt_LOG", "xt_mac", "xt_mark", "xt_MASQUERADE", "xt_multiport", "xt_nat", "xt_NFLOG", "xt_owner", "xt_physdev", "xt_recent", "xt_REDIRECT",
-	"xt_set",
-	"xt_socket", "xt_state", "xt_statistic", "xt_string", "xt_TCPMSS", "xt_tcpudp", "xt_TPROXY", "xt_u32",
-	"ip_set", "ip_set_hash_ip", "ip_set_hash_net", "ip_set_hash_ipport", "ip_set_hash_netport", "ip_set_bitmap_port", "ip_vs", "ip_vs_rr", "ip_vs_wrr",
-	"ip_vs_sh",
 }
 
 // moduleName normalises as the kernel does: virtio-rng.ko is virtio_rng.
@@ -144,4 +131,71 @@ func loadOrder(want []string, load func(name string) ([]byte, bool), builtin fun
 		}
 	}
 	return slices.Clip(order), nil
+}
+
+// modulesVersion changes whenever the way the disk of modules is made does.
+const modulesVersion = "1"
+
+const modulesName = "modules.erofs"
+
+// buildModules fills dir with the disk that goes to /usr/lib/modules: all modules of
+// the kernel, for root in a job, as on GitHub's runner: loop mounts, network name
+// spaces, firewalls, container engines. depmod has been there, for an emulated
+// machine takes seconds for what takes this one a moment.
+func (b *builder) buildModules(ctx context.Context, dir string, kernel *Layer) (map[string]string, error) {
+	for _, name := range []string{"depmod", "mkfs.erofs"} {
+		if _, err := lookTool(name); err != nil {
+			return nil, err
+		}
+	}
+	deb, err := kernel.archive(b.dir)
+	if err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp(filepath.Join(b.dir, "tmp"), "tree-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	root, err := os.OpenRoot(work)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	step := b.step("modules")
+	step.detail(0, "unpacking "+filepath.Base(deb))
+	const top = "lib/modules"
+	err = readDeb(ctx, deb, func(r io.Reader) error {
+		return archive.Each(r, archive.Limits{Entries: maxDebFiles, Names: maxDebNames, Bytes: maxModules}, func(h *tar.Header, r io.Reader) error {
+			name := strings.TrimPrefix(strings.TrimPrefix(path.Clean("/"+h.Name), "/"), "usr/")
+			if h.Typeflag != tar.TypeReg || !strings.HasPrefix(name, top+"/") {
+				return nil
+			}
+			_, _, err := unpackFile(root, name, false, false, r)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", deb, err)
+	}
+	release := kernel.Info["release"]
+	if release == "" || !filepath.IsLocal(release) {
+		return nil, errors.New("the kernel has no release")
+	}
+	step.detail(0.5, "depmod")
+	if _, err := (tool{argv: []string{"depmod", "--basedir", work, release}}).run(ctx); err != nil {
+		return nil, err
+	}
+	list, err := kernel.packages()
+	if err != nil {
+		return nil, err
+	}
+	for i := range list.Packages {
+		list.Packages[i].Archive = "" // the kernel's layer names it
+	}
+	if err := writePackages(dir, list.Packages, list.Archives); err != nil {
+		return nil, err
+	}
+	step.detail(0.7, "packing")
+	return map[string]string{"kernel": kernel.ID, "release": release}, packTools(ctx, filepath.Join(dir, modulesName), filepath.Join(work, top))
 }

@@ -23,6 +23,7 @@ type Package struct {
 	Version string `json:"version"`
 	Arch    string `json:"arch,omitempty"`   // deb: amd64 or all
 	Source  string `json:"source,omitempty"` // deb: "name version" of the source package
+	Suite   string `json:"suite,omitempty"`  // deb: the release it is of; "" is bookworm
 	// SHA256 is the sum of what it was unpacked from (the .deb, the npm tarball),
 	// or of the program itself; "" for what came inside another package.
 	SHA256   string `json:"sha256,omitempty"`

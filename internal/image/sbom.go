@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"net/url"
@@ -174,7 +175,7 @@ func (p Package) PURL() string {
 		s += "@" + escape(p.Version)
 	}
 	if p.Type == "deb" {
-		s += "?arch=" + escape(p.Arch) + "&distro=" + suite
+		s += "?arch=" + escape(p.Arch) + "&distro=" + cmp.Or(p.Suite, suite)
 	}
 	return s
 }

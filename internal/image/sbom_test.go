@@ -113,6 +113,8 @@ func TestSBOM(t *testing.T) {
 		"tools": {{Type: "npm", Name: "npm", Version: "10.9.9", SHA256: hashBytes(nil), Upstream: "registry only",
 			Files: []File{{Name: "/opt/hearth/x", SHA256: hashBytes(nil)}}},
 			{Type: "npm", Name: "@a/b", Version: "1.0.0", In: "npm@10.9.9"}, {Type: "npm", Name: "@a/b", Version: "1.0.0", In: "npm@10.9.9"}},
+		"modules": {{Type: "deb", Name: "linux-image-x", Version: "6.1-1", Arch: "amd64", Source: "linux 6.1-1", SHA256: hashBytes(nil)}},
+		"engine":  {{Type: "deb", Name: "docker.io", Version: "26.1.5+dfsg1-9", Arch: "amd64", SHA256: hashBytes(nil), Suite: engineSuite}},
 	}
 	var layers []*Layer
 	for _, kind := range layerKinds {
@@ -143,7 +145,8 @@ func TestSBOM(t *testing.T) {
 		}
 	}
 	want := []string{"pkg:deb/debian/linux-image-x@6.1-1?arch=amd64&distro=bookworm", "pkg:generic/hearth-guest@1.0", "pkg:golang/golang.org/x/sys@v0.1.0",
-		"pkg:deb/debian/g%2B%2B@4:12.2.0-3%2Bb~1?arch=amd64&distro=bookworm", "pkg:npm/npm@10.9.9", "pkg:npm/%40a/b@1.0.0"}
+		"pkg:deb/debian/g%2B%2B@4:12.2.0-3%2Bb~1?arch=amd64&distro=bookworm", "pkg:npm/npm@10.9.9", "pkg:npm/%40a/b@1.0.0",
+		"pkg:deb/debian/linux-image-x@6.1-1?arch=amd64&distro=bookworm", "pkg:deb/debian/docker.io@26.1.5%2Bdfsg1-9?arch=amd64&distro=trixie"}
 	if !slices.Equal(purls, want) {
 		t.Errorf("%v; want %v", purls, want)
 	}

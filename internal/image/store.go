@@ -37,7 +37,7 @@ type File struct {
 
 // A Layer is a part of an image that is built, cached and verified by itself.
 type Layer struct {
-	Kind    string            `json:"kind"`           // kernel, initrd, base, tools
+	Kind    string            `json:"kind"`           // kernel, initrd, base, tools, modules, engine
 	ID      string            `json:"id"`             // sha256 over Inputs and Files
 	Inputs  string            `json:"inputs"`         // sha256 over what it was built from
 	Files   []File            `json:"files"`          // sorted by name

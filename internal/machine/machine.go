@@ -31,6 +31,7 @@ package machine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -58,6 +59,11 @@ type Request struct {
 	Image     string // its name or id; "" is the host's default
 	CPUs      int    // 0 is the host's default
 	MemoryMiB int    // likewise
+	// Containers wants a container engine that answers at once: Docker, on
+	// /run/docker.sock. A machine that is claimed without may have one too, which then
+	// starts at the first connection to that socket. Where the host or the image has
+	// none, Claim fails with ErrNoContainers.
+	Containers bool
 	// Network is the policy, and who hears of the connections. What a host cannot
 	// keep of it, it refuses.
 	Network network.Config
@@ -81,6 +87,8 @@ var (
 	ErrTooLarge = errors.New("more than this host may give to machines")
 	ErrBusy     = errors.New("all means are in use")
 	ErrClosed   = errors.New("the pool is closed")
+	// ErrNoContainers is an [errors.ErrUnsupported].
+	ErrNoContainers = fmt.Errorf("no container engine: %w", errors.ErrUnsupported)
 )
 
 // Machine is the right to one machine until it is released. Safe for concurrent

@@ -43,6 +43,8 @@ type kind struct {
 	src    source
 	cpus   int
 	memory int
+	// containers says that the container engine runs in the template already.
+	containers bool
 
 	tmpl    chan struct{} // held while looking for or making the template
 	dir     string        // the template, once verified; guarded by tmpl
@@ -101,6 +103,14 @@ func Spec(img *image.Image, cpus, memoryMiB int) vm.Spec {
 		if img.Tools != "" {
 			s.Cmdline += " hearth.tools=tools"
 			s.Disks = append(s.Disks, vm.Disk{ID: "tools", Path: img.Tools, ReadOnly: true})
+		}
+		if img.Modules != "" {
+			s.Cmdline += " hearth.modules=modules"
+			s.Disks = append(s.Disks, vm.Disk{ID: "modules", Path: img.Modules, ReadOnly: true})
+		}
+		if img.Engine != "" {
+			s.Cmdline += " hearth.engine=engine"
+			s.Disks = append(s.Disks, vm.Disk{ID: "engine", Path: img.Engine, ReadOnly: true})
 		}
 	}
 	return s
@@ -201,6 +211,9 @@ func (k *kind) template(ctx context.Context) (string, error) {
 		return "", err
 	}
 	k.tmplKey = fmt.Sprintf("%s/%d/%d/scratch-%d/template-%s", finger, k.cpus, k.memory, k.pool.cfg.ScratchMiB, templateVersion)
+	if k.containers {
+		k.tmplKey += "/containers"
+	}
 	for again := false; ; again = true {
 		began, made := time.Now(), false
 		dir, err := k.src.Template(ctx, k.tmplKey, func(ctx context.Context, dir string) error {
@@ -229,7 +242,7 @@ func (k *kind) template(ctx context.Context) (string, error) {
 }
 
 // templateVersion changes whenever makeTemplate or spec do.
-const templateVersion = "2"
+const templateVersion = "3"
 
 // hold keeps the image from being collected while the pool lives.
 func (k *kind) hold() error {
@@ -294,11 +307,35 @@ func (k *kind) makeTemplate(ctx context.Context, dir string) error {
 	if err := k.pool.touch(ctx, i); err != nil {
 		return err
 	}
+	if k.containers {
+		if err := i.startEngine(ctx); err != nil {
+			return err
+		}
+	}
 	if err := i.client.Sync(ctx); err != nil {
 		return i.explain("sync", err)
 	}
 	i.client.Close()
 	return i.machine.Snapshot(ctx, dir)
+}
+
+// engineTouch has the agent start the container engine, and asks it often enough that
+// neither it nor its command has anything left to read or to translate.
+const engineTouch = `set -e; for i in 1 2 3; do docker version; docker info; done`
+
+// startEngine brings the container engine up in a template.
+func (i *instance) startEngine(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, templateCommandLimit)
+	defer cancel()
+	var said vm.Console
+	exit, err := i.client.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", engineTouch}, User: "root", Dir: "/", Stdout: io.Discard, Stderr: &said})
+	if err != nil {
+		return i.explain("starting the container engine", err)
+	}
+	if !exit.OK() {
+		return fmt.Errorf("machine %s: starting the container engine: %s: %s", i.id, exit, said.Tail())
+	}
+	return nil
 }
 
 // errNotUp is that a machine was started and its agent did not answer.

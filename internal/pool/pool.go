@@ -290,6 +290,12 @@ func (p *Pool) complete(r machine.Request) (machine.Request, *kind, error) {
 			r.MemoryMiB, m.CPUs, m.MemoryMiB)
 	}
 	key := fmt.Sprintf("%s/%s/%d/%d", p.cfg.Driver.Name(), img.ID, r.CPUs, r.MemoryMiB)
+	if r.Containers {
+		if img.Engine == "" {
+			return r, nil, fmt.Errorf("%w: image %s has no container engine: %s", machine.ErrNoContainers, img.Name, img.NoEngine())
+		}
+		key += "/containers"
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -297,7 +303,8 @@ func (p *Pool) complete(r machine.Request) (machine.Request, *kind, error) {
 	}
 	k := p.kinds[key]
 	if k == nil {
-		k = &kind{pool: p, key: key, driver: p.cfg.Driver, img: img, src: p.source(img), cpus: r.CPUs, memory: r.MemoryMiB, tmpl: make(chan struct{}, 1)}
+		k = &kind{pool: p, key: key, driver: p.cfg.Driver, img: img, src: p.source(img), cpus: r.CPUs, memory: r.MemoryMiB,
+			containers: r.Containers, tmpl: make(chan struct{}, 1)}
 		p.kinds[key] = k
 	}
 	return r, k, nil

@@ -12,6 +12,8 @@
 //
 //	hearth.base=ID     read-only root file system (erofs, ext4, squashfs)
 //	hearth.tools=ID    read-only file system for /opt/hearth
+//	hearth.modules=ID  read-only file system for /usr/lib/modules
+//	hearth.engine=ID   read-only file system with the container engine, below the base in the root
 //	hearth.scratch=ID  ext4 that takes what is written; without it, or without a file system on it: a tmpfs
 //	hearth.net=ADDRESS/LENGTH,GATEWAY,DNS    static IPv4 address of the first network interface
 //	hearth.host=NAME   host name
@@ -23,6 +25,14 @@
 //
 // The base and the scratch disk become an overlay, in which the agent then lives itself
 // (its own program is in memory): paths mean the same to it, to commands, and to people. The initramfs is emptied.
+//
+// # Containers
+//
+// With hearth.engine the agent listens on /run/docker.sock, which the runner user may
+// connect to (group docker), and starts the daemon when the first one does: a machine
+// in which nobody does runs none. It prepares the machine for it then (a shared root,
+// the modules for devices, the control groups' controllers). The daemon's log is
+// /var/log/docker.log. Whoever wants it to answer at once connects before a snapshot.
 //
 // # Serving
 //
@@ -176,6 +186,13 @@ func (m *machine) serve(ctx context.Context) error {
 		ReapAll:     true,
 		Logf:        m.logf,
 	})
+	if m.disks && m.args["hearth.engine"] != "" {
+		if socket, err := m.offerEngine(); err != nil {
+			m.logf("container engine: %v", err)
+		} else {
+			go func() { m.logf("container engine: %v", m.holdEngine(server, socket)) }()
+		}
+	}
 	over := make(chan error, 2)
 	go func() { over <- m.servePort(ctx, server) }()
 	go func() { over <- m.serveVsock(ctx, server) }()

@@ -3,10 +3,7 @@ package boot
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -28,57 +25,6 @@ func (m *machine) loadModules() error {
 		if err := loadModule(path); err != nil {
 			m.logf("module %s: %v", path, err)
 		}
-	}
-	return nil
-}
-
-// takeModules puts the modules of the initramfs where modprobe looks, for root in a job.
-// What a disk brings of its own stays.
-func takeModules(initramfs *os.Root) error {
-	entries, err := fs.ReadDir(initramfs.FS(), "lib/modules")
-	if err != nil || len(entries) == 0 {
-		return err
-	}
-	var uts syscall.Utsname
-	if err := syscall.Uname(&uts); err != nil {
-		return err
-	}
-	release := make([]byte, 0, len(uts.Release))
-	for _, c := range uts.Release {
-		if c == 0 {
-			break
-		}
-		release = append(release, byte(c))
-	}
-	dir := filepath.Join("/lib/modules", string(release))
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "kernel"), 0o755); err != nil {
-		return err
-	}
-	for _, e := range entries {
-		b, err := initramfs.ReadFile("lib/modules/" + e.Name())
-		if err != nil {
-			return err
-		}
-		to := dir
-		if strings.HasSuffix(e.Name(), ".ko") {
-			to = filepath.Join(dir, "kernel")
-		}
-		if err := os.WriteFile(filepath.Join(to, e.Name()), b, 0o644); err != nil {
-			return err
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "modules.order"), nil, 0o644); err != nil {
-		return err
-	}
-	depmod := "/sbin/depmod"
-	if _, err := os.Stat(depmod); err != nil {
-		return nil // nobody could load them either
-	}
-	if out, err := exec.Command(depmod, string(release)).CombinedOutput(); err != nil {
-		return fmt.Errorf("depmod: %w: %s", err, out[:min(len(out), 300)])
 	}
 	return nil
 }

@@ -84,11 +84,7 @@ func (m *machine) buildRoot() error {
 	if base == "" {
 		return makeTmp()
 	}
-	dev, err := findDisk(base, 10*time.Second)
-	if err != nil {
-		return err
-	}
-	if err := mountDisk(dev, baseDir, true); err != nil {
+	if err := mountByID(base, baseDir); err != nil {
 		return err
 	}
 	if err := m.mountScratch(); err != nil {
@@ -99,22 +95,42 @@ func (m *machine) buildRoot() error {
 			return err
 		}
 	}
+	lower := baseDir
+	engine := m.args["hearth.engine"]
+	if engine != "" {
+		if err := mountByID(engine, engineDir); err != nil {
+			return err
+		}
+		lower += ":" + engineDir
+	}
 	overlay := mountPoint{"overlay", newRoot, "overlay", syscall.MS_NOATIME,
-		"lowerdir=" + baseDir + ",upperdir=" + scratchDir + "/upper,workdir=" + scratchDir + "/work", true}
+		"lowerdir=" + lower + ",upperdir=" + scratchDir + "/upper,workdir=" + scratchDir + "/work", true}
 	if err := overlay.mount(); err != nil {
 		return err
 	}
-	if tools := m.args["hearth.tools"]; tools != "" {
-		dev, err := findDisk(tools, 10*time.Second)
-		if err == nil {
-			err = mountDisk(dev, newRoot+guest.Tools, true)
+	for arg, dir := range map[string]string{"hearth.tools": guest.Tools, "hearth.modules": "/usr/lib/modules"} {
+		if id := m.args[arg]; id != "" {
+			if err := mountByID(id, newRoot+dir); err != nil {
+				return err
+			}
 		}
-		if err != nil {
+	}
+	if engine != "" {
+		if err := bindEngine(); err != nil {
 			return err
 		}
 	}
 	m.disks = true
 	return m.switchRoot()
+}
+
+// mountByID mounts a read-only disk by its name or serial number.
+func mountByID(id, target string) error {
+	dev, err := findDisk(id, 10*time.Second)
+	if err != nil {
+		return err
+	}
+	return mountDisk(dev, target, true)
 }
 
 // mountScratch mounts the scratch disk, or a tmpfs if there is none that can be used.
@@ -162,9 +178,6 @@ func (m *machine) switchRoot() error {
 	}
 	if err := makeTmp(); err != nil {
 		return err
-	}
-	if err := takeModules(old); err != nil {
-		m.logf("kernel modules for jobs: %v", err)
 	}
 	for _, name := range []string{"init", "lib", "etc"} {
 		if err := old.RemoveAll(name); err != nil {

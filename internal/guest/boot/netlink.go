@@ -67,14 +67,15 @@ func (m *machine) configureNetwork() error {
 	return m.setNetwork(a, "")
 }
 
-// setNetwork gives the first interface that is not the loopback an address in the place of the one it had.
+// setNetwork gives the machine's interface an address in the place of the one it had.
 func (m *machine) setNetwork(a address, mac string) error {
 	var dev string
 	if err := await(5*time.Second, func() (bool, error) {
 		all, err := filepath.Glob("/sys/class/net/*")
 		for _, p := range all {
-			if name := filepath.Base(p); name != "lo" {
-				dev = name
+			// A device of the machine's, not a bridge or a pair's end of its containers.
+			if _, err := os.Stat(p + "/device"); err == nil {
+				dev = filepath.Base(p)
 			}
 		}
 		return dev != "", err
