@@ -43,7 +43,7 @@ var layers = map[string]layer{
 	"plan/show": {ours: []string{"expr", "plan", "workflow"}},
 	"action":    {ours: []string{"expr", "git", "workflow"}},
 	"source":    {ours: []string{"action", "archive", "git"}},
-	"engine":    {ours: []string{"archive", "ci", "expr", "workflow", "plan", "action", "command", "mask", "guest"}},
+	"engine":    {ours: []string{"archive", "ci", "expr", "workflow", "plan", "action", "command", "git", "mask", "guest"}},
 
 	"guest/boot": {ours: []string{"guest"}, others: []string{"golang.org/x/sys"}},
 	"network":    {others: []string{"gvisor.dev/gvisor", "golang.org/x/sys", "golang.org/x/net/dns/dnsmessage"}},

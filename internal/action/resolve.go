@@ -90,12 +90,34 @@ func (r *Resolver) Resolve(ctx context.Context, ref Ref) (*Tree, error) {
 		}
 		return &Tree{Repository: name, Ref: ref.Ref, dir: dir, Note: fmt.Sprintf("%s@%s is taken from %s", name, ref.Ref, dir)}, nil
 	}
-	return r.mirror(ctx, ref.Owner, ref.Repo, ref.Ref, 1)
+	return r.mirror(ctx, ref.Owner, ref.Repo, want{ref: ref.Ref, depth: 1})
 }
 
-// mirror makes sure that the mirror has a ref; depth 0 is its whole history.
-func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth int) (*Tree, error) {
-	name := owner + "/" + repo
+// want is what of a repository its mirror is to have.
+type want struct {
+	ref   string // branch, tag, commit or full ref; "" is HEAD
+	depth int    // of its history; 0 is all of it, with all branches
+	tags  bool
+}
+
+// String is the same for the same wants.
+func (w want) String() string {
+	s := fmt.Sprintf("%s %d", w.kept(), w.depth)
+	if w.tags {
+		s += " tags"
+	}
+	return s
+}
+
+// kept is the mirror's own ref for a ref: encoded, since of the refs a and a/b git can
+// keep only one.
+func (w want) kept() string {
+	return "refs/hearth/r-" + base64.RawURLEncoding.EncodeToString([]byte(cmp.Or(w.ref, "HEAD")))
+}
+
+// mirror makes sure that the mirror has what is wanted.
+func (r *Resolver) mirror(ctx context.Context, owner, repo string, w want) (*Tree, error) {
+	name, ref := owner+"/"+repo, cmp.Or(w.ref, "HEAD")
 	dir := filepath.Join(r.cfg.Dir, strings.ToLower(owner), strings.ToLower(repo)+".git")
 	unlock, err := r.lock(dir)
 	if err != nil {
@@ -111,10 +133,8 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 			return nil, fmt.Errorf("mirror of %s: %w", name, err)
 		}
 	}
-	// Encoded, since of the refs a and a/b git can keep only one.
-	kept := "refs/hearth/r-" + base64.RawURLEncoding.EncodeToString([]byte(cmp.Or(ref, "HEAD")))
 	t := &Tree{Repository: name, Ref: ref, dir: dir}
-	have, stamp := r.kept(ctx, g, kept, depth)
+	have, stamp := r.kept(ctx, g, w)
 	immutable := git.ObjectID(ref)
 	if have != "" && (r.cfg.Offline || immutable || time.Since(stamp) < r.cfg.Fresh) {
 		t.SHA = have
@@ -124,7 +144,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 	if r.cfg.Offline {
 		return nil, inputError("Unable to resolve action `%s@%s`: that version was never fetched, and this is offline mode", name, ref)
 	}
-	err = r.fetch(ctx, g, name, ref, kept, depth)
+	err = r.fetch(ctx, g, name, w)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -138,7 +158,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 		}
 		return nil, inputError("Unable to resolve action `%s@%s`: %v", name, ref, err)
 	}
-	if t.SHA, err = g.Run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}"); err != nil {
+	if t.SHA, err = g.Run(ctx, "rev-parse", "--verify", "--quiet", w.kept()+"^{commit}"); err != nil {
 		return nil, inputError("Unable to resolve action `%s@%s`: it is no commit", name, ref)
 	}
 	r.touch(dir)
@@ -147,42 +167,48 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo, ref string, depth in
 }
 
 // kept is the commit that the mirror has for a ref, and when it was fetched.
-func (r *Resolver) kept(ctx context.Context, g git.Dir, kept string, depth int) (string, time.Time) {
-	sha, err := g.Run(ctx, "rev-parse", "--verify", "--quiet", kept+"^{commit}")
+func (r *Resolver) kept(ctx context.Context, g git.Dir, w want) (string, time.Time) {
+	sha, err := g.Run(ctx, "rev-parse", "--verify", "--quiet", w.kept()+"^{commit}")
 	if err != nil {
 		return "", time.Time{}
 	}
-	fi, err := os.Stat(stamp(g, kept, depth))
+	fi, err := os.Stat(stamp(g, w))
 	if err != nil {
 		return "", time.Time{}
 	}
 	return sha, fi.ModTime()
 }
 
-func stamp(g git.Dir, kept string, depth int) string {
-	return filepath.Join(g.Path(), "hearth-"+base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%s %d", kept, depth)))
+func stamp(g git.Dir, w want) string {
+	return filepath.Join(g.Path(), "hearth-"+base64.RawURLEncoding.EncodeToString([]byte(w.String())))
 }
 
 // fetch gets one ref, without a token first.
-func (r *Resolver) fetch(ctx context.Context, g git.Dir, name, ref, kept string, depth int) error {
+func (r *Resolver) fetch(ctx context.Context, g git.Dir, name string, w want) error {
 	flags := []string{"--no-tags", "--force"}
-	if depth > 0 {
-		flags = append(flags, fmt.Sprintf("--depth=%d", depth))
+	specs := []string{cmp.Or(w.ref, "HEAD") + ":" + w.kept()}
+	if w.tags {
+		specs = append(specs, "+refs/tags/*:refs/tags/*")
+	}
+	if w.depth > 0 {
+		flags = append(flags, fmt.Sprintf("--depth=%d", w.depth))
 	} else if _, err := os.Stat(filepath.Join(g.Path(), "shallow")); err == nil {
 		flags = append(flags, "--unshallow")
 	}
+	if w.depth == 0 {
+		specs = append(specs, "+refs/heads/*:refs/heads/*")
+	}
 	from := git.Remote{URL: r.cfg.Server + "/" + name}
-	spec := cmp.Or(ref, "HEAD") + ":" + kept
-	err := g.Fetch(ctx, from, flags, spec)
+	err := g.Fetch(ctx, from, flags, specs...)
 	if err != nil && r.cfg.Token != "" && git.Denied(err) {
 		from.Token = r.cfg.Token
-		err = g.Fetch(ctx, from, flags, spec)
+		err = g.Fetch(ctx, from, flags, specs...)
 	}
 	switch {
 	case err == nil:
-		return os.WriteFile(stamp(g, kept, depth), nil, 0o644)
+		return os.WriteFile(stamp(g, w), nil, 0o644)
 	case git.Missing(err):
-		return inputError("Unable to resolve action `%s@%s`, unable to find version `%s`", name, ref, ref)
+		return inputError("Unable to resolve action `%s@%s`, unable to find version `%s`", name, w.ref, w.ref)
 	case git.Denied(err):
 		return inputError("Unable to resolve action. Repository not found: %s", name)
 	}

@@ -3,6 +3,7 @@ package action
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -20,6 +21,27 @@ type CheckoutRequest struct {
 	// Note takes sentences for the step's log: what came otherwise than asked for.
 	// It may be nil.
 	Note func(string)
+	// Modules takes the submodules of what is checked out, whose directories are empty;
+	// nil is nobody who asks. Within leads from the repository to one of them, which is
+	// then what is checked out; [ErrNotHere] says that it has to come from elsewhere.
+	Modules func([]git.Module)
+	Within  []git.Module
+	// LFS brings what pointers of Git LFS stand for. Token may read it; "" asks as nobody.
+	LFS   bool
+	Token string
+}
+
+// ErrNotHere says that a submodule's repository is not at hand.
+var ErrNotHere = errors.New("the submodule's repository is not at hand")
+
+// Large is what brings files of Git LFS for the request, nil for nothing. objects is
+// the directory lfs/objects of a repository of this host, "" for none, url is where the
+// repository is.
+func (r CheckoutRequest) Large(objects, url string) *git.LFS {
+	if !r.LFS {
+		return nil
+	}
+	return &git.LFS{Objects: objects, Remote: git.Remote{URL: url, Token: r.Token}}
 }
 
 // Say hands a sentence to Note, if there is one.
@@ -35,19 +57,33 @@ func (r *Resolver) Checkout(ctx context.Context, owner, repo string, req Checkou
 	if r == nil {
 		return "", inputError("checking out other repositories is switched off")
 	}
-	t, err := r.mirror(ctx, owner, repo, req.Ref, req.Depth)
-	if err != nil {
-		return "", err
+	server := r.cfg.Server + "/" + owner + "/" + repo
+	w2 := want{ref: req.Ref, depth: req.Depth, tags: req.Tags || req.Depth == 0}
+	forms := []string{req.Ref}
+	if req.Ref != "" && !git.ObjectID(req.Ref) && !strings.HasPrefix(req.Ref, "refs/") {
+		// A branch comes before a tag of the same name.
+		forms = []string{"refs/heads/" + req.Ref, "refs/tags/" + req.Ref}
 	}
-	ref := ""
-	if req.Ref != "" && !git.ObjectID(req.Ref) {
-		ref = "refs/heads/" + strings.TrimPrefix(req.Ref, "refs/heads/")
+	var t *Tree
+	for _, w2.ref = range forms {
+		var err error
+		if t, err = r.mirror(ctx, owner, repo, w2); err == nil {
+			break
+		}
+		if _, input := errors.AsType[*InputError](err); !input || w2.ref == forms[len(forms)-1] {
+			return "", err
+		}
 	}
-	if req.Tags && req.Depth != 0 {
-		req.Say("fetch-tags is not used for %s/%s: of another repository only what was asked for is kept.", owner, repo)
+	c := git.Checkout{From: git.At(t.dir), SHA: t.SHA, Depth: req.Depth, Tags: req.Tags, Origin: server, Note: req.Note, Modules: req.Modules,
+		LFS: req.Large("", server)}
+	if strings.HasPrefix(w2.ref, "refs/") {
+		c.Ref = w2.ref
 	}
-	c := git.Checkout{From: git.At(t.dir), SHA: t.SHA, Ref: ref, Depth: req.Depth, Origin: r.cfg.Server + "/" + owner + "/" + repo, Note: req.Note}
-	return t.SHA, c.Write(ctx, w)
+	err := c.Write(ctx, w)
+	if large, ok := errors.AsType[*git.LFSError](err); ok {
+		err = inputError("%v", large)
+	}
+	return t.SHA, err
 }
 
 // tarDir writes a directory as a tar archive. skip leaves out entries of its top.

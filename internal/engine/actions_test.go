@@ -339,7 +339,7 @@ func TestCheckoutStep(t *testing.T) {
         with: {ref: nope}
         continue-on-error: true
       - uses: actions/checkout@v4
-        with: {submodules: recursive}
+        with: {ref: v1, path: ../r/../outside}
         continue-on-error: true
       - uses: actions/checkout@v4
         with: {path: ../../outside}
@@ -404,7 +404,7 @@ jobs:
     steps:
       - uses: actions/checkout@v4
         with:
-          submodules: true
+          github-server-url: https://example.com
       - uses: o/never@v1
       - uses: docker://alpine
       - uses: o/docker@v1
@@ -454,7 +454,7 @@ jobs:
 	for _, want := range []string{
 		"ci.yml:5:14 Job 'one' runs on 'windows-latest'",
 		"ci.yml:6:16 Job 'one': container: needs a container runtime",
-		"ci.yml:15:23 actions/checkout: submodules are not supported",
+		"ci.yml:15:30 actions/checkout: github-server-url https://example.com is another server",
 		"ci.yml:16:15 Unable to resolve action `o/never@v1`",
 		"ci.yml:17:15 uses: docker://alpine needs a container runtime",
 		"ci.yml:18:15 o/docker@v1: this Docker action needs a container runtime",

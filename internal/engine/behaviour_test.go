@@ -340,3 +340,33 @@ func TestCheckoutInputs(t *testing.T) {
 	}
 	b.wantOutput("./docs/a.md ./docs/in/b.md ./main.txt \n./src/c.go \ndocs/a.mddocs/a.md\n")
 }
+
+// Every input that actions/checkout has (its action.yml, v1 to v6) is served, or said
+// not to be; what it does not have gets the runner's warning.
+func TestCheckoutInputsAreAllKnown(t *testing.T) {
+	for name, want := range map[string]struct{ value, note, refused string }{
+		"repository": {"o/r", "", ""}, "ref": {"main", "", ""}, "token": {"x", "", ""}, "path": {"x", "", ""}, "clean": {"false", "", ""},
+		"persist-credentials": {"false", "", ""}, "fetch-depth": {"0", "", ""}, "fetch-tags": {"true", "", ""}, "show-progress": {"true", "", ""},
+		"lfs": {"true", "", ""}, "submodules": {"recursive", "", ""}, "set-safe-directory": {"true", "", ""}, "allow-unsafe-pr-checkout": {"true", "", ""},
+		"sparse-checkout": {"docs", "", ""}, "sparse-checkout-cone-mode": {"false", "", ""},
+		"ssh-key": {"k", "the runner brings the repository", ""}, "ssh-known-hosts": {"k", "the runner brings the repository", ""},
+		"ssh-strict": {"false", "the runner brings the repository", ""}, "ssh-user": {"k", "the runner brings the repository", ""},
+		"filter":            {"blob:none", "the objects that it would leave out are there", ""},
+		"github-server-url": {"https://ghe.example", "", "another server"},
+	} {
+		note, known := unusedInput(strings.ToUpper(name), want.value)
+		input, refused := refusedCheckout(func(n string) string {
+			if n == name {
+				return want.value
+			}
+			return ""
+		}, "https://github.com")
+		if !known || !strings.Contains(note, want.note) || (note != "") != (want.note != "") || !strings.Contains(refused, want.refused) ||
+			(refused != "") != (want.refused != "") || refused != "" && input != name {
+			t.Errorf("%s: %q %v %q", name, note, known, refused)
+		}
+	}
+	if _, known := unusedInput("fetch_depth", "1"); known {
+		t.Error("an unknown input is known")
+	}
+}

@@ -411,7 +411,7 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 				return v.Text()
 			}
 			return ""
-		})
+		}, serverOf(c.run))
 		if problem != "" {
 			if p.via == "" {
 				p.pos = s.With.Get(input).Pos

@@ -14,7 +14,9 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/plan"
 )
 
 // checkout is actions/checkout, served by the runner: the run's own repository
@@ -36,7 +38,7 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		}
 		return ""
 	}
-	if _, problem := refusedCheckout(get); problem != "" {
+	if _, problem := refusedCheckout(get, r.server()); problem != "" {
 		return fail("%s", problem)
 	}
 	for _, k := range with.keys {
@@ -69,7 +71,12 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		given = "" // which is what the run is of
 	}
 	req := action.CheckoutRequest{Ref: given, Depth: depth, Tags: strings.EqualFold(get("fetch-tags"), "true"),
-		Note: func(text string) { r.system(x, "Note: "+text) }}
+		Note: func(text string) { r.system(x, "Note: "+text) }, LFS: strings.EqualFold(get("lfs"), "true"), Token: cmp.Or(get("token"), r.job.Token)}
+	recursive := strings.EqualFold(get("submodules"), "recursive")
+	var modules []git.Module
+	if recursive || strings.EqualFold(get("submodules"), "true") {
+		req.Modules = func(found []git.Module) { modules = found }
+	}
 	var from func(w io.Writer) (string, error)
 	switch {
 	case isOwn && r.job.Source == nil:
@@ -91,6 +98,15 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		}
 	}
 	sha, err := r.stream(x.ctx, dir, from)
+	m := moduleCheckout{x: x, own: isOwn, req: req, recursive: recursive}
+	if isInput(err) && !isOwn && req.Token != "" {
+		// The mirror is everybody's: what only a token may read stays out of it.
+		r.system(x, fmt.Sprintf("Note: %v. The machine's git asks with the token.", err))
+		var msg string
+		if sha, msg, err = m.clone(dir, repository); msg != "" {
+			return fail("%s", msg)
+		}
+	}
 	if err != nil {
 		if ie, ok := errors.AsType[*action.InputError](err); ok {
 			return fail("%s", ie.Msg)
@@ -113,9 +129,18 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		}
 	}
 	if !strings.EqualFold(get("persist-credentials"), "false") {
-		if err := x.persist(dir, cmp.Or(get("token"), r.job.Token)); err != nil {
+		m.token = req.Token
+		if err := x.persist(dir, m.token); err != nil {
 			return x.guestFault("keep the token for git", err)
 		}
+	}
+	if req.LFS {
+		if err := x.largeFilter(dir); err != nil {
+			return x.guestFault("set up git-lfs", err)
+		}
+	}
+	if out, ok := m.bring(dir, modules); !ok {
+		return out
 	}
 	x.setOutput("commit", sha)
 	switch {
@@ -148,18 +173,21 @@ func unusedInput(name, value string) (note string, known bool) {
 	return "", true
 }
 
-// refusedCheckout names an input of actions/checkout that there is not, and what
-// to do. get returns an input's value, "" where it is not known yet.
-func refusedCheckout(get func(string) string) (input, problem string) {
-	switch v := strings.ToLower(get("submodules")); v {
-	case "", "false":
-	default:
-		return "submodules", "actions/checkout: submodules are not supported yet. Leave `submodules` out and fetch them in a step of your own."
-	}
-	if strings.EqualFold(get("lfs"), "true") {
-		return "lfs", "actions/checkout: lfs is not supported yet. Leave `lfs` out and run `git lfs pull` in a step of your own."
+// refusedCheckout names an input of actions/checkout that cannot be followed, and what
+// to do. get returns an input's value, "" where it is not known yet; server is where the
+// run's repositories are.
+func refusedCheckout(get func(string) string, server string) (input, problem string) {
+	if v := strings.TrimRight(get("github-server-url"), "/"); v != "" && !strings.EqualFold(v, server) {
+		return "github-server-url", fmt.Sprintf("actions/checkout: github-server-url %s is another server than this run's, %s: clone from it in a step of your own.", v, server)
 	}
 	return "", ""
+}
+
+// server is where the run's repositories are.
+func (r *run) server() string { return serverOf(r.job.Run) }
+
+func serverOf(run *plan.Run) string {
+	return strings.TrimRight(cmp.Or(run.GitHub.Get("server_url").ToString(), "https://github.com"), "/")
 }
 
 // ownRef reports whether a ref is the one that the run is of: that it was pushed, or

@@ -17,29 +17,36 @@ import (
 // includes, so that whoever packs the directory up does not take it along; it goes
 // with the machine.
 func (x *execution) persist(dir, token string) error {
-	r := x.r
 	if token == "" {
 		return nil
 	}
-	basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + token))
-	for _, secret := range []string{token, basic} {
-		if err := r.mask.Add(secret); err != nil {
-			return fmt.Errorf("mask the token: %w", err)
-		}
-	}
-	url, _ := r.github.Get("server_url")
-	server := strings.TrimRight(url.ToString(), "/")
-	if strings.ContainsAny(server, "\"\\\n\r]") {
-		return fmt.Errorf("the server's address %q is none", server)
-	}
-	file := path.Join(r.layout.Temp, "git-credentials-"+ci.NewID()+".config")
-	config := fmt.Sprintf("[http \"%s/\"]\n\textraheader = AUTHORIZATION: basic %s\n", server, basic)
-	if err := r.job.Guest.WriteFile(x.ctx, file, []byte(config), 0o600, ""); err != nil {
+	file, err := x.credentials(token)
+	if err != nil {
 		return err
 	}
-	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", `printf '[include]\n\tpath = %s\n' "$1" >>.git/config`, "sh", file}, Dir: dir})
+	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Dir: dir,
+		Argv: []string{"/bin/sh", "-c", `printf '[include]\n\tpath = %s\n' "$1" >>"$(git rev-parse --git-path config)"`, "sh", file}})
 	if err == nil && !exit.OK() {
 		err = errors.New("the repository's config cannot be written")
 	}
 	return err
+}
+
+// credentials writes a config for git with which it may do on the run's server what a
+// token may.
+func (x *execution) credentials(token string) (file string, err error) {
+	r := x.r
+	basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + token))
+	for _, secret := range []string{token, basic} {
+		if err := r.mask.Add(secret); err != nil {
+			return "", fmt.Errorf("mask the token: %w", err)
+		}
+	}
+	server := r.server()
+	if strings.ContainsAny(server, "\"\\\n\r]") {
+		return "", fmt.Errorf("the server's address %q is none", server)
+	}
+	file = path.Join(r.layout.Temp, "git-credentials-"+ci.NewID()+".config")
+	config := fmt.Sprintf("[http \"%s/\"]\n\textraheader = AUTHORIZATION: basic %s\n", server, basic)
+	return file, r.job.Guest.WriteFile(x.ctx, file, []byte(config), 0o600, "")
 }

@@ -2,8 +2,8 @@ package git
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +34,22 @@ type Checkout struct {
 	Files Source
 	// Note takes sentences for the log of who asked; it may be nil.
 	Note func(string)
+	// Modules takes the submodules of what was written, whose directories are empty. nil
+	// is nobody who asks.
+	Modules func([]Module)
+	// LFS brings the files that pointers stand for; nil leaves the pointers.
+	LFS *LFS
 }
+
+// LFSError is a file of Git LFS that could not be had.
+type LFSError struct {
+	Name string
+	Err  error
+}
+
+func (e *LFSError) Error() string { return fmt.Sprintf("Git LFS: %.200q: %v", e.Name, e.Err) }
+
+func (e *LFSError) Unwrap() error { return e.Err }
 
 // Write writes the checkout as a tar archive.
 func (c Checkout) Write(ctx context.Context, w io.Writer) (err error) {
@@ -55,7 +70,7 @@ func (c Checkout) Write(ctx context.Context, w io.Writer) (err error) {
 	if err := c.finish(ctx, to); err != nil {
 		return err
 	}
-	t := &tarball{w: tar.NewWriter(w), now: time.Now().Truncate(time.Second)}
+	t := &tarball{ctx: ctx, w: tar.NewWriter(w), now: time.Now().Truncate(time.Second), lfs: c.LFS, left: MaxFetch}
 	files := c.Files
 	if files == nil {
 		files = func(ctx context.Context, fn func(Content) error) error {
@@ -71,6 +86,13 @@ func (c Checkout) Write(ctx context.Context, w io.Writer) (err error) {
 	}
 	if c.Note != nil && t.pointers > 0 {
 		c.Note(fmt.Sprintf("Git LFS: %s, for instance %.200q, came as pointers: files are taken as they are in the repository. Run `git lfs pull` in a step of your own.", count(t.pointers, "file"), t.pointer))
+	}
+	if c.Modules != nil {
+		found, err := modules(ctx, t.gitmodules, c.Origin, t.links)
+		if err != nil {
+			return fmt.Errorf(".gitmodules: %w", err)
+		}
+		c.Modules(found)
 	}
 	if err := t.git(ctx, to.path); err != nil {
 		return err
@@ -141,10 +163,17 @@ func value(s string) string {
 
 // tarball writes files.
 type tarball struct {
+	ctx      context.Context
 	w        *tar.Writer
 	now      time.Time
-	pointers int
+	pointers int // that stayed
 	pointer  string
+
+	lfs  *LFS
+	left int64 // bytes of Git LFS that may still come
+
+	links      []Module // the submodules' paths and commits
+	gitmodules []byte
 }
 
 // lfs is how a file begins that stands for one in Git LFS.
@@ -155,6 +184,7 @@ func (t *tarball) add(c Content) error {
 	switch c.Mode {
 	case Submodule:
 		h.Typeflag, h.Name, h.Mode = tar.TypeDir, c.Name+"/", 0o755
+		t.links = append(t.links, Module{Path: c.Name, SHA: c.Object})
 	case Symlink:
 		h.Typeflag, h.Mode, h.Linkname = tar.TypeSymlink, 0o777, c.Link
 	default:
@@ -171,24 +201,63 @@ func (t *tarball) write(h *tar.Header, body io.Reader) error {
 	if strings.ToValidUTF8(h.Name, "") != h.Name || strings.ToValidUTF8(h.Linkname, "") != h.Linkname {
 		h.Format = tar.FormatGNU // the other one has UTF-8 only
 	}
+	if h.Typeflag == tar.TypeReg && (h.Size < pointerSize || h.Name == ".gitmodules" && h.Size <= maxModules) {
+		b, err := io.ReadAll(io.LimitReader(body, h.Size))
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+		body = bytes.NewReader(b)
+		if h.Name == ".gitmodules" {
+			t.gitmodules = b
+		}
+		if oid, size, is := pointer(b); is && t.lfs != nil {
+			return t.large(h, oid, size)
+		} else if is {
+			t.pointers++
+			t.pointer = h.Name
+		}
+	}
 	if err := t.w.WriteHeader(h); err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
 	}
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
-	if h.Size < 1024 {
-		r := bufio.NewReader(body)
-		if b, _ := r.Peek(len(lfs)); bytes.Equal(b, []byte(lfs)) {
-			t.pointers++
-			t.pointer = h.Name
-		}
-		body = r
-	}
 	if _, err := io.CopyN(t.w, body, h.Size); err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
 	}
 	return nil
+}
+
+// large writes the file that a pointer stands for.
+func (t *tarball) large(h *tar.Header, oid string, size int64) error {
+	if t.left -= size; t.left < 0 {
+		return &LFSError{h.Name, fmt.Errorf("the files are larger than %d GiB together", MaxFetch>>30)}
+	}
+	h.Size = size
+	if err := t.w.WriteHeader(h); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
+	}
+	// Who reads the archive may have gone: that is not the file's fault.
+	to := &writes{w: t.w}
+	if err := t.lfs.copyObject(t.ctx, to, oid, size); to.err != nil {
+		return fmt.Errorf("%s: %w", h.Name, to.err)
+	} else if err != nil {
+		return &LFSError{h.Name, err}
+	}
+	return nil
+}
+
+// writes keeps the error of a writer.
+type writes struct {
+	w   io.Writer
+	err error
+}
+
+func (w *writes) Write(p []byte) (n int, err error) {
+	n, err = w.w.Write(p)
+	w.err = cmp.Or(w.err, err)
+	return n, err
 }
 
 // git adds a git directory as .git.
@@ -230,7 +299,7 @@ func (t *tarball) git(ctx context.Context, dir string) error {
 
 // Tar writes the files of a commit as a tar archive, without a .git.
 func (d Dir) Tar(ctx context.Context, treeish string, w io.Writer) error {
-	t := &tarball{w: tar.NewWriter(w), now: time.Now().Truncate(time.Second)}
+	t := &tarball{ctx: ctx, w: tar.NewWriter(w), now: time.Now().Truncate(time.Second)}
 	files, err := d.Tree(ctx, treeish)
 	if err != nil {
 		return err

@@ -52,19 +52,61 @@ type Repository struct {
 	// Partial says that it is a partial clone: it may lack objects.
 	Partial bool
 
-	dir    Dir // the view
-	format string
-	ignore string
+	at, common string // its git directory, and the one that it shares with others
+	dir        Dir    // the view
+	format     string
+	ignore     string
 }
 
 // Open looks whether root is the top of a working tree, as its .git says. Above
 // root it does not look, and a bare repository in its place is none. The error is
 // ErrNoRepository, or a [*ForeignError].
-func Open(ctx context.Context, root string) (_ *Repository, err error) {
+func Open(ctx context.Context, root string) (*Repository, error) {
 	at, common, ok := locate(root)
 	if !ok {
 		return nil, ErrNoRepository
 	}
+	return open(ctx, root, at, common)
+}
+
+// Module opens the repository of a submodule, whose working tree is at a path below
+// the top. It is ErrNoRepository if there is none, and also if its git directory is
+// anywhere but in the tree or below .git/modules: what lies in a tree may point to any
+// repository of the user's.
+func (r *Repository) Module(ctx context.Context, below string) (*Repository, error) {
+	if err := checkName(below); err != nil {
+		return nil, ErrNoRepository
+	}
+	top, err := os.OpenRoot(r.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	if !isReal(top, filepath.FromSlash(below), map[string]bool{".": true}) {
+		return nil, ErrNoRepository
+	}
+	root := filepath.Join(r.Root, filepath.FromSlash(below))
+	at, common, ok := locate(root)
+	if !ok {
+		return nil, ErrNoRepository
+	}
+	real, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return nil, ErrNoRepository
+	}
+	for _, dir := range []string{at, common} {
+		if dir != filepath.Join(real, ".git") && !strings.HasPrefix(dir, filepath.Join(r.common, "modules")+string(filepath.Separator)) &&
+			!strings.HasPrefix(dir, filepath.Join(r.at, "modules")+string(filepath.Separator)) {
+			return nil, ErrNoRepository
+		}
+	}
+	return open(ctx, root, at, common)
+}
+
+// Large is where the repository keeps files of Git LFS.
+func (r *Repository) Large() string { return filepath.Join(r.common, "lfs", "objects") }
+
+func open(ctx context.Context, root, at, common string) (_ *Repository, err error) {
 	if err := owned(ctx, root, filepath.Join(root, ".git"), at, common); err != nil {
 		return nil, err
 	}
@@ -77,7 +119,7 @@ func Open(ctx context.Context, root string) (_ *Repository, err error) {
 			os.RemoveAll(view)
 		}
 	}()
-	r := &Repository{Root: root}
+	r := &Repository{Root: root, at: at, common: common}
 	if err := r.view(ctx, view, at, common); err != nil {
 		return nil, fmt.Errorf("the repository in %s: %w", root, err)
 	}

@@ -48,6 +48,9 @@ type Archive struct {
 // are. What cannot be fetched is said in the step's log, and the commit is one of our
 // own, with the archive's files.
 func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
+	if len(req.Within) > 0 {
+		return "", action.ErrNotHere
+	}
 	if r := req.Ref; r != "" && r != a.SHA && r != a.Branch && r != "refs/heads/"+a.Branch {
 		return "", &action.InputError{Msg: fmt.Sprintf("only the run's own commit %s can be checked out here, not %q", a.SHA, r)}
 	}
@@ -75,16 +78,26 @@ func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io
 		if err != nil {
 			return "", fmt.Errorf("checkout: %w", err)
 		}
-		c := git.Checkout{From: g, Ours: true, SHA: a.SHA, Origin: origin(a.Server, a.Repository), Note: req.Note}
+		large, err := a.large(ctx, req)
+		if err != nil {
+			return "", err
+		}
+		c := git.Checkout{From: g, Ours: true, SHA: a.SHA, Origin: origin(a.Server, a.Repository), Note: req.Note, Modules: req.Modules, LFS: large}
 		if c.Shallow, err = a.adopt(ctx, g, tree); err != nil {
 			if ctx.Err() != nil {
 				return "", context.Cause(ctx)
 			}
 			if errors.Is(err, errDiffers) || errors.Is(err, git.ErrNotRebuilt) {
-				sha, ferr := a.fetch(ctx, action.CheckoutRequest{Ref: req.Ref, Depth: 1, Note: req.Note}, w)
+				again := req
+				again.Depth, again.Tags = 1, false
+				sha, ferr := a.fetch(ctx, again, w)
 				failed, ok := errors.AsType[*unserved](ferr)
 				if !ok {
 					return sha, ferr
+				}
+				if req.Modules != nil {
+					return "", &action.InputError{Msg: fmt.Sprintf("the submodules of %s are not known: an archive does not name them, and the commit could not be fetched from %s: %v",
+						a.SHA, a.Server, failed)}
 				}
 				err = fmt.Errorf("%w; and the commit could not be fetched from %s: %w", err, a.Server, failed)
 			}
@@ -94,8 +107,27 @@ func (a *Archive) Checkout(ctx context.Context, req action.CheckoutRequest, w io
 		if a.Branch != "" && !git.ObjectID(req.Ref) {
 			c.Ref = "refs/heads/" + a.Branch
 		}
-		return a.SHA, c.Write(ctx, w)
+		return a.SHA, writing(ctx, c, w)
 	})
+}
+
+// writing writes a checkout; that a file of Git LFS is not to be had is told the author.
+func writing(ctx context.Context, c git.Checkout, w io.Writer) error {
+	err := c.Write(ctx, w)
+	if large, ok := errors.AsType[*git.LFSError](err); ok {
+		err = &action.InputError{Msg: large.Error()}
+	}
+	return err
+}
+
+// large is what brings files of Git LFS, with the token that reads the history.
+func (a *Archive) large(ctx context.Context, req action.CheckoutRequest) (_ *git.LFS, err error) {
+	if req.LFS && a.Token != nil {
+		if req.Token, err = a.Token(ctx); err != nil {
+			return nil, &action.InputError{Msg: fmt.Sprintf("Git LFS: there is no token for it: %v", err)}
+		}
+	}
+	return req.Large("", origin(a.Server, a.Repository)), nil
 }
 
 // unserved is a history that could not be had.
@@ -121,11 +153,13 @@ func (a *Archive) fetch(ctx context.Context, req action.CheckoutRequest, w io.Wr
 		if err := g.Fetch(ctx, from, flags, specs...); err != nil {
 			return "", &unserved{err}
 		}
-		c := git.Checkout{From: g, Ours: true, SHA: a.SHA, Depth: req.Depth, Tags: req.Tags, Origin: from.URL, Note: req.Note}
+		req.Token = from.Token
+		c := git.Checkout{From: g, Ours: true, SHA: a.SHA, Depth: req.Depth, Tags: req.Tags, Origin: from.URL, Note: req.Note, Modules: req.Modules,
+			LFS: req.Large("", from.URL)}
 		if a.Branch != "" && !git.ObjectID(req.Ref) {
 			c.Ref = "refs/heads/" + a.Branch
 		}
-		return a.SHA, c.Write(ctx, w)
+		return a.SHA, writing(ctx, c, w)
 	})
 }
 

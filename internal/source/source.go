@@ -58,6 +58,9 @@ func Private(name string) bool {
 
 // Checkout writes the working tree, or another commit of the repository.
 func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Writer) (sha string, err error) {
+	if len(req.Within) > 0 {
+		return d.module(ctx, req, w)
+	}
 	r, err := git.Open(ctx, d.Root)
 	if errors.Is(err, git.ErrNoRepository) {
 		return d.plain(ctx, req, w)
@@ -66,7 +69,8 @@ func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Wri
 		return "", fmt.Errorf("checkout: %w", err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	c := git.Checkout{From: r.Dir(), SHA: r.Head, Depth: req.Depth, Tags: req.Tags, Origin: d.origin(), Note: req.Note}
+	c := git.Checkout{From: r.Dir(), SHA: r.Head, Depth: req.Depth, Tags: req.Tags, Origin: d.origin(), Note: req.Note, Modules: req.Modules,
+		LFS: req.Large(r.Large(), d.origin())}
 	if d.Branch != "" {
 		c.Ref = "refs/heads/" + d.Branch
 	}
@@ -94,11 +98,65 @@ func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Wri
 	if git.ObjectID(req.Ref) {
 		c.Ref = ""
 	}
-	if err := c.Write(ctx, w); err != nil {
+	if err := writing(ctx, c, w); err != nil {
+		if _, input := errors.AsType[*action.InputError](err); input {
+			return "", err
+		}
 		if r.Partial {
 			err = fmt.Errorf("%w (%s is a partial clone: what it lacks is not fetched for it; `git fetch --refetch --no-filter` brings all of it)", err, d.Root)
 		}
 		return "", fmt.Errorf("check out %s of %s: %w", c.SHA, d.Root, err)
+	}
+	return c.SHA, nil
+}
+
+// module writes a submodule as it lies in the working tree, changes included, or, if
+// another commit of the repository was asked for, the commit that this names. It has to
+// be a submodule of the user's making, with its git directory where `git submodule` puts
+// it: a directory of a tree can say that it is the working tree of any repository.
+func (d *Dir) module(ctx context.Context, req action.CheckoutRequest, w io.Writer) (string, error) {
+	top, err := git.Open(ctx, d.Root)
+	if errors.Is(err, git.ErrNoRepository) {
+		return "", action.ErrNotHere
+	}
+	if err != nil {
+		return "", fmt.Errorf("checkout: %w", err)
+	}
+	live := d.At == "" && d.own(req.Ref) || strings.EqualFold(req.Ref, top.Head)
+	if err := top.Close(); err != nil {
+		return "", err
+	}
+	m := req.Within[len(req.Within)-1]
+	var below []string
+	for _, in := range req.Within {
+		below = append(below, in.Path)
+	}
+	r, err := top.Module(ctx, path.Join(below...))
+	if errors.Is(err, git.ErrNoRepository) {
+		return "", action.ErrNotHere
+	}
+	if err != nil {
+		return "", fmt.Errorf("submodule %s: %w", m.Path, err)
+	}
+	defer r.Close()
+	c := git.Checkout{From: r.Dir(), SHA: m.SHA, Depth: req.Depth, Origin: m.URL, Note: req.Note, Modules: req.Modules}
+	if live {
+		if c.SHA = r.Head; r.Head != m.SHA {
+			req.Say("The submodule %s is at %s in the working tree, and not at %s.", m.Path, r.Head, m.SHA)
+		}
+		sub := &Dir{Root: r.Root, Stay: d.Stay}
+		c.Files = func(ctx context.Context, fn func(git.Content) error) error {
+			files, err := r.Files(ctx)
+			if err != nil {
+				return err
+			}
+			return r.Dir().ReadDisk(ctx, r.Root, sub.leave(files), fn)
+		}
+	} else if _, _, ok := r.Ref(ctx, m.SHA); !ok {
+		return "", action.ErrNotHere
+	}
+	if err := c.Write(ctx, w); err != nil {
+		return "", fmt.Errorf("check out the submodule %s: %w", m.Path, err)
 	}
 	return c.SHA, nil
 }
@@ -151,8 +209,9 @@ func (d *Dir) plain(ctx context.Context, req action.CheckoutRequest, w io.Writer
 		if err != nil {
 			return "", fmt.Errorf("checkout: %w", err)
 		}
-		c := git.Checkout{From: g, Ours: true, SHA: sha, Ref: "refs/heads/" + d.branch(), Origin: d.origin(), Note: req.Note}
-		return sha, c.Write(ctx, w)
+		c := git.Checkout{From: g, Ours: true, SHA: sha, Ref: "refs/heads/" + d.branch(), Origin: d.origin(), Note: req.Note, Modules: req.Modules,
+			LFS: req.Large("", d.origin())}
+		return sha, writing(ctx, c, w)
 	})
 }
 
