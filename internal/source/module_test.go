@@ -102,7 +102,8 @@ func TestAttackModulesFile(t *testing.T) {
 	p, root := gittest.New(t), t.TempDir()
 	gittest.Repository(t, root)
 	secret := gittest.Git(t, root, "rev-parse", "HEAD")
-	config := "[include]\n\tpath = " + root + "/evil.inc\n"
+	var config strings.Builder
+	config.WriteString("[include]\n\tpath = " + root + "/evil.inc\n")
 	gittest.Write(t, root+"/evil.inc", "[submodule \"inc\"]\n\tpath = inc\n\turl = https://evil/inc\n")
 	paths := []string{"ext", "file", "option", "up", "inc", "nl", "plain"}
 	for _, n := range paths {
@@ -114,9 +115,9 @@ func TestAttackModulesFile(t *testing.T) {
 		"gone": "path = ../../etc\n\turl = https://x/y/z", "nl": "path = nl\n\turl = \"https://x/y\\n[core]\\nsshCommand=" + p.Program + "\"",
 		"plain": "path = plain\n\turl = ../plain\n\tupdate = none",
 	} {
-		config += fmt.Sprintf("[submodule %q]\n\t%s\n", name, lines)
+		config.WriteString(fmt.Sprintf("[submodule %q]\n\t%s\n", name, lines))
 	}
-	gittest.Write(t, root+"/.gitmodules", config)
+	gittest.Write(t, root+"/.gitmodules", config.String())
 	gittest.Git(t, root, "add", "-A", ".gitmodules")
 	gittest.Git(t, root, "commit", "-qm", "hostile")
 	for _, n := range paths {
