@@ -109,7 +109,8 @@ func TestCheckoutSubmodulesThatFail(t *testing.T) {
 	res := b.run()
 	b.wantSteps(res, "1 Run actions/checkout@v4 failure/success", "2 Run actions/checkout@v4 failure/success", "3 Run actions/checkout@v4 failure/success",
 		"4 Run actions/checkout@v4 success")
-	for i, want := range []string{"Submodule path 'lib' (file://", "fatal: no submodule mapping found in .gitmodules for path 'lib'", "github-server-url https://example.com is another server"} {
+	for i, want := range []string{"Submodule path 'lib' (file://", "fatal: no submodule mapping found in .gitmodules for path 'lib'",
+		"github-server-url https://example.com is another server"} {
 		if !strings.Contains(res.Steps[i].Reason, want) {
 			t.Errorf("%q", res.Steps[i].Reason)
 		}

@@ -79,7 +79,8 @@ func (l *LFS) local(oid string, size int64) (io.ReadCloser, error) {
 
 // lfsClient gives up on a server that says nothing. A body may take its time: its
 // reader's context ends it.
-var lfsClient = &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, TLSHandshakeTimeout: 30 * time.Second,
+var lfsClient = &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment,
+	ResponseHeaderTimeout: time.Minute, TLSHandshakeTimeout: 30 * time.Second,
 	IdleConnTimeout: time.Minute}}
 
 func (l *LFS) remote(ctx context.Context, oid string, size int64) (io.ReadCloser, error) {

@@ -179,7 +179,8 @@ func TestAttackModuleOfAnotherRepository(t *testing.T) {
 		build(root)
 		for _, at := range []string{"s", "../private", root + "/../private", "s/../../private", ".git", ""} {
 			for _, ref := range []string{"", "v1"} {
-				_, err := (&Dir{Root: root, Branch: "main"}).Checkout(t.Context(), action.CheckoutRequest{Ref: ref, Within: []git.Module{{Path: at, SHA: sha}}}, io.Discard)
+				d := &Dir{Root: root, Branch: "main"}
+				_, err := d.Checkout(t.Context(), action.CheckoutRequest{Ref: ref, Within: []git.Module{{Path: at, SHA: sha}}}, io.Discard)
 				if !errors.Is(err, action.ErrNotHere) {
 					t.Errorf("%s, %q: %v", name, at, err)
 				}
@@ -279,7 +280,8 @@ func TestLFSOfTheServer(t *testing.T) {
 		}
 	}
 	d.Server, d.Repository = "", ""
-	if _, err := d.Checkout(t.Context(), action.CheckoutRequest{Depth: 1, LFS: true}, io.Discard); err == nil || !strings.Contains(err.Error(), "no server to ask") {
+	_, err := d.Checkout(t.Context(), action.CheckoutRequest{Depth: 1, LFS: true}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "no server to ask") {
 		t.Error(err)
 	}
 }
