@@ -120,8 +120,8 @@ func TestCheckoutSubmodulesThatFail(t *testing.T) {
 // A hostile .gitmodules has the host fetch from an address, or run a program, that it
 // names: what is not on the run's server is the machine's to fetch.
 func TestAttackSubmoduleAddresses(t *testing.T) {
-	for _, address := range []string{"ext::TRAP", "file:///etc", "-oProxyCommand=TRAP", "--upload-pack=TRAP", "ssh://-oProxyCommand=TRAP/x", "http://169.254.169.254/x/y",
-		"https://127.0.0.1:1/o/r", "TOP/../elsewhere", "../../../elsewhere/secret"} {
+	for _, address := range []string{"ext::TRAP", "file:///etc", "-oProxyCommand=TRAP", "--upload-pack=TRAP", "ssh://-oProxyCommand=TRAP/x",
+		"http://169.254.169.254/x/y", "https://127.0.0.1:1/o/r", "TOP/../elsewhere", "../../../elsewhere/secret"} {
 		b := newBench(t, "      - uses: actions/checkout@v4\n        with: {submodules: recursive}\n")
 		top, src := superproject(t, b)
 		p := gittest.New(t)

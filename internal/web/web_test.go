@@ -134,7 +134,7 @@ func TestPages(t *testing.T) {
 	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
 	m.emit(ci.Record{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "Say <i>hello</i>"})
 	m.emit(ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Stream: "stdout", Text: "<img src=x onerror=alert(2)> \x1b[31mred\x1b[0m \u202eback"})
-	m.emit(ci.Record{Type: ci.SummaryRec, JobKey: "a", Step: 1, Text: "# Title\n<script>alert(3)</script>\n"})
+	m.emit(ci.Record{Type: ci.SummaryRec, JobKey: "a", Step: 1, Text: "# Title\n<script>alert(3)</script>\n**\x1b[31mbold**\u202e\n"})
 	m.emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Name: "a", Conclusion: ci.Failure, Infrastructure: true, Reason: "no machine",
 		EnvironmentURL: "https://app.example.org/"})
 	m.emit(ci.Record{Type: ci.JobFinished, JobKey: "b", Name: "b", Conclusion: ci.Success, EnvironmentURL: "javascript:alert(4)"})
@@ -143,7 +143,7 @@ func TestPages(t *testing.T) {
 	for path, want := range map[string][]string{
 		"/": {"&lt;script&gt;alert(1)", "/runs/" + id, `http-equiv="refresh"`},
 		"/runs/" + id: {"&lt;img src=x onerror=alert(2)&gt; red back", "1 Say &lt;i&gt;hello", "could not run", "no machine", `class="state lost"`,
-			"# Title\n&lt;script&gt;alert(3)", `deployed to <a href="https://app.example.org/"`},
+			"<h1>Title</h1>\n\n<p><strong>bold</strong></p>", `deployed to <a href="https://app.example.org/"`},
 		"/runs/" + id + "?job=b":     {`deployed to javascript:alert(4)`},
 		"/runs/" + id + "/log?job=a": {"<img src=x onerror=alert(2)> red back\n"}, // text/plain
 		"/events":                    {`<a href="/runs/` + id + `">`, "ci.yml: run"},
