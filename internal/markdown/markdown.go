@@ -47,8 +47,9 @@ const marks = "[]*_~`<!&\\"
 // them; but no id, name, class or style: they could mean something to the page.
 var elements = map[atom.Atom][]string{
 	atom.H1: nil, atom.H2: nil, atom.H3: nil, atom.H4: nil, atom.H5: nil, atom.H6: nil,
-	atom.P: {"align"}, atom.Br: nil, atom.Hr: nil, atom.Div: {"align"}, atom.Span: nil, atom.Blockquote: nil, atom.Pre: nil, atom.Code: nil, atom.Samp: nil,
-	atom.Kbd: nil, atom.Var: nil, atom.Tt: nil, atom.B: nil, atom.Strong: nil, atom.I: nil, atom.Em: nil, atom.S: nil, atom.Strike: nil, atom.Del: nil,
+	atom.P: {"align"}, atom.Br: nil, atom.Hr: nil, atom.Div: {"align"}, atom.Span: nil, atom.Blockquote: nil, atom.Pre: nil, atom.Code: nil,
+	atom.Samp: nil, atom.Kbd: nil,
+	atom.Var: nil, atom.Tt: nil, atom.B: nil, atom.Strong: nil, atom.I: nil, atom.Em: nil, atom.S: nil, atom.Strike: nil, atom.Del: nil,
 	atom.Ins: nil, atom.Sub: nil, atom.Sup: nil, atom.Small: nil, atom.Mark: nil, atom.Q: nil, atom.Abbr: {"title"}, atom.Ul: nil,
 	atom.Ol: {"start", "reversed"}, atom.Li: nil, atom.Dl: nil, atom.Dt: nil, atom.Dd: nil, atom.Details: {"open"}, atom.Summary: nil,
 	atom.Table: nil, atom.Caption: nil, atom.Thead: nil, atom.Tbody: nil, atom.Tfoot: nil, atom.Tr: nil,
@@ -59,13 +60,15 @@ var elements = map[atom.Atom][]string{
 // gone are elements that go with all that is in them: their content is no text for
 // people, or is read by rules of its own.
 var gone = map[atom.Atom]bool{
-	atom.Script: true, atom.Style: true, atom.Template: true, atom.Noscript: true, atom.Noembed: true, atom.Noframes: true, atom.Iframe: true, atom.Object: true,
-	atom.Embed: true, atom.Applet: true, atom.Xmp: true, atom.Plaintext: true, atom.Textarea: true, atom.Title: true, atom.Select: true, atom.Math: true,
-	atom.Svg: true, atom.Video: true, atom.Audio: true, atom.Canvas: true, atom.Frameset: true, atom.Head: true, atom.Link: true, atom.Meta: true, atom.Base: true,
+	atom.Script: true, atom.Style: true, atom.Template: true, atom.Noscript: true, atom.Noembed: true, atom.Noframes: true,
+	atom.Iframe: true, atom.Object: true, atom.Embed: true, atom.Applet: true, atom.Xmp: true, atom.Plaintext: true,
+	atom.Textarea: true, atom.Title: true, atom.Select: true, atom.Math: true, atom.Svg: true, atom.Video: true, atom.Audio: true,
+	atom.Canvas: true, atom.Frameset: true, atom.Head: true, atom.Link: true, atom.Meta: true, atom.Base: true,
 }
 
 var reader = goldmark.New(goldmark.WithExtensions(extension.Linkify, extension.Strikethrough, extension.TaskList,
-	extension.NewTable(extension.WithTableCellAlignMethod(extension.TableCellAlignAttribute))), goldmark.WithRendererOptions(html.WithUnsafe(), html.WithHardWraps()))
+	extension.NewTable(extension.WithTableCellAlignMethod(extension.TableCellAlignAttribute))),
+	goldmark.WithRendererOptions(html.WithUnsafe(), html.WithHardWraps()))
 
 // HTML is a summary as it may stand in a page.
 func HTML(text string) template.HTML {

@@ -47,22 +47,29 @@ func TestHTML(t *testing.T) {
 // attempts are summaries that would run a script, load something, leave their place or
 // pose as the page, were the markup in them taken as it comes.
 var attempts = []string{
-	"<script>alert(1)</script>", "<SCRIPT SRC=//evil/x.js></SCRIPT>", "<img src=x onerror=alert(1)>", "<svg onload=alert(1)>", "<svg><script>alert(1)</script></svg>",
-	"<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>", "<math><mi//xlink:href=\"data:x,<script>alert(1)</script>\">",
-	"<svg></p><style><a id=\"</style><img src=1 onerror=alert(1)>\">", "<noscript><p title=\"</noscript><img src=x onerror=alert(1)>\">",
-	"<form><math><mtext></form><form><mglyph><style></math><img src onerror=alert(1)>", "<a href=\"javascript:alert(1)\">x</a>", "[x](javascript:alert(1))",
-	"[x](JaVaScRiPt:alert(1))", "[x](&#106;avascript:alert(1))", "<a href=\"java\nscript:alert(1)\">x</a>", "<a href=\" &#1; javascript:alert(1)\">x</a>",
-	"[x](data:text/html;base64,PHNjcmlwdD4=)", "[x](vbscript:x)", "![x](javascript:alert(1))", "<iframe src=https://evil></iframe>", "<iframe srcdoc='<script>alert(1)</script>'>",
-	"<object data=https://evil></object>", "<embed src=https://evil>", "<link rel=stylesheet href=https://evil>", "<meta http-equiv=refresh content='0;url=https://evil'>",
-	"<base href=https://evil/>", "<style>*{background:url(https://evil)}</style>", "<p style=\"background:url(https://evil)\">x</p>", "<img src=https://evil/pixel.png srcset=https://evil/2>",
-	"<picture><source srcset=https://evil><img src=https://evil></picture>", "<video src=https://evil autoplay></video>", "<audio src=https://evil></audio>",
-	"<form action=https://evil><input name=password type=password><button>Log in</button></form>", "<textarea></textarea><script>alert(1)</script>",
-	"</div></section></body><script>alert(1)</script>", "</details></li></ol><h1>The run is green</h1>", "<div id=log class=state onclick=alert(1)>x</div>", "<a name=log href=#>x</a>",
-	"<!--><script>alert(1)</script-->", "<![CDATA[<script>alert(1)</script>]]>", "<?php echo 1 ?>", "<xmp><p title=\"</xmp><script>alert(1)</script>\">", "<plaintext>", "<body onload=alert(1)>",
-	"<table background=https://evil><td background=https://evil>", "<td><script>alert(1)</script>", "<a href=https://a:b@evil>x</a>", "<details ontoggle=alert(1) open>x",
-	"<template><script>alert(1)</script></template>", "<select><option><script>alert(1)</script>", "<input type=image src=https://evil>", "<input autofocus onfocus=alert(1)>",
-	"`<script>alert(1)</script>`", "```\n</code></pre><script>alert(1)</script>\n```", "``` \"onload=alert(1)\nx\n```", "[x]: javascript:alert(1)\n[x]", "<javascript:alert(1)>",
-	"| a |\n|---|\n| <img src=x onerror=alert(1)> |", "\x00<scr\x00ipt>alert(1)</scr\x00ipt>", "\u202e<b>\u202d", "<a href=\"https://x.org/\"onmouseover=alert(1)>x</a>",
+	"<script>alert(1)</script>", "<SCRIPT SRC=//evil/x.js></SCRIPT>", "<img src=x onerror=alert(1)>", "<svg onload=alert(1)>",
+	"<svg><script>alert(1)</script></svg>", "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+	"<math><mi//xlink:href=\"data:x,<script>alert(1)</script>\">", "<svg></p><style><a id=\"</style><img src=1 onerror=alert(1)>\">",
+	"<noscript><p title=\"</noscript><img src=x onerror=alert(1)>\">",
+	"<form><math><mtext></form><form><mglyph><style></math><img src onerror=alert(1)>", "<a href=\"javascript:alert(1)\">x</a>",
+	"[x](javascript:alert(1))", "[x](JaVaScRiPt:alert(1))", "[x](&#106;avascript:alert(1))", "<a href=\"java\nscript:alert(1)\">x</a>",
+	"<a href=\" &#1; javascript:alert(1)\">x</a>", "[x](data:text/html;base64,PHNjcmlwdD4=)", "[x](vbscript:x)", "![x](javascript:alert(1))",
+	"<iframe src=https://evil></iframe>", "<iframe srcdoc='<script>alert(1)</script>'>", "<object data=https://evil></object>",
+	"<embed src=https://evil>", "<link rel=stylesheet href=https://evil>", "<meta http-equiv=refresh content='0;url=https://evil'>",
+	"<base href=https://evil/>", "<style>*{background:url(https://evil)}</style>", "<p style=\"background:url(https://evil)\">x</p>",
+	"<img src=https://evil/pixel.png srcset=https://evil/2>", "<picture><source srcset=https://evil><img src=https://evil></picture>",
+	"<video src=https://evil autoplay></video>", "<audio src=https://evil></audio>",
+	"<form action=https://evil><input name=password type=password><button>Log in</button></form>",
+	"<textarea></textarea><script>alert(1)</script>", "</div></section></body><script>alert(1)</script>",
+	"</details></li></ol><h1>The run is green</h1>", "<div id=log class=state onclick=alert(1)>x</div>", "<a name=log href=#>x</a>",
+	"<!--><script>alert(1)</script-->", "<![CDATA[<script>alert(1)</script>]]>", "<?php echo 1 ?>",
+	"<xmp><p title=\"</xmp><script>alert(1)</script>\">", "<plaintext>", "<body onload=alert(1)>",
+	"<table background=https://evil><td background=https://evil>", "<td><script>alert(1)</script>", "<a href=https://a:b@evil>x</a>",
+	"<details ontoggle=alert(1) open>x", "<template><script>alert(1)</script></template>", "<select><option><script>alert(1)</script>",
+	"<input type=image src=https://evil>", "<input autofocus onfocus=alert(1)>", "`<script>alert(1)</script>`",
+	"```\n</code></pre><script>alert(1)</script>\n```", "``` \"onload=alert(1)\nx\n```", "[x]: javascript:alert(1)\n[x]",
+	"<javascript:alert(1)>", "| a |\n|---|\n| <img src=x onerror=alert(1)> |", "\x00<scr\x00ipt>alert(1)</scr\x00ipt>", "\u202e<b>\u202d",
+	"<a href=\"https://x.org/\"onmouseover=alert(1)>x</a>",
 }
 
 // safe says what is wrong with HTML that is to stand in a page.
@@ -138,10 +145,13 @@ func TestAttackEndlessMarkup(t *testing.T) {
 		}
 		return strings.Repeat(s, n)
 	}
-	for _, in := range []string{fill("["), fill("]"), fill("*a "), fill("**a_b "), fill("`a``"), fill("<!--"), fill("<![CDATA["), fill("> "), fill("- "), fill("* "), fill("<div>"),
-		fill("<table><tr><td>"), fill("<a><b>"), fill("[a]("), fill("![["), fill("\\"), fill("<p><b>"), fill("<b><a href=https://x>"), fill("a\n"), fill("|a"), "a|b\n-|-\n" + fill("|"),
-		fill("~~a"), fill("www.a."), fill("http://"), fill("a@a."), fill("&"), fill("1. "), fill("[^a]"), fill("[a]: b\n"), fill("<details><summary>"), fill("</p>"), fill("_a__b*"),
-		fill("   >\n"), fill("- a\n  "), fill("[a](<b"), fill("<x "), fill("<a b='"), fill("[[]"), fill("![a](b)[c](d)")} {
+	for _, in := range []string{
+		fill("["), fill("]"), fill("*a "), fill("**a_b "), fill("`a``"), fill("<!--"), fill("<![CDATA["), fill("> "), fill("- "), fill("* "),
+		fill("<div>"), fill("<table><tr><td>"), fill("<a><b>"), fill("[a]("), fill("![["), fill("\\"), fill("<p><b>"),
+		fill("<b><a href=https://x>"), fill("a\n"), fill("|a"), "a|b\n-|-\n" + fill("|"), fill("~~a"), fill("www.a."), fill("http://"),
+		fill("a@a."), fill("&"), fill("1. "), fill("[^a]"), fill("[a]: b\n"), fill("<details><summary>"), fill("</p>"), fill("_a__b*"),
+		fill("   >\n"), fill("- a\n  "), fill("[a](<b"), fill("<x "), fill("<a b='"), fill("[[]"), fill("![a](b)[c](d)"),
+	} {
 		done := make(chan string, 1)
 		go func() { done <- string(HTML(in)) }()
 		select {
