@@ -28,6 +28,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/forge"
 	"github.com/hearth-ci/hearth/internal/forge/github"
 	"github.com/hearth-ci/hearth/internal/front"
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
@@ -197,8 +198,12 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if learner.Mode() != learn.Off {
 		memory = learner
 	}
+	var taught *history.Keeper
+	if cfg.API.Learn != "off" {
+		taught = &history.Keeper{Learn: learner, Log: log}
+	}
 	vms := api.New(api.Config{
-		Memory:   memory,
+		Memory: memory, History: taught,
 		Machines: machines, Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
 		Quotas: api.Quotas{
 			VMs: cfg.API.VMs, AllVMs: cfg.API.AllVMs, Executions: cfg.API.Executions, AllExecutions: cfg.API.AllExecutions, Snapshots: cfg.API.Snapshots,

@@ -54,6 +54,8 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/door"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
+	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/session"
@@ -91,6 +93,8 @@ type Config struct {
 	Quotas Quotas
 	// Memory answers questions of what was learned; nil has learned nothing.
 	Memory Memory
+	// History is where executions are learned from; nil learns nothing.
+	History *history.Keeper
 	// Version is shown by /health.
 	Version string
 	// Log hears of machines made and released; nil discards.
@@ -326,6 +330,15 @@ func encode(w http.ResponseWriter, v any) {
 	board.NewEncoder(w).Encode(v) // a client that is gone hears nothing
 }
 
+// elsewhere are names that fields have in other APIs of this kind, by which a client
+// that was written for one finds ours.
+var elsewhere = map[string]string{
+	"lang": "language", "command": "code", "script": "code", "source": "code", "vm": "vm_id", "session_id": "vm_id", "agent": "agent_id",
+	"timeout": "timeout_seconds", "timeout_ms": "timeout_seconds", "timeout_secs": "timeout_seconds", "cwd": "working_dir", "workdir": "working_dir",
+	"working_directory": "working_dir", "environment": "env", "env_vars": "env", "vcpus": "cpus", "vcpu_count": "cpus", "cpu": "cpus",
+	"memory": "memory_mib", "memory_mb": "memory_mib", "mem_size_mib": "memory_mib", "ttl": "ttl_seconds", "label": "name", "snapshot": "snapshot_id",
+}
+
 // read decodes a request's body. A field that does not exist is an error: a
 // misspelt vm_id would otherwise run the code somewhere else. An empty body is
 // an empty object if that may be.
@@ -339,7 +352,14 @@ func read(r *http.Request, into any, empty bool) error {
 	case err == io.EOF:
 		return problem(http.StatusBadRequest, "bad_request", "send a JSON object", "the request has no body")
 	case err != nil:
-		return problem(http.StatusBadRequest, "bad_request", "docs/api.md lists the fields", "the request's body: %s", strings.TrimPrefix(err.Error(), "json: "))
+		text := strings.TrimPrefix(err.Error(), "json: ")
+		hint := "docs/api.md lists the fields"
+		if name, ok := strings.CutPrefix(text, "unknown field "); ok {
+			if ours := elsewhere[strings.ToLower(strings.Trim(name, `"`))]; ours != "" {
+				hint = "it is called " + ours + " here; " + hint
+			}
+		}
+		return problem(http.StatusBadRequest, "bad_request", hint, "the request's body: %.200s", text)
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return problem(http.StatusBadRequest, "bad_request", "send one JSON object and nothing after it", "the request's body goes on after its end")
@@ -382,10 +402,20 @@ func (s *Server) stats(w http.ResponseWriter, r *http.Request, g grant) error {
 	for _, x := range s.cfg.Machines.Sessions() {
 		states[x.State]++
 	}
+	var learned *learn.Counts
+	if s.cfg.Memory != nil {
+		counts, err := s.cfg.Memory.Count(r.Context(), "")
+		if err != nil {
+			return err
+		}
+		if len(counts) > 0 {
+			learned = &counts[0]
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	reply(w, http.StatusOK, map[string]any{
-		"sessions": states, "vms": len(s.vms),
+		"learned": learned, "sessions": states, "vms": len(s.vms),
 		"executions": map[string]int{"total": s.executed, "nonzero": s.failed, "errors": s.broken},
 		"machines": map[string]any{
 			"leased": p.Leased, "waiting": p.Waiting, "warm": p.Warm, "made_ahead": p.Made,

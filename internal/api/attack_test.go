@@ -2,12 +2,15 @@ package api
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,7 +20,10 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/hearth-ci/hearth/internal/door"
+	"github.com/hearth-ci/hearth/internal/history"
+	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/network"
+	db "github.com/hearth-ci/hearth/internal/store"
 )
 
 // Every token of the API saw, ran code in and deleted every machine, whoever had
@@ -325,4 +331,114 @@ func TestAttackBodies(t *testing.T) {
 		return env
 	}()})
 	a.want(400, "bad_request")
+}
+
+// A secret in code, environment and output of an execution is in its output alone: not
+// in what is expected and explained, not in the log, not on disk.
+func TestAttackSecretOfAnExecution(t *testing.T) {
+	const secret = "correcthorse"
+	dir := t.TempDir()
+	st, err := db.Open(t.Context(), dir+"/hearth.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	var log lockedBuffer
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	l, err := learn.Open(t.Context(), st, learn.Options{Log: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, Config{Memory: l, History: &history.Keeper{Learn: l, Log: logger}, Log: logger}, 4)
+	for _, body := range []map[string]any{
+		{"code": "export A_PASSWORD=" + secret + "; echo Error: $A_PASSWORD is not good >&2; exit 3"},
+		{"code": "echo Error: $X is not good >&2; exit 3", "secrets": map[string]string{"X": secret}},
+		{"code": "echo Error: $DB_PASS is not good >&2; echo $DB_PASS | base64; exit 3", "env": map[string]string{"DB_PASS": secret}},
+		{"code": "echo Error: no https://a:" + secret + "@example.org/ >&2; exit 3"},
+		{"code": "echo 'Error: -H Authorization: Bearer " + secret + "' >&2; exit 3"},
+		{"language": "python", "code": "token = '" + secret + "'\nraise ValueError(token)"},
+	} {
+		if body["language"] == nil {
+			body["language"] = "bash"
+		}
+		a := s.ok("POST", "/api/llm/execute", body)
+		if !strings.Contains(fmt.Sprint(a.body["stderr"]), secret) {
+			t.Errorf("the program's own output is not its own: %s", a.raw)
+		}
+		if a.body["explanation"] == nil || a.body["prediction"] == nil {
+			t.Fatal(a.raw)
+		}
+		if told := fmt.Sprint(a.body["explanation"], a.body["prediction"]); strings.Contains(told, secret) {
+			t.Errorf("told: %s", told)
+		}
+	}
+	for _, path := range []string{"stats", "lessons", "predict?command=exit", "related?command=exit", "next?command=exit"} {
+		if a := s.do("GET", "/api/v1/learn/"+path, s.admin, nil); strings.Contains(a.raw, secret) {
+			t.Errorf("%s: %s", path, a.raw)
+		}
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(dir + "/*")
+	kept := 0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte("is not good")) {
+			kept++
+		}
+		for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))[:12]} {
+			if bytes.Contains(b, []byte(form)) {
+				t.Errorf("%s has the secret", f)
+			}
+		}
+	}
+	if kept == 0 {
+		t.Error("nothing of the failures was kept")
+	}
+	if strings.Contains(log.String(), secret) {
+		t.Errorf("the log has the secret: %s", log.String())
+	}
+}
+
+// lockedBuffer is written to by several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Of what one subject runs no other is told: what is remembered has its owner's name,
+// and a question about it takes an admin's token.
+func TestAttackMemoryOfAnotherSubject(t *testing.T) {
+	s, _ := taught(t, Config{})
+	mine := map[string]any{"language": "bash", "code": "echo Error: cannot reach build.internal.example >&2; exit 1"}
+	for range 3 {
+		s.ok("POST", "/api/llm/execute", mine)
+	}
+	other := token(t, Grant{Subject: "other"})
+	a := s.do("POST", "/api/llm/execute", other, mine)
+	if why := a.body["explanation"].(map[string]any); why["seen"] != 0. || why["lesson"] != nil {
+		t.Errorf("told of another's failures: %s", a.raw)
+	}
+	if p := a.body["prediction"].(map[string]any); strings.Contains(fmt.Sprint(p["reasons"]), "failed last") {
+		t.Errorf("told how another's went: %s", a.raw)
+	}
+	for _, path := range []string{"predict?command=x", "related?command=x", "next?command=x", "similar?signature=x", "lessons?x=", "stats?x="} {
+		s.do("GET", "/api/v1/learn/"+path+"&repository=api:test", other, nil).want(403, "wrong_scope")
+	}
 }

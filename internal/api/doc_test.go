@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/pool"
@@ -51,7 +52,8 @@ func TestManual(t *testing.T) {
 		t.Skip("SKIPPED, THE MANUAL IS NOT TESTED: there is no curl: apt-get install curl")
 	}
 	t.Run("host", func(t *testing.T) {
-		s := serve(t, Config{Version: "test", Memory: remembering(t)}, 4)
+		l := remembering(t)
+		s := serve(t, Config{Version: "test", Memory: l, History: &history.Keeper{Learn: l}}, 4)
 		manual(t, s.URL, s.token, s.admin)
 	})
 	t.Run("machines", func(t *testing.T) {
@@ -59,7 +61,8 @@ func TestManual(t *testing.T) {
 			t.Skip("SKIPPED, NOT TESTED: real machines, with -short")
 		}
 		p := &mortal{Pool: machines(t)}
-		s := New(Config{Machines: p, Secret: secret, Version: "test", Memory: remembering(t)})
+		l := remembering(t)
+		s := New(Config{Machines: p, Secret: secret, Version: "test", Memory: l, History: &history.Keeper{Learn: l}})
 		mux := http.NewServeMux()
 		s.Register(mux)
 		h := httptest.NewServer(mux)

@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
 )
 
 // maxCode is the largest program a request may carry, in bytes, so far as
@@ -30,14 +33,15 @@ type language struct {
 	names  []string
 	argv   []string
 	suffix string
+	kind   string // as package history names it
 }
 
 func languages() []language {
 	return []language{
-		{[]string{"bash"}, []string{"bash"}, ".sh"},
-		{[]string{"sh", "shell"}, []string{"sh"}, ".sh"},
-		{[]string{"python", "python3"}, []string{"python3"}, ".py"},
-		{[]string{"javascript", "node", "js"}, []string{"node"}, ".js"},
+		{[]string{"bash"}, []string{"bash"}, ".sh", "sh"},
+		{[]string{"sh", "shell"}, []string{"sh"}, ".sh", "sh"},
+		{[]string{"python", "python3"}, []string{"python3"}, ".py", "python3"},
+		{[]string{"javascript", "node", "js"}, []string{"node"}, ".js", "node"},
 	}
 }
 
@@ -52,6 +56,8 @@ type execution struct {
 	Timeout    float64           `json:"timeout_seconds"`
 	WorkingDir string            `json:"working_dir"`
 	Env        map[string]string `json:"env"`
+	Secrets    map[string]string `json:"secrets"` // environment, too; never remembered
+	Learn      *bool             `json:"learn"`   // false: not from this one
 	order                        // of the new VMs; name, cpus, memory_mib, containers, network
 }
 
@@ -68,6 +74,10 @@ type Execution struct {
 	Signal     string    `json:"signal,omitempty"`    // that ended it
 	TimedOut   bool      `json:"timed_out,omitempty"` // after timeout_seconds
 	Truncated  bool      `json:"truncated,omitempty"` // the output is not all there
+	// Prediction is what was expected before it ran; Explanation what is known of its
+	// failure. Not there where nothing is learned.
+	Prediction  *history.Expectation `json:"prediction,omitempty"`
+	Explanation *ci.Explanation      `json:"explanation,omitempty"`
 
 	room int // that its output takes
 }
@@ -204,14 +214,19 @@ func (s *Server) check(e *execution) (language, time.Duration, error) {
 	case e.Count < 0 || e.Count > s.cfg.Quotas.VMs || len(e.VMs) > s.cfg.Quotas.AllVMs:
 		return bad(fmt.Sprintf("want at most %d", s.cfg.Quotas.VMs), "too many VMs at once: %d", max(e.Count, len(e.VMs)))
 	case (e.VM != "" || len(e.VMs) > 0) && e.order != (order{}):
-		return bad("leave them out, or leave vm_id out", "name, cpus, memory_mib, containers, network and ttl_seconds are for a new VM")
+		return bad("leave them out, or leave vm_id out", "name, vm_type, cpus, memory_mib, containers, network and ttl_seconds are for a new VM")
 	}
-	if len(e.Env) > maxEnv {
-		return bad(fmt.Sprintf("want at most %d", maxEnv), "env has %d entries", len(e.Env))
+	if len(e.Env)+len(e.Secrets) > maxEnv {
+		return bad(fmt.Sprintf("want at most %d", maxEnv), "env and secrets have %d entries", len(e.Env)+len(e.Secrets))
 	}
-	for k, v := range e.Env {
-		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
-			return bad("names without '=', no NUL bytes", "env has an unusable entry %q", k)
+	for of, m := range map[string]map[string]string{"env": e.Env, "secrets": e.Secrets} {
+		for k, v := range m {
+			if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
+				return bad("names without '=', no NUL bytes", "%s has an unusable entry %q", of, k)
+			}
+			if _, twice := e.Env[k]; twice && of == "secrets" {
+				return bad("give it once", "%q is both in env and in secrets", k)
+			}
 		}
 	}
 	for i, id := range e.VMs {
@@ -255,7 +270,7 @@ func (s *Server) fresh(ctx context.Context, g grant, e *execution, n int, timeou
 	all, errs := make([]*owned, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { all[i], errs[i] = s.make(ctx, g.owner, o.Name, req) })
+		wg.Go(func() { all[i], errs[i] = s.make(ctx, g.owner, o, req) })
 	}
 	wg.Wait()
 	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })
@@ -329,12 +344,22 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 			s.output.give(stdout.taken + stderr.taken)
 		}
 	}()
-	env := []string{"PATH=" + guest.ToolPath, "LANG=C.UTF-8"}
-	for k, v := range e.Env {
-		env = append(env, k+"="+v)
+	var own []string
+	for _, given := range []map[string]string{e.Env, e.Secrets} {
+		for k, v := range given {
+			own = append(own, k+"="+v)
+		}
 	}
+	slices.Sort(own)
+	env := append([]string{"PATH=" + guest.ToolPath, "LANG=C.UTF-8"}, own...)
+	var taught *history.Execution
+	if e.Learn == nil || *e.Learn {
+		taught = m.history.Begin(ctx, history.Command{Repository: m.owner.memory(), Door: "api", Language: lang.kind, Code: e.Code, Env: own,
+			Secrets: slices.Collect(maps.Values(e.Secrets))})
+	}
+	teeOut, teeErr := taught.Tee(stdout, stderr)
 	x = &Execution{ID: id, VM: m.ID(), Started: time.Now().UTC()}
-	end, err := client.Exec(ctx, guest.Cmd{Argv: append(slices.Clone(lang.argv), file), Env: env, Dir: e.WorkingDir, Stdout: stdout, Stderr: stderr,
+	end, err := client.Exec(ctx, guest.Cmd{Argv: append(slices.Clone(lang.argv), file), Env: env, Dir: e.WorkingDir, Stdout: teeOut, Stderr: teeErr,
 		Timeout: timeout})
 	if err != nil {
 		if guest.StartFailed(err) {
@@ -352,6 +377,9 @@ func (s *Server) run(ctx context.Context, m *owned, e *execution, lang language,
 	x.Stdout, x.Stderr = stdout.String(), stderr.String()
 	x.Truncated, x.room = stdout.cut() || stderr.cut(), stdout.taken+stderr.taken
 	m.Ran(end)
+	if taught != nil {
+		x.Prediction, x.Explanation = &taught.Expected, taught.End(ctx, end)
+	}
 	s.log.Debug("executed", "vm", x.VM, "execution", x.ID, "agent", e.Agent, "language", lang.names[0], "exit", x.ExitCode, "took", end.Duration)
 	return x, nil
 }

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -86,6 +88,19 @@ func Sign(secret []byte, g Grant, ttl time.Duration) (Signed, error) {
 
 // owner is whose a machine is. The same name by two issuers is two owners.
 type owner struct{ issuer, subject string }
+
+// memory is under which name what the owner runs is remembered. No repository has
+// such a name, and no other owner.
+func (o owner) memory() string {
+	name := "api:" + url.PathEscape(o.subject)
+	if o.issuer != tokenIssuer {
+		name = "api:" + url.PathEscape(o.issuer) + "/" + url.PathEscape(o.subject)
+	}
+	if len(name) > maxSubject {
+		name = fmt.Sprintf("api:%x", sha256.Sum256([]byte(name)))
+	}
+	return name
+}
 
 // grant is what a good token allows.
 type grant struct {

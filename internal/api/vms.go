@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/session"
@@ -23,9 +25,11 @@ const (
 // owned is a VM that was made over the API, and whose it is.
 type owned struct {
 	*session.Session
-	owner  owner
-	name   string
-	policy network.Policy
+	owner   owner
+	name    string
+	kind    string // vm_type
+	policy  network.Policy
+	history *history.Machine // nil: nothing is learned
 
 	mu   sync.Mutex
 	held use  // of the snapshots
@@ -57,6 +61,7 @@ func (m *owned) shot(x session.Snapshot) shot {
 type view struct {
 	ID        string        `json:"id"`
 	Name      string        `json:"name,omitempty"`
+	Type      string        `json:"vm_type,omitempty"`
 	Status    machine.State `json:"status"`
 	Outcome   machine.State `json:"outcome,omitempty"`
 	Reason    string        `json:"reason,omitempty"`
@@ -84,13 +89,15 @@ func describe(x machine.Session) view {
 
 func (m *owned) describe() view {
 	d := describe(m.Record())
-	d.Name, d.Network, d.Running, d.Snapshots = m.name, m.policy.String(), m.Running(), len(m.Snapshots())
+	d.Name, d.Type, d.Network, d.Running, d.Snapshots = m.name, m.kind, m.policy.String(), m.Running(), len(m.Snapshots())
 	return d
 }
 
 // order is what machine is wanted.
 type order struct {
 	Name       string  `json:"name"`
+	Type       string  `json:"vm_type"` // a name of the client's; all machines boot the same image
+	OtherName  string  `json:"vm_name"` // name, as others call it
 	CPUs       int     `json:"cpus"`
 	MemoryMiB  int     `json:"memory_mib"`
 	Containers bool    `json:"containers"` // Docker runs in it from the start
@@ -117,8 +124,13 @@ func (s *Server) request(o order) (machine.Request, error) {
 	if o.CPUs < 0 || o.MemoryMiB < 0 || o.MemoryMiB > 0 && o.MemoryMiB < 128 {
 		return bad("leave them out for the default, or ask for 1 CPU and 128 MiB or more", "a VM of %d CPUs and %d MiB makes no sense", o.CPUs, o.MemoryMiB)
 	}
-	if len(o.Name) > 100 || strings.ContainsFunc(o.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return bad("at most 100 characters, none of them a control character", "the name is unusable")
+	for _, v := range []string{o.Name, o.OtherName, o.Type} {
+		if len(v) > 100 || strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return bad("at most 100 characters, none of them a control character", "the name or vm_type is unusable")
+		}
+	}
+	if o.Name != "" && o.OtherName != "" && o.Name != o.OtherName {
+		return bad("vm_name is another word for name: give one", "name and vm_name differ")
 	}
 	ttl := s.cfg.TTL
 	if o.TTLSeconds != 0 {
@@ -132,7 +144,7 @@ func (s *Server) request(o order) (machine.Request, error) {
 }
 
 // make claims a machine and watches over it until it is released.
-func (s *Server) make(ctx context.Context, o owner, name string, r machine.Request) (*owned, error) {
+func (s *Server) make(ctx context.Context, o owner, want order, r machine.Request) (*owned, error) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -150,7 +162,7 @@ func (s *Server) make(ctx context.Context, o owner, name string, r machine.Reque
 		s.wg.Done()
 		return nil, err
 	}
-	m := &owned{owner: o, name: name, policy: r.Network.Policy}
+	m := &owned{owner: o, name: cmp.Or(want.Name, want.OtherName), kind: want.Type, policy: r.Network.Policy, history: s.cfg.History.Open(vm.ID())}
 	s.mu.Lock() // the end of one that is lost at once waits for it
 	m.Session = session.Open(vm, func(*session.Session) { s.after(m) })
 	s.vms[vm.ID()] = m
@@ -160,7 +172,7 @@ func (s *Server) make(ctx context.Context, o owner, name string, r machine.Reque
 		m.End("the server ended")
 		return nil, machine.ErrClosed
 	}
-	s.log.Info("VM made", "vm", vm.ID(), "name", name, "subject", o.subject, "delete_by", r.Deadline)
+	s.log.Info("VM made", "vm", vm.ID(), "name", m.name, "subject", o.subject, "delete_by", r.Deadline)
 	return m, nil
 }
 
@@ -286,7 +298,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, g grant) error {
 	if err != nil {
 		return err
 	}
-	m, err := s.make(r.Context(), g.owner, o.Name, req)
+	m, err := s.make(r.Context(), g.owner, o, req)
 	if err != nil {
 		return err
 	}
@@ -395,6 +407,7 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request, g grant) error
 	if err != nil {
 		return m.refused(err)
 	}
+	m.history.Changed("a rollback")
 	reply(w, http.StatusOK, map[string]any{"vm_id": m.ID(), "snapshot_id": x.ID, "name": x.Name, "duration_ms": time.Since(began).Milliseconds()})
 	return nil
 }

@@ -33,6 +33,9 @@ type API struct {
 	// Network is the most that a machine may reach, as a request writes it: public,
 	// none, or allow:HOST,HOST. Requests may ask for less.
 	Network string `json:"network"`
+	// Learn is advise or off: whether what programs come to is learned from. "" is
+	// advise, where the server learns at all.
+	Learn string `json:"learn"`
 	// What one subject may have at once, and all together: VMs (32, 64), programs
 	// under way (64, 256), snapshots (32, 128) and their size on disk (8GiB, 32GiB).
 	VMs             int  `json:"vms"`
@@ -62,6 +65,9 @@ func (d Doors) validate() (errs []error) {
 		bad("connections %d: want at least 16", d.Connections)
 	}
 	a := d.API
+	if a.Learn != "" && a.Learn != "advise" && a.Learn != "off" {
+		bad("api.learn %q: want advise or off", a.Learn)
+	}
 	for _, s := range []struct {
 		name string
 		n    int64

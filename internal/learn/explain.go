@@ -27,6 +27,9 @@ type Failure struct {
 	Commit     string
 	Attempt    int // from 1
 	ExitCode   int
+	// Machine says that it is a command's outside of workflows, and Commit the machine
+	// in which it ran.
+	Machine bool
 	// NoRetry: the user marked the step as not to be repeated.
 	NoRetry bool
 	// Lines are the step's output, masked of secrets; the end of it is enough
@@ -100,7 +103,9 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 				g.Link(node, graph.SameAs, graph.ID(graph.Signature, other.ID), true, ms)
 			}
 		}
-		g.Link(graph.ID(graph.Commit, f.Commit), graph.FailedWith, node, true, ms)
+		if !f.Machine {
+			g.Link(graph.ID(graph.Commit, f.Commit), graph.FailedWith, node, true, ms)
+		}
 		return tx.Cursor, nil
 	})
 	l.mu.Unlock()
@@ -275,11 +280,16 @@ func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store
 		label = stepIdentity("", f.Command)
 	}
 	text := fmt.Sprintf("%q in job %s has failed like this %d times on %d commits (%q)", clip(label, 80), f.JobKey, ev.Failures, ev.Commits, clip(sig.Text, 120))
+	same, ended := "at the same commit", "commit "
+	if f.Machine {
+		text = fmt.Sprintf("%q has failed like this %d times in %d machines (%q)", clip(label, 80), ev.Failures, ev.Commits, clip(sig.Text, 120))
+		same, ended = "with nothing between", ""
+	}
 	switch {
 	case sig.RetryOK > 0:
-		text += fmt.Sprintf("; another attempt at the same commit passed %d of %d times: it is flaky", sig.RetryOK, sig.RetryOK+sig.RetryFail)
+		text += fmt.Sprintf("; another attempt %s passed %d of %d times: it is flaky", same, sig.RetryOK, sig.RetryOK+sig.RetryFail)
 	case sig.FixedBy != "":
-		text += "; it last ended with commit " + short(sig.FixedBy)
+		text += "; it last ended with " + ended + short(sig.FixedBy)
 		if sig.Fix != "" {
 			text += " (" + clip(sig.Fix, 80) + ")"
 		}
@@ -338,6 +348,9 @@ func (l *Learner) Retry(ctx context.Context, f Failure, e ci.Explanation) Decisi
 		d.Reason = fmt.Sprintf("no retry: it has had %d attempts", attempt)
 	case class.Deterministic() && sig.RetryOK == 0:
 		d.Reason = fmt.Sprintf("no retry: a %s failure comes again with the same commit", class)
+		if f.Machine {
+			d.Reason = fmt.Sprintf("no retry: a %s failure comes again while nothing changes", class)
+		}
 	case sig.RetryOK == 0 && !class.Transient():
 		d.Reason = "no retry: this failure has never passed on another attempt"
 	}

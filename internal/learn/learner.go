@@ -641,20 +641,8 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 	}
 	ms := rec.Time.UnixMilli()
 	where := place(&x)
-	stepNode := graph.ID(graph.Step, where)
-	g := l.graphs.of(x.Repo)
-	g.Ran(id, st.command, j.commands, failed, ms)
-	g.Touch(stepNode, st.name, failed, ms)
-	g.Link(stepNode, graph.PartOf, nodeID(graph.Job, x.Repo, x.Workflow, rec.JobKey), failed, ms)
-	if x.Action != "" {
-		g.Touch(graph.ID(graph.Action, x.Action), "", failed, ms)
-	}
-	if n := len(j.commands); n == 0 || j.commands[n-1] != id {
-		j.commands = append(j.commands, id)
-		if len(j.commands) > 8 {
-			j.commands = j.commands[1:]
-		}
-	}
+	l.ran(&x, st, j.commands, failed, ms)
+	j.commands = Remember(j.commands, id)
 	if failed {
 		if x.Attempt > 1 {
 			return l.retried(tx, where, s.run, false)
@@ -1078,8 +1066,9 @@ func (s Summary) Lines() []string {
 	return out
 }
 
+// short is a commit's name in short; what is none, other commands say, stays.
 func short(sha string) string {
-	if len(sha) > 10 {
+	if len(sha) > 10 && strings.Trim(sha, "0123456789abcdef") == "" {
 		return sha[:10]
 	}
 	return sha

@@ -10,9 +10,12 @@ type Execution struct {
 	Repo, Workflow, Job, Step string
 	Branch, Commit            string
 	Attempt                   int // from 1; 0 is 1
-	Host, Action              string
-	At                        float64 // when it starts, unix seconds
-	Change                    Change
+	// Machine says that it is a command outside of workflows, and Commit the machine in
+	// which it runs.
+	Machine      bool
+	Host, Action string
+	At           float64 // when it starts, unix seconds
+	Change       Change
 }
 
 // Change says what a commit changed. The zero Change is unknown; of a known one a

@@ -26,13 +26,18 @@ func (m *Model) Reasons(e *Estimate) []string {
 	case unitRun:
 		what = "workflow"
 	}
+	ran, at, here := "for this commit", "at this commit", [...]string{"", "what runs in this repository", "what runs in this workflow", "what runs in this job"}
+	if e.x.Machine {
+		what, ran, at = "command", "in this machine", "with nothing between"
+		here = [...]string{"", "what ran here", "what ran in this way", "what ran in this way"}
+	}
 	step := m.at(&e.keys, levelStep)
 	est := func(level, half int) float64 { return e.est[level][half] }
 	if step == nil {
 		where, level := "everything here", levelAll
 		for l := levelJob; l > levelAll; l-- {
 			if c := m.at(&e.keys, l); c != nil {
-				where, level = [...]string{"", "what runs in this repository", "what runs in this workflow", "what runs in this job"}[l], l
+				where, level = here[l], l
 				break
 			}
 		}
@@ -66,13 +71,13 @@ func (m *Model) Reasons(e *Estimate) []string {
 		}
 	}
 	if e.x.Commit != "" {
-		ratio(0, e.keys.commit, "of what already ran for this commit %.0f failed, %.1f were expected")
+		ratio(0, e.keys.commit, "of what already ran "+ran+" %.0f failed, %.1f were expected")
 	}
 	if k := m.kinAt(&e.keys, e.keys.level[levelRepo]); k != nil && e.feats[featKin+2] > .7 {
 		add(e.feats[featKin+2], "more fails in this repository lately than usual")
 	}
 	if e.x.Attempt > 1 {
-		add(2, "it is attempt %d at this commit", e.x.Attempt)
+		add(2, "it is attempt %d "+at, e.x.Attempt)
 	}
 	byScore(all, func(r reason) float64 { return r.weight })
 	var out []string

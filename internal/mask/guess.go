@@ -41,7 +41,8 @@ var (
 		regexp.MustCompile(`(?i)\b(?:mysql|mysqldump|mysqladmin|mariadb|sshpass)\b[^\n|;]*[ \t]-p[ \t]*["']?([^\s"'-][^\s"']*)`),
 		regexp.MustCompile(`(?i)\b(?:docker|podman|helm|oras|crane)[ \t]+(?:registry[ \t]+)?login\b[^\n|;]*[ \t]-p[ \t]*["']?([^\s"'-][^\s"']*)`),
 		regexp.MustCompile(`(?i)\b(?:redis-cli)\b[^\n|;]*[ \t]-a[ \t]*["']?([^\s"'-][^\s"']*)`),
-		regexp.MustCompile(`\b((?:gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|xapp-|npm_|pypi-|hf_|dop_v1_|shpat_|sq0[a-z]{3}-|ya29\.|SG\.|AIza|AGE-SECRET-KEY-)[\w.~+/=-]{8,})`),
+		regexp.MustCompile(`\b((?:gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|xapp-|npm_|pypi-|hf_|dop_v1_|shpat_|sq0[a-z]{3}-|` +
+			`ya29\.|SG\.|AIza|AGE-SECRET-KEY-)[\w.~+/=-]{8,})`),
 		regexp.MustCompile(`\b((?:sk|pk|rk|whsec)[-_][\w-]{12,})`),
 		regexp.MustCompile(`\b((?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,})`),
 		regexp.MustCompile(`\b(eyJ[\w-]{5,}(?:\.[\w-]*)*)`),
@@ -53,8 +54,9 @@ var (
 // telling finds what any of named, flagged and standing has in it, in small letters:
 // most lines have none of it, and are not worth the look.
 var telling = sync.OnceValue(func() *automaton {
-	return newAutomaton([]string{"token", "secret", "pass", "pwd", "key", "credential", "auth", "cookie", "dsn", "jwt", "connectionstring", "bearer", "basic", "://",
-		" -u", "\t-u", " -p", "\t-p", " -a", "\t-a", "-user", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat", "xox", "xapp", "npm_", "pypi-", "hf_",
+	return newAutomaton([]string{"token", "secret", "pass", "pwd", "key", "credential", "auth", "cookie", "dsn", "jwt", "connectionstring", "bearer", "basic",
+		"://", " -u", "\t-u", " -p", "\t-p", " -a", "\t-a", "-user", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat", "xox", "xapp", "npm_", "pypi-",
+		"hf_",
 		"dop_v1_", "shpat_", "sq0", "ya29", "sg.", "aiza", "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "whsec", "akia", "asia", "aroa", "aida", "eyj"})
 })
 
@@ -196,10 +198,8 @@ func SecretName(name string) bool {
 	if len(words) == 0 {
 		return false
 	}
-	for _, end := range []string{"file", "path", "stdin", "url", "uri", "type", "dir", "tokens", "length", "size", "count", "ttl"} {
-		if words[len(words)-1] == end {
-			return false
-		}
+	if slices.Contains([]string{"file", "path", "stdin", "url", "uri", "type", "dir", "tokens", "length", "size", "count", "ttl"}, words[len(words)-1]) {
+		return false
 	}
 	several := len(words) > 1 || strings.HasPrefix(name, "-") || strings.HasPrefix(name, "_")
 	for i, w := range words {
@@ -211,7 +211,8 @@ func SecretName(name string) bool {
 		case "authorization", "credential", "credentials", "creds", "secrets":
 			return true
 		case "key", "keys":
-			if i == len(words)-1 && i > 0 && !slices.Contains([]string{"primary", "foreign", "sort", "partition", "public", "cache", "hash", "group", "restore"}, words[i-1]) {
+			harmless := []string{"primary", "foreign", "sort", "partition", "public", "cache", "hash", "group", "restore"}
+			if i == len(words)-1 && i > 0 && !slices.Contains(harmless, words[i-1]) {
 				return true
 			}
 		}
