@@ -71,7 +71,8 @@ var layers = map[string]layer{
 	"queue": {ours: []string{"ci"}},
 	"store": {ours: []string{"ci", "graph", "queue"}, others: []string{"modernc.org/sqlite", "github.com/jackc/pgx", "github.com/pressly/goose"}},
 	// Learning exactly once takes one transaction over the cursor and what was learned.
-	"learn":           {ours: []string{"ci", "graph", "store"}},
+	"learn":           {ours: []string{"ci", "graph", "store", "suite"}},
+	"suite":           {},
 	"store/storetest": {ours: []string{"store"}},
 
 	"forge":        {ours: []string{"ci"}},
@@ -84,7 +85,7 @@ var layers = map[string]layer{
 	"front":        {ours: []string{"ci", "results", "store", "web", "webhook"}},
 	"conduct":      {ours: []string{"ci", "expr", "mask", "plan"}},
 	"desk":         {ours: []string{"ci", "conduct", "queue"}},
-	"worker":       {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "oidc", "results"}},
+	"worker":       {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "oidc", "results", "suite", "archive"}},
 	"session":      {ours: []string{"guest", "machine"}},
 	"api":          {ours: []string{"board", "ci", "door", "graph", "guest", "history", "learn", "machine", "network", "session"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"history":      {ours: []string{"ci", "graph", "guest", "learn", "mask"}},
