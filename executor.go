@@ -143,7 +143,7 @@ func (r *running) run(ctx context.Context) (Conclusion, error) {
 	}
 	row, job := r.row(), r.plan.Jobs[0]
 	runner := &worker.Runner{RunID: row.ID, Repository: row.Repository, File: row.File, Ref: row.Ref, SHA: row.SHA, Attempt: 1, Sink: r,
-		Log: slog.New(slog.DiscardHandler)}
+		Layout: layout, Log: slog.New(slog.DiscardHandler)}
 	if r.entry != nil {
 		runner.Learn, runner.Log = r.Host.learner, r.Host.log
 	}
@@ -152,10 +152,13 @@ func (r *running) run(ctx context.Context) (Conclusion, error) {
 			return err.Error()
 		}
 		return ""
-	})
+	}, func() worker.GuestFiles { return inside{r.session} })
 	r.learner = hooks
 	res, err := engine.Run(ctx, engine.Job{Run: r.plan, Plan: job, Needs: expr.Null(), RunID: row.ID, Secrets: r.context.Secrets, Env: r.env(),
 		Guest: inside{r.session}, Layout: layout, Runner: engine.Runner{Name: "hearth-" + r.session.ID()}, Emit: hooks, Hooks: r, Log: runner.Log, Mask: r.secrets})
+	if err == nil {
+		hooks.JobEnded(context.WithoutCancel(ctx))
+	}
 	return res.Conclusion, err
 }
 

@@ -25,7 +25,8 @@ import (
 func (a *app) learnCommand() *cobra.Command {
 	c := &cobra.Command{Use: "learn", Short: "What was learned, and how good the predictions are: of one's own history, and of files"}
 	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand(), a.learnDurationsCommand(),
-		a.learnStatsCommand(), a.learnLessonsCommand())
+		a.learnStatsCommand(), a.learnLessonsCommand(), a.learnTestsCommand(),
+		a.learnOrderCommand())
 	return c
 }
 

@@ -41,7 +41,7 @@ type runOptions struct {
 	list, graph, dryRun, explain, json, plain, quiet bool
 	jobs                                             []string
 	workflows, event, eventPath, actor, dir          string
-	secrets, vars, env, inputs                       []string
+	secrets, vars, env, inputs, tests                []string
 	secretFile, varFile, envFile, inputFile          string
 	envSecretFiles, envVarFiles                      []string
 	matrix, platform, local                          []string
@@ -67,6 +67,9 @@ anything ran), 3 something could not be done, 4 all that ran succeeded, but a
 job cannot run here (0 with --allow-missing), 130 cancelled.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if _, errs := workflow.ParsePatterns(o.tests); len(errs) > 0 {
+				return usage("--tests: %v", errors.Join(errs...))
+			}
 			o.event = "push"
 			if len(args) > 0 {
 				o.event = args[0]
@@ -103,6 +106,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.StringArrayVar(&o.envVarFiles, "environment-var-file", nil, "ENV=FILE, variables of a deployment environment")
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
 	f.StringVar(&o.network, "network", "default", "what jobs may reach: default (public addresses), none, allow:HOST,HOST…, or public,HOST…; with \",refuse\" what may not be reached is refused at once")
+	f.StringArrayVar(&o.tests, "tests", nil, "where else jobs leave test reports, like out/**/*.xml; junit*.xml, TEST-*.xml and the like are looked at anyhow")
 	f.StringVar(&o.learn, "learn", "", "off, advise or act (default advise, or HEARTH_LEARN)")
 	f.BoolVar(&o.allowMissing, "allow-missing", false, "exit code 0 although a job cannot run here, if all others succeeded")
 	f.BoolVar(&o.offline, "offline", false, "fetch nothing: actions come from the cache or --local-repository")
@@ -650,14 +654,15 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			break
 		}
 		late := a.request(set)
+		tree := &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files, At: what.at}
 		conclusions[i], errs[i] = a.performOne(ctx, o, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: c.run.Ref, SHA: c.run.SHA, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner,
 				Actions: resolver, Results: shared,
-				Source: &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files, At: what.at},
-				Token:  func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
-				CPUs:   o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
+				Source: tree, Tree: tree.Tree, Tests: o.tests,
+				Token: func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
+				CPUs:  o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
 				Package: prompt.Package,
 				Image: func(labels []string) (string, error) {
 					name, err := image.ForLabels(labels, set.platforms)

@@ -85,6 +85,9 @@ which loses nothing either.`,
 						return usage("repositories: %q: oidc_subject: %q is no claim: %s", pattern, k, strings.Join(oidc.SubjectKeys(), ", "))
 					}
 				}
+				if _, errs := workflow.ParsePatterns(r.Tests); len(errs) > 0 {
+					return usage("repositories: %q: tests: %v", pattern, errors.Join(errs...))
+				}
 			}
 			return a.serve(c.Context(), cfg)
 		},

@@ -21,6 +21,45 @@ const (
 	freeRatio = 64 << 20
 )
 
+// openZip reads what a hostile zip archive says of itself, which is bounded.
+func openZip(r io.ReaderAt, size int64) (*zip.Reader, error) {
+	budget := &budget{r: r, left: maxDirectory}
+	z, err := zip.NewReader(budget, size)
+	if errors.Is(err, errDirectory) || budget.spent {
+		return nil, errDirectory
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no zip archive: %w", err)
+	}
+	budget.left = -1 // contents are not held
+	return z, nil
+}
+
+// EachZipped calls fn with the regular files of a zip archive that was made in a
+// machine, in its order: their names, valid paths below the archive's root, and
+// their contents, of which whoever reads them has to say how much is enough.
+func EachZipped(r io.ReaderAt, size int64, fn func(name string, r io.Reader) error) error {
+	z, err := openZip(r, size)
+	if err != nil {
+		return err
+	}
+	for _, f := range z.File {
+		if !f.Mode().IsRegular() || !fs.ValidPath(f.Name) {
+			continue
+		}
+		in, err := f.Open()
+		if err != nil {
+			continue // of a method that nobody knows
+		}
+		err = fn(f.Name, in)
+		in.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Unzip writes a zip archive of size bytes that was made in a machine into dir, which
 // must be there, and should be empty: it is a hostile guest's word. Nothing is written
 // outside of dir, nothing that is there is replaced or written through; links, devices
@@ -32,15 +71,10 @@ func Unzip(r io.ReaderAt, size int64, dir string) error {
 		return err
 	}
 	defer root.Close()
-	budget := &budget{r: r, left: maxDirectory}
-	z, err := zip.NewReader(budget, size)
-	if errors.Is(err, errDirectory) || budget.spent {
-		return errDirectory
-	}
+	z, err := openZip(r, size)
 	if err != nil {
-		return fmt.Errorf("no zip archive: %w", err)
+		return err
 	}
-	budget.left = -1 // contents are not held
 	u := &unpacking{root: root}
 	most := max(size, size*maxRatio) // overflows to less than size only beyond any disk
 	left := most + freeRatio

@@ -474,10 +474,28 @@ func Explain(e *ci.Explanation) []string {
 	for _, l := range WhatItSays(e) {
 		out = append(out, strings.TrimRight("      "+Cut(l, 120), " "))
 	}
+	for _, t := range FailedTests(e) {
+		out = append(out, "      "+Cut(t, 160))
+	}
 	for _, s := range []string{e.Lesson, e.Advice} {
 		if s != "" {
 			out = append(out, "      "+Clean(s))
 		}
+	}
+	return out
+}
+
+// FailedTests says in a line each which tests failed, and what is known of them.
+func FailedTests(e *ci.Explanation) (out []string) {
+	for _, t := range e.Tests {
+		line := "test " + Clean(t.Name)
+		if t.Flaky {
+			line += " looks flaky"
+		}
+		if t.Note != "" {
+			line += ": " + Clean(t.Note)
+		}
+		out = append(out, line)
 	}
 	return out
 }

@@ -138,6 +138,19 @@ type Explanation struct {
 	Flaky   bool     `json:"flaky,omitempty"`
 	Lesson  string   `json:"lesson,omitempty"`
 	Advice  string   `json:"advice,omitempty"` // what was or would be done, with its reason
+	// Tests are the tests that failed, at most MaxExplainedTests of them.
+	Tests []TestNote `json:"tests,omitempty"`
+}
+
+// MaxExplainedTests bounds the tests of an Explanation.
+const MaxExplainedTests = 10
+
+// TestNote is a test that failed, with what is known of it.
+type TestNote struct {
+	Name    string `json:"name"`
+	Message string `json:"message,omitempty"` // the first line of what it said
+	Flaky   bool   `json:"flaky,omitempty"`
+	Note    string `json:"note,omitempty"` // how often it failed before, and what speaks for flaky
 }
 
 // MachineEvent tells of a job's microVM.

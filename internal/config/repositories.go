@@ -34,6 +34,9 @@ type Repository struct {
 	// OIDCSubject are the claims that the subject of a job's OIDC token is made of, in
 	// this order, as GitHub's include_claim_keys: repo, context, job_workflow_ref, …
 	OIDCSubject []string `json:"oidc_subject,omitempty"`
+	// Tests are where jobs leave test reports besides the usual places, as filters of
+	// paths have them: out/**/*.xml.
+	Tests []string `json:"tests,omitempty"`
 	Limits
 	// Fork is for pull requests from forks. What is left out here is as for the
 	// repository itself; numbers are never higher.
@@ -69,8 +72,9 @@ type Policy struct {
 	// OIDCSubject are the claims that the subject of a job's OIDC token is made of;
 	// none is GitHub's own form.
 	OIDCSubject []string
-	Own         Limit // of what the repository's own people and events start
-	Fork        Limit // of pull requests from forks
+	Tests       []string // where else there are test reports
+	Own         Limit    // of what the repository's own people and events start
+	Fork        Limit    // of pull requests from forks
 }
 
 // Limit is [Limits], complete and read.
@@ -129,6 +133,9 @@ func (c Config) Policy(repository string) (Policy, bool) {
 		p.Approval = cmp.Or(p.Approval, s.Approval)
 		if p.OIDCSubject == nil {
 			p.OIDCSubject = s.OIDCSubject
+		}
+		if p.Tests == nil {
+			p.Tests = s.Tests
 		}
 		own, fork = own.or(s.Limits), fork.or(s.Fork)
 	}

@@ -586,7 +586,7 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 			if lines := board.WhatItSays(e); len(lines) > 0 {
 				fmt.Fprintf(&b, "\n```\n%s\n```\n", fence(strings.Join(lines, "\n")))
 			}
-			for _, s := range []string{e.Lesson, e.Advice} {
+			for _, s := range append(board.FailedTests(e), e.Lesson, e.Advice) {
 				if s != "" {
 					fmt.Fprintf(&b, "\n%s\n", text(s))
 				}

@@ -251,7 +251,7 @@ func (s *live) run(ctx context.Context, r *worker.Runner, t conduct.Task) conduc
 	if err != nil {
 		return conduct.Outcome{Conclusion: ci.Failure, Infrastructure: true, Reason: err.Error()}
 	}
-	hooks := r.Hooks(job, nil, nil)
+	hooks := r.Hooks(job, nil, nil, nil)
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Guest: client, Source: r.Source, Emit: hooks, Hooks: hooks,
 		Layout: engine.Layout{Workspace: filepath.Join(dir, "work"), Temp: filepath.Join(dir, "temp"), Actions: filepath.Join(dir, "actions"),

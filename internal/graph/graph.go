@@ -44,6 +44,7 @@ const (
 	Image     Kind = "image"
 	Action    Kind = "action"
 	Signature Kind = "signature"
+	Test      Kind = "test"
 	Commit    Kind = "commit"
 	pair      Kind = "pair" // two commands in a row: the context of a trigram
 )

@@ -56,6 +56,10 @@ func (s *Set) Record(rec ci.Record) ci.Record {
 		for i := range own.Lines {
 			fields = append(fields, &own.Lines[i])
 		}
+		own.Tests = slices.Clone(e.Tests)
+		for i := range own.Tests {
+			fields = append(fields, &own.Tests[i].Name, &own.Tests[i].Message, &own.Tests[i].Note)
+		}
 	}
 	for _, f := range fields {
 		*f = s.Field(*f)

@@ -20,14 +20,17 @@ package source
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/git"
@@ -44,6 +47,41 @@ type Dir struct {
 	At string
 	// Stay are further files that stay on this host unless they are tracked.
 	Stay []string
+
+	mu   sync.Mutex
+	tree string // see Tree
+	torn bool   // two checkouts differed
+}
+
+// Tree names what was checked out of the run's own ref so far: the same files have
+// the same name. It is "" before that, and where the files changed in between.
+func (d *Dir) Tree() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.torn {
+		return ""
+	}
+	return d.tree
+}
+
+func (d *Dir) checkedOut(tree string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.torn = d.torn || d.tree != "" && d.tree != tree
+	d.tree = tree
+}
+
+// named passes files on, and makes a name of them as they go by.
+func named(files git.Source, sum hash.Hash) git.Source {
+	return func(ctx context.Context, fn func(git.Content) error) error {
+		return files(ctx, func(c git.Content) error {
+			fmt.Fprintf(sum, "%q %v %d %q\n", c.Name, c.Mode, c.Size, c.Link)
+			if c.Reader != nil {
+				c.Reader = io.TeeReader(c.Reader, sum)
+			}
+			return fn(c)
+		})
+	}
 }
 
 // Private says whether a file of a working tree is one of those that tell `hearth
@@ -77,6 +115,7 @@ func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Wri
 	if d.At != "" && req.Ref == "" {
 		req.Ref = d.At
 	}
+	sum := sha256.New()
 	if d.At == "" && d.own(req.Ref) || strings.EqualFold(req.Ref, r.Head) {
 		c.Files = func(ctx context.Context, fn func(git.Content) error) error {
 			files, err := r.Files(ctx)
@@ -85,6 +124,7 @@ func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Wri
 			}
 			return r.Dir().ReadDisk(ctx, d.Root, d.leave(files), fn)
 		}
+		c.Files = named(c.Files, sum)
 	} else {
 		var ok bool
 		if !action.ValidRef(req.Ref) {
@@ -106,6 +146,12 @@ func (d *Dir) Checkout(ctx context.Context, req action.CheckoutRequest, w io.Wri
 			err = fmt.Errorf("%w (%s is a partial clone: what it lacks is not fetched for it; `git fetch --refetch --no-filter` brings all of it)", err, d.Root)
 		}
 		return "", fmt.Errorf("check out %s of %s: %w", c.SHA, d.Root, err)
+	}
+	switch {
+	case c.Files != nil:
+		d.checkedOut(fmt.Sprintf("tree:%x", sum.Sum(nil)[:16]))
+	case d.At != "" && req.Ref == d.At:
+		d.checkedOut(c.SHA)
 	}
 	return c.SHA, nil
 }
@@ -209,6 +255,7 @@ func (d *Dir) plain(ctx context.Context, req action.CheckoutRequest, w io.Writer
 		if err != nil {
 			return "", fmt.Errorf("checkout: %w", err)
 		}
+		d.checkedOut(sha)
 		c := git.Checkout{From: g, Ours: true, SHA: sha, Ref: "refs/heads/" + d.branch(), Origin: d.origin(), Note: req.Note, Modules: req.Modules,
 			LFS: req.Large("", d.origin())}
 		return sha, writing(ctx, c, w)

@@ -116,3 +116,12 @@ func (r *failingRows) Next(dest []driver.Value) error {
 	}
 	return r.Rows.Next(dest)
 }
+
+// LimitTests shrinks for a test how many tests are kept, of a repository and in all,
+// and how many failures.
+func LimitTests(t *testing.T, tests, all, failures int) {
+	t.Helper()
+	a, b, c := maxTests, maxTestsOfAll, maxTestFailures
+	maxTests, maxTestsOfAll, maxTestFailures = tests, all, failures
+	t.Cleanup(func() { maxTests, maxTestsOfAll, maxTestFailures = a, b, c })
+}

@@ -155,17 +155,11 @@ func (l *Learning) Changed(since int64) (Knowledge, error) { return knowledge(l.
 func knowledge(ctx context.Context, q querier, since int64) (Knowledge, error) {
 	var k Knowledge
 	var err error
-	k.Nodes, err = collect(ctx, q, func(r *sql.Rows) (Node, error) {
-		var n Node
-		return n, r.Scan(&n.Repository, &n.ID, &n.Kind, &n.Text, &n.OK, &n.Failed, &n.Last)
-	}, `SELECT repository, id, kind, text, ok, failed, last FROM nodes WHERE version > $1`, since)
+	k.Nodes, err = collect(ctx, q, scanNode, `SELECT `+nodeColumns+` FROM nodes WHERE version > $1`, since)
 	if err != nil {
 		return k, err
 	}
-	k.Edges, err = collect(ctx, q, func(r *sql.Rows) (Edge, error) {
-		var e Edge
-		return e, r.Scan(&e.Repository, &e.Src, &e.Kind, &e.Dst, &e.OK, &e.Failed, &e.Last)
-	}, `SELECT repository, src, kind, dst, ok, failed, last FROM edges WHERE version > $1`, since)
+	k.Edges, err = collect(ctx, q, scanEdge, `SELECT `+edgeColumns+` FROM edges WHERE version > $1`, since)
 	if err != nil {
 		return k, err
 	}
@@ -174,6 +168,33 @@ func knowledge(ctx context.Context, q querier, since int64) (Knowledge, error) {
 		return m, r.Scan(&m.Key, &m.Body, &m.Last)
 	}, `SELECT key, body, last FROM model WHERE version > $1`, since)
 	return k, err
+}
+
+// Graph reads the nodes and edges of a repository's knowledge graph, or with "" of
+// all, in the order of their ids.
+func (s *Store) Graph(ctx context.Context, repository string) (nodes []Node, edges []Edge, err error) {
+	nodes, err = collect(ctx, s.read, scanNode, `SELECT `+nodeColumns+` FROM nodes WHERE $1 = '' OR repository = $1 ORDER BY repository, id`, clean(repository))
+	if err == nil {
+		edges, err = collect(ctx, s.read, scanEdge, `SELECT `+edgeColumns+` FROM edges WHERE $1 = '' OR repository = $1 ORDER BY repository, src, kind, dst`,
+			clean(repository))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("store: graph: %w", err)
+	}
+	return nodes, edges, nil
+}
+
+const (
+	nodeColumns = `repository, id, kind, text, ok, failed, last`
+	edgeColumns = `repository, src, kind, dst, ok, failed, last`
+)
+
+func scanNode(r *sql.Rows) (n Node, err error) {
+	return n, r.Scan(&n.Repository, &n.ID, &n.Kind, &n.Text, &n.OK, &n.Failed, &n.Last)
+}
+
+func scanEdge(r *sql.Rows) (e Edge, err error) {
+	return e, r.Scan(&e.Repository, &e.Src, &e.Kind, &e.Dst, &e.OK, &e.Failed, &e.Last)
 }
 
 // Save stores rows, replacing those of the same key, moves the follower to

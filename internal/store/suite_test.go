@@ -33,7 +33,7 @@ func TestConformance(t *testing.T) {
 			{"log windows", testLogWindows},
 			{"cursor order", testCursorOrder}, {"learn once", testLearnOnce}, {"queue", testQueueTable},
 			{"predictions", testPredictions}, {"folded predictions", testFoldedPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
-			{"facts", testFacts}, {"watch", testWatch},
+			{"facts", testFacts}, {"tests", testTests}, {"watch", testWatch},
 		} {
 			t.Run(c.name, func(t *testing.T) { c.test(t, a, b) })
 		}

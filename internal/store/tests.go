@@ -32,8 +32,10 @@ type Test struct {
 	Commits int `json:"commits"`
 	Mixed   int `json:"mixed"`
 
-	passTree string
+	passTree string // what it passed on last, passMark, and the run
 }
+
+const passMark = " in "
 
 // TestFailure is that a test failed at a commit.
 type TestFailure struct {
@@ -78,6 +80,17 @@ var (
 	testOrder           = `CASE WHEN failed > 0 THEN 1 ELSE 0 END, last, id`
 	errTestWithoutPlace = errors.New("a test without repository or id")
 )
+
+// BrokenTests says whether tests of a place failed when they were last told of.
+func (s *Store) BrokenTests(ctx context.Context, repository, workflow, job, step string) (bool, error) {
+	var n int
+	err := s.read.QueryRowContext(ctx, `SELECT COUNT(*) FROM (SELECT 1 FROM tests WHERE repository = $1 AND workflow = $2 AND job = $3 AND step = $4
+		AND recent LIKE '%F' LIMIT 1) one`, clean(repository), clean(workflow), clean(job), clean(step)).Scan(&n)
+	if err != nil {
+		return false, fmt.Errorf("store: tests: %w", err)
+	}
+	return n > 0, nil
+}
 
 // AddTests takes in an execution of tests in one transaction, and returns those that
 // failed as they are known then.
@@ -139,6 +152,33 @@ func (s *Store) AddTests(ctx context.Context, r TestRun) (failed []Test, err err
 	return failed, nil
 }
 
+// KnownTests returns those of an execution's tests that failed as AddTests would, and
+// takes nothing in.
+func (s *Store) KnownTests(ctx context.Context, r TestRun) (failed []Test, err error) {
+	repository := clean(r.Repository)
+	for _, o := range r.Outcomes {
+		if o.Failed == 0 {
+			continue
+		}
+		t, err := scanTestRow(s.read.QueryRowContext(ctx, `SELECT `+testColumns+` FROM tests WHERE repository = $1 AND id = $2`, repository, o.ID))
+		if errors.Is(err, sql.ErrNoRows) {
+			t, err = Test{Repository: repository, ID: o.ID, Name: o.Name, Kind: o.Kind}, nil
+		}
+		if err == nil {
+			t.Commits, t.Mixed, err = s.countFailures(ctx, repository, o.ID)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("store: tests: %w", err)
+		}
+		t.Failed, t.Message, t.LastFailed = t.Failed+o.Failed, o.Message, r.At
+		t.Recent += "F"
+		if failed = append(failed, t); len(failed) == maxFailuresOfOne {
+			break
+		}
+	}
+	return failed, nil
+}
+
 func (s *Store) addTest(ctx context.Context, tx *sql.Tx, repository string, r *TestRun, o TestOutcome) (Test, error) {
 	t, err := scanTestRow(tx.QueryRowContext(ctx, `SELECT `+testColumns+` FROM tests WHERE repository = $1 AND id = $2`, repository, o.ID))
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -165,9 +205,19 @@ func (s *Store) addTest(ctx context.Context, tx *sql.Tx, repository string, r *T
 		}
 		t.Seconds = testSecondsKept*t.Seconds + (1-testSecondsKept)*o.Seconds
 	}
-	passedBefore := r.Tree != "" && t.passTree == r.Tree
-	if o.Passed > 0 && o.Failed == 0 && r.Tree != "" {
-		t.passTree = r.Tree
+	tree := r.Tree
+	if tree == "" {
+		tree = "run " + r.Run
+	}
+	passedIn := ""
+	if was, run, _ := strings.Cut(t.passTree, passMark); was == tree {
+		passedIn = run
+	}
+	if o.Passed > 0 {
+		passedIn = r.Run
+	}
+	if o.Passed > 0 && o.Failed == 0 {
+		t.passTree = tree + passMark + r.Run
 	}
 	if o.Failed > 0 {
 		t.LastFailed, t.Message = r.At, o.Message
@@ -181,14 +231,6 @@ func (s *Store) addTest(ctx context.Context, tx *sql.Tx, repository string, r *T
 	}
 	if t.Failed == 0 {
 		return t, nil
-	}
-	tree := r.Tree
-	if tree == "" {
-		tree = "run " + r.Run
-	}
-	passedIn := ""
-	if passedBefore || o.Passed > 0 {
-		passedIn = r.Run
 	}
 	if o.Failed > 0 {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO test_failures (repository, test_id, tree, sha, branch, run_id, at, passed_in) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
@@ -217,16 +259,20 @@ func trimTests(ctx context.Context, tx *sql.Tx, repository string) error {
 	if err := trimTestsOf(ctx, tx, repository, maxTests); err != nil {
 		return err
 	}
-	var all int
-	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM tests`).Scan(&all); err != nil || all <= maxTestsOfAll {
-		return err
+	for {
+		var all int
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM tests`).Scan(&all); err != nil || all <= maxTestsOfAll {
+			return err
+		}
+		var largest string
+		var n int
+		if err := tx.QueryRowContext(ctx, `SELECT repository, COUNT(*) AS n FROM tests GROUP BY repository ORDER BY n DESC, repository LIMIT 1`).Scan(&largest, &n); err != nil {
+			return err
+		}
+		if err := trimTestsOf(ctx, tx, largest, max(n-(all-maxTestsOfAll), n/2)); err != nil {
+			return err
+		}
 	}
-	var largest string
-	var n int
-	if err := tx.QueryRowContext(ctx, `SELECT repository, COUNT(*) AS n FROM tests GROUP BY repository ORDER BY n DESC, repository LIMIT 1`).Scan(&largest, &n); err != nil {
-		return err
-	}
-	return trimTestsOf(ctx, tx, largest, max(n-(all-maxTestsOfAll), n/2))
 }
 
 func trimTestsOf(ctx context.Context, tx *sql.Tx, repository string, keep int) error {

@@ -162,6 +162,7 @@ func New(cfg Config) *Server {
 	pages := template.Must(template.New("").Funcs(template.FuncMap{
 		"known":   board.Known,
 		"says":    board.WhatItSays,
+		"failing": board.FailedTests,
 		"clean":   func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
 		"short":   board.Short,
 		"size":    board.Amount,

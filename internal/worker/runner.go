@@ -55,6 +55,12 @@ type Runner struct {
 	// knows nothing.
 	Package func(program string) (pkg string, known bool)
 	Learn   *learn.Learner // nil and off: nothing is learned or said
+	// Tests are further patterns of the test reports that jobs leave behind, as filters
+	// of paths have them.
+	Tests []string
+	// Tree names the files that a job of the run checks out, once it has, if anybody
+	// knows: what passed and failed on one Tree did so without a change.
+	Tree func() string
 
 	// Results keeps artifacts and caches; nil is no such service. CacheMode is the
 	// most that jobs may do with caches.
@@ -167,7 +173,8 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	r.Sink.Emit(masked.Record(r.machine(job, s, "restored", time.Since(began))))
 	lease.Begin()
 
-	hooks := &hooks{tokenless: token == "", runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) })}
+	hooks := &hooks{tokenless: token == "", runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) }),
+		tests: r.newTests(job, run.ReadOnly, masked, func() GuestFiles { return lease.Client() })}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
 		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Emit: hooks, Hooks: hooks,
@@ -179,6 +186,9 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
+	if err == nil {
+		hooks.JobEnded(end)
+	}
 	reason := hooks.reason(err != nil, res.Reason)
 	lease.End(end, res.Conclusion.Green(), reason)
 	return conduct.Outcome{Conclusion: res.Conclusion, Outputs: res.Outputs, Reason: reason, Infrastructure: err != nil, Told: hooks.ended()}
@@ -268,6 +278,8 @@ type hooks struct {
 	// tokenless says that the job has no token.
 	tokenless bool
 
+	tests *tests // nil looks for none
+
 	// fate says how the machine ended, "" if it lives; nil is not known. It may wait
 	// a moment for the end, so it is asked once for all that tells of it.
 	fate func() string
@@ -298,13 +310,15 @@ func (h *hooks) ended() bool {
 
 // Hooks returns what stands between the engine and the learner for one job, for
 // whoever runs the engine in a machine of their own: the sink of its records, and
-// its hooks. masked hides what is told; fate says how the machine ended, "" if it
-// lives. Both may be nil.
-func (r *Runner) Hooks(job *plan.Job, masked *mask.Set, fate func() string) interface {
+// its hooks, and what is to be called when the job has ended and its machine is still
+// there. masked hides what is told; fate says how the machine ended, "" if it
+// lives; files is the machine, for the test reports in it. All may be nil.
+func (r *Runner) Hooks(job *plan.Job, masked *mask.Set, fate func() string, files func() GuestFiles) interface {
 	ci.Sink
 	engine.Hooks
+	JobEnded(ctx context.Context)
 } {
-	return &hooks{runner: r, job: job, mask: masked, fate: fate}
+	return &hooks{runner: r, job: job, mask: masked, fate: fate, tests: r.newTests(job, false, masked, files)}
 }
 
 // tail is how many lines of a step's output are kept for its explanation.
@@ -318,6 +332,9 @@ func (h *hooks) Emit(rec ci.Record) {
 	// What the runner says itself, the script and its shell, tells nothing of a
 	// failure, but for its errors.
 	said := rec.Stream != "system" || rec.Level == "error"
+	if rec.Type == ci.LogLine && rec.Step > 0 && rec.Stream != "system" {
+		h.tests.line(rec.Step, rec.Text)
+	}
 	if rec.Type == ci.LogLine && rec.Step > 0 && said {
 		h.mu.Lock()
 		if h.lines == nil {
@@ -348,12 +365,16 @@ func (h *hooks) Emit(rec ci.Record) {
 	h.runner.Sink.Emit(rec)
 }
 
+// JobEnded reads what the job left behind.
+func (h *hooks) JobEnded(ctx context.Context) { h.tests.jobEnded(ctx) }
+
 func (h *hooks) BeforeStep(context.Context, engine.StepInfo) error { return nil }
 
 // AfterStep explains a failure, and may have the step tried again.
 func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) (*engine.Retry, error) {
 	r := h.runner
 	if res.Outcome != ci.Failure || res.Infrastructure || ctx.Err() != nil {
+		h.tests.stepEnded(ctx, s, res.Outcome == ci.Success && ctx.Err() == nil, "")
 		return nil, nil
 	}
 	h.mu.Lock()
@@ -375,6 +396,7 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 		r.Log.Error("explaining a failure", "job", h.job.Key, "err", err)
 		return nil, nil
 	}
+	e.Tests = h.tests.stepEnded(ctx, s, false, e.Signature)
 	d := r.Learn.Retry(ctx, f, e)
 	e.Advice = cmp.Or(d.Reason, e.Advice)
 	r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e}))
