@@ -118,6 +118,10 @@ type Machine interface {
 	// it was.
 	Rollback(ctx context.Context, c Checkpoint) error
 
+	// Forget gives up a Checkpoint: what only it takes on disk is given back. The
+	// machine may be one that was rolled back to it.
+	Forget(c Checkpoint) error
+
 	// Begin records that work starts. Later calls change nothing.
 	Begin()
 

@@ -61,8 +61,8 @@ type Lease struct {
 	inst     *instance
 	lostErr  error
 	released bool
-	shots    int      // tried
-	points   []string // checkpoints that there are
+	shots    int // tried
+	points   points
 
 	session machine.Session // guarded by Pool.mu
 }
@@ -378,7 +378,7 @@ func (l *Lease) Snapshot(ctx context.Context) (machine.Checkpoint, error) {
 		return machine.Checkpoint{}, errors.Join(fmt.Errorf("checkpoint: %w", err), os.RemoveAll(outer))
 	}
 	l.mu.Lock()
-	l.points = append(l.points, id)
+	l.points.add(id)
 	l.mu.Unlock()
 	return machine.Checkpoint{ID: id, Bytes: size(dir)}, nil
 }
@@ -407,7 +407,7 @@ func (l *Lease) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	}
 	defer func() { <-l.course }()
 	l.mu.Lock()
-	mine := slices.Contains(l.points, c.ID)
+	mine := l.points.find(c.ID) != nil
 	l.mu.Unlock()
 	if !mine {
 		return errors.New("rollback: the checkpoint is another machine's")
@@ -433,9 +433,10 @@ func (l *Lease) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	}
 	l.mu.Lock()
 	l.inst = i
+	l.points.from = c.ID
 	l.mu.Unlock()
 	l.watch(i)
-	err = old.closeSoon(ctx)
+	err = errors.Join(old.closeSoon(ctx), l.discard())
 	l.cables.Wait() // its cable is out; the next may go in
 	l.plug(i)
 	if err == nil {
@@ -458,7 +459,7 @@ func (l *Lease) Release(ctx context.Context) error {
 		return nil
 	}
 	l.released = true
-	i, points, lost := l.inst, l.points, l.lostErr
+	i, points, lost := l.inst, l.points.all, l.lostErr
 	l.mu.Unlock()
 	l.expiry.Stop()
 	var errs []error
@@ -467,8 +468,8 @@ func (l *Lease) Release(ctx context.Context) error {
 	errs = append(errs, i.close(ending))
 	l.net.Close()
 	l.cables.Wait()
-	for _, id := range points {
-		errs = append(errs, os.RemoveAll(filepath.Dir(l.checkpoint(id))))
+	for _, x := range points {
+		errs = append(errs, os.RemoveAll(filepath.Dir(l.checkpoint(x.id))))
 	}
 	p := l.pool
 	p.mu.Lock()

@@ -212,6 +212,8 @@ type Machine struct {
 	asked    func() error
 	points   []string // checkpoints
 	rolled   []string
+	kept     int // checkpoints
+	most     int // of kept
 	released bool
 }
 
@@ -293,6 +295,8 @@ func (m *Machine) Snapshot(context.Context) (machine.Checkpoint, error) {
 	defer m.mu.Unlock()
 	id := fmt.Sprintf("%s-c%d", m.session.ID, len(m.points)+1)
 	m.points = append(m.points, id)
+	m.kept++
+	m.most = max(m.most, m.kept)
 	return machine.Checkpoint{ID: id}, nil
 }
 
@@ -310,6 +314,26 @@ func (m *Machine) Rollback(ctx context.Context, c machine.Checkpoint) error {
 	}
 	m.rolled = append(m.rolled, c.ID)
 	return nil
+}
+
+func (m *Machine) Forget(c machine.Checkpoint) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.Index(m.points, c.ID)
+	if i < 0 {
+		return errors.New("the checkpoint is another machine's")
+	}
+	m.points[i] = "" // its number stays taken
+	m.kept--
+	return nil
+}
+
+// Kept is how many checkpoints there are that were not forgotten, and the most that
+// there were at once.
+func (m *Machine) Kept() (now, most int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.kept, m.most
 }
 
 func (m *Machine) Begin() {

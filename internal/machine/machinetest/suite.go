@@ -205,6 +205,28 @@ func (s Suite) snapshots(t *testing.T) {
 		t.Errorf("after a rollback it is %s: %v", m.ID(), m.Err())
 	}
 	say(t, m, "again")
+	later, err := m.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Forget(c); err != nil { // the machine came from it
+		t.Error(err)
+	}
+	if err := m.Rollback(t.Context(), c); err == nil {
+		t.Error("a rollback to a checkpoint that was forgotten")
+	}
+	if err := m.Rollback(t.Context(), later); err != nil {
+		t.Errorf("to a checkpoint that was taken before the one it stands on was forgotten: %v", err)
+	}
+	say(t, m, "and again")
+	if err := m.Forget(later); err != nil {
+		t.Error(err)
+	}
+	if err := m.Forget(later); err == nil {
+		t.Error("a checkpoint was forgotten twice")
+	}
+	say(t, m, "still")
+	c = later
 	if err := other.Rollback(t.Context(), c); err == nil {
 		t.Error("a rollback to another machine's checkpoint")
 	}
