@@ -89,6 +89,7 @@ type Step struct {
 	Started        time.Time
 	Duration       time.Duration
 	Attempt        int
+	Assisted       bool   // a person had it run again
 	Last           string // last line of output
 }
 
@@ -128,6 +129,7 @@ func (b *Board) Apply(r ci.Record) {
 	case ci.StepFinished:
 		s := b.step(r)
 		s.Status, s.Conclusion, s.Outcome, s.Reason, s.Infrastructure = ci.Completed, r.Conclusion, r.Outcome, r.Reason, r.Infrastructure
+		s.Attempt, s.Assisted = max(s.Attempt, r.Attempt), r.Assisted
 		if r.ExitCode != nil {
 			s.ExitCode = *r.ExitCode
 		}
@@ -216,8 +218,24 @@ func (s *Step) Allowed() bool {
 	return s.Conclusion == ci.Success && (s.Outcome == ci.Failure || s.Outcome == ci.TimedOut)
 }
 
-// Mark is [Mark] for a step: one that was allowed to fail has a sign of its own.
+// Again says of a step that succeeded, but not at its first attempt, what it took;
+// "" of others.
+func (s *Step) Again() string {
+	if s.Attempt < 2 || s.Outcome != ci.Success && (s.Outcome != "" || s.Conclusion != ci.Success) {
+		return ""
+	}
+	if s.Assisted {
+		return fmt.Sprintf("at attempt %d, by hand", s.Attempt)
+	}
+	return fmt.Sprintf("at attempt %d", s.Attempt)
+}
+
+// Mark is [Mark] for a step: one that was allowed to fail, and one that needed more
+// than one attempt, have a sign of their own.
 func (s *Step) Mark() (sign, word string) {
+	if s.Again() != "" {
+		return "!", "success"
+	}
 	if s.Allowed() && !s.Infrastructure {
 		return "!", "failed, allowed"
 	}
@@ -382,6 +400,9 @@ func (b *Board) Summary() []string {
 					what += ", allowed by continue-on-error"
 				}
 				out = append(out, fmt.Sprintf("    step %d, %s: %s", s.Number, Cut(Clean(s.Name), 60), what))
+			}
+			if again := s.Again(); again != "" {
+				out = append(out, fmt.Sprintf("    step %d, %s: success only %s", s.Number, Cut(Clean(s.Name), 60), again))
 			}
 		}
 		if e := j.Explanation; e != nil {

@@ -106,6 +106,10 @@ type Record struct {
 	EnvironmentURL string `json:"environment_url,omitempty"`
 	// Attempt of a retried step or job, from 1; 0 and 1 are the first.
 	Attempt int `json:"attempt,omitempty"`
+	// Assisted, of step.finished and job.finished: a person had the step run again,
+	// with the machine or the script changed, perhaps. What came of it says nothing of
+	// the step as it is.
+	Assisted bool `json:"assisted,omitempty"`
 }
 
 // Prediction is what the learner expects before something starts.

@@ -143,7 +143,9 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	policy, _ := d.policy(run.Repository)
 	handed := &desk.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
 		Run: func(ctx context.Context, sink ci.Sink, t conduct.Task) conduct.Outcome {
-			return d.cfg.Run(ctx, d.runner(run, sink, trustOf(planned), repo), t)
+			works := d.runner(run, sink, trustOf(planned), repo)
+			works.Risk = worker.StepRisk(entry.Forecast)
+			return d.cfg.Run(ctx, works, t)
 		},
 	}
 	con.Executor = &bounded{Executor: handed, slots: &d.slots, repository: run.Repository, policy: policy, fork: trustOf(planned) == ofFork}

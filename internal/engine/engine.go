@@ -179,6 +179,15 @@ type StepInfo struct {
 	Name    string // as shown, masked
 	Command string // as written, masked
 	Attempt int    // from 1
+	// Place is where the step's last process stood; nil before there was one.
+	Place *Place
+}
+
+// Place is where a process of a step stood, for a shell that is to stand there. It
+// holds the job's secrets: it is for memory alone.
+type Place struct {
+	Dir     string
+	Environ []string // NAME=value
 }
 
 // StepResult is how a step ended.
@@ -193,12 +202,18 @@ type StepResult struct {
 	Reason         string // masked
 	Infrastructure bool
 	Attempts       int
+	Assisted       bool // a person had it run again
 }
 
 // Retry asks for a failed step to be run once more.
 type Retry struct {
 	Delay  time.Duration
 	Reason string // for the log; never empty
+	// Run is what a run step is to run instead of its script from now on; "" is as
+	// it was.
+	Run string
+	// Asked says that a person wants it, whom [MaxAttempts] does not bind.
+	Asked bool
 }
 
 // Hooks are called around each step that runs, in its goroutine. An error of

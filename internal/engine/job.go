@@ -162,6 +162,7 @@ func (r *run) run(ctx context.Context) (Result, error) {
 	r.emit(nil, ci.Record{
 		Type: ci.JobFinished, Name: p.Name, Matrix: matrixOf(p), Conclusion: res.Conclusion, Reason: res.Reason,
 		Infrastructure: infra != nil, DurationMS: new(time.Since(began).Milliseconds()), Outputs: res.Outputs, EnvironmentURL: res.EnvironmentURL,
+		Assisted: slices.ContainsFunc(res.Steps, func(s StepResult) bool { return s.Assisted }),
 	})
 	if infra != nil {
 		return res, fmt.Errorf("job %s: %w", p.Key, infra)

@@ -37,6 +37,8 @@ type execution struct {
 	parent *execution     // the composite action it is in, or nil
 	place  string         // of its step in the job: through which actions, and which of their steps
 	do     func() outcome // what to do, if it is not what def says
+	edited string         // what it runs instead of its script
+	at     *Place         // of its last process; of the step of the job
 
 	ctx   context.Context
 	stop  context.CancelCauseFunc
@@ -164,6 +166,7 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 		if res.Attempts > 1 {
 			rec.Attempt = res.Attempts
 		}
+		rec.Assisted = res.Assisted
 		if len(x.outputs.keys) > 0 {
 			rec.Outputs = x.outputs.m
 		}
@@ -217,15 +220,18 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 			if r.job.Hooks == nil {
 				break
 			}
+			info.Place = x.at
 			again, err := r.job.Hooks.AfterStep(ctx, info, res)
 			if err != nil {
 				out = x.lose(err)
 				res.Outcome, res.Reason, res.Infrastructure = out.c, r.clean(out.reason), true
 			}
-			if again == nil || res.Outcome != ci.Failure || res.Infrastructure || info.Attempt >= MaxAttempts || r.why() != nil {
+			if again == nil || res.Outcome != ci.Failure || res.Infrastructure || info.Attempt >= MaxAttempts && !again.Asked || r.why() != nil {
 				break
 			}
 			info.Attempt++
+			x.edited = cmp.Or(again.Run, x.edited)
+			res.Assisted = res.Assisted || again.Asked
 			r.system(x, fmt.Sprintf("Running the step once more (attempt %d): %s", info.Attempt, again.Reason))
 			if !wait(x.ctx, r, again.Delay) {
 				break
@@ -453,6 +459,11 @@ func (x *execution) script() outcome {
 	if err != nil {
 		return fail(err)
 	}
+	if x.edited != "" {
+		if body, err = evalText(x.edited, env); err != nil {
+			return fail(err)
+		}
+	}
 	shell, err := x.shell(env)
 	if err != nil {
 		return fail(err)
@@ -470,6 +481,23 @@ func (x *execution) script() outcome {
 	var extra vars
 	r.job.IDToken.add(&extra)
 	return x.exec(shell.argv(file), dir, extra)
+}
+
+// evalText evaluates what was written in place of a step's script, which may have
+// expressions as that has.
+func evalText(s string, env *expr.Env) (string, error) {
+	t, err := expr.ParseTemplate(s, nil)
+	if err != nil {
+		return "", err
+	}
+	if t.Expr() == nil {
+		return s, nil
+	}
+	v, err := t.Expr().Eval(env)
+	if err != nil {
+		return "", err
+	}
+	return v.ToString(), nil
 }
 
 // header prints what is going to be run, as a group, as GitHub does.
@@ -501,6 +529,7 @@ func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 		x.error(msg)
 		return outcome{c: ci.Failure, reason: msg}
 	}
+	x.root().at = &Place{dir, environ}
 	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{
 		Argv: argv, Env: environ, Dir: dir,
 		Stdout: x.streams[0], Stderr: x.streams[1],

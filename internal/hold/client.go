@@ -253,16 +253,35 @@ func (c *Client) TarOut(ctx context.Context, dir string, paths []string, w io.Wr
 // sizes of its terminal. When ctx is done the connection is closed, and the holder
 // ends the command.
 func (c *Client) Exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY) (guest.Exit, error) {
-	end, err := c.exec(ctx, cmd, resize)
+	return c.run(ctx, cmd, resize, false)
+}
+
+// ExecInStep is Exec where the failed step of a paused job stood: in its directory,
+// if the command has none, and with its environment, over which goes the command's.
+func (c *Client) ExecInStep(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY) (guest.Exit, error) {
+	return c.run(ctx, cmd, resize, true)
+}
+
+// Answer ends the pause of a job.
+func (c *Client) Answer(ctx context.Context, a Answer) error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, "POST", "/answer", nil, bytes.NewReader(b), nil)
+}
+
+func (c *Client) run(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, inStep bool) (guest.Exit, error) {
+	end, err := c.exec(ctx, cmd, resize, inStep)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return end, c.fail(err)
 }
 
-func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY) (guest.Exit, error) {
+func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, inStep bool) (guest.Exit, error) {
 	var none guest.Exit
-	body, err := json.Marshal(request{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User, Timeout: cmd.Timeout, Stdin: cmd.Stdin != nil, TTY: cmd.TTY})
+	body, err := json.Marshal(request{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User, Timeout: cmd.Timeout, Stdin: cmd.Stdin != nil, TTY: cmd.TTY, InStep: inStep})
 	if err != nil {
 		return none, err
 	}

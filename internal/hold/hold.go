@@ -11,10 +11,18 @@
 // The holder ends when its machine is removed (DELETE /), when the machine dies or
 // its time is over, and on a signal; each time the machine is released first.
 //
+// # A job's machine
+//
+// A job that has failed may leave its machine for a while to whoever wants to look
+// (`hearth run --pause-on-failure`, `hearth debug`). Its runner serves the same
+// socket for that time (Server.Paused): commands can be run where the failed step
+// stood, files looked at and changed. The machine stays the runner's: what ends is
+// the pause, by an [Answer], by DELETE, or when its time is over.
+//
 // # Protocol
 //
 // Both ends are the same program on the same machine, so it promises nothing to
-// others. Plain HTTP: GET / (Status), DELETE /, POST /snapshots, POST /rollback, GET
+// others. Plain HTTP: GET / (Status), DELETE /, POST /answer, POST /snapshots, POST /rollback, GET
 // /stat, PUT /tar (an archive in), GET /tar (an archive out; how it ended is in a
 // trailer, since a cut archive would look like a short one), POST /exec.
 //
@@ -25,6 +33,7 @@
 package hold
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +44,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,10 +69,42 @@ type Status struct {
 	Created   time.Time `json:"created,omitzero"`
 	DeleteBy  time.Time `json:"delete_by,omitzero"`
 	Said      string    `json:"said,omitempty"` // a dead holder's last words
+	Paused    *Paused   `json:"paused,omitempty"`
+}
+
+// Paused says which step of which job left its machine to be looked at.
+type Paused struct {
+	Run      string    `json:"run"`
+	Job      string    `json:"job"` // its key
+	Step     int       `json:"step"`
+	Name     string    `json:"name"`              // of the step, masked
+	Command  string    `json:"command,omitempty"` // as written, masked
+	ExitCode int       `json:"exit_code"`
+	Reason   string    `json:"reason,omitempty"` // masked
+	Attempt  int       `json:"attempt"`
+	Rewinds  bool      `json:"rewinds"` // the machine can be put back to before the step
+	Edits    bool      `json:"edits"`   // the step is a script: another one can run in its place
+	Until    time.Time `json:"until"`
+
+	// Where the step stood: for commands that want to stand there. The environment
+	// holds the job's secrets and goes to the machine only.
+	Dir     string   `json:"dir,omitempty"`
+	Environ []string `json:"-"`
+}
+
+// Answer says how a paused job goes on. The zero Answer has it go on as a job does
+// whose step has failed.
+type Answer struct {
+	Retry  bool   `json:"retry"`            // the step once more
+	Rewind bool   `json:"rewind,omitempty"` // after the machine was put back to before it
+	Run    string `json:"run,omitempty"`    // with this script in place of its own
 }
 
 // Dead is the state of a machine whose holder is gone.
 const Dead = "dead"
+
+// MaxScript is how long a script in a step's place may be, in bytes as JSON.
+const MaxScript = 1 << 20
 
 const (
 	suffix       = ".sock"
@@ -77,8 +119,13 @@ type Server struct {
 	VM      machine.Machine
 	Network string // the policy, for Status
 	Log     *slog.Logger
+	// Paused says that the machine is a job's, which keeps it: Serve releases
+	// nothing, and Answered says how it ended.
+	Paused *Paused
 
+	answered Answer
 	session  *session.Session
+	answers  chan Answer // one
 	remove   chan struct{}
 	released chan struct{}
 	err      error
@@ -92,8 +139,13 @@ func (s *Server) Serve(ctx context.Context, dir string, ready func() error) erro
 		s.Log = slog.New(slog.DiscardHandler)
 	}
 	s.remove, s.released = make(chan struct{}, 1), make(chan struct{})
+	s.answers = make(chan Answer, 1)
 	path := Socket(dir, s.VM.ID())
-	s.session = session.Open(s.VM, nil)
+	m := s.VM
+	if s.Paused != nil {
+		m = borrowed{m}
+	}
+	s.session = session.Open(m, nil)
 	release := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
@@ -121,6 +173,7 @@ func (s *Server) Serve(ctx context.Context, dir string, ready func() error) erro
 		select {
 		case <-ctx.Done():
 		case <-s.remove:
+		case s.answered = <-s.answers:
 		case <-s.VM.Lost():
 		case err = <-served:
 			served <- err
@@ -141,6 +194,37 @@ func (s *Server) Serve(ctx context.Context, dir string, ready func() error) erro
 	return err
 }
 
+// borrowed is a machine that stays its owner's: a session of it ends nothing.
+type borrowed struct{ machine.Machine }
+
+func (borrowed) Begin()                            {}
+func (borrowed) End(context.Context, bool, string) {}
+func (borrowed) Release(context.Context) error     { return nil }
+
+// Answered is how a pause ended, once Serve has returned.
+func (s *Server) Answered() Answer { return s.answered }
+
+// answer takes the first answer to a pause. DELETE is one: to go on.
+func (s *Server) answer(a Answer) error {
+	p := s.Paused
+	switch {
+	case p == nil:
+		return &Fault{Kind: faultUsage, Text: "no job waits in it"}
+	case a.Rewind && !p.Rewinds:
+		return &Fault{Kind: faultUsage, Text: "the machine was not kept as it was before the step (hearth run --points each keeps it)"}
+	case a.Run != "" && !p.Edits:
+		return &Fault{Kind: faultUsage, Text: "the step is an action: it has no script that another could take the place of"}
+	case (a.Rewind || a.Run != "") && !a.Retry:
+		return &Fault{Kind: faultUsage, Text: "a step that is not run again is neither rewound nor edited"}
+	}
+	select {
+	case s.answers <- a:
+		return nil
+	default:
+		return &Fault{Kind: faultBusy, Text: "it has been answered already"}
+	}
+}
+
 func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { answer(w, s.status(), nil) })
@@ -151,6 +235,14 @@ func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler 
 		}
 		<-s.released
 		answer(w, struct{}{}, s.err)
+	})
+	mux.HandleFunc("POST /answer", func(w http.ResponseWriter, r *http.Request) {
+		var a Answer
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, MaxScript+1<<10)).Decode(&a); err != nil {
+			answer(w, nil, &Fault{Kind: faultUsage, Text: err.Error()})
+			return
+		}
+		answer(w, struct{}{}, s.answer(a))
 	})
 	mux.HandleFunc("GET /stat", func(w http.ResponseWriter, r *http.Request) {
 		st, err := s.session.Client().Stat(r.Context(), r.FormValue("path"))
@@ -193,7 +285,7 @@ func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler 
 func (s *Server) status() Status {
 	x := s.session.Record()
 	st := Status{ID: s.VM.ID(), State: string(x.State), Driver: x.Driver, Image: x.Image, CPUs: x.CPUs, MemoryMiB: x.MemoryMiB, Network: s.Network,
-		Holder: os.Getpid(), Running: s.session.Running(), Created: x.Leased, DeleteBy: x.DeleteBy}
+		Holder: os.Getpid(), Running: s.session.Running(), Created: x.Leased, DeleteBy: x.DeleteBy, Paused: s.Paused}
 	for _, p := range s.session.Snapshots() {
 		st.Snapshots = append(st.Snapshots, p.Name)
 	}
@@ -246,6 +338,10 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	out := &frames{w: conn}
 	cmd := guest.Cmd{Argv: req.Argv, Env: req.Env, Dir: req.Dir, User: req.User, Timeout: req.Timeout, TTY: req.TTY,
 		Stdout: out.writer(frameStdout), Stderr: out.writer(frameStderr)}
+	if p := s.Paused; p != nil && req.InStep {
+		cmd.Env = append(slices.Clone(p.Environ), cmd.Env...)
+		cmd.Dir = cmp.Or(cmd.Dir, p.Dir)
+	}
 	var in *input
 	if req.Stdin {
 		in = newInput(out)

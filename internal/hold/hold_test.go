@@ -380,3 +380,80 @@ func tree(t *testing.T, dir string) string {
 	}
 	return b.String()
 }
+
+// A job's machine that waits to be looked at: commands stand where the failed step
+// stood, the first answer counts, and the machine stays its owner's.
+func TestPaused(t *testing.T) {
+	host := &machinetest.Host{}
+	for _, c := range []struct {
+		answer Answer
+		paused Paused
+		bad    string
+	}{
+		{answer: Answer{}},
+		{answer: Answer{Retry: true}},
+		{answer: Answer{Retry: true, Rewind: true, Run: "echo"}, paused: Paused{Rewinds: true, Edits: true}},
+		{answer: Answer{Retry: true, Rewind: true}, bad: "was not kept"},
+		{answer: Answer{Retry: true, Run: "echo"}, bad: "is an action"},
+		{answer: Answer{Rewind: true}, paused: Paused{Rewinds: true}, bad: "not run again"},
+	} {
+		dir, err := os.MkdirTemp("", "hold")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		m, err := host.Claim(t.Context(), machine.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Begin()
+		at := c.paused
+		at.Run, at.Job, at.Step, at.Dir, at.Environ = "r1", "build", 3, dir, []string{"DEPTH=3", "TOKEN=hidden"}
+		s := &Server{VM: m, Paused: &at}
+		ready, done := make(chan struct{}), make(chan error, 1)
+		go func() { done <- s.Serve(t.Context(), dir, func() error { close(ready); return nil }) }()
+		<-ready
+		h, err := Open(dir, m.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := h.Status(t.Context())
+		if err != nil || st.Paused == nil || st.Paused.Job != "build" || st.Paused.Environ != nil {
+			t.Errorf("%+v, %v", st.Paused, err)
+		}
+		var out bytes.Buffer
+		cmd := guest.Cmd{Argv: []string{"/bin/sh", "-c", `echo "$DEPTH $OVER $(pwd)"`}, Env: []string{"OVER=it"}, Stdout: &out}
+		if _, err := h.ExecInStep(t.Context(), cmd, nil); err != nil || out.String() != "3 it "+dir+"\n" {
+			t.Errorf("in the step: %q, %v", out.String(), err)
+		}
+		out.Reset()
+		if _, err := h.Exec(t.Context(), cmd, nil); err != nil || strings.Contains(out.String(), "3 it") {
+			t.Errorf("beside it: %q, %v", out.String(), err)
+		}
+		err = h.Answer(t.Context(), c.answer)
+		if c.bad != "" {
+			if err == nil || !strings.Contains(err.Error(), c.bad) {
+				t.Errorf("%+v: %v", c.answer, err)
+			}
+			c.answer = Answer{}
+			err = h.Remove(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil || s.Answered() != c.answer {
+			t.Errorf("%+v: answered %+v, %v", c.answer, s.Answered(), err)
+		}
+		if x := m.Session(); x.State != machine.Executing || m.Err() != nil {
+			t.Errorf("the machine is %s: %v", x.State, m.Err())
+		}
+		m.End(t.Context(), true, "")
+		if err := m.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	c, _, _, _ := held(t)
+	if err := c.Answer(t.Context(), Answer{}); err == nil || !strings.Contains(err.Error(), "no job waits") {
+		t.Errorf("an answer to a machine of nobody's: %v", err)
+	}
+}

@@ -41,6 +41,7 @@ type request struct {
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Stdin   bool          `json:"stdin,omitempty"`
 	TTY     *guest.TTY    `json:"tty,omitempty"`
+	InStep  bool          `json:"in_step,omitempty"` // in the environment and directory of the step that failed
 }
 
 type result struct {

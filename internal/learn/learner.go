@@ -500,6 +500,9 @@ func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 	case ci.JobFinished:
 		x := execution(&s.run, unitJob, rec.JobKey, "", rec.Time)
 		j := s.job(rec.JobKey)
+		if rec.Assisted && rec.Conclusion == ci.Success {
+			rec.Conclusion = ci.Failure // it failed, until somebody had a hand in it
+		}
 		_, err := l.outcome(tx, target{rec.Run, rec.JobKey, 0}, x, rec, rec.Conclusion, j.started)
 		if err != nil {
 			return err
@@ -604,7 +607,7 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 		wasFailing = int(b.streak)
 	}
 	l.model.Learn(e, failed, end)
-	if c != ci.TimedOut && took > 0 {
+	if c != ci.TimedOut && took > 0 && !rec.Assisted { // somebody was waited for
 		l.durations.Add(&x, e.took, took.Seconds())
 	}
 	return wasFailing, nil
@@ -630,6 +633,12 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 		id = stepIdentity(rec.Name, rec.Command)
 	}
 	x := execution(&s.run, unitStep, rec.JobKey, id, rec.Time)
+	if rec.Assisted {
+		// What a person made of it says nothing of the step: as it is, it has failed.
+		if rec.Attempt = 0; c == ci.Success {
+			c = ci.Failure
+		}
+	}
 	x.Attempt = max(s.run.Attempt, rec.Attempt)
 	wasFailing, err := l.outcome(tx, target{rec.Run, rec.JobKey, rec.Step}, x, rec, c, st.started)
 	if err != nil {

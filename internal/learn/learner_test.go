@@ -18,13 +18,14 @@ import (
 
 // world runs a little project through store and learner as a worker would.
 type world struct {
-	t     *testing.T
-	s     *store.Store
-	l     *learn.Learner
-	now   time.Time
-	repo  string
-	steps []string
-	code  int // of the last step where it fails
+	t      *testing.T
+	s      *store.Store
+	l      *learn.Learner
+	now    time.Time
+	repo   string
+	steps  []string
+	code   int  // of the last step where it fails
+	byHand bool // the last step passes after all, by hand
 }
 
 func newWorld(t *testing.T, s *store.Store, opt learn.Options) *world {
@@ -86,7 +87,12 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 		if last && fail {
 			end = ci.Failure
 		}
-		emit(ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: new(int64(1000 * (i + 1)))})
+		done := ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: new(int64(1000 * (i + 1)))}
+		if last && w.byHand {
+			end = ci.Success
+			done.Outcome, done.Conclusion, done.Attempt, done.Assisted, done.DurationMS = end, end, 2, true, new(int64(3_000_000))
+		}
+		emit(done)
 	}
 	if fail {
 		f := learn.Failure{Run: run.ID, Repository: w.repo, Workflow: "ci.yml", JobKey: "test", Step: len(w.steps), Command: w.steps[len(w.steps)-1],
@@ -100,7 +106,7 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 		}
 		out.decision = w.l.Retry(ctx, f, out.explain)
 	}
-	emit(ci.Record{Type: ci.JobFinished, Job: "test", Conclusion: end})
+	emit(ci.Record{Type: ci.JobFinished, Job: "test", Conclusion: end, Assisted: w.byHand})
 	emit(ci.Record{Type: ci.RunFinished, Conclusion: end})
 	must(rec.Close())
 	_, err = w.l.Consume(ctx)
@@ -242,6 +248,33 @@ func TestFlakyIsSaidAndRetried(t *testing.T) {
 	w.steps = []string{"npm run deploy"}
 	if r := w.run("d1", branch, 1, true, trouble...); r.decision.Retry || !strings.Contains(r.decision.Reason, "deploys") {
 		t.Errorf("deploy: %+v", r.decision)
+	}
+}
+
+// TestByHandIsNoPass: a step that passed because somebody had a hand in it has failed,
+// took no time that says anything, and makes nothing flaky.
+func TestByHandIsNoPass(t *testing.T) {
+	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := newWorld(t, s, learn.Options{})
+	var r ran
+	for i := range 6 {
+		w.byHand = i > 2
+		r = w.run(fmt.Sprintf("%040d", i), "refs/heads/main", 1, w.byHand, assertion...)
+	}
+	p := r.forecast.Steps["test"][3]
+	if p.PFail < .3 || p.ExpectedMS > 10_000 {
+		t.Errorf("after three passes and two failures that were mended by hand: %+v", p)
+	}
+	if r.explain.Flaky || r.explain.FixedBy != "" || r.explain.Seen != 2 {
+		t.Errorf("%+v", r.explain)
+	}
+	stats, err := w.l.Stats(t.Context())
+	if err != nil || stats.Failures != 3 || stats.Executions != 18 {
+		t.Errorf("%+v %v", stats, err)
 	}
 }
 

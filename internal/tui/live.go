@@ -36,6 +36,7 @@ type Live struct {
 
 	mu      sync.Mutex
 	board   board.Board
+	hidden  bool // the terminal is somebody else's
 	pending []string
 	dropped int
 }
@@ -74,6 +75,23 @@ func (l *Live) Emit(r ci.Record) {
 	}
 }
 
+// Aside leaves the terminal to f, and draws on below what f has written. Records are
+// taken meanwhile. It is for one caller at a time.
+func (l *Live) Aside(f func()) {
+	hide := func(yes bool) {
+		l.mu.Lock()
+		l.hidden = yes
+		l.mu.Unlock()
+		l.prog.Send(asideMsg{})
+	}
+	hide(true) // or the tree would be drawn over what f writes
+	time.Sleep(tick)
+	l.prog.ReleaseTerminal()
+	f()
+	l.prog.RestoreTerminal()
+	hide(false)
+}
+
 // Close stops drawing and prints the summary where the tree was.
 func (l *Live) Close() error {
 	l.prog.Send(closeMsg{})
@@ -96,6 +114,12 @@ func (l *Live) Close() error {
 	return err
 }
 
+func (l *Live) away() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hidden
+}
+
 func (l *Live) take() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,6 +134,7 @@ func (l *Live) take() []string {
 type (
 	tickMsg  time.Time
 	closeMsg struct{}
+	asideMsg struct{}
 )
 
 type liveModel struct {
@@ -126,7 +151,14 @@ func (m liveModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
+	case asideMsg:
+		if lines := m.live.take(); len(lines) > 0 {
+			return m, tea.Println(strings.Join(lines, "\n"))
+		}
 	case tickMsg:
+		if m.live.away() {
+			return m, nextTick()
+		}
 		if lines := m.live.take(); len(lines) > 0 {
 			return m, tea.Sequence(tea.Println(strings.Join(lines, "\n")), nextTick())
 		}
@@ -145,7 +177,7 @@ func (m liveModel) View() tea.View {
 	m.live.mu.Lock()
 	defer m.live.mu.Unlock()
 	var lines []string
-	if !m.closing {
+	if !m.closing && !m.live.hidden {
 		for _, line := range Tree(&m.live.board, m.width, max(m.height/2, 6), time.Now()) {
 			lines = append(lines, paint(line))
 		}

@@ -22,6 +22,11 @@ func Risk(f learn.Forecast) func(j *plan.Job) (perSecond float64, known bool) {
 	}
 }
 
+// StepRisk is how likely a forecast takes a step to fail, for [RiskyPoints].
+func StepRisk(f learn.Forecast) func(jobKey string, step int) float64 {
+	return func(jobKey string, step int) float64 { return f.Steps[jobKey][step].PFail }
+}
+
 // Predictions are a forecast's records, with what the plan knows of their jobs
 // and steps.
 func Predictions(run *plan.Run, f learn.Forecast) []ci.Record {

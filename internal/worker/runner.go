@@ -72,6 +72,16 @@ type Runner struct {
 	OIDC        *oidc.Issuer
 	OIDCSubject []string
 
+	// Points says before which steps the machine is kept as it is, "" is RiskyPoints
+	// where the learner acts and else none; Risk is how likely a
+	// step of a job is to fail, for [RiskyPoints], nil is not known.
+	Points Points
+	Risk   func(jobKey string, step int) float64
+	// Pause, if set, is asked what is to become of a step that has failed for good,
+	// and not by its author's leave; the job waits for the answer, as long as its
+	// time allows.
+	Pause func(ctx context.Context, p Pause) Answer
+
 	CPUs, MemoryMiB int           // 0 is the host's default
 	Layout          engine.Layout // of the machine; zero is that of our images
 	Log             *slog.Logger
@@ -174,10 +184,20 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	lease.Begin()
 
 	hooks := &hooks{tokenless: token == "", runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) }),
-		tests: r.newTests(job, run.ReadOnly, masked, func() GuestFiles { return lease.Client() })}
+		tests:  r.newTests(job, run.ReadOnly, masked, func() GuestFiles { return lease.Client() }),
+		points: &points{policy: r.Points, machine: lease}}
+	if r.Points == "" && r.Learn.Mode() == learn.Act {
+		hooks.points.policy = RiskyPoints
+	}
+	if overlapping(job) {
+		hooks.points.policy = NoPoints
+	}
+	if r.Risk != nil {
+		hooks.points.risk = func(step int) float64 { return r.Risk(job.Key, step) }
+	}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: lease.Client(), Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Emit: hooks, Hooks: hooks,
+		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
@@ -284,6 +304,8 @@ type hooks struct {
 	// a moment for the end, so it is asked once for all that tells of it.
 	fate func() string
 
+	points *points // of the machine; nil where it is somebody else's
+
 	mu    sync.Mutex
 	lines map[int][]string
 	end   bool // job.finished went by
@@ -368,15 +390,33 @@ func (h *hooks) Emit(rec ci.Record) {
 // JobEnded reads what the job left behind.
 func (h *hooks) JobEnded(ctx context.Context) { h.tests.jobEnded(ctx) }
 
-func (h *hooks) BeforeStep(context.Context, engine.StepInfo) error { return nil }
+// BeforeStep keeps the machine as it is before a step, where that is wanted.
+func (h *hooks) BeforeStep(ctx context.Context, s engine.StepInfo) error {
+	if s.Attempt > 1 {
+		return nil // what there is is of before the first
+	}
+	if err := h.points.take(ctx, s.Number); err != nil && ctx.Err() == nil {
+		h.noPoint(s, err)
+	}
+	return nil
+}
 
-// AfterStep explains a failure, and may have the step tried again.
+// AfterStep explains a failure, may have the step tried again, and may leave it to
+// whoever waits for failures.
 func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.StepResult) (*engine.Retry, error) {
-	r := h.runner
 	if res.Outcome != ci.Failure || res.Infrastructure || ctx.Err() != nil {
 		h.tests.stepEnded(ctx, s, res.Outcome == ci.Success && ctx.Err() == nil, "")
 		return nil, nil
 	}
+	if again := h.explained(ctx, s, res); again != nil {
+		return h.rewound(ctx, s, again)
+	}
+	return h.paused(ctx, s, res)
+}
+
+// explained tells what is known of a failure, and whether it is worth another try.
+func (h *hooks) explained(ctx context.Context, s engine.StepInfo, res engine.StepResult) *engine.Retry {
+	r := h.runner
 	h.mu.Lock()
 	lines := h.lines[s.Number]
 	delete(h.lines, s.Number)
@@ -386,7 +426,7 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 			Message: hint}))
 	}
 	if r.Learn.Mode() == learn.Off {
-		return nil, nil
+		return nil
 	}
 	f := learn.Failure{Run: r.RunID, Repository: r.Repository, Workflow: r.File, JobKey: h.job.Key, Step: s.Number, Name: s.Name, Command: s.Command,
 		Branch: r.Ref, Commit: r.SHA, Attempt: max(s.Attempt, r.Attempt), ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines}
@@ -394,16 +434,16 @@ func (h *hooks) AfterStep(ctx context.Context, s engine.StepInfo, res engine.Ste
 	if err != nil {
 		// Learning is never in the way of a job.
 		r.Log.Error("explaining a failure", "job", h.job.Key, "err", err)
-		return nil, nil
+		return nil
 	}
 	e.Tests = h.tests.stepEnded(ctx, s, false, e.Signature)
 	d := r.Learn.Retry(ctx, f, e)
 	e.Advice = cmp.Or(d.Reason, e.Advice)
 	r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e}))
 	if d.Act && d.Retry {
-		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}, nil
+		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}
 	}
-	return nil, nil
+	return nil
 }
 
 // noRetry: a step with HEARTH_NO_RETRY in its env is not to be repeated.
