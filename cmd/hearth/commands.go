@@ -12,6 +12,7 @@ func (a *app) commands() []*cobra.Command {
 		a.runsCommand(),
 		a.showCommand(),
 		a.explainCommand(),
+		a.debugCommand(),
 		a.logsCommand(),
 		a.artifactsCommand(),
 		a.cacheCommand(),

@@ -19,6 +19,12 @@ import (
 // without being run anywhere fails this test.
 var runElsewhere = map[string]string{
 	"hearth serve --config hearth.json": "serve_test.go",
+	"hearth debug":                      "testdata/script/debug.txtar",
+	"hearth debug RUN -- ls -la":        "testdata/script/debug.txtar",
+	"hearth debug RUN --retry":          "testdata/script/debug.txtar",
+	"hearth debug RUN --rewind":         "testdata/script/debug.txtar",
+	"hearth debug RUN --run fixed.sh":   "testdata/script/debug.txtar",
+	"hearth debug RUN --continue":       "testdata/script/debug.txtar",
 }
 
 // documents are the files whose sh blocks are commands.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,8 +40,14 @@ func (a *app) performOne(ctx context.Context, o runOptions, c *candidate, groups
 	c.run = entry.Run
 	entry.Begin(len(c.plan.Jobs), worker.Known(c.plan), worker.Change(c.plan.GitHub.Get("event"), c.happening),
 		func(f learn.Forecast) []ci.Record { return worker.Predictions(c.plan, f) })
+	works := runner(entry)
+	works.Risk = worker.StepRisk(entry.Forecast)
+	if o.pause {
+		works.Pause = (&pauser{app: a, run: c.run.ID, limit: o.pauseFor, aside: out.aside, lines: make(chan string)}).pause
+		works.Points = cmp.Or(works.Points, worker.EachPoint)
+	}
 	con := &conduct.Conductor{
-		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: runner(entry), Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
+		Run: c.plan, ID: c.run.ID, Sink: entry, Executor: works, Groups: groups, Risk: worker.Risk(entry.Forecast), Mask: hidden,
 		Expanded: func(run *plan.Run) error { return entry.SetPlan(run) }, Late: late,
 	}
 	soft, driven := a.stop.drive()

@@ -47,6 +47,9 @@ type runOptions struct {
 	matrix, platform, local                          []string
 	network, learn, unknownLabels                    string
 	offline, allowMissing                            bool
+	pause                                            bool
+	pauseFor                                         time.Duration
+	points                                           string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -110,6 +113,9 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.StringVar(&o.learn, "learn", "", "off, advise or act (default advise, or HEARTH_LEARN)")
 	f.BoolVar(&o.allowMissing, "allow-missing", false, "exit code 0 although a job cannot run here, if all others succeeded")
 	f.BoolVar(&o.offline, "offline", false, "fetch nothing: actions come from the cache or --local-repository")
+	f.BoolVar(&o.pause, "pause-on-failure", false, "leave the machine of a step that fails to you, as the step left it: on a terminal here, else by hearth debug")
+	f.DurationVar(&o.pauseFor, "pause-for", 30*time.Minute, "how long a failed step waits for you")
+	f.StringVar(&o.points, "points", "", "before which steps a machine is kept as it is, so that a repeated step begins from there: none, risky or each (default: each with --pause-on-failure, risky with --learn act, else none)")
 	a.machineFlags(c, &o.machineOptions)
 	return c
 }
@@ -140,18 +146,19 @@ type candidate struct {
 type output struct {
 	sink  ci.Sink
 	close func() error
+	aside func(func()) // leaves the terminal to somebody else for a while
 }
 
 func (a *app) output(o runOptions) output {
 	switch {
 	case o.json:
-		return output{a.json(), a.json().Close}
+		return output{a.json(), a.json().Close, nil}
 	case !o.plain && isTerminal(a.out) && a.getenv("TERM") != "dumb":
 		l := tui.NewLive(a.out)
-		return output{l, l.Close}
+		return output{l, l.Close, l.Aside}
 	}
 	p := tui.NewPlain(a.out, o.quiet)
-	return output{p, p.Close}
+	return output{p, p.Close, func(f func()) { f() }}
 }
 
 // diagnose reports diagnostics where the user looks: as records with --json, as
@@ -188,6 +195,12 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	}
 	if o.diskMiB < config.MinDisk {
 		return usage("--disk %d: want at least %d MiB", o.diskMiB, config.MinDisk)
+	}
+	if _, err := worker.ParsePoints(o.points); err != nil {
+		return usage("--points: %v", err)
+	}
+	if o.pauseFor < time.Second || o.pauseFor > maxPause {
+		return usage("--pause-for %v: want 1s to %v", o.pauseFor, maxPause)
 	}
 	o.actor = cmp.Or(o.actor, a.getenv("GITHUB_ACTOR"), a.getenv("USER"), "hearth")
 	all, err := readWorkflows(p, o.workflows)
@@ -663,7 +676,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				Source: tree, Tree: tree.Tree, Tests: o.tests,
 				Token: func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:  o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
-				Package: prompt.Package,
+				Package: prompt.Package, Points: worker.Points(o.points),
 				Image: func(labels []string) (string, error) {
 					name, err := image.ForLabels(labels, set.platforms)
 					if err != nil || name == image.DefaultName {

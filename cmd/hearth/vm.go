@@ -262,6 +262,9 @@ func (a *app) vmListCommand() *cobra.Command {
 					if s.Running > 0 {
 						state = fmt.Sprintf("running %d", s.Running)
 					}
+					if p := s.Paused; p != nil {
+						state = board.Clean(fmt.Sprintf("waits: step %d of %s failed (hearth debug)", p.Step, p.Job))
+					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%s\t%s\t%s\n", s.ID, state, board.Short(time.Since(s.Created)), board.Short(time.Until(s.DeleteBy)),
 						s.CPUs, s.MemoryMiB, s.Driver, s.Network, board.Clean(cmp.Or(strings.Join(s.Snapshots, ", "), "-")))
 				}
@@ -342,9 +345,14 @@ func (a *app) vmShellCommand() *cobra.Command {
 // onTerminal runs a command on a terminal of its own in the machine, which this
 // terminal shows: keys go there as they are, Ctrl-C too.
 func (a *app) onTerminal(ctx context.Context, h *hold.Client, cmd guest.Cmd, o execOptions) error {
+	return a.onTerminalBy(ctx, h.ID(), cmd, o, h.Exec)
+}
+
+func (a *app) onTerminalBy(ctx context.Context, id string, cmd guest.Cmd, o execOptions,
+	run func(context.Context, guest.Cmd, <-chan guest.TTY) (guest.Exit, error)) error {
 	in, ok := a.in.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) || !isTerminal(a.out) {
-		return usage("standard input and output are no terminal: use hearth vm exec -i %s -- bash", h.ID())
+		return usage("standard input and output are no terminal: use hearth vm exec -i %s -- bash", id)
 	}
 	size := func() guest.TTY {
 		cols, rows, err := term.GetSize(int(in.Fd()))
@@ -380,7 +388,7 @@ func (a *app) onTerminal(ctx context.Context, h *hold.Client, cmd guest.Cmd, o e
 	if err != nil {
 		return &exit{exitInfrastructure, fmt.Errorf("the terminal: %w", err)}
 	}
-	end, err := h.Exec(ctx, cmd, resize)
+	end, err := run(ctx, cmd, resize)
 	term.Restore(int(in.Fd()), before)
 	return a.ended(ctx, end, o, err)
 }
