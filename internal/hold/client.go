@@ -281,7 +281,8 @@ func (c *Client) run(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY
 
 func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, inStep bool) (guest.Exit, error) {
 	var none guest.Exit
-	body, err := json.Marshal(request{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User, Timeout: cmd.Timeout, Stdin: cmd.Stdin != nil, TTY: cmd.TTY, InStep: inStep})
+	body, err := json.Marshal(request{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User, Timeout: cmd.Timeout,
+		Stdin: cmd.Stdin != nil, TTY: cmd.TTY, InStep: inStep})
 	if err != nil {
 		return none, err
 	}

@@ -89,7 +89,8 @@ func lines(b *board.Board, r ci.Record, quiet bool) []string {
 		if r.Conclusion == ci.Skipped {
 			return nil
 		}
-		step := board.Step{Status: ci.Completed, Outcome: r.Outcome, Conclusion: r.Conclusion, Infrastructure: r.Infrastructure, Attempt: r.Attempt, Assisted: r.Assisted}
+		step := board.Step{Status: ci.Completed, Outcome: r.Outcome, Conclusion: r.Conclusion, Infrastructure: r.Infrastructure,
+			Attempt: r.Attempt, Assisted: r.Assisted}
 		sign, word := step.Mark()
 		line := fmt.Sprintf("%s%s %s: %s", name, sign, board.Clean(r.Name), word)
 		if r.DurationMS != nil {

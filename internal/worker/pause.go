@@ -168,7 +168,7 @@ func (h *hooks) rewound(ctx context.Context, s engine.StepInfo, again *engine.Re
 
 // noPoint tells that a step has none.
 func (h *hooks) noPoint(s engine.StepInfo, err error) {
-	h.runner.Log.Warn("the machine could not be kept as it is before a step", "job", h.job.Key, "step", s.Number, "err", h.mask.Field(err.Error()))
+	h.runner.Log.Warn("the machine could not be kept as it is before a step", "job", fmt.Sprintf("%s, step %d", h.job.Key, s.Number), "err", h.mask.Field(err.Error()))
 	h.runner.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: h.runner.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID,
 		Level: "notice", Message: "The machine could not be kept as it was before this step: " + err.Error()}))
 }
