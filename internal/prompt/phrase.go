@@ -52,11 +52,12 @@ func parse(request string) (*phrased, error) {
 	r.run()
 	r.resolve()
 	if len(r.problems) > 0 {
-		first := r.problems[0]
-		first.More = r.problems[1:]
-		return nil, &first
+		return nil, r.refusal()
 	}
 	out := &phrased{plan: r.p, yaml: r.p.write(), notes: r.p.notes}
+	if r.audit(out.yaml); len(r.problems) > 0 {
+		return nil, r.refusal()
+	}
 	if problem := check(out.yaml); problem != "" {
 		return nil, &Refusal{Reason: "what came of it is no valid workflow: " + firstLine(problem), Hint: "put commands in backquotes: run `cargo test`"}
 	}
@@ -73,6 +74,13 @@ func parse(request string) (*phrased, error) {
 		}
 	}
 	return out, nil
+}
+
+// refusal names everything that stands against a request.
+func (r *reader) refusal() *Refusal {
+	first := r.problems[0]
+	first.More = r.problems[1:]
+	return &first
 }
 
 // maxTokens bounds the work that a request can cause.
