@@ -25,6 +25,7 @@ func (r *reader) audit(yaml string) {
 	a.commandsMissed()
 	a.prose()
 	a.subjects()
+	a.unasked()
 }
 
 type auditor struct {
@@ -286,6 +287,30 @@ func (a *auditor) subjects() {
 					a.lost(n, s.what)
 				}
 			}
+		}
+	}
+}
+
+// unasked are parts of a workflow that only words like these ask for.
+var unaskedFor = []struct {
+	sign  string
+	words *regexp.Regexp
+	what  string
+}{
+	{"concurrency:", regexp.MustCompile(`cancel|concurren|at a time|at once|at the same time|queue|overlap|parallel|supersed|newest|latest|wait|simultaneous|abort|stop|kill|one after|single|only one|just one|one run|one at`), "a concurrency group"},
+	{"continue-on-error:", regexp.MustCompile(`fail|ignor|optional|allow|block|tolera|stop|error|effort|advis|break|abort|go on|going|carry on|continue|matter`), "to go on after a failure"},
+	{"if: failure()", regexp.MustCompile(`fail|error|break|broke|wrong|red|otherwise|else|crash|if not|doesn't|does not|green|pass|succeed|blow|fall`), "a condition on failure"},
+	{"if: always()", regexp.MustCompile(`always|any case|every case|all cases|either way|no matter|whatever|regardless|even|whether|come what|success or|pass or|irrespective|outcome|result|unconditionally|all times|circumstances|worse|also if|including`), "that it always runs"},
+	{"container:", regexp.MustCompile(`container|docker|image|:|inside`), "a container"},
+	{"timeout-minutes:", regexp.MustCompile(`minute|min\b|mins|hour|\d ?[mhs]\b|second|limit|timeout|time-out|\bhr`), "a time limit"},
+}
+
+// unasked looks for what the request does not speak of.
+func (a *auditor) unasked() {
+	said := strings.ToLower(a.c.src)
+	for _, u := range unaskedFor {
+		if strings.Contains(a.have, u.sign) && !u.words.MatchString(said) {
+			a.problem(strings.TrimSpace(a.p.request), "the workflow would have "+u.what+", which is not asked for", "say it in sentences of their own")
 		}
 	}
 }

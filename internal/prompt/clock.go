@@ -22,6 +22,16 @@ func dayNumber(w string) int {
 	return -1
 }
 
+// monthNumber is 1 to 12, or 0.
+func monthNumber(w string) int {
+	for i, m := range strings.Fields("jan feb mar apr may jun jul aug sep oct nov dec") {
+		if strings.HasPrefix(w, m) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
 type hourMinute struct{ h, m int }
 
 // clockOf reads a T node.
@@ -241,6 +251,26 @@ func (r *reader) crons(n *node) ([]string, string, error) {
 			return nil, "", errors.New("an hour is not divided like that in a cron line")
 		}
 		return []string{fmt.Sprintf("*/%d * * * *", 60/k)}, "", nil
+	case n.has("past"):
+		return []string{"30 * * * *"}, "", nil
+	case n.has("year"):
+		mon, day := "1", "1"
+		if k := n.get("mon"); k != nil {
+			mon = strconv.Itoa(monthNumber(r.word(k)))
+		}
+		if k := n.get("y"); k != nil {
+			switch w := r.word(k); w {
+			case "first":
+			case "fifteenth":
+				day = "15"
+			default:
+				day = strings.TrimRight(w, "stndrh")
+			}
+		}
+		if v, err := strconv.Atoi(day); err != nil || v < 1 || v > 31 {
+			return nil, "", errors.New("there is no such day of the month")
+		}
+		return lines(day + " " + mon + " *")
 	case n.has("two"):
 		switch r.word(n.get("u")) {
 		case "day", "days":

@@ -18,14 +18,14 @@ import (
 type span struct{ end, cost int }
 
 // alone are programs that make a command without any argument.
-var alone = set(`make pytest tox nox rake ninja hugo tsc eslint mocha jest phpunit rspec rubocop yarn black mypy goreleaser golangci-lint
+var alone = set(`make swiftlint pytest tox nox rake ninja hugo tsc eslint mocha jest phpunit rspec rubocop yarn black mypy goreleaser golangci-lint
  staticcheck webpack vitest flake8 pylint behave busted luacheck typos codespell lychee semantic-release latexmk bats prove psalm phpstan
  pest pint ctest doxygen cppcheck uname date hostname nproc df ls env gotestsum ginkgo sbt bazel jekyll mkdocs markdownlint-cli2 htmlproofer yamllint
  actionlint ansible-lint tflint tfsec govulncheck scons npm bundle gradle cibuildwheel slither forge standard just ant mvn gulp grunt ava pre-commit`)
 
 // english are programs whose names are English words as well: they begin a
 // command only before something that no sentence has there.
-var english = set(`just task time test find cut sort kill head tail true false free date source env export touch exit sleep next kind act dev
+var english = set(`just task time test find cut sort kill head tail true set false free date source env export touch exit sleep next kind act dev
  fly hub standard cross trunk cap pod air mill stack forge anchor migrate cat watch surge pest pint rush ant earthly flux atlas railway invoke echo
  ab fab inv goose typos reuse storybook snyk codecov serverless turbo nx cypress playwright jest cross crystal gleam dune locust artillery tar zip
  flask rails django ansible vagrant docker expo gatsby astro hugo black standard diff split tilt wait coverage behave hatch rye celery dredd hearth`)
@@ -35,6 +35,9 @@ var named = set(`node python python3 java ruby php perl R julia lua elixir swift
 
 // nesting are words behind which another program's name comes.
 var nesting = set(`exec run npx uvx bunx sudo xargs dlx x env time timeout nohup`)
+
+// twoWords are programs whose subcommands have two words: "gh release upload".
+var twoWords = set("gh glab aws az gcloud doctl wrangler")
 
 // makes are words behind which "make" is the English verb.
 var makes = set("it me us sure a an the this that them these those our my your you certain")
@@ -61,7 +64,7 @@ var (
 	operator   = regexp.MustCompile(`^(?:\|\|?|&&|\d?>>?|<<?|\d?>&\d|&>)$`)
 	number     = regexp.MustCompile(`^v?\d+(?:[.:]\d+)*(?:\.x)?$`)
 	assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
-	script     = regexp.MustCompile(`^[\w./~-]+\.(?:sh|bash|zsh|py|rb|pl|js|mjs|cjs|ts|ps1|php|lua|R|jl|bat|cmd|exe)$`)
+	script     = regexp.MustCompile(`^[\w./\\~-]+\.(?:sh|bash|zsh|py|rb|pl|js|mjs|cjs|ts|ps1|php|lua|R|jl|bat|cmd|exe)$`)
 	execPath   = regexp.MustCompile(`^(?:\.{1,2}/|~/|/)[\w.@+-]+(?:/[\w.@+-]+)*$`)
 	binPath    = regexp.MustCompile(`^(?:[\w.@+-]+/)*(?:s?bin|scripts?|\.bin|hack|tools|ci)/[\w.@+-]+$`)
 	anyPath    = regexp.MustCompile(`^[\w.@+-]+(?:/[\w.@+-]+)+$`)
@@ -182,8 +185,11 @@ func (c *chart) program(at, start int) (*program, int) {
 		if alone[name] && said && (next.text == "" || lex.is("stop", next.word)) {
 			return p, 3
 		}
+		if name == "rails" && purposeWord[next.text] != "" && c.begins(at) {
+			return p, 0
+		}
 		if (name == "docker" || name == "rails" || name == "jest" || name == "cypress" || name == "playwright" || name == "hugo" ||
-			name == "black") && (p.subs["*"] && next.text != "" && !lex.is("stop", next.word) || alone[name]) {
+			name == "black") && (p.subs["*"] && next.text != "" && (purposeWord[next.word] != "" || !lex.knows(next.word)) || alone[name]) {
 			return p, 3
 		}
 		return nil, 0
@@ -191,11 +197,20 @@ func (c *chart) program(at, start int) (*program, int) {
 		next.text != "" && !lex.knows(next.word),
 		at+1 < len(c.ts) && c.ts[at+1].kind == literal:
 		return p, 0
-	case alone[name]:
+	case alone[name], lone(p) && (said || c.begins(at) || c.behind(at, "with", "using", "via", "by")):
 		return p, 2
 	}
 	return nil, 0
 }
+
+// lone says whether a program may do its work without arguments: one that somebody
+// installs for it and that has no subcommands, a linter mostly.
+func lone(p *program) bool {
+	return alone[p.name] || len(p.subs) == 0 && p.pkg != "" && !english[p.name] && !named[p.name] && !needy[p.name]
+}
+
+// needy are programs that do nothing without being told what.
+var needy = set("ssh scp sftp rsync zsh pwsh powershell psql mysql sqlite3 redis-cli mongosh javac gcc clang rustc ghc nvcc openssl gpg jq yq ffmpeg tsx ts-node pandoc ansible-playbook syft dive kaniko nmap ab wrk hyperfine")
 
 // begins says whether a token is the first of a clause.
 func (c *chart) begins(at int) bool {
@@ -242,6 +257,8 @@ loop:
 		}
 		x := t.written()
 		switch {
+		case lex.is("number", t.word) && j+1 < len(c.ts) && (c.ts[j+1].word == "times" || lex.is("unit", c.ts[j+1].word)):
+			break loop
 		case operator.MatchString(x):
 			if j+1 >= len(c.ts) || c.ts[j+1].kind != word && c.ts[j+1].kind != literal || lex.is("stop", c.ts[j+1].word) && c.ts[j+1].text != "exit" {
 				break loop
@@ -298,7 +315,7 @@ loop:
 			flagged = false
 			continue
 		}
-		if lex.programs[x] != nil && !english[x] && !nested && !flagged && !prog.subs[x] && bare > 0 {
+		if lex.programs[x] != nil && !english[x] && !nested && !flagged && !prog.subs[x] && bare > 0 && !(bare == 1 && twoWords[prog.name]) {
 			break loop // another command begins
 		}
 		english := lex.english(t.word) || t.mended && !t.fixed
@@ -346,6 +363,8 @@ loop:
 			bare++
 		case prog.subs[x] && bare <= 1:
 			bare++
+		case bare == 1 && twoWords[prog.name]:
+			bare++
 		case c.mayName(t, prog, bare, anything, isScript):
 			soft(j)
 			bare++
@@ -353,7 +372,7 @@ loop:
 			break loop
 		}
 	}
-	if j == at+1 && !alone[prog.name] && !isScript {
+	if j == at+1 && !lone(prog) && !isScript {
 		return nil
 	}
 	return append(out, span{j, cost})
@@ -395,7 +414,7 @@ func (c *chart) mayName(t token, prog *program, bare int, anything, isScript boo
 		return pathLike.MatchString(t.text) || lex.is("envname", t.word) || lex.is("dirname", t.word) || purposeWord[t.word] != "" ||
 			lex.is("object", t.word) || lex.is("adjective", t.word)
 	case len(prog.subs) > 0:
-		return lex.is("dirname", t.word) || lex.is("object", t.word) || lex.is("envname", t.word) || lex.is("service", t.word)
+		return pathLike.MatchString(t.text) || lex.is("dirname", t.word) || lex.is("object", t.word) || lex.is("envname", t.word) || lex.is("service", t.word)
 	default:
 		return lex.is("dirname", t.word)
 	}
@@ -408,7 +427,7 @@ var purposeWord = map[string]string{
 	"compile": "build", "serve": "start", "start": "start", "typecheck": "typecheck", "bench": "bench", "benchmark": "bench", "audit": "audit",
 	"upgrade":     "upgrade",
 	"integration": "test", "unit": "test", "e2e": "test", "images": "build", "image": "build", "smoke": "test", "push": "push",
-	"report": "report", "validate": "check",
+	"report": "report", "validate": "check", "migrate": "migrate",
 }
 
 var (
@@ -433,6 +452,7 @@ var (
 	hiddenName  = regexp.MustCompile(`^\.[a-z][\w-]{2,}$`)
 	dayWord     = regexp.MustCompile(`^\d{1,2}(?:st|nd|rd|th)$`)
 	osLabel     = regexp.MustCompile(`^(?:ubuntu|macos|windows)-[\w.-]+$`)
+	slashWord   = regexp.MustCompile(`^/[a-z][a-z-]*$`)
 	tagLike     = regexp.MustCompile(`^[\w.\[\]+-]*[*\[][\w.*\[\]+/-]*$|^v$|^v?\d[\d.x]*$|^[\w-]+[-/@]v?\*?$`)
 )
 
@@ -479,7 +499,7 @@ var classes = map[string]func(c *chart, t token) bool{
 		if t.kind == literal || t.kind == code {
 			return true
 		}
-		return t.kind == word && plainName.MatchString(t.text) && !c.g.lex.is("stop", t.word)
+		return t.kind == word && plainName.MatchString(t.text) && !c.g.lex.is("stop", t.word) && !c.g.lex.is("run", t.word)
 	},
 	"new": func(c *chart, t token) bool { // a name that is no English word
 		return t.kind == word && plainName.MatchString(t.text) && (!c.g.lex.knows(t.word) && !t.mended || strings.ContainsAny(t.text, "-_")) &&
@@ -519,6 +539,16 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	"oslabel": func(c *chart, t token) bool { return t.kind != punct && osLabel.MatchString(t.text) },
 	"cf":      func(c *chart, t token) bool { return t.kind == word && cronField.MatchString(t.text) },
+	"slash":   func(c *chart, t token) bool { return t.kind == word && slashWord.MatchString(t.text) },
+	"ciname": func(c *chart, t token) bool {
+		return t.kind == word && (t.text == "CI" || t.text == "CD" || t.text == "CI/CD")
+	},
+	"opens":  func(c *chart, t token) bool { return t.kind == word && strings.HasPrefix(t.text, "[") },
+	"inner":  func(c *chart, t token) bool { return t.kind == word && !strings.ContainsAny(t.text, "[]") },
+	"closes": func(c *chart, t token) bool { return t.kind == word && strings.HasSuffix(t.text, "]") },
+	"dirpath": func(c *chart, t token) bool {
+		return t.kind == word && anyPath.MatchString(t.text) && !script.MatchString(t.text) && !binPath.MatchString(t.text)
+	},
 	"channel": func(c *chart, t token) bool { return strings.HasPrefix(t.text, "#") && len(t.text) > 1 },
 }
 

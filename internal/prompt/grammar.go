@@ -554,7 +554,7 @@ func (c *chart) cover() []*node {
 		here := best[i].cost
 		for _, r := range c.g.fragments {
 			for _, m := range c.rule(r, i) {
-				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 {
+				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) || cutting[r.name] && c.cuts(i, m.end) {
 					continue
 				}
 				if cost := here + r.cost + m.cost; cost < best[m.end].cost {
@@ -576,6 +576,38 @@ func (c *chart) cover() []*node {
 
 // empty are fragments that mean nothing: what to run is never said in them.
 var empty = set("filler lead lead2 title title2 title3 heading runs runs2 runs3 polite mind nothing everywhere sure gloss tool.is")
+
+// verbs are names of events that are verbs, and more often so.
+var verbs = set("push pushes commit commits comment comments release tag tags merge merges update updates issue")
+
+// bareWord says whether a word that may be an event stands in the middle of a clause,
+// where it is a verb or a noun: "build and push on tags".
+func (c *chart) bareWord(from, to int) bool {
+	if to != from+1 || to == len(c.ts) || !verbs[c.ts[from].word] {
+		return false
+	}
+	next := c.ts[to]
+	return next.kind != punct && next.word != "and" && next.word != "or" && next.word != "only"
+}
+
+// cutting are fragments that end with names of programs, and must not take a
+// command's first word for one: "cache node_modules, npm ci".
+var cutting = set("cache cache.use tool tool.is title title2 title3 lead2 version container service")
+
+// cuts says whether a command that begins among tokens goes on behind them.
+func (c *chart) cuts(from, to int) bool {
+	for i := max(from+1, to-2); i < to; i++ {
+		if p := c.ts[i-1]; p.kind != punct && p.word != "and" && p.word != "then" {
+			continue
+		}
+		for _, s := range c.commands(i) {
+			if s.end > to && s.cost == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // hides says whether a command stands among tokens.
 func (c *chart) hides(from, to int) bool {

@@ -36,8 +36,8 @@ func init() { // they call each other
 			n *node) {
 			r.base.maxParallel = strconv.Itoa(r.number(n.get("n")))
 		},
-		"heading": (*reader).readHeading,
-		"passes":  (*reader).readPasses, "dirs": (*reader).readDirs,
+		"heading": (*reader).readHeading, "atfirst": (*reader).readAtFirst, "mode": (*reader).readMode, "svcmatrix": (*reader).readServiceMatrix, "features": (*reader).readFeatures,
+		"passes": (*reader).readPasses, "dirs": (*reader).readDirs,
 		"values": (*reader).readValues, "container": (*reader).readContainer, "shell": (*reader).readShell, "artifact": (*reader).readArtifact,
 		"keep":     (*reader).readKeep,
 		"download": (*reader).readDownload, "cache": func(r *reader, n *node) { r.cacheNodes = append(r.cacheNodes, n) },
@@ -133,6 +133,9 @@ func (r *reader) readBy(n *node) {
 
 // readGloss is what a command is said to be good for: it adds nothing.
 func (r *reader) readGloss(n *node) {
+	if n.name == "gloss.how" {
+		return
+	}
 	if r.segment == len(r.steps) {
 		if _, _, more := r.follows(); !more {
 			if what, tool := r.purposeOf(n.get("p")); what != "" { // "I want to test my crate"
@@ -188,6 +191,10 @@ func (r *reader) readPasses(n *node) {
 
 func (r *reader) readAllow(n *node) {
 	s := r.stepOf(n.get("s"))
+	if next := r.at + 1; next < len(r.nodes) && r.nodes[next].name == "colon" { // "mypy may fail: mypy src"
+		r.pending = append(r.pending, modifier{name: "tolerate", tight: true, sentence: r.sentence, apply: func(s *step) { s.tolerate = true }})
+		return
+	}
 	for _, old := range r.steps {
 		if old.command != "" && old.command == s.command || s.command == "" && old.purpose == s.purpose && s.purpose != "" {
 			old.tolerate = true
@@ -315,6 +322,9 @@ func (r *reader) event(t *triggers, n *node) {
 			switch {
 			case pattern != nil:
 				g := r.plain(pattern)
+				if m := exampleTag.FindStringSubmatch(g); m != nil && tagsLike.MatchString(r.words(k)) {
+					g = m[1] + "*" + strings.Repeat(".*", strings.Count(m[2], ".")) // one that stands for all of its kind
+				}
 				if !strings.ContainsAny(g, "*?") && !regexp.MustCompile(`\d\.\d`).MatchString(g) {
 					g += "*"
 				}
@@ -324,9 +334,19 @@ func (r *reader) event(t *triggers, n *node) {
 			default:
 				t.tags = append(t.tags, "*")
 			}
+		case "labelled":
+			r.labelled(t, k)
+		case "issueby":
+			t.add("issues")
+			for _, x := range k.all("it") {
+				r.addType(t, "issues", issueType[strings.TrimSuffix(r.word(x), "s")])
+			}
 		case "release":
 			t.add("release")
 			typ := "published"
+			if k.has("pre") {
+				typ = "prereleased"
+			}
 			switch r.word(k.get("t")) {
 			case "created":
 				typ = "created"
@@ -364,6 +384,25 @@ func (r *reader) event(t *triggers, n *node) {
 		}
 	}
 }
+
+// issueType is what GitHub calls what people do with issues.
+var issueType = map[string]string{"open": "opened", "create": "opened", "file": "opened", "raise": "opened", "label": "labeled", "close": "closed",
+	"edit": "edited", "reopen": "reopened", "assign": "assigned"}
+
+// labelled is that a label is put on an issue or a pull request.
+func (r *reader) labelled(t *triggers, n *node) {
+	event := "issues"
+	if n.has("is") || n.has("on") {
+		event = "pull_request"
+	}
+	t.add(event)
+	r.addType(t, event, "labeled")
+}
+
+var (
+	exampleTag = regexp.MustCompile(`^(v?|[\w-]+[-/@]v?)(\d+(?:\.\d+)+)$`)
+	tagsLike   = regexp.MustCompile(`\b(?:like|such as|of the form|matching|that match|matches)\b`)
+)
 
 func (r *reader) ignoreBranch(t *triggers, b string) {
 	if t.ignored == nil {
@@ -455,6 +494,9 @@ func (r *reader) readOn(n *node) {
 			continue // "monthly, on the 1st, at 06:30"
 		}
 		r.event(&o.t, e)
+		if l := e.get("labelled"); l != nil {
+			o.conds = append(o.conds, "github.event.label.name == "+exprString(r.plain(l.get("l"))))
+		}
 		if sc := e.get("sched"); sc != nil && len(o.t.events) == 1 {
 			o.vague = !r.timed(sc)
 		}
@@ -469,8 +511,11 @@ func (r *reader) readOn(n *node) {
 	}
 	direct := &node{}
 	for _, k := range n.kids {
-		if slices.Contains([]string{"pull", "tag", "release", "manual"}, k.name) {
+		if slices.Contains([]string{"pull", "tag", "release", "manual", "issueby", "labelled"}, k.name) {
 			direct.kids = append(direct.kids, k)
+		}
+		if k.name == "labelled" {
+			o.conds = append(o.conds, "github.event.label.name == "+exprString(r.plain(k.get("l"))))
 		}
 	}
 	r.event(&o.t, direct)
@@ -552,7 +597,7 @@ func (r *reader) readSchedule(n *node) {
 func (r *reader) timed(n *node) bool {
 	for _, k := range n.kids {
 		switch k.name {
-		case "c", "h", "noon", "midnight", "tw", "qw", "cron5", "u", "hourly", "half", "per", "times":
+		case "c", "h", "noon", "midnight", "tw", "qw", "cron5", "u", "hourly", "half", "per", "times", "past":
 			return true
 		}
 	}
@@ -893,6 +938,27 @@ func (r *reader) readIfInput(n *node) {
 	r.attach(modifier{name: "cond", apply: r.cond(e)})
 }
 
+// readMode is how a build is to be made, where no command says it.
+func (r *reader) readMode(n *node) {
+	if !n.has("m") {
+		return
+	}
+	for _, s := range r.before() {
+		if s.purpose == "build" && s.command == "" {
+			s.purpose = "release"
+		}
+	}
+}
+
+// readFeatures turns all features of a crate on.
+func (r *reader) readFeatures(n *node) {
+	before := r.before()
+	r.queued = append(r.queued, func() { r.allFeatures = append(r.allFeatures, before...) })
+	if len(before) == 0 {
+		r.fail(n, "of what is not said", "say: cargo test with all features")
+	}
+}
+
 func (r *reader) readExists(n *node) {
 	r.attach(modifier{name: "cond", apply: r.cond("hashFiles(" + exprString(r.plain(n.get("f"))) + ") != ''")})
 }
@@ -1082,7 +1148,7 @@ func (r *reader) newGroupHere() {
 }
 
 func (r *reader) readAlways(n *node) {
-	r.subject(n, false)
+	r.subject(n, n.has("c")) // "even if make e2e fails" names what may fail
 	r.attach(modifier{name: "status", tight: true, apply: func(s *step) {
 		if s.status == "" {
 			s.status = "always"
@@ -1207,7 +1273,8 @@ func (r *reader) readRetry(n *node) {
 			times = 1
 		}
 		// To retry three times is to try four times.
-		if n.has("r") && r.word(n.get("r")) != "try" || strings.Contains(r.words(n), " more ") {
+		total := regexp.MustCompile(`\b(?:up to|at most|maximum|max|in total|no more than|altogether)\b`).MatchString(r.words(n))
+		if n.has("r") && r.word(n.get("r")) != "try" && !total || strings.Contains(r.words(n), " more ") {
 			times++
 		}
 	}
@@ -1383,7 +1450,30 @@ func (r *reader) readAsSecret(n *node) {
 	r.lastSecret(r.plain(n.get("as")))
 }
 
+// readServiceMatrix runs everything once for each version of a service.
+func (r *reader) readServiceMatrix(n *node) {
+	name := r.word(n.get("s"))
+	if name == "mongodb" {
+		name = "mongo"
+	}
+	a := axis{key: name}
+	for _, v := range n.all("v") {
+		a.values = append(a.values, strings.TrimPrefix(r.plain(v), "v"))
+	}
+	for _, b := range r.base.axes {
+		if b.key == name {
+			r.fail(n, "the versions of "+name+" are named twice", "name them once")
+			return
+		}
+	}
+	r.base.axes = append(r.base.axes, a)
+	r.service(&serviceSpec{name: name, image: name + ":${{ matrix." + name + " }}"}, &node{})
+}
+
 func (r *reader) readService(n *node) {
+	if n.name == "service.bare" {
+		n = n.get("s1")
+	}
 	for _, sv := range n.all("sv") {
 		spec := &serviceSpec{}
 		switch {
@@ -1402,63 +1492,68 @@ func (r *reader) readService(n *node) {
 			spec.name, _, _ = strings.Cut(spec.name, ":")
 			spec.name, _, _ = strings.Cut(spec.name, "@")
 		}
-		pw, user, db := r.plain(sv.get("pw")), r.plain(sv.get("user")), r.plain(sv.get("db"))
-		set := func(k, v string) {
-			if v != "" {
-				spec.env = append(spec.env, [2]string{k, literalCommand(v)})
-			}
-		}
-		or := func(a, b string) string {
-			if a != "" {
-				return a
-			}
-			return b
-		}
-		switch spec.name {
-		case "postgres", "postgis", "pgvector", "timescaledb":
-			set("POSTGRES_USER", user)
-			set("POSTGRES_PASSWORD", or(pw, "postgres"))
-			set("POSTGRES_DB", db)
-			spec.ports = []string{"5432:5432"}
-			spec.health = "pg_isready"
-		case "mysql":
-			set("MYSQL_ROOT_PASSWORD", or(pw, "mysql"))
-			set("MYSQL_DATABASE", db)
-			spec.ports = []string{"3306:3306"}
-			spec.health = "mysqladmin ping"
-		case "mariadb":
-			set("MARIADB_ROOT_PASSWORD", or(pw, "mariadb"))
-			set("MARIADB_DATABASE", db)
-			spec.ports = []string{"3306:3306"}
-			spec.health = "healthcheck.sh --connect"
-		case "redis", "valkey":
-			spec.ports = []string{"6379:6379"}
-			spec.health = spec.name + "-cli ping"
-		case "mongo":
-			set("MONGO_INITDB_ROOT_USERNAME", user)
-			set("MONGO_INITDB_ROOT_PASSWORD", pw)
-			set("MONGO_INITDB_DATABASE", db)
-			spec.ports = []string{"27017:27017"}
-		case "rabbitmq":
-			set("RABBITMQ_DEFAULT_USER", user)
-			set("RABBITMQ_DEFAULT_PASS", pw)
-			spec.ports = []string{"5672:5672"}
-			spec.health = "rabbitmq-diagnostics -q ping"
-		case "elasticsearch":
-			set("discovery.type", "single-node")
-			spec.ports = []string{"9200:9200"}
-		case "memcached":
-			spec.ports = []string{"11211:11211"}
-		case "minio":
-			spec.ports = []string{"9000:9000"}
-		case "nats":
-			spec.ports = []string{"4222:4222"}
-		}
-		if p := sv.get("port"); p != nil {
-			spec.ports = []string{r.plain(p) + ":" + r.plain(p)}
-		}
-		r.base.services = append(r.base.services, spec)
+		r.service(spec, sv)
 	}
+}
+
+// service completes what is known of a service and adds it.
+func (r *reader) service(spec *serviceSpec, sv *node) {
+	pw, user, db := r.plain(sv.get("pw")), r.plain(sv.get("user")), r.plain(sv.get("db"))
+	set := func(k, v string) {
+		if v != "" {
+			spec.env = append(spec.env, [2]string{k, literalCommand(v)})
+		}
+	}
+	or := func(a, b string) string {
+		if a != "" {
+			return a
+		}
+		return b
+	}
+	switch spec.name {
+	case "postgres", "postgis", "pgvector", "timescaledb":
+		set("POSTGRES_USER", user)
+		set("POSTGRES_PASSWORD", or(pw, "postgres"))
+		set("POSTGRES_DB", db)
+		spec.ports = []string{"5432:5432"}
+		spec.health = "pg_isready"
+	case "mysql":
+		set("MYSQL_ROOT_PASSWORD", or(pw, "mysql"))
+		set("MYSQL_DATABASE", db)
+		spec.ports = []string{"3306:3306"}
+		spec.health = "mysqladmin ping"
+	case "mariadb":
+		set("MARIADB_ROOT_PASSWORD", or(pw, "mariadb"))
+		set("MARIADB_DATABASE", db)
+		spec.ports = []string{"3306:3306"}
+		spec.health = "healthcheck.sh --connect"
+	case "redis", "valkey":
+		spec.ports = []string{"6379:6379"}
+		spec.health = spec.name + "-cli ping"
+	case "mongo":
+		set("MONGO_INITDB_ROOT_USERNAME", user)
+		set("MONGO_INITDB_ROOT_PASSWORD", pw)
+		set("MONGO_INITDB_DATABASE", db)
+		spec.ports = []string{"27017:27017"}
+	case "rabbitmq":
+		set("RABBITMQ_DEFAULT_USER", user)
+		set("RABBITMQ_DEFAULT_PASS", pw)
+		spec.ports = []string{"5672:5672"}
+		spec.health = "rabbitmq-diagnostics -q ping"
+	case "elasticsearch":
+		set("discovery.type", "single-node")
+		spec.ports = []string{"9200:9200"}
+	case "memcached":
+		spec.ports = []string{"11211:11211"}
+	case "minio":
+		spec.ports = []string{"9000:9000"}
+	case "nats":
+		spec.ports = []string{"4222:4222"}
+	}
+	if p := sv.get("port"); p != nil {
+		spec.ports = []string{r.plain(p) + ":" + r.plain(p)}
+	}
+	r.base.services = append(r.base.services, spec)
 }
 
 func (r *reader) readVersion(n *node) {
@@ -1672,6 +1767,8 @@ func (r *reader) readOS(n *node) {
 			if r.word(k) != "latest" {
 				r.base.os[len(r.base.os)-1] = runnerLabel(last, r.plain(k))
 			}
+		case "x86":
+			r.base.os = append(r.base.os, "ubuntu-latest")
 		case "arm":
 			r.base.os = append(r.base.os, "ubuntu-24.04-arm")
 		case "label":
@@ -1830,6 +1927,18 @@ func (r *reader) readDownload(n *node) {
 	}
 	if p := n.get("p"); p != nil {
 		with = append(with, [2]string{"path", r.plain(p)})
+	}
+	if n.has("last") {
+		for _, s := range slices.Backward(r.steps) {
+			if strings.HasPrefix(s.uses, "actions/upload-artifact") {
+				with = append([][2]string{s.with[0]}, with...)
+				break
+			}
+		}
+		if len(with) == 0 {
+			r.fail(n, "what is to be downloaded is not said", "say: download the artifact app")
+			return
+		}
 	}
 	r.add(&step{name: "Download artifacts", uses: "actions/download-artifact@v4", with: with, download: true, verb: true}, n)
 }
@@ -2045,6 +2154,21 @@ func (r *reader) listSeparate() {
 	}
 }
 
+// readAtFirst brings what was named last to the beginning: "deploy with ./deploy.sh;
+// run make test first".
+func (r *reader) readAtFirst(n *node) {
+	if r.segment == len(r.steps) {
+		return
+	}
+	moved := slices.Clone(r.steps[r.segment:])
+	for _, s := range moved {
+		if s.status == "always" {
+			s.status = "" // nothing comes before it that could fail
+		}
+	}
+	r.steps = slices.Concat(moved, r.steps[:r.segment])
+}
+
 // readHeading may say that there is an order.
 func (r *reader) readHeading(n *node) {
 	w := r.words(n)
@@ -2077,7 +2201,7 @@ func (r *reader) readJob(n *node) {
 		r.explicit = append(r.explicit, j)
 		return
 	}
-	j := &job{explicit: true}
+	j := &job{explicit: true, needsPrev: n.has("then")}
 	if r.afterThen && len(r.explicit) > 0 && r.at > 0 && (r.nodes[r.at-1].name == "then" || r.nodes[r.at-1].name == "finally") {
 		j.needsPrev = true
 	}
@@ -2227,7 +2351,7 @@ func (r *reader) inputNamed(name string) *input {
 }
 
 func (r *reader) readInput(n *node) {
-	if n.name == "input.choice" {
+	if n.name == "input.choice" || n.name == "input.pick" {
 		r.oneInput(n, n)
 	} else {
 		for _, in := range n.all("in") {

@@ -222,6 +222,7 @@ type reader struct {
 	claims                  map[string]int // what holds for a job → steps there were when it was said
 	passNext                func(*job)
 	ordered                 map[int]bool // sentences that name an order
+	allFeatures             []*step
 }
 
 type modifier struct {
@@ -321,6 +322,10 @@ func (r *reader) add(s *step, n *node) *step {
 	s.group, s.branch, s.sentence, s.job = r.group, r.branch, r.sentence, r.job
 	if s.text == "" {
 		s.text = r.c.text(n)
+	}
+	if n := len(r.steps); n > 0 && s.command == "bin/"+r.steps[n-1].command && r.steps[n-1].command != "" {
+		r.steps[n-1].command = s.command // "rails test with postgres: bin/rails test" says it twice
+		return r.steps[n-1]
 	}
 	if n := len(r.steps); n > 0 && r.steps[n-1].modified {
 		s.verb = true // what was said behind the step before it ends what they share
@@ -449,7 +454,8 @@ func (r *reader) leading() {
 	case t.text == ",", t.word == "and", t.word == "but":
 		r.segment = len(r.steps)
 		r.drop(func(m *modifier) bool { return m.tight && m.used })
-		r.afterThen = t.word != "," || n.start+1 < n.end && (r.c.ts[n.start+1].word == "and" || r.c.ts[n.start+1].word == "but")
+		joined := r.afterThen && r.at > 0 && (r.nodes[r.at-1].name == "then" || r.nodes[r.at-1].name == "and")
+		r.afterThen = joined || t.word != "," || n.start+1 < n.end && (r.c.ts[n.start+1].word == "and" || r.c.ts[n.start+1].word == "but")
 	}
 }
 
@@ -513,6 +519,9 @@ func (r *reader) inList() bool { return r.list }
 
 // boundary ends what a separator ends.
 func (r *reader) boundary(n *node) {
+	if n.name == "first" && r.segment < len(r.steps) && (r.at+1 == len(r.nodes) || isSeparator(r.nodes[r.at+1].name)) {
+		r.readAtFirst(n)
+	}
 	r.segment = len(r.steps)
 	switch n.name {
 	case "comma", "and":
@@ -608,6 +617,12 @@ func (r *reader) colon() {
 		if s.command == "" && s.uses == "" && s.purpose != "" {
 			open = append(open, s)
 		}
+	}
+	if len(r.explicit) > 0 && len(open) == 1 && len(r.before()) == 1 && !r.list {
+		// "deploy job that needs lint and test: make deploy; lint: make lint; test: make test"
+		j := &job{explicit: true, id: jobID(open[0].purpose), purpose: open[0].purpose}
+		r.job, open[0].job = j, j
+		r.explicit = append(r.explicit, j)
 	}
 	if len(open) > 0 && r.segmentOpen(open) {
 		r.heading, r.headed = open, nil

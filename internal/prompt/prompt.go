@@ -16,7 +16,8 @@
 // The own parser is a chart parser over fragments; [Phrase] says how it works. Its
 // grammar (grammar.txt) and what words mean (lexicon.txt) are data. It would rather
 // refuse than guess: every clause that it does not understand is named, with a
-// hint, and no part of the workflow is printed. testdata/phrases.txt has what it
+// hint, and no part of the workflow is printed. What comes out is held against the
+// request once more, without the grammar (audit.go). testdata/phrases.txt has what it
 // makes of some hundred requests.
 package prompt
 

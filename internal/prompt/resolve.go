@@ -24,6 +24,17 @@ func (r *reader) resolve() {
 	if len(r.steps) == 0 {
 		return
 	}
+	r.buildFirst()
+	for _, s := range r.allFeatures {
+		if !strings.HasPrefix(s.command, "cargo ") {
+			r.problem(s.text, "only crates have features that are turned on like that", "name the command in backquotes")
+			continue
+		}
+		head, rest, dashes := strings.Cut(s.command, " -- ")
+		if s.command = head + " --all-features"; dashes {
+			s.command += " -- " + rest
+		}
+	}
 	r.messages()
 	r.unusedInputs()
 	r.triggers()
@@ -31,6 +42,37 @@ func (r *reader) resolve() {
 	r.arrange()
 	if r.p.group != nil && strings.HasPrefix(r.p.group.group, "deploy") && len(r.p.jobs) > 1 {
 		r.p.group.group = "deploy"
+	}
+}
+
+var (
+	imagePushed = regexp.MustCompile(`^docker push (?:-\S+ )*(\S+)$`)
+	imageBuilt  = regexp.MustCompile(`^docker (?:buildx )?build .*(?:-t|--tag)[ =](\S+)`)
+)
+
+// buildFirst builds images before they are pushed, in whichever order the request
+// speaks of it, and takes "always" off what nothing comes before.
+func (r *reader) buildFirst() {
+swap:
+	for i, s := range r.steps {
+		m := imagePushed.FindStringSubmatch(s.command)
+		if m == nil {
+			continue
+		}
+		for k := i + 1; k < len(r.steps); k++ {
+			b := imageBuilt.FindStringSubmatch(r.steps[k].command)
+			if b == nil {
+				continue
+			}
+			if name, _, _ := strings.Cut(b[1], ":"); name == m[1] || strings.HasPrefix(m[1], name+":") {
+				built := r.steps[k]
+				r.steps = slices.Insert(slices.Delete(r.steps, k, k+1), i, built)
+				break swap
+			}
+		}
+	}
+	if s := r.steps[0]; len(r.steps) > 1 && s.status == "always" {
+		s.status = ""
 	}
 }
 
@@ -665,12 +707,18 @@ func (r *reader) stages() []*job {
 		case parallel && len(members) > 1:
 			before := last
 			var now []*job
+			dirs := map[string]bool{}
+			for _, s := range members {
+				dirs[s.dir] = true
+			}
+			places := len(dirs) // what is done in one directory stays together, if there are others
 			for _, s := range members {
 				if s.status == "failure" && len(now) > 0 && !s.afterAll {
 					now[len(now)-1].steps = append(now[len(now)-1].steps, s)
 					continue
 				}
-				if b := s.branch; b != 0 && len(now) > 0 && now[len(now)-1].steps[0].branch == b {
+				if b := s.branch; b != 0 && len(now) > 0 && now[len(now)-1].steps[0].branch == b || places > 1 && len(now) > 0 && s.dir != "" &&
+					now[len(now)-1].steps[0].dir == s.dir {
 					now[len(now)-1].steps = append(now[len(now)-1].steps, s)
 					continue
 				}

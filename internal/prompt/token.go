@@ -129,6 +129,12 @@ func tokenize(s string) []token {
 			continue
 		}
 		body := trimPunct(c)
+		if s := strings.ToLower(body); s == "there's" || s == "there’s" {
+			emit(word, i, i+len("there"), body[:len("there")])
+			out = append(out, token{kind: word, text: body[len("there"):], word: "is", start: i + len("there"), end: i + len(body)})
+			i += len(body)
+			continue
+		}
 		if m := slashed.FindStringIndex(body); m != nil { // 18/20/22
 			for _, part := range strings.SplitAfter(body, "/") {
 				n := strings.TrimSuffix(part, "/")
@@ -247,6 +253,10 @@ func trimPunct(c string) string {
 func mend(ts []token, lex *lexicon) {
 	for i := range ts {
 		t := &ts[i]
+		if i+1 < len(ts) && strings.HasPrefix(ts[i+1].word, "request") && t.word != "pull" && sameLetters(t.word[:max(0, len(t.word)-1)]+"l", "pull") {
+			t.word, t.mended = "pull", true
+			continue
+		}
 		if t.kind != word || len(t.word) < 3 || !allAlpha.MatchString(t.word) || lex.knows(t.word) || lex.subs[t.word] || lex.programs[t.text] != nil {
 			continue
 		}
