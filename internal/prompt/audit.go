@@ -177,6 +177,9 @@ func (a *auditor) inCommand(at int) bool {
 	return false
 }
 
+// onSteps are fragments about steps that they name.
+var onSteps = set("onpass onfail always tolerate allow surepass passes")
+
 // commandsMissed looks for commands that no fragment took as such and that lie
 // across fragments, so that none explains them.
 func (a *auditor) commandsMissed() {
@@ -207,7 +210,7 @@ func (a *auditor) commandsMissed() {
 		}
 		for _, s := range a.c.commands(i) {
 			base, _, _ := strings.Cut(a.nodes[owner[i]].name, ".")
-			if s.end < i+2 || owner[i] == owner[s.end-1] && !empty[base] || s.cost > 2 {
+			if s.end < i+2 || owner[i] == owner[s.end-1] && !empty[base] && !onSteps[base] || s.cost > 2 {
 				continue
 			}
 			n := &node{start: i, end: s.end}

@@ -130,6 +130,9 @@ func (c *chart) program(at, start int) (*program, int) {
 	if p := lex.programs[strings.ToLower(name)]; p != nil && (name == strings.ToLower(name) || c.begins(at)) {
 		name = p.name
 	}
+	if name == "gh" && at+1 < len(c.ts) && strings.HasPrefix(c.ts[at+1].word, "action") {
+		return nil, 0 // GitHub, in short
+	}
 	p := lex.programs[name]
 	switch {
 	case script.MatchString(name) && !strings.ContainsAny(name, "*$"):
@@ -210,7 +213,7 @@ func lone(p *program) bool {
 }
 
 // needy are programs that do nothing without being told what.
-var needy = set("ssh scp sftp rsync zsh pwsh powershell psql mysql sqlite3 redis-cli mongosh javac gcc clang rustc ghc nvcc openssl gpg jq yq ffmpeg tsx ts-node pandoc ansible-playbook syft dive kaniko nmap ab wrk hyperfine")
+var needy = set("prettier ssh scp sftp rsync zsh pwsh powershell psql mysql sqlite3 redis-cli mongosh javac gcc clang rustc ghc nvcc openssl gpg jq yq ffmpeg tsx ts-node pandoc ansible-playbook syft dive kaniko nmap ab wrk hyperfine")
 
 // begins says whether a token is the first of a clause.
 func (c *chart) begins(at int) bool {
@@ -258,6 +261,8 @@ loop:
 		x := t.written()
 		switch {
 		case lex.is("number", t.word) && j+1 < len(c.ts) && (c.ts[j+1].word == "times" || lex.is("unit", c.ts[j+1].word)):
+			break loop
+		case x == "+":
 			break loop
 		case operator.MatchString(x):
 			if j+1 >= len(c.ts) || c.ts[j+1].kind != word && c.ts[j+1].kind != literal || lex.is("stop", c.ts[j+1].word) && c.ts[j+1].text != "exit" {
@@ -431,29 +436,31 @@ var purposeWord = map[string]string{
 }
 
 var (
-	versionWord = regexp.MustCompile(`^v?\d+(?:\.\d+)*(?:\.x|\.\*|\+)?(?:-[a-z0-9.]+)?$`)
-	branchLike  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./*-]*$`)
-	pathLike    = regexp.MustCompile(`^[\w.*@{}!,~$?\[\]+-]*(?:/[\w.*@{},~$?\[\]+-]*)+$|^[\w*-]*\*[\w.*-]*$|^[\w-]+(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,5}$|^(?:Dockerfile|Makefile|Cargo\.lock|LICENSE|Gemfile|Pipfile|Jenkinsfile|_\w+|node_modules|coverage|dist|target|out|build|public)$`)
-	extension   = regexp.MustCompile(`^\*?\.[A-Za-z][A-Za-z0-9]{0,9}$`)
-	envName     = regexp.MustCompile(`^[A-Z][A-Z0-9_]+$`)
-	duration    = regexp.MustCompile(`^(\d+)(s|secs?|m|mins?|h|hrs?|d)$`)
-	clockWord   = regexp.MustCompile(`^(\d{1,2})(?:[:.h](\d\d))?(am|pm|h|z|utc)?$`)
-	imageWord   = regexp.MustCompile(`^(?:[a-z0-9.-]+(?::\d+)?/)*[a-z0-9._-]+(?::[\w][\w.-]*)?(?:@sha256:[0-9a-f]+)?$`)
-	zoneWord    = regexp.MustCompile(`^(?:(?:utc|gmt)[+-]\d{1,2}(?::\d\d)?|(?:europe|america|asia|africa|australia|pacific|atlantic|etc)/[a-z_]+)$`)
-	plainName   = regexp.MustCompile(`^[A-Za-z_][\w.-]*$`)
-	cronLine    = regexp.MustCompile(`^[0-9*/,-]+ +[0-9*/,-]+ +[0-9*/,L-]+ +[0-9A-Za-z*/,-]+ +[0-9A-Za-z*/,-]+$`)
-	langVersion = regexp.MustCompile(`^(?i:go|node|python|py|java|jdk|php|ruby|rust|dotnet|\.net|elixir)[-@]?(\d[\w.]*)$`)
-	secretRef   = regexp.MustCompile(`^(?:\$\{\{\s*)?secrets\.(\w+)(?:\s*\}\})?$`)
-	repoName    = regexp.MustCompile(`^[\w.-]+/[\w.-]+$`)
-	knownPrefix = regexp.MustCompile(`^(?:release|releases|feature|features|hotfix|bugfix|fix|support|v\d[\w.]*)[/-]`)
-	properName  = regexp.MustCompile(`^[A-Z][\w-]*$`)
-	unlikely    = regexp.MustCompile(`(?:ly|ing|ed|est|ful|ous|ness|ment|tion|able|wards?|ish|ism)$`)
-	cronField   = regexp.MustCompile(`^(?:[\d*]+(?:[-/,]\d+)*(?:/\d+)?|(?i:mon|tue|wed|thu|fri|sat|sun)(?:-(?i:mon|tue|wed|thu|fri|sat|sun))?)$`)
-	hiddenName  = regexp.MustCompile(`^\.[a-z][\w-]{2,}$`)
-	dayWord     = regexp.MustCompile(`^\d{1,2}(?:st|nd|rd|th)$`)
-	osLabel     = regexp.MustCompile(`^(?:ubuntu|macos|windows)-[\w.-]+$`)
-	slashWord   = regexp.MustCompile(`^/[a-z][a-z-]*$`)
-	tagLike     = regexp.MustCompile(`^[\w.\[\]+-]*[*\[][\w.*\[\]+/-]*$|^v$|^v?\d[\d.x]*$|^[\w-]+[-/@]v?\*?$`)
+	versionWord   = regexp.MustCompile(`^v?\d+(?:\.\d+)*(?:\.x|\.\*|\+)?(?:-[a-z0-9.]+)?$`)
+	branchLike    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./*-]*$`)
+	pathLike      = regexp.MustCompile(`^[\w.*@{}!,~$?\[\]+-]*(?:/[\w.*@{},~$?\[\]+-]*)+$|^[\w*-]*\*[\w.*-]*$|^[\w-]+(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,5}$|^(?:Dockerfile|Makefile|Cargo\.lock|LICENSE|Gemfile|Pipfile|Jenkinsfile|_\w+|node_modules|coverage|dist|target|out|build|public)$`)
+	extension     = regexp.MustCompile(`^\*?\.[A-Za-z][A-Za-z0-9]{0,9}$`)
+	envName       = regexp.MustCompile(`^[A-Z][A-Z0-9_]+$`)
+	duration      = regexp.MustCompile(`^(\d+)(s|secs?|m|mins?|h|hrs?|d)$`)
+	clockWord     = regexp.MustCompile(`^(\d{1,2})(?:[:.h](\d\d))?(am|pm|h|z|utc)?$`)
+	imageWord     = regexp.MustCompile(`^(?:[a-z0-9.-]+(?::\d+)?/)*[a-z0-9._-]+(?::[\w][\w.-]*)?(?:@sha256:[0-9a-f]+)?$`)
+	zoneWord      = regexp.MustCompile(`^(?:(?:utc|gmt)[+-]\d{1,2}(?::\d\d)?|(?:europe|america|asia|africa|australia|pacific|atlantic|etc)/[a-z_]+)$`)
+	plainName     = regexp.MustCompile(`^[A-Za-z_][\w.-]*$`)
+	cronLine      = regexp.MustCompile(`^[0-9*/,-]+ +[0-9*/,-]+ +[0-9*/,L-]+ +[0-9A-Za-z*/,-]+ +[0-9A-Za-z*/,-]+$`)
+	langVersion   = regexp.MustCompile(`^(?i:go|node|python|py|java|jdk|php|ruby|rust|dotnet|\.net|elixir)[-@]?(\d[\w.]*)$`)
+	secretRef     = regexp.MustCompile(`^(?:\$\{\{\s*)?secrets\.(\w+)(?:\s*\}\})?$`)
+	repoName      = regexp.MustCompile(`^[\w.-]+/[\w.-]+$`)
+	knownPrefix   = regexp.MustCompile(`^(?:release|releases|feature|features|hotfix|bugfix|fix|support|v\d[\w.]*)[/-]`)
+	properName    = regexp.MustCompile(`^[A-Z][\w-]*$`)
+	unlikely      = regexp.MustCompile(`(?:ly|ing|ed|est|ful|ous|ness|ment|tion|able|wards?|ish|ism)$`)
+	cronField     = regexp.MustCompile(`^(?:[\d*]+(?:[-/,]\d+)*(?:/\d+)?|(?i:mon|tue|wed|thu|fri|sat|sun)(?:-(?i:mon|tue|wed|thu|fri|sat|sun))?)$`)
+	hiddenName    = regexp.MustCompile(`^\.[a-z][\w-]{2,}$`)
+	dayWord       = regexp.MustCompile(`^\d{1,2}(?:st|nd|rd|th)$`)
+	osLabel       = regexp.MustCompile(`^(?:ubuntu|macos|windows)-[\w.-]+$`)
+	hostName      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)+(?::\d+)?$`)
+	dottedVersion = regexp.MustCompile(`^v?\d+\.\d+(?:\.\d+)?$`)
+	slashWord     = regexp.MustCompile(`^/[a-z][a-z-]*$`)
+	tagLike       = regexp.MustCompile(`^[\w.\[\]+-]*[*\[][\w.*\[\]+/-]*$|^v$|^v?\d[\d.x]*$|^[\w-]+[-/@]v?\*?$`)
 )
 
 // classes are the #names of the grammar: tokens that are known by how they look.
@@ -463,7 +470,7 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	"version": func(c *chart, t token) bool {
 		return t.kind != punct && (versionWord.MatchString(strings.ToLower(t.text)) || slices.Contains([]string{"latest", "lts", "lts/*",
-			"nightly", "beta", "tip", "stable"}, t.word))
+			"nightly", "beta", "tip", "stable", "head"}, t.word))
 	},
 	"branch": func(c *chart, t token) bool {
 		if t.kind == literal || t.kind == code {
@@ -539,7 +546,26 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	"oslabel": func(c *chart, t token) bool { return t.kind != punct && osLabel.MatchString(t.text) },
 	"cf":      func(c *chart, t token) bool { return t.kind == word && cronField.MatchString(t.text) },
-	"slash":   func(c *chart, t token) bool { return t.kind == word && slashWord.MatchString(t.text) },
+	"host": func(c *chart, t token) bool {
+		return (t.kind == word || t.kind == literal || t.kind == code) && hostName.MatchString(t.text)
+	},
+	// a tool that does one thing only, named where a command may stand
+	"soletool": func(c *chart, t token) bool {
+		if t.kind != word || c.g.lex.programs[t.word] == nil {
+			return false
+		}
+		x := c.g.lex.toolNamed(t.word)
+		if x == nil || x.name != t.word {
+			return false
+		}
+		one := map[string]bool{}
+		for _, does := range x.does {
+			one[does] = true
+		}
+		return len(one) == 1
+	},
+	"dotted": func(c *chart, t token) bool { return t.kind == word && dottedVersion.MatchString(t.text) },
+	"slash":  func(c *chart, t token) bool { return t.kind == word && slashWord.MatchString(t.text) },
 	"ciname": func(c *chart, t token) bool {
 		return t.kind == word && (t.text == "CI" || t.text == "CD" || t.text == "CI/CD")
 	},

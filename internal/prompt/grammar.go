@@ -554,7 +554,8 @@ func (c *chart) cover() []*node {
 		here := best[i].cost
 		for _, r := range c.g.fragments {
 			for _, m := range c.rule(r, i) {
-				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) || cutting[r.name] && c.cuts(i, m.end) {
+				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) ||
+					cutting[r.name] && c.cuts(i, m.end) || r.name == "purpose.bare" && !c.apart(i, m.end) {
 					continue
 				}
 				if cost := here + r.cost + m.cost; cost < best[m.end].cost {
@@ -575,7 +576,16 @@ func (c *chart) cover() []*node {
 }
 
 // empty are fragments that mean nothing: what to run is never said in them.
-var empty = set("filler lead lead2 title title2 title3 heading runs runs2 runs3 polite mind nothing everywhere sure gloss tool.is")
+var empty = set("filler lead lead2 title title2 title3 heading runs runs2 runs3 polite torun flaky mind nothing everywhere sure gloss tool.is")
+
+// apart says whether tokens stand between separators.
+func (c *chart) apart(from, to int) bool {
+	if to == len(c.ts) {
+		return c.begins(from)
+	}
+	next := c.ts[to]
+	return c.begins(from) && (next.kind == punct && next.text != ":" || next.word == "and" || next.word == "then")
+}
 
 // verbs are names of events that are verbs, and more often so.
 var verbs = set("push pushes commit commits comment comments release tag tags merge merges update updates issue")

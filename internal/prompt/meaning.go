@@ -36,7 +36,9 @@ func init() { // they call each other
 			n *node) {
 			r.base.maxParallel = strconv.Itoa(r.number(n.get("n")))
 		},
-		"heading": (*reader).readHeading, "atfirst": (*reader).readAtFirst, "mode": (*reader).readMode, "svcmatrix": (*reader).readServiceMatrix, "features": (*reader).readFeatures,
+		"heading": (*reader).readHeading, "atfirst": (*reader).readAtFirst, "mode": (*reader).readMode,
+		"svcmatrix": (*reader).readServiceMatrix, "features": (*reader).readFeatures, "login": (*reader).readLogin, "before": (*reader).readBefore,
+		"inputopt": (*reader).readInputOpt, "nowhere": (*reader).readNowhere,
 		"passes": (*reader).readPasses, "dirs": (*reader).readDirs,
 		"values": (*reader).readValues, "container": (*reader).readContainer, "shell": (*reader).readShell, "artifact": (*reader).readArtifact,
 		"keep":     (*reader).readKeep,
@@ -97,6 +99,9 @@ func (r *reader) readPurpose(n *node) {
 		}
 	}
 	s := &step{purpose: what, tool: tool, verb: true, text: r.c.text(n.get("p"))}
+	if f := strings.Fields(s.text); len(f) == 2 && (f[0] == "rails" || f[0] == "gradle") && purposeWord[f[1]] != "" {
+		s.command, s.purpose, s.tool = s.text, "", ""
+	}
 	// "build, lint and test" share their verb, if they are one word each.
 	if p := n.get("p"); p.end-p.start <= 2 && !n.has("v") {
 		s.verb = false
@@ -115,6 +120,10 @@ func (r *reader) readBy(n *node) {
 	}
 	if b := r.before(); len(b) > 0 {
 		last := b[len(b)-1]
+		if words := strings.Fields(r.commandOf(c)); len(words) > 1 && slices.Contains(words[1:], last.command) {
+			last.command = r.commandOf(c) // "run eslint via npx eslint src"
+			return
+		}
 		if last.command == "" && last.uses == "" && last.purpose != "" {
 			last.command = r.commandOf(c)
 			last.tool = ""
@@ -777,7 +786,7 @@ func (r *reader) readOnlyOn(n *node) {
 	first := len(r.steps) == 0 || r.segment == len(r.steps) && step && slices.ContainsFunc(r.occasions,
 		func(o *occasion) bool { return len(o.t.branches["push"]) > 0 })
 	if !n.has("o") && first {
-		o := &occasion{}
+		o := &occasion{cond: onBranches(slices.Clone(b), false)}
 		o.t.add("push")
 		o.t.branch("push", r.named(b)...)
 		r.occasion(n, o)
@@ -819,6 +828,10 @@ func (r *reader) eventCond(n *node) string {
 }
 
 func (r *reader) readOnlyEvent(n *node) {
+	if tg := n.get("tg"); tg != nil {
+		r.attach(modifier{name: "cond", apply: r.cond("startsWith(github.ref, " + exprString("refs/tags/"+strings.TrimRight(r.plain(tg), "*")) + ")")})
+		return
+	}
 	e := r.eventCond(n)
 	if e == "" {
 		r.fail(n, "it is not clear when that is", "say: only on pushes to main")
@@ -1067,6 +1080,13 @@ func (r *reader) insert(s *step) *step {
 
 // purposeOfCommand guesses what a command is for by its words.
 func purposeOfCommand(c string) string {
+	words := strings.Fields(c)
+	for i := len(words) - 1; i > 0; i-- {
+		if strings.Contains(words[i], ".") {
+			words = slices.Delete(words, i, i+1) // "cat build.log" builds nothing
+		}
+	}
+	c = strings.Join(words, " ")
 	for _, f := range regexp.MustCompile(`[^a-z]+`).Split(strings.ToLower(c), -1) {
 		switch {
 		case purposeWord[f] != "" && f != "run" && f != "start":
@@ -1147,9 +1167,14 @@ func (r *reader) newGroupHere() {
 	r.groupStart = r.segment
 }
 
+// inEveryCase may speak of branches as well as of failures.
+var inEveryCase = regexp.MustCompile(`^(?:, )?(?:and |but )?(?:always|in any case|in every case|in all cases|at all times)(?: ,)?$`)
+
 func (r *reader) readAlways(n *node) {
 	r.subject(n, n.has("c")) // "even if make e2e fails" names what may fail
+	everyCase := inEveryCase.MatchString(r.words(n))
 	r.attach(modifier{name: "status", tight: true, apply: func(s *step) {
+		s.free = s.free || everyCase
 		if s.status == "" {
 			s.status = "always"
 		}
@@ -1183,12 +1208,16 @@ func (r *reader) attach2(n *node, m modifier) {
 
 var numbers = map[string]int{"one": 1, "an": 1, "a": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
 	"nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
-	"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "forty-five": 45, "fifty": 50, "sixty": 60, "ninety": 90, "twice": 2, "thrice": 3, "once": 1}
+	"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "forty-five": 45, "fifty": 50, "sixty": 60, "ninety": 90, "twice": 2, "thrice": 3, "once": 1,
+	"third": 3, "fourth": 4, "sixth": 6}
 
 func (r *reader) number(n *node) int {
 	w := r.word(n)
 	if v, ok := numbers[w]; ok {
 		return v
+	}
+	if dayWord.MatchString(w) {
+		w = strings.TrimRight(w, "stndrh")
 	}
 	v, err := strconv.Atoi(strings.TrimSuffix(w, "x"))
 	if err != nil {
@@ -1406,6 +1435,17 @@ func (r *reader) secrets(n *node) (names, as []string) {
 }
 
 func (r *reader) readSecret(n *node) {
+	if c := n.get("c"); c != nil {
+		s := r.subject(n, false)
+		if s == nil {
+			s = r.add(&step{command: r.commandOf(c), text: r.c.text(c), verb: true}, n)
+		}
+		names, as := r.secrets(n)
+		for i := range names {
+			setPair(&s.env, as[i], "${{ secrets."+names[i]+" }}")
+		}
+		return
+	}
 	names, as := r.secrets(n)
 	if len(names) == 0 {
 		r.fail(n, "which secret is not said", "say: using the secret DEPLOY_KEY")
@@ -1557,6 +1597,10 @@ func (r *reader) service(spec *serviceSpec, sv *node) {
 }
 
 func (r *reader) readVersion(n *node) {
+	if n.name == "version.bare" {
+		r.readBareVersion(n)
+		return
+	}
 	lex := r.c.g.lex
 	var lang *language
 	var values []string
@@ -1636,7 +1680,7 @@ func cutLast(s string) (prefix, last string, ok bool) {
 func (r *reader) addVersion(n *node, lang *language, values []string) {
 	for i, v := range values {
 		switch v {
-		case "latest", "stable", "lts", "lts/*", "tip", "nightly", "beta":
+		case "latest", "stable", "lts", "lts/*", "tip", "nightly", "beta", "head":
 			if x := latestOf(lang.name, v); x != "" {
 				values[i] = x
 			} else {
@@ -1675,6 +1719,75 @@ func (r *reader) addVersion(n *node, lang *language, values []string) {
 	}
 }
 
+// readBareVersion is versions of what the commands are of: "pytest on 3.12 and 3.13".
+func (r *reader) readBareVersion(n *node) {
+	r.queued = append(r.queued, func() {
+		for _, s := range r.steps {
+			if t := r.c.g.lex.toolOf(s.command); t != nil && r.c.g.lex.languageNamed(t.language) != nil {
+				var values []string
+				for _, v := range n.all("v") {
+					values = append(values, strings.TrimPrefix(r.plain(v), "v"))
+				}
+				lang := r.c.g.lex.languageNamed(t.language)
+				if to := n.get("to"); to != nil {
+					all, ok := between(values[len(values)-1], strings.TrimPrefix(r.plain(to), "v"), lang)
+					if !ok {
+						break
+					}
+					values = append(values[:len(values)-1], all...)
+				}
+				r.addVersion(n, lang, values)
+				return
+			}
+		}
+		r.fail(n, "of what these are versions is not said", "say: on python 3.12 and 3.13")
+	})
+}
+
+// readBefore is a step that comes after what its clause names, or the rest of the
+// sentence does.
+func (r *reader) readBefore(n *node) {
+	if r.segment < len(r.steps) || len(r.before()) > 0 {
+		r.newGroup()
+		r.add(r.stepOf(n.get("s")), n)
+		return
+	}
+	s := r.add(r.stepOf(n.get("s")), n)
+	r.segment = len(r.steps)
+	r.queued = append(r.queued, func() {
+		at := slices.Index(r.steps, s)
+		last := at
+		for last+1 < len(r.steps) && r.steps[last+1].sentence == s.sentence {
+			last++
+		}
+		if last == at {
+			r.fail(n, "what is to be done before that is not said", "say: before `make deploy`, run `make test`")
+			return
+		}
+		copy(r.steps[at:last], r.steps[at+1:last+1])
+		r.steps[last] = s
+	})
+}
+
+func (r *reader) readInputOpt(n *node) {
+	if i := r.inputNamed(r.plain(n.get("i"))); i != nil {
+		i.required = n.has("req")
+	}
+}
+
+// readNowhere is what a condition on branches says anyway; there has to be one.
+func (r *reader) readNowhere(n *node) {
+	r.queued = append(r.queued, func() {
+		bound := slices.ContainsFunc(r.steps, func(s *step) bool { return slices.ContainsFunc(s.conds, refOnly.MatchString) })
+		for _, o := range r.occasions {
+			bound = bound || len(o.t.branches["push"]) > 0
+		}
+		if !bound {
+			r.fail(n, "on which branches is not said", "say: only on main")
+		}
+	})
+}
+
 func latestOf(lang, v string) string {
 	switch {
 	case lang == "go" && (v == "latest" || v == "stable"):
@@ -1683,6 +1796,8 @@ func latestOf(lang, v string) string {
 		return "lts/*"
 	case lang == "node" && v == "latest":
 		return "latest"
+	case lang == "ruby" && v == "head":
+		return v
 	case lang == "python" && (v == "latest" || v == "stable"):
 		return "3.x"
 	case lang == "rust" && v != "latest":
@@ -1746,6 +1861,36 @@ func (r *reader) claim(what string, n *node) {
 	r.claims[what] = len(r.steps)
 }
 
+// readLogin logs the docker client in to a registry.
+func (r *reader) readLogin(n *node) {
+	host, user, secret := "", `"$GITHUB_ACTOR"`, "GITHUB_TOKEN"
+	reg := n.get("reg")
+	switch {
+	case reg.has("hub"):
+	case reg.has("host") && r.plain(reg.get("host")) != "ghcr.io":
+		host = " " + r.plain(reg.get("host"))
+	default:
+		host = " ghcr.io"
+		r.p.perms = append(r.p.perms, [2]string{"contents", "read"}, [2]string{"packages", "write"})
+	}
+	var env [][2]string
+	switch {
+	case n.has("u"):
+		u := r.plain(n.get("u"))
+		secret = r.plain(n.get("p"))
+		user = `"$` + u + `"`
+		env = append(env, [2]string{u, "${{ secrets." + u + " }}"})
+		if host == " ghcr.io" {
+			r.p.perms = nil
+		}
+	case host != " ghcr.io":
+		r.fail(n, "with which secrets is not said", "say: log in to docker hub with the secrets DOCKER_USER and DOCKER_PASSWORD")
+		return
+	}
+	env = append(env, [2]string{secret, "${{ secrets." + secret + " }}"})
+	r.add(&step{command: `echo "$` + secret + `" | docker login` + host + ` -u ` + user + ` --password-stdin`, env: env, verb: true, text: r.c.text(n)}, n)
+}
+
 func (r *reader) readOS(n *node) {
 	r.claim("system", n)
 	if r.job != nil {
@@ -1757,15 +1902,20 @@ func (r *reader) readOS(n *node) {
 		r.base.os = append(r.base.os, "ubuntu-latest", "macos-latest", "windows-latest")
 		return
 	}
-	last := ""
+	last, versioned := "", false
 	for _, k := range n.kids {
 		switch k.name {
 		case "s":
-			last = r.word(k)
+			last, versioned = r.word(k), false
 			r.base.os = append(r.base.os, runnerLabel(last, ""))
 		case "v":
-			if r.word(k) != "latest" {
+			switch {
+			case r.word(k) == "latest":
+			case versioned:
+				r.base.os = append(r.base.os, runnerLabel(last, r.plain(k)))
+			default:
 				r.base.os[len(r.base.os)-1] = runnerLabel(last, r.plain(k))
+				versioned = true
 			}
 		case "x86":
 			r.base.os = append(r.base.os, "ubuntu-latest")
@@ -2289,6 +2439,8 @@ func (r *reader) readConcurrency(n *node) {
 		if w := r.words(n.get("what")); strings.HasPrefix(w, "deploy") {
 			g.group = "deploy"
 		}
+	} else if n.has("nocancel") && strings.Contains(r.words(n), "deploy") {
+		g.group = "deploy"
 	}
 	if !n.has("only") && !n.has("g") && n.has("nocancel") && r.p.group != nil {
 		r.p.group.cancel = false

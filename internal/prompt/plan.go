@@ -116,6 +116,7 @@ type step struct {
 	notify        bool
 	modified      bool // something was said of it behind it
 	download      bool
+	free          bool // said to run whatever the branch
 }
 
 // occasion is one phrase about when things happen.
@@ -125,7 +126,8 @@ type occasion struct {
 	text  string
 	steps []*step
 	whole bool
-	vague bool // a schedule that names no time
+	vague bool   // a schedule that names no time
+	cond  string // what it is as a condition, where it may be one
 }
 
 func (t *triggers) add(event string) {
@@ -346,7 +348,7 @@ func (r *reader) add(s *step, n *node) *step {
 func isStep(name string) bool {
 	base, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{"command", "purpose", "by", "say", "artifact", "notify", "pages", "download", "allow", "surepass",
-		"skipstep"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd"
+		"skipstep", "before"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd"
 }
 
 func isSeparator(name string) bool {
@@ -612,6 +614,14 @@ func (r *reader) newGroup() {
 
 // colon makes purposes before it the headings of the commands behind it.
 func (r *reader) colon() {
+	if len(r.heading) > 0 && len(r.headed) > 0 {
+		next := r.before() // "install: npm ci, test: npm test"
+		last := next[len(next)-1]
+		if r.bind(); last.command != "" || last.purpose == "" {
+			return
+		}
+		r.sentenceStart = slices.Index(r.steps, last)
+	}
 	var open []*step
 	for _, s := range r.before() {
 		if s.command == "" && s.uses == "" && s.purpose != "" {

@@ -24,6 +24,7 @@ func (r *reader) resolve() {
 	if len(r.steps) == 0 {
 		return
 	}
+	r.freed()
 	r.buildFirst()
 	for _, s := range r.allFeatures {
 		if !strings.HasPrefix(s.command, "cargo ") {
@@ -71,8 +72,40 @@ swap:
 			}
 		}
 	}
+	if s := r.steps[0]; len(r.steps) > 1 && strings.HasPrefix(s.uses, "actions/upload-artifact") && s.status == "" && len(s.conds) == 0 &&
+		s.job == r.steps[1].job {
+		k := 1
+		for k < len(r.steps) && r.steps[k].job == s.job && r.steps[k].status == "" {
+			k++
+		}
+		r.steps = slices.Insert(r.steps[1:], k-1, s) // there is nothing to upload before something ran
+	}
 	if s := r.steps[0]; len(r.steps) > 1 && s.status == "always" {
 		s.status = ""
+	}
+}
+
+// freed takes steps out of the branches that others are bound to: "on main run
+// ./release.sh; in any case make test". What cleans up afterwards stays with them.
+func (r *reader) freed() {
+	bound := func(s *step) bool { return len(s.conds) > 0 }
+	for _, s := range r.steps {
+		if !s.free || !slices.Contains([]string{"test", "build", "lint", "format", "check", "typecheck"}, purposeOfCommand(s.command)) {
+			continue
+		}
+		for i, o := range r.occasions {
+			if o.cond == "" || slices.Contains(o.steps, s) {
+				continue
+			}
+			for _, x := range o.steps {
+				r.cond(o.cond)(x)
+			}
+			r.occasions = slices.Delete(r.occasions, i, i+1)
+			break
+		}
+		if slices.ContainsFunc(r.steps, bound) && !bound(s) {
+			s.status = ""
+		}
 	}
 }
 

@@ -60,6 +60,7 @@ var (
 	bulletMark = regexp.MustCompile(`^(?:[-*+•‣·–—]|\(?\d{1,2}[.)]|\(?[a-z]\))$`)
 	inlineMark = regexp.MustCompile(`^\(?[1-9][)]$`)
 	slashed    = regexp.MustCompile(`^\d+(?:\.\d+)*(?:/\d+(?:\.\d+)*)+$`)
+	dayRange   = regexp.MustCompile(`^(?i)((?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)-((?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)$`)
 	allAlpha   = regexp.MustCompile(`^[a-z']+$`)
 	eventPair  = regexp.MustCompile(`(?i)^(push(?:es)?|pr|prs|pull_request|tags?|release|schedule)/(push(?:es)?|prs?|pull_request|pull|tags?|release|manual)$`)
 )
@@ -144,6 +145,13 @@ func tokenize(s string) []token {
 					i++
 				}
 			}
+			continue
+		}
+		if m := dayRange.FindStringSubmatch(body); m != nil { // Mon-Fri
+			emit(word, i, i+len(m[1]), m[1])
+			emit(punct, i+len(m[1]), i+len(m[1])+1, "-")
+			emit(word, i+len(m[1])+1, i+len(body), m[2])
+			i += len(body)
 			continue
 		}
 		if dotted[strings.ToLower(c)] {
@@ -253,6 +261,10 @@ func trimPunct(c string) string {
 func mend(ts []token, lex *lexicon) {
 	for i := range ts {
 		t := &ts[i]
+		if i+1 < len(ts) && t.word == "gh" && strings.HasPrefix(ts[i+1].word, "action") {
+			t.word = "github"
+			continue
+		}
 		if i+1 < len(ts) && strings.HasPrefix(ts[i+1].word, "request") && t.word != "pull" && sameLetters(t.word[:max(0, len(t.word)-1)]+"l", "pull") {
 			t.word, t.mended = "pull", true
 			continue
@@ -275,7 +287,14 @@ func mend(ts []token, lex *lexicon) {
 				}
 			}
 		}
-		if w := lex.closest(t.word); w != "" {
+		w := lex.closest(t.word)
+		if i > 0 && purposeWord[w] == "" {
+			// Targets and scripts have names of their own: "make perf", "npm run lnt:all".
+			if p := lex.programs[ts[i-1].written()]; p != nil && p.subs["*"] || i > 1 && ts[i-1].word == "run" && lex.programs[ts[i-2].written()] != nil {
+				continue
+			}
+		}
+		if w != "" {
 			t.word, t.mended = w, true
 			if a, ok := abbreviations[w]; ok {
 				t.word = a
