@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/config"
@@ -34,8 +35,9 @@ type HostConfig struct {
 	Dir string
 	// Driver is "auto", "qemu" or "firecracker"; "" is auto.
 	Driver string
-	// Image is the name or id of an image that was built; "" is the default one,
-	// which is built where it is missing.
+	// Image is the name or id of an image that was built, or a recipe: ubuntu-24.04,
+	// ubuntu-22.04, debian-12. "" is the default image: Ubuntu 24.04, or Debian 12 where
+	// Ubuntu's archive does not answer. What is missing of a recipe's is built.
 	Image string
 	// Agent is the path of the static guest agent, for building the image; "" is
 	// $HEARTH_GUEST, or hearth-guest beside this program.
@@ -139,10 +141,14 @@ func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
 }
 
 func (h *Host) image(ctx context.Context, cfg HostConfig) (*image.Image, error) {
-	if cfg.Image != "" && cfg.Image != image.DefaultName {
-		return image.Open(h.dirs.Images(), cfg.Image)
+	shelf, err := image.ReadShelf(h.dirs.Images(), cmp.Or(cfg.Image, os.Getenv("HEARTH_IMAGE")), func() bool { return image.UbuntuAnswers(ctx) })
+	if err != nil {
+		return nil, err
 	}
-	opt := image.Options{Dir: h.dirs.Images(), Agent: cmp.Or(cfg.Agent, os.Getenv("HEARTH_GUEST")), Log: h.log}
+	if !slices.Contains(image.Recipes(), shelf.Default) {
+		return image.Open(h.dirs.Images(), shelf.Default)
+	}
+	opt := image.Options{Dir: h.dirs.Images(), Recipe: shelf.Default, Agent: cmp.Or(cfg.Agent, os.Getenv("HEARTH_GUEST")), Log: h.log}
 	if opt.Agent == "" {
 		var err error
 		if opt.Agent, err = image.FindAgent(); err != nil {
@@ -152,7 +158,7 @@ func (h *Host) image(ctx context.Context, cfg HostConfig) (*image.Image, error) 
 	if cfg.Progress != nil {
 		opt.Progress = func(p image.Progress) {
 			if !p.Cached && p.Part != "" {
-				cfg.Progress(fmt.Sprintf("image %3.0f %%: %s: %s", p.Total*100, p.Part, p.Detail))
+				cfg.Progress(fmt.Sprintf("image %s %3.0f %%: %s: %s", shelf.Default, p.Total*100, p.Part, p.Detail))
 			}
 		}
 	}

@@ -496,7 +496,7 @@ func TestManualExample(t *testing.T) {
 	// Learning: the second run knows the first; a failure that comes again was seen
 	// before; a cache comes back.
 	ctx := t.Context()
-	h, err := hearth.OpenHost(ctx, hearth.HostConfig{Network: "none"})
+	h, err := hearth.OpenHost(ctx, hearth.HostConfig{Network: "none", Image: "debian-12"})
 	if err != nil {
 		t.Fatal(err)
 	}

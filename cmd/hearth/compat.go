@@ -90,7 +90,11 @@ func (a *app) compat(ctx context.Context, o runOptions, args []string, asJSON, s
 	if err != nil {
 		return usage("--unknown-labels %v", err)
 	}
-	r := a.request(runSettings{platforms: platforms, strict: strict})
+	shelf, err := image.ReadShelf(dirs.Images(), a.getenv("HEARTH_IMAGE"), nil)
+	if err != nil {
+		return &exit{exitInfrastructure, err}
+	}
+	r := a.request(runSettings{platforms: platforms, strict: strict, shelf: shelf})
 	r.Check.Actions, r.Check.Shells, r.Check.AssumeActions = resolver, image.Shells(), assume
 	opt := compat.Options{Lacks: lacking, Check: r.Check, Fits: r.Fits, LabelHint: r.LabelHint, Load: func(ctx context.Context, uses string) ([]byte, error) {
 		ref, err := action.ParseRef(uses)

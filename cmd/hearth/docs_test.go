@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hearth-ci/hearth/internal/image"
 )
 
 // Every command in the documentation is run: `make` by make -n, `hearth` for
@@ -18,13 +20,14 @@ import (
 // the test that runs it, so that a command that is written into a document
 // without being run anywhere fails this test.
 var runElsewhere = map[string]string{
-	"hearth serve --config hearth.json": "serve_test.go",
-	"hearth debug":                      "testdata/script/debug.txtar",
-	"hearth debug RUN -- ls -la":        "testdata/script/debug.txtar",
-	"hearth debug RUN --retry":          "testdata/script/debug.txtar",
-	"hearth debug RUN --rewind":         "testdata/script/debug.txtar",
-	"hearth debug RUN --run fixed.sh":   "testdata/script/debug.txtar",
-	"hearth debug RUN --continue":       "testdata/script/debug.txtar",
+	"hearth serve --config hearth.json":        "serve_test.go",
+	"hearth debug":                             "testdata/script/debug.txtar",
+	"hearth debug RUN -- ls -la":               "testdata/script/debug.txtar",
+	"hearth debug RUN --retry":                 "testdata/script/debug.txtar",
+	"hearth debug RUN --rewind":                "testdata/script/debug.txtar",
+	"hearth debug RUN --run fixed.sh":          "testdata/script/debug.txtar",
+	"hearth debug RUN --continue":              "testdata/script/debug.txtar",
+	"hearth image build --recipe ubuntu-24.04": "testdata/script/ubuntu.txtar",
 }
 
 // documents are the files whose sh blocks are commands.
@@ -152,6 +155,7 @@ jobs:
 		})
 		env.Setenv("HEARTH_HOME", home)
 		env.Setenv("HEARTH_GUEST", os.Getenv("HEARTH_GUEST"))
+		env.Setenv("HEARTH_IMAGE", image.Debian12)
 		return nil
 	}})
 }

@@ -190,7 +190,12 @@ func (a *app) examineImage(e *examination, dirs config.Dirs) string {
 	} else if _, err := os.Stat(agent); err != nil {
 		e.fault("guest agent", "make build, and unset HEARTH_GUEST", "HEARTH_GUEST: %v", err)
 	}
-	img, err := image.Open(dirs.Images(), image.DefaultName)
+	shelf, err := image.ReadShelf(dirs.Images(), a.getenv("HEARTH_IMAGE"), nil)
+	if err != nil {
+		e.note("image", "hearth image build", "%v", err)
+		return ""
+	}
+	img, err := image.Open(dirs.Images(), shelf.Default)
 	switch {
 	case errors.Is(err, image.ErrNotFound):
 		e.note("image", "hearth image build", "the default image is not built yet; the first run does it")

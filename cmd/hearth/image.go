@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,8 +21,8 @@ func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "image", Short: "Images that machines boot from: build, list, look into, remove",
 		Long: `An image is a kernel, an initramfs with the guest agent, a read-only root file
-system and a tools disk with Node. The default one is built when it is first
-needed. Images are kept by what they are made of: what has not changed is not
+system and a tools disk with Node. The default one is Ubuntu 24.04 where
+Ubuntu's archive answers, else Debian 12, and is built when it is first needed. Images are kept by what they are made of: what has not changed is not
 built again.`,
 	}
 	c.AddCommand(a.imageBuildCommand(), a.imageListCommand(), a.imageInspectCommand(), a.imageSBOMCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
@@ -39,10 +40,11 @@ func (a *app) imageBuildCommand() *cobra.Command {
 	var opt image.Options
 	c := &cobra.Command{
 		Use: "build", Short: "Build an image, or what of it is missing; print its id", Args: cobra.NoArgs,
-		Long: `Build the default image, or one with more Debian packages in it. Only what is not
-there yet is built; --refresh takes today's packages.
+		Long: `Build the default image, that of a recipe, or one with more packages in it. Only
+what is not there yet is built; --refresh takes today's packages.
 
   hearth image build
+  hearth image build --recipe ubuntu-22.04
   hearth image build --packages golang,postgresql --name ci
   hearth run -P ubuntu-latest=ci`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -52,7 +54,7 @@ there yet is built; --refresh takes today's packages.
 						continue
 					}
 					if !regexp.MustCompile(packagePattern).MatchString(p) {
-						return usage("--packages: %q is not the name of a Debian package", p)
+						return usage("--packages: %q is not the name of a package", p)
 					}
 					opt.Packages = append(opt.Packages, p)
 				}
@@ -60,14 +62,24 @@ there yet is built; --refresh takes today's packages.
 			if opt.Name != "" && !regexp.MustCompile(imageNamePattern).MatchString(opt.Name) {
 				return usage("--name %q: want letters, digits and ._+- (at most 64)", opt.Name)
 			}
-			if opt.Name == image.DefaultName && len(opt.Packages) > 0 {
-				return usage("--name %s is the default image's; choose another for one with more packages", opt.Name)
+			if opt.Recipe != "" && !slices.Contains(image.Recipes(), opt.Recipe) {
+				return usage("--recipe %q: want %s", opt.Recipe, strings.Join(image.Recipes(), ", "))
+			}
+			if opt.Name == image.Default || slices.Contains(image.Recipes(), opt.Name) && (len(opt.Packages) > 0 || opt.Name != opt.Recipe) {
+				return usage("--name %s is that of what a recipe makes by itself; choose another", opt.Name)
 			}
 			dirs, err := a.dirs()
 			if err != nil {
 				return err
 			}
 			opt.Dir = dirs.Images()
+			if opt.Recipe == "" {
+				s, err := a.shelf(c.Context(), dirs, "")
+				if err != nil {
+					return err
+				}
+				opt.Recipe = s.Default
+			}
 			img, err := a.buildImage(c.Context(), opt)
 			if err != nil {
 				return err
@@ -80,9 +92,10 @@ there yet is built; --refresh takes today's packages.
 		},
 	}
 	f := c.Flags()
-	f.StringSliceVar(&packages, "packages", nil, "Debian packages wanted beyond the default ones")
+	f.StringVar(&opt.Recipe, "recipe", "", "the system: "+strings.Join(image.Recipes(), ", ")+" (default: the default image's)")
+	f.StringSliceVar(&packages, "packages", nil, "packages wanted beyond the default ones")
 	f.StringVar(&opt.Name, "name", "", "what it is called in lists, and with --image and -P")
-	f.StringVar(&opt.Mirror, "mirror", "", "Debian mirror (default: this machine's)")
+	f.StringVar(&opt.Mirror, "mirror", "", "mirror of the system's packages (default: this machine's, or its makers')")
 	f.BoolVar(&opt.Refresh, "refresh", false, "build anew, with the packages of today")
 	return c
 }
@@ -134,9 +147,16 @@ func (a *app) openImage(args []string) (*image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	ref := image.DefaultName
+	ref := image.Default
 	if len(args) > 0 {
 		ref = args[0]
+	}
+	if ref == image.Default {
+		s, err := image.ReadShelf(dirs.Images(), "", nil)
+		if err != nil {
+			return nil, &exit{exitInfrastructure, err}
+		}
+		ref = s.Default
 	}
 	img, err := image.Open(dirs.Images(), ref)
 	switch {
@@ -153,7 +173,7 @@ func (a *app) imageInspectCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "inspect [IMAGE]", Short: "What is in an image and where it came from", Args: cobra.MaximumNArgs(1),
 		Long: `Show an image's layers, files and sums, how many packages each layer holds, and
-the programs that are pinned rather than signed by Debian. --json lists every
+the programs that are pinned rather than signed by a distribution. --json lists every
 package; hearth image sbom is the same in a standard format.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			img, err := a.openImage(args)
@@ -201,7 +221,7 @@ package; hearth image sbom is the same in a standard format.`,
 					fmt.Fprintf(w, "\t%s\n", board.Clean(line))
 				}
 				if l.Kind == "base" && count > 0 {
-					fmt.Fprintf(w, "\t%d Debian packages\n", count)
+					fmt.Fprintf(w, "\t%d packages of %s\n", count, contents[l.Kind][0].Release())
 				}
 			}
 			if err := w.Flush(); err != nil {

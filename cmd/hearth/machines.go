@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,7 +25,7 @@ import (
 // machineOptions are the flags of every command that makes machines.
 type machineOptions struct {
 	driver    string
-	image     string // name or id; "" is the default image
+	image     string // name, recipe or id; "" is the default image
 	cpus      int
 	memoryMiB int
 	diskMiB   int64
@@ -99,19 +102,35 @@ func (a *app) driver(ctx context.Context, dirs config.Dirs, o machineOptions) (v
 	return d, img, err
 }
 
-// image returns the default image, building what of it is missing, with its
-// progress on standard error.
-func (a *app) image(ctx context.Context, dirs config.Dirs, name string) (*image.Image, error) {
-	if name != "" && name != image.DefaultName {
-		img, err := image.Open(dirs.Images(), name)
-		if err != nil {
-			return nil, &exit{exitInfrastructure, err}
-		}
-		return img, nil
+// shelf says which images there are; fixed is the one that somebody has chosen for
+// everything.
+func (a *app) shelf(ctx context.Context, dirs config.Dirs, fixed string) (image.Shelf, error) {
+	if fixed == image.Default {
+		fixed = ""
 	}
-	img, err := a.buildImage(ctx, image.Options{Dir: dirs.Images()})
+	s, err := image.ReadShelf(dirs.Images(), fixed, func() bool { return image.UbuntuAnswers(ctx) })
 	if err != nil {
-		return nil, err
+		return s, &exit{exitInfrastructure, err}
+	}
+	return s, nil
+}
+
+// image returns the image of a name, "" is the default one. What is missing of one that
+// there is a recipe for is built, with its progress on standard error.
+func (a *app) image(ctx context.Context, dirs config.Dirs, name string) (*image.Image, error) {
+	if name == "" || name == image.Default {
+		s, err := a.shelf(ctx, dirs, "")
+		if err != nil {
+			return nil, err
+		}
+		name = s.Default
+	}
+	if slices.Contains(image.Recipes(), name) {
+		return a.buildImage(ctx, image.Options{Dir: dirs.Images(), Recipe: name})
+	}
+	img, err := image.Open(dirs.Images(), name)
+	if err != nil {
+		return nil, &exit{exitInfrastructure, err}
 	}
 	return img, nil
 }
@@ -128,7 +147,7 @@ func (a *app) buildImage(ctx context.Context, opt image.Options) (*image.Image, 
 		opt.AgentVersion = version // they are built together
 	}
 	opt.Log = a.log()
-	p := &progress{w: a.err, terminal: isTerminal(a.err)}
+	p := &progress{w: a.err, terminal: isTerminal(a.err), of: cmp.Or(opt.Name, strings.Join(append([]string{opt.Recipe}, opt.Packages...), "+"))}
 	opt.Progress = p.show
 	img, err := image.Build(ctx, opt)
 	p.end()
@@ -178,6 +197,7 @@ func closePool(p *pool.Pool) error {
 type progress struct {
 	w        io.Writer
 	terminal bool
+	of       string // the image
 	mu       sync.Mutex
 	shown    bool
 	open     bool // a line without its end is on the screen
@@ -198,22 +218,22 @@ func (p *progress) show(u image.Progress) {
 		if u.Bytes > 0 {
 			size = fmt.Sprintf(", %d MB", u.Bytes/1_000_000)
 		}
-		fmt.Fprintf(p.w, "image: %s ready in %s%s\n", u.Part, board.Short(u.Took), size)
+		fmt.Fprintf(p.w, "image %s: %s ready in %s%s\n", p.of, u.Part, board.Short(u.Took), size)
 	case u.Done:
 		p.clear()
-		fmt.Fprintf(p.w, "image: complete in %s\n", board.Short(u.Took))
+		fmt.Fprintf(p.w, "image %s: complete in %s\n", p.of, board.Short(u.Took))
 	case p.terminal:
 		if time.Since(p.last) < 80*time.Millisecond {
 			return
 		}
 		p.shown, p.open, p.last = true, true, time.Now()
-		fmt.Fprintf(p.w, "\r\x1b[Kimage: %3.0f %%  %s: %s", u.Total*100, u.Part, board.Cut(board.Clean(u.Detail), 50))
+		fmt.Fprintf(p.w, "\r\x1b[Kimage %s: %3.0f %%  %s: %s", p.of, u.Total*100, u.Part, board.Cut(board.Clean(u.Detail), 50))
 	default:
 		if time.Since(p.last) < 5*time.Second {
 			return
 		}
 		p.shown, p.last = true, time.Now()
-		fmt.Fprintf(p.w, "image: %3.0f %%  %s: %s\n", u.Total*100, u.Part, board.Clean(u.Detail))
+		fmt.Fprintf(p.w, "image %s: %3.0f %%  %s: %s\n", p.of, u.Total*100, u.Part, board.Clean(u.Detail))
 	}
 }
 

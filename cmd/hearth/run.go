@@ -124,7 +124,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 func (a *app) machineFlags(c *cobra.Command, o *machineOptions) {
 	f := c.Flags()
 	f.StringVar(&o.driver, "driver", cmp.Or(a.getenv("HEARTH_DRIVER"), "auto"), "auto, qemu or firecracker")
-	f.StringVar(&o.image, "image", "", "image by name or id (default: the default image)")
+	f.StringVar(&o.image, "image", a.getenv("HEARTH_IMAGE"), "image by name, recipe or id, for everything (default: the default image)")
 	f.IntVar(&o.cpus, "cpus", 2, "virtual CPUs of a machine")
 	f.IntVar(&o.memoryMiB, "memory", 1024, "memory of a machine, MiB")
 	f.Int64Var(&o.diskMiB, "disk", 14336, "disk of a machine, MiB; it takes what is written to it")
@@ -216,6 +216,9 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	}
 	dirs, err := a.dirs()
 	if err != nil {
+		return err
+	}
+	if set.shelf, err = a.shelf(ctx, dirs, o.image); err != nil {
 		return err
 	}
 	resolver, err := a.resolver(o, dirs, set.secrets["GITHUB_TOKEN"])
@@ -432,11 +435,14 @@ func (a *app) request(set runSettings) launch.Request {
 				return set.platforms[label] != "" || slices.Contains(image.KnownLabels(), label)
 			}, set.strict)
 			if err == nil {
-				_, err = image.ForLabels(have, set.platforms)
+				var remark string
+				if _, remark, err = image.ForLabels(have, set.platforms, set.shelf); remark != "" {
+					remarks = append(remarks, remark)
+				}
 			}
 			return have, remarks, err
 		},
-		LabelHint: "-P LABEL=" + image.DefaultName + " runs it on the default image",
+		LabelHint: "-P LABEL=" + image.Default + " runs it on the default image",
 	}
 }
 
@@ -493,6 +499,7 @@ type runSettings struct {
 	secrets, vars, env, inputs map[string]string
 	platforms                  map[string]string
 	strict                     bool // about labels that nothing is known by
+	shelf                      image.Shelf
 	envSecrets, envVars        map[string]map[string]string
 	files                      []string // that these were read from, absolute
 }
@@ -635,21 +642,21 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 	images := map[string]string{} // ids, so that a run does not change with what is built meanwhile
 	for _, c := range chosen {
 		for _, j := range c.plan.Jobs {
-			name, err := image.ForLabels(j.Labels, set.platforms)
-			if err != nil || name == image.DefaultName || images[name] != "" {
+			name, _, err := image.ForLabels(j.Labels, set.platforms, set.shelf)
+			if err != nil || name == "" || images[name] != "" {
 				continue
 			}
-			img, err := image.Open(dirs.Images(), name)
+			img, err := a.image(ctx, dirs, name)
 			if err != nil {
 				if errors.Is(err, image.ErrNotFound) {
 					return usage("-P: %v", err)
 				}
-				return &exit{exitInfrastructure, err}
+				return err
 			}
 			images[name] = img.ID
 		}
 	}
-	o.warm = 1
+	o.warm, o.image = 1, set.shelf.Default
 	machines, err := a.machines(ctx, dirs, o.machineOptions)
 	if err != nil {
 		return err
@@ -678,8 +685,8 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				CPUs:  o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
 				Package: prompt.Package, Points: worker.Points(o.points),
 				Image: func(labels []string) (string, error) {
-					name, err := image.ForLabels(labels, set.platforms)
-					if err != nil || name == image.DefaultName {
+					name, _, err := image.ForLabels(labels, set.platforms, set.shelf)
+					if err != nil || name == "" {
 						return "", err
 					}
 					return cmp.Or(images[name], name), nil // the name of a job that was not known before

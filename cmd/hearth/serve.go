@@ -102,6 +102,34 @@ func serverLabels(cfg config.Config) []string {
 	return append(image.KnownLabels(), cfg.Labels...)
 }
 
+// serverImages makes what a server has images for ready: of each recipe that there is
+// one of already, and the default, which is named. It says which of them takes a job.
+func (a *app) serverImages(ctx context.Context, dirs config.Dirs, cfg config.Config) (choose func([]string) (string, string, error), chosen string,
+	err error) {
+	s, err := a.shelf(ctx, dirs, cfg.Image)
+	if err != nil {
+		return nil, "", err
+	}
+	ids := map[string]string{} // so that a job's image does not change with what is built meanwhile
+	for _, name := range s.Recipes {
+		img, err := a.image(ctx, dirs, name)
+		if err != nil {
+			return nil, "", err
+		}
+		ids[name] = img.ID
+	}
+	return func(labels []string) (string, string, error) {
+		known := slices.DeleteFunc(slices.Clone(labels), func(label string) bool { // those of the settings say nothing about the system
+			return !slices.Contains(image.KnownLabels(), strings.ToLower(strings.TrimSpace(label)))
+		})
+		if len(known) == 0 {
+			return "", "", nil
+		}
+		name, remark, err := image.ForLabels(known, nil, s)
+		return ids[name], remark, err
+	}, s.Default, nil
+}
+
 func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	level := slog.LevelInfo
 	if a.verbose {
@@ -165,7 +193,12 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return usage("learn: %v", err)
 	}
 	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
-	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm,
+	choose, chosen, err := a.serverImages(ctx, dirs, cfg)
+	if err != nil {
+		return err
+	}
+	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, image: chosen,
+		cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm,
 		max: cfg.Machines})
 	if err != nil {
 		return err
@@ -185,7 +218,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
 		URL:  cfg.URL,
-		Host: machines, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
+		Host: machines, Image: choose, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
 		Package: prompt.Package, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, OIDC: issuer, Grace: serveGrace, Log: log,
 	})

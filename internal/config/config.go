@@ -127,6 +127,9 @@ type Config struct {
 	SecretsFile string `json:"secrets_file,omitempty"`
 	// Driver is auto, qemu or firecracker.
 	Driver string `json:"driver"`
+	// Image is the image for all jobs and VMs, by name, recipe or id; "" is the default
+	// image, and that of a recipe which is built for the jobs that ask for it.
+	Image string `json:"image"`
 	// Jail is "require", to run machines only behind all the walls that keep a
 	// monitor from the host (`hearth doctor` lists them), or "best", to run with
 	// those that can be had.
@@ -301,6 +304,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 		}
 	}
 	text("DRIVER", &c.Driver)
+	text("IMAGE", &c.Image)
 	text("JAIL", &c.Jail)
 	text("UNKNOWN_LABELS", &c.UnknownLabels)
 	text("LEARN", &c.Learn)

@@ -43,6 +43,9 @@ type Config struct {
 	Host machine.Host // where jobs get their machines
 	// Labels are what this server's workers answer to.
 	Labels []string
+	// Image says which of the host's images takes a job with these labels, "" is the
+	// default one, and what there is to remark. nil takes the default one for all.
+	Image func(labels []string) (image, remark string, err error)
 	// Package says which package has a program: see [worker.Runner].
 	Package func(program string) (pkg string, known bool)
 	// StrictLabels leaves out jobs with a label that nobody is known by; otherwise one

@@ -337,7 +337,23 @@ func (d *Dispatcher) labelHint() string {
 // fits says by which labels a worker is asked for that can take a job, or why there
 // is none. A job that nobody can ever take must not wait in silence.
 func (d *Dispatcher) fits(labels []string, group string) (have, remarks []string, err error) {
-	return image.Take(labels, group, d.has, d.cfg.StrictLabels)
+	have, remarks, err = image.Take(labels, group, d.has, d.cfg.StrictLabels)
+	if err == nil && d.cfg.Image != nil && len(have) > 0 {
+		var remark string
+		if _, remark, err = d.cfg.Image(have); remark != "" {
+			remarks = append(remarks, remark)
+		}
+	}
+	return have, remarks, err
+}
+
+// image names the image for a job with these labels.
+func (d *Dispatcher) image(labels []string) (string, error) {
+	if d.cfg.Image == nil || len(labels) == 0 {
+		return "", nil
+	}
+	name, _, err := d.cfg.Image(labels)
+	return name, err
 }
 
 // public reads a workflow of another repository without any credentials.

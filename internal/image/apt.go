@@ -20,50 +20,28 @@ type apt struct {
 	sources []string // one-line sources
 }
 
-// defaultSources are where Debian's packages come from if the host has no
-// mirror of its own.
-var defaultSources = []string{
-	"deb http://deb.debian.org/debian " + suite + " main",
-	"deb http://deb.debian.org/debian " + suite + "-updates main",
-	"deb http://deb.debian.org/debian-security " + suite + "-security main",
-}
-
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// keys is the keyring that package lists must be signed with.
-func (b *builder) keys() string {
-	if b.keyring != "" {
-		return b.keyring
-	}
-	return debianKeyring
-}
-
-func (b *builder) checkKeys() error {
-	if _, err := os.Stat(b.keys()); err != nil {
-		return &MissingToolError{Tool: b.keys(), Package: toolPackages["debian-keys"]}
-	}
-	return nil
-}
-
-// newApt makes package lists under dir and reads them from the network.
-func (b *builder) newApt(ctx context.Context, dir string) (*apt, error) {
-	return b.newAptOf(ctx, dir, b.sources(ctx))
+// newApt makes a recipe's package lists under dir and reads them from the network.
+func (b *builder) newApt(ctx context.Context, dir string, r *recipe) (*apt, error) {
+	return b.newAptOf(ctx, dir, r, b.sources(ctx, r))
 }
 
 // newAptOf is newApt for given one-line sources.
-func (b *builder) newAptOf(ctx context.Context, dir string, sources []string) (*apt, error) {
-	if err := b.checkKeys(); err != nil {
-		return nil, err
-	}
+func (b *builder) newAptOf(ctx context.Context, dir string, r *recipe, sources []string) (*apt, error) {
 	a := &apt{dir: filepath.Join(dir, "apt"), sources: sources}
 	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
 			return nil, err
 		}
 	}
+	keys, err := b.keys(r, a.dir)
+	if err != nil {
+		return nil, err
+	}
 	var list strings.Builder
 	for _, s := range a.sources {
-		list.WriteString(strings.Replace(s, "deb ", "deb [signed-by="+b.keys()+"] ", 1) + "\n")
+		list.WriteString(strings.Replace(s, "deb ", "deb [signed-by="+keys+"] ", 1) + "\n")
 	}
 	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(list.String()), 0o644); err != nil {
 		return nil, err
@@ -72,43 +50,38 @@ func (b *builder) newAptOf(ctx context.Context, dir string, sources []string) (*
 		return nil, err
 	}
 	if _, err := a.run(ctx, "", "apt-get", "update", "--error-on=any"); err != nil {
-		return nil, fmt.Errorf("reading Debian's package lists: %w", err)
+		return nil, fmt.Errorf("reading %s's package lists: %w", r.title, err)
 	}
 	return a, nil
 }
 
 // sources returns the package sources to build from: a given mirror, else the
-// host's own sources for this release, else Debian's.
-func (b *builder) sources(ctx context.Context) []string {
-	if b.opt.Mirror != "" {
-		mirror := strings.TrimSuffix(b.opt.Mirror, "/")
-		return []string{
-			"deb " + mirror + " " + suite + " main",
-			"deb " + mirror + " " + suite + "-updates main",
-			"deb " + mirror + "-security " + suite + "-security main",
-		}
+// host's own sources for this release, else its makers'.
+func (b *builder) sources(ctx context.Context, r *recipe) []string {
+	if b.opt.Mirror != "" && r.name == b.recipe.name {
+		return r.sources(b.opt.Mirror)
 	}
 	out, err := tool{argv: []string{"apt-get", "indextargets", "--format", "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"}}.run(ctx)
 	if err != nil {
-		return defaultSources
+		return r.sources("")
 	}
 	var found []string
 	main := false
 	for line := range strings.Lines(string(out)) {
 		f := strings.Split(strings.TrimSpace(line), "|")
-		if len(f) != 4 || f[0] != "Debian" || f[3] != "main" {
+		if len(f) != 4 || f[0] != r.title || !slices.Contains(strings.Fields(r.components), f[3]) {
 			continue
 		}
-		if f[2] != suite && f[2] != suite+"-updates" && f[2] != suite+"-security" {
+		if !slices.ContainsFunc(r.pockets[:], func(p pocket) bool { return f[2] == r.suite+p.suffix }) {
 			continue
 		}
-		if s := "deb " + strings.TrimSuffix(f[1], "/") + " " + f[2] + " main"; !slices.Contains(found, s) {
+		if s := "deb " + strings.TrimSuffix(f[1], "/") + " " + f[2] + " " + f[3]; !slices.Contains(found, s) {
 			found = append(found, s)
 		}
-		main = main || f[2] == suite
+		main = main || f[2] == r.suite && f[3] == "main"
 	}
 	if !main {
-		return defaultSources
+		return r.sources("")
 	}
 	return found
 }
@@ -127,7 +100,7 @@ func (a *apt) run(ctx context.Context, dir string, argv ...string) ([]byte, erro
 		"-oAPT::Sandbox::User=root", // it cannot reach into our directory
 		"-oAcquire::Languages=none",
 		// Whatever the host's configuration allows itself: what goes into an image
-		// is signed by Debian.
+		// is signed by its makers.
 		"-oAPT::Get::AllowUnauthenticated=false",
 		"-oAcquire::AllowInsecureRepositories=false",
 		"-oAcquire::AllowWeakRepositories=false",
@@ -189,7 +162,7 @@ func (a *apt) download(ctx context.Context, pkg, dir string) (path, sum string, 
 		return "", "", err
 	}
 	if sum != want {
-		return "", "", fmt.Errorf("%s: sha256 is %s, Debian says %s", path, sum, want)
+		return "", "", fmt.Errorf("%s: sha256 is %s, the lists say %s", path, sum, want)
 	}
 	return path, sum, nil
 }

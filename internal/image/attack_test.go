@@ -185,7 +185,7 @@ func (a *debArchive) index(deb []byte) string {
 func (a *debArchive) list(index string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, s := range []string{suite, suite + "-updates", suite + "-security"} {
+	for _, s := range []string{debian.suite, debian.suite + "-updates", debian.suite + "-security"} {
 		a.files["dists/"+s+"/main/binary-amd64/Packages"] = []byte(index)
 		release := fmt.Sprintf("Origin: Debian\nSuite: %s\nCodename: %s\nDate: %s\nArchitectures: amd64\nComponents: main\nSHA256:\n %s %d main/binary-amd64/Packages\n",
 			s, s, time.Now().UTC().Format(time.RFC1123), hashBytes([]byte(index)), len(index))
@@ -206,14 +206,15 @@ func (a *debArchive) set(name string, data []byte) {
 
 func (a *debArchive) builder(t *testing.T, keyring string) *builder {
 	t.Helper()
-	return &builder{store: newTestStore(t), opt: Options{Mirror: a.URL + "/debian"}, keyring: keyring, kinds: layerKinds[:], fractions: map[string]float64{}}
+	return &builder{store: newTestStore(t), opt: Options{Mirror: a.URL + "/debian"}, keyring: keyring, recipe: &debian,
+		kinds: layerKinds[:], fractions: map[string]float64{}}
 }
 
 // fetchKernel goes the way of the kernel package: lists, the package that the
 // meta package names, its description.
 func fetchKernel(t *testing.T, b *builder) (Package, string, error) {
 	t.Helper()
-	a, err := b.newApt(t.Context(), t.TempDir())
+	a, err := b.newApt(t.Context(), t.TempDir(), &debian)
 	if err != nil {
 		return Package{}, "", err
 	}
@@ -292,7 +293,7 @@ Dir::Etc::Trusted "`+a.keyring+`";
 		}},
 		{"tampered list with the tampered package's sum", "Packages  Hash Sum mismatch", func(*testing.T) string {
 			a.set("pool/k.deb", evil)
-			for _, s := range []string{suite, suite + "-updates", suite + "-security"} {
+			for _, s := range []string{debian.suite, debian.suite + "-updates", debian.suite + "-security"} {
 				a.set("dists/"+s+"/main/binary-amd64/Packages", []byte(a.index(evil)))
 			}
 			return a.keyring
@@ -301,7 +302,7 @@ Dir::Etc::Trusted "`+a.keyring+`";
 			return debianKeyringOrSkip(t)
 		}},
 		{"not signed", "not signed", func(*testing.T) string {
-			for _, s := range []string{suite, suite + "-updates", suite + "-security"} {
+			for _, s := range []string{debian.suite, debian.suite + "-updates", debian.suite + "-security"} {
 				a.set("dists/"+s+"/InRelease", nil)
 			}
 			return a.keyring
@@ -400,7 +401,7 @@ func testImage(t *testing.T) (*store, *Image) {
 		}
 		layers = append(layers, l)
 	}
-	b := &builder{store: s}
+	b := &builder{store: s, recipe: &debian}
 	img, err := b.assemble(layers)
 	if err != nil {
 		t.Fatal(err)
@@ -589,7 +590,7 @@ func TestOldImageWithoutList(t *testing.T) {
 		}
 		layers = append(layers, l)
 	}
-	img, err := (&builder{store: s}).assemble(layers)
+	img, err := (&builder{store: s, recipe: &debian}).assemble(layers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,9 +18,6 @@ const baseVersion = "3"
 
 const baseName = "base.erofs"
 
-// DefaultName is the name of the image that jobs get unless told otherwise.
-const DefaultName = "debian-12"
-
 // Shells are those that the default image has, by the names that workflows give
 // them.
 func Shells() []string { return []string{"bash", "sh", "python"} }
@@ -43,11 +40,22 @@ var basePackages = [...]string{
 	"make", "gcc", "g++", "libc6-dev", "pkg-config", "python3", "python-is-python3", "python3-venv", "python3-pip",
 }
 
-// customize makes a Debian into a runner. It runs inside mmdebstrap's
-// namespaces with the new root directory as $1.
-//
-//go:embed customize.sh
-var customize string
+// What makes a system into a runner: a script that begins and ends in the same way for
+// all, and in between says what the system presents itself as. It runs inside
+// mmdebstrap's namespaces with the new root directory as $1.
+var (
+	//go:embed customize.sh
+	customizeBegin string
+	//go:embed debian.sh
+	debianScript string
+	//go:embed ubuntu.sh
+	ubuntuScript string
+	//go:embed finish.sh
+	customizeEnd string
+
+	customizeDebian = customizeBegin + debianScript + customizeEnd
+	customizeUbuntu = customizeBegin + ubuntuScript + customizeEnd
+)
 
 // makeBase runs mmdebstrap, copies out what tells which packages are in the
 // result, and packs it. $1 is the new root, $2 the file system image, $3 a
@@ -63,8 +71,14 @@ mkfs.erofs -zlz4 --quiet "$out" "$root"
 rm -rf -- "$root"
 `
 
-func baseInputs(extra []string) string {
-	return hashStrings("base", baseVersion, suite, strings.Join(basePackages[:], " "), strings.Join(extra, " "), customize, makeBase)
+func baseInputs(r *recipe, extra []string) string {
+	// An Ubuntu's lists are of more than one component; Debian's are as they were when
+	// it was the only recipe.
+	suite := r.suite
+	if r.key != nil {
+		suite += " " + r.components
+	}
+	return hashStrings("base", baseVersion, suite, strings.Join(slices.Concat(basePackages[:], r.packages), " "), strings.Join(extra, " "), r.script, makeBase)
 }
 
 // buildBase fills dir with the read-only root file system.
@@ -84,9 +98,6 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	}
 	step := b.step("base")
 	step.detail(0, "starting mmdebstrap")
-	if err := b.checkKeys(); err != nil {
-		return nil, err
-	}
 	// Outside of the layer's directory, since only files are a layer, and
 	// beside it, since that is swept too.
 	work, err := os.MkdirTemp(filepath.Join(b.dir, "tmp"), "root-")
@@ -102,12 +113,16 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	if err := os.Chmod(work, 0o755); err != nil {
 		return nil, err
 	}
+	keys, err := b.keys(b.recipe, work)
+	if err != nil {
+		return nil, err
+	}
 	hook := filepath.Join(work, "customize.sh")
-	if err := os.WriteFile(hook, []byte(customize), 0o755); err != nil {
+	if err := os.WriteFile(hook, []byte(b.recipe.script), 0o755); err != nil {
 		return nil, err
 	}
 	sources := filepath.Join(work, "sources.list")
-	if err := os.WriteFile(sources, []byte(strings.Join(b.sources(ctx), "\n")+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(sources, []byte(strings.Join(b.sources(ctx, b.recipe), "\n")+"\n"), 0o644); err != nil {
 		return nil, err
 	}
 	if err := b.checkPackages(ctx, work); err != nil {
@@ -117,11 +132,11 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 	if err := os.Mkdir(about, 0o755); err != nil {
 		return nil, err
 	}
-	packages := slices.Concat(basePackages[:], b.opt.Packages)
+	packages := slices.Concat(basePackages[:], b.recipe.packages, b.opt.Packages)
 	args := []string{
 		filepath.Join(work, "root"), filepath.Join(dir, baseName), sources, about,
 		"--mode=root", "--variant=minbase", "--format=directory", "--verbose",
-		"--keyring=" + b.keys(),
+		"--keyring=" + keys,
 		"--include=" + strings.Join(packages, ","),
 		// CI machines live for minutes: no documentation, no fsync.
 		"--dpkgopt=force-unsafe-io",
@@ -136,7 +151,7 @@ func (b *builder) buildBase(ctx context.Context, dir string) (map[string]string,
 		// The lists stay, so that apt-get install works without an update.
 		"--skip=cleanup/apt",
 		"--customize-hook=" + hook,
-		suite,
+		b.recipe.suite,
 	}
 	progress := newDebProgress(step, 2*len(packages))
 	mmdebstrap := namespaced(makeBase, args...)
@@ -163,6 +178,11 @@ func (b *builder) describeBase(dir, about string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.recipe.key != nil {
+		for i := range packages {
+			packages[i].Distro, packages[i].Suite = b.recipe.distro, b.recipe.suite
+		}
+	}
 	from, err := archives(about)
 	if err != nil {
 		return nil, err
@@ -184,7 +204,7 @@ func (b *builder) checkPackages(ctx context.Context, dir string) error {
 		return nil
 	}
 	b.step("base").detail(0, "looking for "+strings.Join(b.opt.Packages, ", "))
-	apt, err := b.newApt(ctx, dir)
+	apt, err := b.newApt(ctx, dir, b.recipe)
 	if err != nil {
 		return err
 	}
@@ -197,7 +217,7 @@ func (b *builder) checkPackages(ctx context.Context, dir string) error {
 	slices.Sort(all)
 	for _, p := range b.opt.Packages {
 		if _, ok := slices.BinarySearch(all, p); !ok {
-			return fmt.Errorf("there is no package %s in Debian %s", p, suite)
+			return fmt.Errorf("there is no package %s in %s %s", p, b.recipe.title, b.recipe.suite)
 		}
 	}
 	return nil
@@ -271,7 +291,7 @@ var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 func cleanPackages(list []string) ([]string, error) {
 	for _, p := range list {
 		if !packageName.MatchString(p) {
-			return nil, fmt.Errorf("%q is not a Debian package name", p)
+			return nil, fmt.Errorf("%q is not the name of a package", p)
 		}
 	}
 	list = slices.Clone(list)

@@ -89,7 +89,7 @@ func (b *builder) buildEngine(ctx context.Context, dir string) (map[string]strin
 	defer os.RemoveAll(work)
 	step := b.step("engine")
 	step.detail(0, "reading the package lists of Debian "+engineSuite)
-	newer, err := b.newAptOf(ctx, filepath.Join(work, engineSuite), b.engineSources(ctx))
+	newer, err := b.newAptOf(ctx, filepath.Join(work, engineSuite), &debian, b.engineSources(ctx))
 	if err != nil {
 		if _, missing := errors.AsType[*MissingToolError](err); missing || ctx.Err() != nil {
 			return nil, err
@@ -98,7 +98,7 @@ func (b *builder) buildEngine(ctx context.Context, dir string) (map[string]strin
 		first, _, _ := strings.Cut(err.Error(), "\n")
 		return map[string]string{engineLacks: "Docker's packages could not be had when it was built: " + first}, writePackages(dir, nil, nil)
 	}
-	own, err := b.newApt(ctx, filepath.Join(work, suite))
+	own, err := b.newApt(ctx, filepath.Join(work, suite), &debian)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (b *builder) buildEngine(ctx context.Context, dir string) (map[string]strin
 // release's come from.
 func (b *builder) engineSources(ctx context.Context) []string {
 	var out []string
-	for _, s := range b.sources(ctx) {
+	for _, s := range b.sources(ctx, &debian) {
 		out = append(out, strings.Replace(s, " "+suite, " "+engineSuite, 1))
 	}
 	return out

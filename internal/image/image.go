@@ -25,14 +25,18 @@ type Options struct {
 	Agent string
 	// AgentVersion is the agent's version, for people; "" is what its build tells.
 	AgentVersion string
-	// Name is what the image is called in lists; "" is DefaultName, or
-	// DefaultName with the extra packages.
+	// Recipe is the system that the image is made of, one of Recipes; "" is Debian12.
+	Recipe string
+	// Name is what the image is called in lists; "" is the recipe's, with the
+	// extra packages if there are any.
 	Name string
-	// Packages are Debian packages wanted beyond those of the default image.
+	// Packages are packages of the recipe's distribution wanted beyond those that
+	// every image has.
 	Packages []string
-	// Mirror is a Debian mirror, such as http://deb.debian.org/debian; security
-	// updates are expected at the same address with "-security" added. By
-	// default the host's own Debian sources are used, or Debian's.
+	// Mirror is a mirror of the recipe's distribution, such as
+	// http://deb.debian.org/debian; Debian's security updates are expected at the
+	// same address with "-security" added. By default the host's own sources are
+	// used, or the distribution's.
 	Mirror string
 	// Refresh builds anew even if nothing changed here: the same packages in
 	// the versions that Debian has today.
@@ -163,7 +167,11 @@ func build(ctx context.Context, opt Options, kinds []string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{store: st, opt: opt, kinds: kinds, fractions: map[string]float64{}}
+	r, err := recipeOf(opt.Recipe)
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{store: st, opt: opt, recipe: r, kinds: kinds, fractions: map[string]float64{}}
 	agentSum, err := b.agentSum(opt.Agent)
 	if err != nil {
 		return nil, err
@@ -199,10 +207,11 @@ func build(ctx context.Context, opt Options, kinds []string) (*Image, error) {
 // builder is one build.
 type builder struct {
 	*store
-	opt   Options
-	kinds []string
-	began time.Time
-	// keyring is what package lists must be signed with; "" is Debian's.
+	opt    Options
+	recipe *recipe
+	kinds  []string
+	began  time.Time
+	// keyring is what package lists must be signed with; "" is the recipe's.
 	keyring string
 
 	mu        sync.Mutex // guards fractions and serialises Progress
@@ -225,7 +234,7 @@ func (b *builder) inputs(kind string, kernel *Layer, agentSum string) (string, e
 	case "initrd":
 		return hashStrings("initrd", initrdVersion, kernel.ID, agentSum), nil
 	case "base":
-		return baseInputs(b.opt.Packages), nil
+		return baseInputs(b.recipe, b.opt.Packages), nil
 	case "tools":
 		return toolsInputs()
 	case "modules":
@@ -396,7 +405,7 @@ func (b *builder) assemble(layers []*Layer) (*Image, error) {
 	}
 	m.ID = imageID(m.Layers)
 	if m.Name == "" {
-		m.Name = strings.Join(append([]string{DefaultName}, b.opt.Packages...), "+")
+		m.Name = strings.Join(append([]string{b.recipe.name}, b.opt.Packages...), "+")
 	}
 	img := newImage(b.dir, m, layers)
 	if img.Base == "" {

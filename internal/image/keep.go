@@ -36,6 +36,7 @@ func List(dir string) ([]Info, error) {
 		return nil, err
 	}
 	infos := []Info{}
+	std := standard(manifests)
 	for _, m := range manifests {
 		info := Info{ID: m.ID, Name: m.Name, Packages: m.Packages, Created: m.Created, Used: st.used(m.ID)}
 		for _, l := range m.Layers {
@@ -44,7 +45,7 @@ func List(dir string) ([]Info, error) {
 			}
 		}
 		// The newest of its name is what jobs get.
-		info.Default = m.Name == DefaultName && !slices.ContainsFunc(infos, func(i Info) bool { return i.Name == DefaultName })
+		info.Default = m.Name == std && !slices.ContainsFunc(infos, func(i Info) bool { return i.Name == std })
 		infos = append(infos, info)
 	}
 	return infos, nil
@@ -178,7 +179,7 @@ func GC(ctx context.Context, dir string, l Limits) ([]Removed, error) {
 		switch {
 		case replaced && time.Since(st.used(m.ID)) > young: // another version of this program may use it in turn
 			err = c.image(m, "a newer one has its name")
-		case m.Name != DefaultName && l.Unused > 0 && time.Since(st.used(m.ID)) > l.Unused:
+		case m.Name != standard(manifests) && l.Unused > 0 && time.Since(st.used(m.ID)) > l.Unused:
 			err = c.image(m, "not used for "+days(l.Unused))
 		}
 		if err != nil {
@@ -311,7 +312,8 @@ func (c *collection) shrink(ctx context.Context, manifests []manifest, limit int
 
 // isDefault: the image is what jobs get, the newest of the default's name.
 func isDefault(manifests []manifest, id string) bool {
-	i := slices.IndexFunc(manifests, func(m manifest) bool { return m.Name == DefaultName })
+	std := standard(manifests)
+	i := slices.IndexFunc(manifests, func(m manifest) bool { return m.Name == std })
 	return i >= 0 && manifests[i].ID == id
 }
 

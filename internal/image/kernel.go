@@ -16,7 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/archive"
 )
 
-// suite is the Debian release that images are made of.
+// suite is the Debian release that images' kernels are of, and bases of Debian's recipe.
 const suite = "bookworm"
 
 // kernelVersion changes whenever the way the kernel layer is made does.
@@ -43,7 +43,7 @@ func (b *builder) buildKernel(ctx context.Context, dir string) (map[string]strin
 	}
 	step := b.step("kernel")
 	step.detail(0, "reading Debian's package lists")
-	apt, err := b.newApt(ctx, dir)
+	apt, err := b.newApt(ctx, dir, &debian)
 	if err != nil {
 		return nil, err
 	}

@@ -17,43 +17,81 @@ type LabelError struct {
 
 func (e *LabelError) Error() string { return fmt.Sprintf("runs-on label %q: %s", e.Label, e.Reason) }
 
-// ForLabels returns the name of the image for a job's runs-on labels. override
-// (from -P label=image) comes before the built-in labels; names are compared
-// without regard to case. Every label has to be known: a job that asks for
+// Default names the default image, whatever that is: see [Shelf].
+const Default = "default"
+
+// ForLabels returns the name of the image for a job's runs-on labels, "" for the
+// default one, and what there is to remark: that it is not the system that a label
+// names. override (from -P label=image) comes before the built-in labels; names are
+// compared without regard to case. Every label has to be known: a job that asks for
 // something we do not have must not run on something else.
-func ForLabels(labels []string, override map[string]string) (string, error) {
+func ForLabels(labels []string, override map[string]string, have Shelf) (image, remark string, err error) {
 	if len(labels) == 0 {
-		return "", &LabelError{Reason: "the job names none"}
+		return "", "", &LabelError{Reason: "the job names none"}
 	}
 	lower := map[string]string{}
 	for _, k := range slices.Sorted(maps.Keys(override)) {
 		lower[strings.ToLower(k)] = override[k]
 	}
-	image, by := "", ""
+	var by string
 	for _, label := range labels {
 		name := strings.ToLower(strings.TrimSpace(label))
 		given, ok := lower[name]
 		if ok && given == "" {
-			return "", &LabelError{label, "-P gives it no image"}
+			return "", "", &LabelError{label, "-P gives it no image"}
 		}
 		if ok {
-			if image != "" && image != given {
-				return "", &LabelError{label, fmt.Sprintf("-P gives it image %q, and label %q image %q: a job has one", given, by, image)}
+			if by != "" && image != given {
+				return "", "", &LabelError{label, fmt.Sprintf("-P gives it image %q, and label %q image %q: a job has one", given, by, image)}
 			}
 			image, by = given, label
 			continue
 		}
 		if reason := refused(name); reason != "" {
-			return "", &LabelError{label, reason}
+			return "", "", &LabelError{label, reason}
 		}
 	}
-	if image == "" {
-		image = DefaultName
+	if by == "" {
+		image, remark = have.choose(labels)
 	}
-	return image, nil
+	if image == Default || image == have.Default {
+		image = ""
+	}
+	return image, remark, nil
 }
 
-// KnownLabels are those that the default image stands for.
+// systems are the labels that name a system, and the recipes for it; the nearest where
+// there is none of its own.
+var systems = map[string]string{"ubuntu-latest": Ubuntu2404, "ubuntu-slim": Ubuntu2404, "ubuntu-26.04": Ubuntu2404, "ubuntu-24.04": Ubuntu2404,
+	"ubuntu-22.04": Ubuntu2204, "ubuntu-20.04": Ubuntu2204, "debian-12": Debian12, "debian-latest": Debian12}
+
+// choose returns the image of the first label that names a system. Which other images
+// there are is not remarked where the default one stands for every Ubuntu, as
+// Debian's does.
+func (s Shelf) choose(labels []string) (image, remark string) {
+	if len(s.Recipes) == 0 {
+		return s.Default, ""
+	}
+	for _, label := range labels {
+		name := strings.ToLower(strings.TrimSpace(label))
+		recipe, ok := systems[name]
+		if !ok {
+			continue
+		}
+		image = recipe
+		build := ""
+		if !slices.Contains(s.Recipes, recipe) {
+			image, build = s.Default, fmt.Sprintf("; `hearth image build --recipe %s` makes the one for it", recipe)
+		}
+		if image != name && image != Debian12 && name != "ubuntu-latest" && name != "ubuntu-slim" {
+			remark = fmt.Sprintf("The job asks for '%s' and runs on %s%s.", label, image, build)
+		}
+		return image, remark
+	}
+	return s.Default, ""
+}
+
+// KnownLabels are those that there are images for without -P or settings.
 func KnownLabels() []string {
 	return []string{"self-hosted", "linux", "x64", "ubuntu-latest", "ubuntu-slim", "ubuntu-26.04", "ubuntu-24.04", "ubuntu-22.04", "ubuntu-20.04",
 		"debian-12", "debian-latest"}
@@ -130,7 +168,7 @@ func refused(label string) string {
 			return "hearth's machines run Linux; there is no " + os + " image"
 		}
 	}
-	return "no image is known by it; give it one with -P " + label + "=" + DefaultName
+	return "no image is known by it; give it one with -P " + label + "=" + Default
 }
 
 // FindAgent returns the path of the guest agent that belongs to the running

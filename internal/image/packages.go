@@ -24,6 +24,7 @@ type Package struct {
 	Arch    string `json:"arch,omitempty"`   // deb: amd64 or all
 	Source  string `json:"source,omitempty"` // deb: "name version" of the source package
 	Suite   string `json:"suite,omitempty"`  // deb: the release it is of; "" is bookworm
+	Distro  string `json:"distro,omitempty"` // deb: whose release that is; "" is debian
 	// SHA256 is the sum of what it was unpacked from (the .deb, the npm tarball),
 	// or of the program itself; "" for what came inside another package.
 	SHA256   string `json:"sha256,omitempty"`
@@ -34,12 +35,13 @@ type Package struct {
 	Files    []File `json:"files,omitempty"`    // programs whose sums are pinned, by their path in the machine
 }
 
-// An Archive is a list of Debian's packages that a layer was made from. Its
+// An Archive is a list of a distribution's packages that a layer was made from. Its
 // sum is of the signed InRelease file, which names the sums of the lists, which
 // name those of the packages.
 type Archive struct {
+	Origin string `json:"origin,omitempty"` // Debian if it is empty
 	Suite  string `json:"suite"`
-	Date   string `json:"date"` // as Debian writes it
+	Date   string `json:"date"` // as the archive writes it
 	SHA256 string `json:"sha256"`
 }
 
@@ -143,7 +145,7 @@ func eachStanza(r io.Reader, fn func(field map[string]string) error) error {
 }
 
 var stanzaFields = map[string]bool{"Package": true, "Status": true, "Version": true, "Architecture": true, "Source": true, "SHA256": true, "Filename": true,
-	"Suite": true, "Codename": true, "Date": true}
+	"Origin": true, "Suite": true, "Codename": true, "Date": true}
 
 // debPackage makes a Package of a paragraph of dpkg's.
 func debPackage(field map[string]string) Package {
@@ -228,6 +230,9 @@ func archives(dir string) ([]Archive, error) {
 		err = eachStanza(bytes.NewReader(data), func(field map[string]string) error {
 			if a.Suite == "" {
 				a.Suite, a.Date = field["Codename"], field["Date"]
+				if field["Origin"] == "Ubuntu" { // whose codename is that of the release, for its updates as well
+					a.Origin, a.Suite = field["Origin"], field["Suite"]
+				}
 			}
 			return nil
 		})

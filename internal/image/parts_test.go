@@ -230,27 +230,52 @@ func TestCPIO(t *testing.T) {
 }
 
 func TestForLabels(t *testing.T) {
-	override := map[string]string{"GPU": "cuda", "ubuntu-22.04": "jammy", "empty": ""}
-	for _, c := range []struct{ labels, image, err string }{
-		{"ubuntu-latest", DefaultName, ""},
-		{"self-hosted linux X64", DefaultName, ""},
-		{"Debian-12", DefaultName, ""},
-		{"ubuntu-22.04", "jammy", ""},
-		{"self-hosted gpu", "cuda", ""},
-		{"gpu ubuntu-22.04", "", "a job has one"},
-		{"windows-latest", "", "there is no windows image"},
-		{"macos-14", "", "there is no macos image"},
-		{"self-hosted macOS", "", "there is no macos image"},
-		{"gpu windows-2022", "", "there is no windows image"},
-		{"arm64", "", "x86-64"},
-		{"ubuntu-18.04", "", "-P ubuntu-18.04=debian-12"},
-		{"empty", "", "no image"},
-		{"", "", "names none"},
+	override := map[string]string{"GPU": "cuda", "ubuntu-20.04": "jammy", "empty": "", "any": Default, "deb": Debian12}
+	noble, bookworm := Shelf{Default: Ubuntu2404, Recipes: []string{Ubuntu2404}}, Shelf{Default: Debian12, Recipes: []string{Debian12}}
+	all := Shelf{Default: Ubuntu2404, Recipes: []string{Ubuntu2404, Debian12, Ubuntu2204}}
+	const build = "; `hearth image build --recipe "
+	for _, c := range []struct {
+		labels             string
+		have               Shelf
+		image, remark, err string
+	}{
+		{"ubuntu-latest", noble, "", "", ""},
+		{"Ubuntu-24.04", noble, "", "", ""},
+		{"ubuntu-slim", noble, "", "", ""},
+		{"self-hosted linux X64", noble, "", "", ""},
+		{"ubuntu-22.04", noble, "", "The job asks for 'ubuntu-22.04' and runs on ubuntu-24.04" + build + "ubuntu-22.04` makes the one for it.", ""},
+		{"ubuntu-26.04", noble, "", "The job asks for 'ubuntu-26.04' and runs on ubuntu-24.04.", ""},
+		{"Debian-12", noble, "", "The job asks for 'Debian-12' and runs on ubuntu-24.04" + build + "debian-12` makes the one for it.", ""},
+		{"ubuntu-latest", all, "", "", ""},
+		{"x64 ubuntu-22.04", all, Ubuntu2204, "", ""},
+		{"debian-latest", all, Debian12, "", ""},
+		{"debian-12", all, Debian12, "", ""},
+		{"ubuntu-20.04", all, "jammy", "", ""},
+		{"ubuntu-latest", bookworm, "", "", ""},
+		{"ubuntu-22.04", bookworm, "", "", ""},
+		{"ubuntu-22.04", Shelf{Default: "mine"}, "", "", ""},
+		{"debian-12", Shelf{Default: "mine"}, "", "", ""},
+		{"self-hosted gpu", noble, "cuda", "", ""},
+		{"any", noble, "", "", ""},
+		{"deb", noble, Debian12, "", ""},
+		{"deb", bookworm, "", "", ""},
+		{"gpu ubuntu-20.04", noble, "", "", "a job has one"},
+		{"windows-latest", noble, "", "", "there is no windows image"},
+		{"macos-14", noble, "", "", "there is no macos image"},
+		{"self-hosted macOS", noble, "", "", "there is no macos image"},
+		{"gpu windows-2022", noble, "", "", "there is no windows image"},
+		{"arm64", noble, "", "", "x86-64"},
+		{"ubuntu-18.04", noble, "", "", "-P ubuntu-18.04=default"},
+		{"empty", noble, "", "", "no image"},
+		{"", noble, "", "", "names none"},
 	} {
-		got, err := ForLabels(strings.Fields(c.labels), override)
-		if got != c.image || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
-			t.Errorf("%q: %q, %v; want %q, %q", c.labels, got, err, c.image, c.err)
+		got, remark, err := ForLabels(strings.Fields(c.labels), override, c.have)
+		if got != c.image || remark != c.remark || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%q, %v: %q, %q, %v; want %q, %q, %q", c.labels, c.have, got, remark, err, c.image, c.remark, c.err)
 		}
+	}
+	if _, remark, _ := ForLabels([]string{"ubuntu-20.04"}, nil, all); remark != "The job asks for 'ubuntu-20.04' and runs on ubuntu-22.04." {
+		t.Error(remark)
 	}
 }
 
@@ -271,7 +296,7 @@ func TestTake(t *testing.T) {
 		{"Ubuntu-24.04 GPU", "", false, "Ubuntu-24.04 GPU", 0, ""},
 		{"ubuntu-latest-16-cores", "", false, "ubuntu-latest", 1, ""},
 		{"ubuntu-a ubuntu-b", "", false, "ubuntu-latest", 2, ""},
-		{"ubuntu-latest-16-cores", "", true, "", 0, "-P ubuntu-latest-16-cores=debian-12"},
+		{"ubuntu-latest-16-cores", "", true, "", 0, "-P ubuntu-latest-16-cores=default"},
 		{"depot-ubuntu-24.04-8", "", false, "ubuntu-latest", 1, ""},
 		{"rent-ubuntu2204-arm64", "", false, "", 0, "x86-64 guests only"},
 		{"lubuntu", "", false, "", 0, "no image is known by it"},
@@ -284,8 +309,8 @@ func TestTake(t *testing.T) {
 		{"gpu", "Big", false, "gpu group:Big", 0, ""},
 		{"gpu group:big", "big", false, "gpu group:big", 0, ""},
 		{"ubuntu-xl", "other", false, "ubuntu-latest", 2, ""},
-		{"", "other", false, "", 0, "-P group:other=debian-12"},
-		{"gpu", "other", true, "", 0, "-P group:other=debian-12"},
+		{"", "other", false, "", 0, "-P group:other=default"},
+		{"gpu", "other", true, "", 0, "-P group:other=default"},
 	} {
 		have, remarks, err := Take(strings.Fields(c.labels), c.group, known, c.strict)
 		if strings.Join(have, " ") != c.have || len(remarks) != c.remarks || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
@@ -293,9 +318,34 @@ func TestTake(t *testing.T) {
 		}
 	}
 	for _, label := range KnownLabels() {
-		if name, err := ForLabels([]string{label}, nil); err != nil || name != DefaultName {
+		if name, _, err := ForLabels([]string{label}, nil, Shelf{Default: Debian12}); err != nil || name != "" {
 			t.Errorf("%s: %s, %v", label, name, err)
 		}
+	}
+}
+
+// The default image is what is built; where nothing is, what can be.
+func TestReadShelf(t *testing.T) {
+	s := newTestStore(t)
+	yes, no := func() bool { return true }, func() bool { return false }
+	check := func(reachable func() bool, want string) {
+		t.Helper()
+		got, err := ReadShelf(s.dir, "", reachable)
+		if err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%v, %v; want %s", got, err, want)
+		}
+	}
+	check(yes, "{ubuntu-24.04 [ubuntu-24.04]}")
+	check(no, "{debian-12 [debian-12]}")
+	check(nil, "{ubuntu-24.04 [ubuntu-24.04]}")
+	fakeImage(t, s, Ubuntu2204, "two")
+	check(no, "{debian-12 [ubuntu-22.04 debian-12]}")
+	fakeImage(t, s, Debian12, "one")
+	check(yes, "{debian-12 [debian-12 ubuntu-22.04]}")
+	fakeImage(t, s, Ubuntu2404, "three")
+	check(no, "{ubuntu-24.04 [ubuntu-24.04 debian-12 ubuntu-22.04]}")
+	if got, err := ReadShelf(s.dir, "mine", yes); err != nil || fmt.Sprint(got) != "{mine []}" {
+		t.Error(got, err)
 	}
 }
 
@@ -309,7 +359,7 @@ func TestPackages(t *testing.T) {
 			t.Errorf("%q passed", bad)
 		}
 	}
-	if baseInputs(nil) == baseInputs([]string{"redis"}) {
+	if baseInputs(&debian, nil) == baseInputs(&debian, []string{"redis"}) {
 		t.Error("extra packages make no other image")
 	}
 }

@@ -87,7 +87,7 @@ func (i *Image) SBOM() ([]byte, error) {
 		}
 		for _, a := range list.Archives {
 			sources = append(sources, cyclonedx.Property{Name: "hearth:archive",
-				Value: fmt.Sprintf("%s: Debian %s of %s, InRelease sha256 %s", l.Kind, a.Suite, a.Date, a.SHA256)})
+				Value: fmt.Sprintf("%s: %s %s of %s, InRelease sha256 %s", l.Kind, cmp.Or(a.Origin, debian.title), a.Suite, a.Date, a.SHA256)})
 		}
 		inside := map[string][]string{} // by what they are bundled in, "" for the layer
 		refs := map[string]string{}     // of what others can be bundled in
@@ -160,6 +160,11 @@ func (p Package) component(layer string) cyclonedx.Component {
 	return c
 }
 
+// Release names the distribution that a deb is of and its release: debian/bookworm.
+func (p Package) Release() string {
+	return cmp.Or(p.Distro, debian.distro) + "/" + cmp.Or(p.Suite, debian.suite)
+}
+
 // PURL returns the package's URL (github.com/package-url/purl-spec).
 func (p Package) PURL() string {
 	escape := func(s string) string {
@@ -167,15 +172,16 @@ func (p Package) PURL() string {
 		return strings.NewReplacer("%3A", ":", "%2F", "/", "+", "%20").Replace(url.QueryEscape(s))
 	}
 	name := escape(p.Name)
+	distro, suite, _ := strings.Cut(p.Release(), "/")
 	if p.Type == "deb" {
-		name = "debian/" + name
+		name = distro + "/" + name
 	}
 	s := "pkg:" + p.Type + "/" + name
 	if p.Version != "" {
 		s += "@" + escape(p.Version)
 	}
 	if p.Type == "deb" {
-		s += "?arch=" + escape(p.Arch) + "&distro=" + cmp.Or(p.Suite, suite)
+		s += "?arch=" + escape(p.Arch) + "&distro=" + suite
 	}
 	return s
 }

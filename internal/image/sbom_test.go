@@ -122,14 +122,14 @@ func TestSBOM(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "file of "+kind), []byte(kind), 0o644); err != nil {
 				return nil, err
 			}
-			return nil, writePackages(dir, packages[kind], []Archive{{Suite: suite, Date: "today", SHA256: hashBytes(nil)}})
+			return nil, writePackages(dir, packages[kind], []Archive{{Suite: debian.suite, Date: "today", SHA256: hashBytes(nil)}})
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		layers = append(layers, l)
 	}
-	img, err := (&builder{store: s}).assemble(layers)
+	img, err := (&builder{store: s, recipe: &debian}).assemble(layers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -421,7 +421,7 @@ func TestToolErrors(t *testing.T) {
 // image makes a complete image of made-up layers.
 func fakeImage(t *testing.T, s *store, name string, base string) *Image {
 	t.Helper()
-	b := &builder{store: s, opt: Options{Name: name}, kinds: layerKinds[:]}
+	b := &builder{store: s, recipe: &debian, opt: Options{Name: name}, kinds: layerKinds[:]}
 	var layers []*Layer
 	for kind, file := range map[string]string{"kernel": vmlinuxName, "initrd": initrdName, "base": baseName, "tools": toolsName} {
 		contents := kind
@@ -576,7 +576,7 @@ func ended(i *Image) {
 // machines from nothing.
 func TestGCOfTemplates(t *testing.T) {
 	s := newTestStore(t)
-	img := fakeImage(t, s, DefaultName, "one")
+	img := fakeImage(t, s, Debian12, "one")
 	past := time.Now().Add(-3 * time.Hour)
 	for _, l := range img.Layers {
 		if err := os.Chtimes(l.dir, past, past); err != nil {
