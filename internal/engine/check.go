@@ -384,7 +384,7 @@ func (c *checker) shell(j *plan.Job, s *workflow.Step, sure bool) {
 		return
 	}
 	name, file := v.Text(), j.Workflow.File
-	if _, err := parseShell(name); err != nil {
+	if err := elsewhere(name); err != nil {
 		c.add(refusal(file, v.Pos, plan.Unsupported, "", "%s", err), sure)
 		return
 	}
@@ -577,7 +577,7 @@ func (c *checker) action(p place, a *action.Action, depth int) {
 		yes, sure := c.reached(s, true)
 		in.sure = p.sure && yes && sure && !tolerated(s)
 		if s.Run != nil && s.Shell.IsLiteral() {
-			if _, err := parseShell(s.Shell.Text()); err != nil {
+			if err := elsewhere(s.Shell.Text()); err != nil {
 				c.at(in, plan.Unsupported, "", "%s", err)
 			}
 		}

@@ -40,14 +40,22 @@ func builtinShell(name string) (shell, bool) {
 	return shell{words: strings.Fields(format), ext: ext, display: format}, true
 }
 
+// elsewhere says of a shell that there is on other systems that there is none here. What
+// is no shell anywhere fails its step when it is reached, as on GitHub.
+func elsewhere(value string) error {
+	if value == "cmd" || value == "powershell" {
+		return fmt.Errorf("The shell '%s' is only on Windows. Use bash, sh, python or pwsh.", value)
+	}
+	return nil
+}
+
 // parseShell reads the value of a shell key.
 func parseShell(value string) (shell, error) {
 	if sh, ok := builtinShell(value); ok {
 		return sh, nil
 	}
-	switch value {
-	case "cmd", "powershell":
-		return shell{}, fmt.Errorf("The shell '%s' is only on Windows. Use bash, sh, python or pwsh.", value)
+	if err := elsewhere(value); err != nil {
+		return shell{}, err
 	}
 	if !strings.Contains(value, "{0}") {
 		return shell{}, fmt.Errorf("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'")
