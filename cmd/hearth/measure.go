@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/learn"
 )
 
@@ -21,8 +25,138 @@ started_at to ended_at) beside simple ways to foretell them. "-" reads standard 
 		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintf(w, "foretold by\tlog error\t90 %% interval\thalf are within\tfactor of two\t90 %% bound held\tis so far off\t99.5 %% bound held\t\n")
 		for _, v := range r.Predictors {
-			fmt.Fprintf(w, "%s\t%.4f\t%.4f–%.4f\t%.1f %%\t%.1f %%\t%.1f %%\t×%.2f\t%.2f %%\t\n", v.Name, v.LogError, v.Low, v.High, 100*v.MedianAPE, 100*v.Within2x,
+			fmt.Fprintf(w, "%s\t%.4f\t%.4f–%.4f\t%.1f %%\t%.1f %%\t%.1f %%\t×%.2f\t%.2f %%\t\n", v.Name, v.LogError, v.Low, v.High,
+				100*v.MedianAPE, 100*v.Within2x,
 				100*v.P90Cover, v.P90Width, 100*v.P995Cover)
+		}
+		return w.Flush()
+	})
+}
+
+// retryColumns describes the files of failures that are tried again.
+const retryColumns = `The columns are those of "eval", with attempt; and, if there are any, signature and class
+(of what a failure said, on the row of the attempt that failed) and asked (0 where nobody
+chose to try again; else 1). "-" reads standard input.`
+
+func (a *app) learnEvalRetryCommand() *cobra.Command {
+	var wait time.Duration
+	c := measures(a, &cobra.Command{
+		Use:   "eval-retry FILE.csv[.gz]",
+		Short: "Replay a file of executions: decide about each failure that was tried again",
+		Long: `Replay a file of finished executions, decide about each failure whose next attempt is in
+it, a row with an attempt above 1, whether to try again, and compare with simple rules.
+` + retryColumns,
+	}, "row,p_fail,retry of every later attempt", onFile(a, func(ctx context.Context, in io.Reader, predictions io.Writer) (learn.RetryResult, error) {
+		return learn.EvalRetry(ctx, in, wait, predictions)
+	}), func(r learn.RetryResult) error {
+		fmt.Fprintf(a.out, "%d rows, %d failures that were tried again\n", r.Rows, r.Decisions)
+		w := a.scores("the next attempt fails")
+		w.row("hearth", r.Model)
+		w.row("number of the attempt", r.Table)
+		w.row("rate of the step", r.Rate)
+		if err := w.end(); err != nil {
+			return err
+		}
+		t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(t, "policy\tretried\tpassed\twrong\tmissed\tminutes saved of 100 failures\t90 %% interval\t\n")
+		for _, v := range r.Policies {
+			fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%.1f\t%.1f–%.1f\t\n", v.Name, v.Retried, v.Passed, v.Wrong, v.Missed, v.Saved, v.Low, v.High)
+		}
+		return t.Flush()
+	})
+	c.Flags().DurationVar(&wait, "wait", 15*time.Minute, "what it costs that a person has to look after a failure, in time of a machine")
+	return c
+}
+
+func (a *app) learnReplayCommand() *cobra.Command {
+	var wait time.Duration
+	c := measures(a, &cobra.Command{
+		Use:   "replay FILE.csv[.gz]",
+		Short: "Replay a file of executions with decisions off and on: minutes saved, and wrong retries",
+		Long: `Replay a file of finished executions and decide about each failure as "act" would, from
+what was known then. Where the file has the next attempt, the retry comes to that; of the
+others it is said what was expected of them.
+` + retryColumns,
+	}, "", onFile(a, func(ctx context.Context, in io.Reader, _ io.Writer) (learn.ReplayResult, error) {
+		return learn.Replay(ctx, in, wait)
+	}), func(r learn.ReplayResult) error {
+		fmt.Fprintf(a.out, "%d rows, %d failures\n", r.Rows, r.Failures)
+		fmt.Fprintf(a.out, "decisions off: people waited %.0f minutes for %d failures\n", r.Waited, r.Failures)
+		on := r.On
+		fmt.Fprintf(a.out, "decisions on:  %d tried again: %d passed, %d failed again (wrong), of %d the file does not tell\n", on.Retried,
+			on.Passed, on.Wrong, on.Unknown)
+		fmt.Fprintf(a.out, "               %.0f minutes of people saved for %.0f of a machine", on.Saved, on.Spent)
+		if on.Unknown > 0 {
+			fmt.Fprintf(a.out, "; of the untold another %.0f are expected, net", on.Expected)
+		}
+		fmt.Fprintln(a.out)
+		if len(r.Repositories) < 2 {
+			return nil
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(w, "repository\tfailures\tretried\tpassed\twrong\tnot told\tminutes saved, net\t\n")
+		for _, v := range r.Repositories[:min(len(r.Repositories), 20)] {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%.0f\t\n", board.Cut(board.Clean(v.Repository), 60), v.Failures, v.Retried, v.Passed, v.Wrong,
+				v.Unknown, v.Saved-v.Spent)
+		}
+		return w.Flush()
+	})
+	c.Flags().DurationVar(&wait, "wait", 15*time.Minute, "what it costs that a person has to look after a failure, in time of a machine")
+	return c
+}
+
+func (a *app) learnRetriesCommand() *cobra.Command {
+	return asks(a, &cobra.Command{
+		Use: "retries", Short: "What was decided about failures, what came of it, and what other policies would have come to", Args: cobra.NoArgs,
+		Long: `What was decided about failures: whether to try them again, by which probability, costs and
+propensity, and what came of it. Where decisions were acted upon, other policies are
+estimated from them (IPS: by inverse propensity; DR: doubly robust).`,
+	}, func(ctx context.Context, l *learn.Learner, repository string, _ []string) (learn.RetryReport, error) {
+		return l.RetryReport(ctx, repository)
+	}, func(r learn.RetryReport, repository string, _ []string) error {
+		if r.Decisions == 0 {
+			_, err := fmt.Fprintf(a.err, "no failure was decided about %s yet%s\n", where(repository), otherwise(repository))
+			return err
+		}
+		fmt.Fprintf(a.out, "%d failures: another attempt was advised for %d and made by itself for %d; of %d next attempts %d passed\n",
+			r.Decisions, r.Advised, r.Taken,
+			r.Known, r.Passed)
+		if r.Taken > 0 {
+			fmt.Fprintf(a.out, "those made by itself saved %.1f minutes, net; %d failed again\n", r.Minutes, r.Wrong)
+		}
+		if r.Known > 0 {
+			w := a.scores("the next attempt fails")
+			w.row("said", r.Model)
+			if err := w.end(); err != nil {
+				return err
+			}
+		}
+		switch {
+		case r.Acted == 0:
+		case !r.Enough:
+			fmt.Fprintf(a.out, "%d decisions were acted upon: too few to say what other policies would have come to\n", r.Acted)
+		default:
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprintf(w, "policy\tminutes of 100 failures, IPS\t90 %% interval\tDR\t90 %% interval\tthe record can say\t\n")
+			for _, v := range r.Values {
+				fmt.Fprintf(w, "%s\t%.1f\t%.1f–%.1f\t%.1f\t%.1f–%.1f\t%.0f %%\t\n", v.Name, v.IPS, v.IPSOf[0], v.IPSOf[1], v.DR, v.DROf[0],
+					v.DROf[1], 100*v.Covered)
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "RUN\tJOB\tSTEP\tATTEMPT\tPASSES\tGAIN\tCOST\tPROPENSITY\tNEXT\tDECISION")
+		for _, d := range r.Last {
+			next := "-"
+			if d.Known {
+				next = map[bool]string{true: "passed", false: "failed"}[d.Passed]
+			}
+			fmt.Fprintf(w, "%.10s\t%s\t%d\t%d\t%s\t%s\t%s\t%.2f\t%s\t%s\n", board.Clean(d.Run), board.Cut(board.Clean(d.JobKey), 30), d.Step,
+				d.Attempt, board.Percent(d.P),
+				board.Short(time.Duration(d.GainMS)*time.Millisecond), board.Short(time.Duration(d.CostMS)*time.Millisecond), d.Propensity, next,
+				board.Cut(board.Clean(d.Reason), 100))
 		}
 		return w.Flush()
 	})

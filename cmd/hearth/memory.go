@@ -27,6 +27,7 @@ func (a *app) learnCommand() *cobra.Command {
 	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand(), a.learnDurationsCommand(),
 		a.learnStatsCommand(), a.learnLessonsCommand(), a.learnTestsCommand(),
 		a.learnOrderCommand())
+	c.AddCommand(a.learnEvalRetryCommand(), a.learnReplayCommand(), a.learnRetriesCommand())
 	return c
 }
 
@@ -144,7 +145,7 @@ func otherwise(repository string) string {
 }
 
 // measures makes c a command that measures predictions on a file or a directory,
-// and writes them where --predictions says, with these columns.
+// and writes them where --predictions says, with these columns; "" has none.
 func measures[T any](a *app, c *cobra.Command, columns string, eval func(ctx context.Context, name string, predictions io.Writer) (T, error),
 	print func(T) error) *cobra.Command {
 	var asJSON bool
@@ -173,7 +174,9 @@ func measures[T any](a *app, c *cobra.Command, columns string, eval func(ctx con
 		return print(r)
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	c.Flags().StringVar(&predictions, "predictions", "", "write "+columns+" to this file")
+	if columns != "" {
+		c.Flags().StringVar(&predictions, "predictions", "", "write "+columns+" to this file")
+	}
 	return c
 }
 

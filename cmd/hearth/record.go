@@ -167,7 +167,7 @@ func (a *app) showCommand() *cobra.Command {
 			fmt.Fprintf(a.out, "%s #%d, attempt %d: %s\n", board.Clean(run.Workflow), run.Number, run.Attempt, board.Clean(run.Name))
 			fmt.Fprintf(a.out, "%s on %s %s, %s\n\n", run.Event, board.Clean(run.Repository), board.Clean(shortRef(run.Ref)), ago(run.Created))
 			for _, j := range b.Jobs {
-				fmt.Fprintf(a.out, "%s: %s%s\n", board.Clean(j.Name), word(board.Mark(j.Status, j.Conclusion, j.Infrastructure)), reason(j.Reason))
+				fmt.Fprintf(a.out, "%s: %s%s\n", board.Clean(j.Name), word(j.Mark()), reason(j.Reason))
 				if j.Machine != "" {
 					fmt.Fprintf(a.out, "  machine: %s\n", j.Machine)
 				}

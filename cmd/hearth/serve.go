@@ -188,7 +188,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return err
 	}
 	defer s.Close()
-	learner, err := learn.Open(ctx, s, learn.Options{Mode: learn.Mode(cfg.Learn), Log: log})
+	learner, err := learn.Open(ctx, s, learn.Options{Mode: learn.Mode(cfg.Learn), Modes: learningOf(cfg), Log: log})
 	if err != nil {
 		return usage("learn: %v", err)
 	}
@@ -231,7 +231,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return &exit{exitInfrastructure, err}
 	}
 	var memory api.Memory
-	if learner.Mode() != learn.Off {
+	if learner.On() {
 		memory = learner
 	}
 	var taught *history.Keeper
@@ -409,4 +409,16 @@ func (a *app) eventsCommand() *cobra.Command {
 		},
 	})
 	return c
+}
+
+// learningOf says what may be learned and done for a repository, where the settings of
+// some say it; nil where none do.
+func learningOf(cfg config.Config) func(repository string) learn.Mode {
+	if !cfg.LearnDiffers() {
+		return nil
+	}
+	return func(repository string) learn.Mode {
+		p, _ := cfg.Policy(repository)
+		return learn.Mode(p.Learn)
+	}
 }

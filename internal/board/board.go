@@ -90,6 +90,7 @@ type Step struct {
 	Duration       time.Duration
 	Attempt        int
 	Assisted       bool   // a person had it run again
+	Tried          int    // attempts that it needed within one attempt at its job; 0: one
 	Last           string // last line of output
 }
 
@@ -128,6 +129,9 @@ func (b *Board) Apply(r ci.Record) {
 		s.Status, s.Started, s.Attempt = ci.InProgress, r.Time, r.Attempt
 	case ci.StepFinished:
 		s := b.step(r)
+		if r.Attempt > max(s.Attempt, 1) { // it started as an older one: it was tried again within the job
+			s.Tried = r.Attempt
+		}
 		s.Status, s.Conclusion, s.Outcome, s.Reason, s.Infrastructure = ci.Completed, r.Conclusion, r.Outcome, r.Reason, r.Infrastructure
 		s.Attempt, s.Assisted = max(s.Attempt, r.Attempt), r.Assisted
 		if r.ExitCode != nil {
@@ -228,6 +232,40 @@ func (s *Step) Again() string {
 		return fmt.Sprintf("at attempt %d, by hand", s.Attempt)
 	}
 	return fmt.Sprintf("at attempt %d", s.Attempt)
+}
+
+// Retried is how many steps of a job succeeded, but not at once.
+func (j *Job) Retried() (n int) {
+	for _, s := range j.Steps {
+		if s.Tried > 1 && s.Again() != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// Retried is how many steps of the run succeeded, but not at once.
+func (b *Board) Retried() (n int) {
+	for _, j := range b.Jobs {
+		n += j.Retried()
+	}
+	return n
+}
+
+func again(steps int) string {
+	if steps == 1 {
+		return "a step needed another attempt"
+	}
+	return fmt.Sprintf("%d steps needed another attempt", steps)
+}
+
+// Mark is [Mark] for a job: one that needed more than one attempt at a step is green,
+// and has a sign of its own.
+func (j *Job) Mark() (sign, word string) {
+	if n := j.Retried(); n > 0 && j.Conclusion == ci.Success && !j.Infrastructure {
+		return "!", "flaky: success, " + again(n)
+	}
+	return Mark(j.Status, j.Conclusion, j.Infrastructure)
 }
 
 // Mark is [Mark] for a step: one that was allowed to fail, and one that needed more
@@ -375,7 +413,7 @@ func (b *Board) Summary() []string {
 	}
 	width = min(width, 48)
 	for _, j := range b.Jobs {
-		sign, word := Mark(j.Status, j.Conclusion, j.Infrastructure)
+		sign, word := j.Mark()
 		line := fmt.Sprintf("%s %-*s  %-13s", sign, width, Cut(Clean(j.Name), width), word)
 		if j.Duration > 0 {
 			line += " " + Short(j.Duration)
@@ -431,6 +469,9 @@ func (b *Board) Summary() []string {
 	total := ""
 	if !b.Started.IsZero() && !b.Finished.IsZero() {
 		total = " in " + Short(b.Finished.Sub(b.Started))
+	}
+	if n := b.Retried(); n > 0 && b.Conclusion == ci.Success && !b.Infrastructure {
+		word = fmt.Sprintf("flaky: success, %s", again(n))
 	}
 	end := fmt.Sprintf("run %s: %s%s", b.Run, word, total)
 	if b.Of > 0 {

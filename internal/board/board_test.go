@@ -260,3 +260,31 @@ func TestSummariesAndURLs(t *testing.T) {
 		}
 	}
 }
+
+// TestRetriedIsNotPlainGreen: what passed only when it was tried again says so, of the
+// step, the job and the run.
+func TestRetriedIsNotPlainGreen(t *testing.T) {
+	var b board.Board
+	for _, r := range []ci.Record{
+		{Type: ci.RunStarted}, {Type: ci.JobStarted, JobKey: "a"}, {Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "fetch"},
+		{Type: ci.StepFinished, JobKey: "a", Step: 1, Attempt: 3, Outcome: ci.Success, Conclusion: ci.Success},
+		{Type: ci.StepStarted, JobKey: "a", Step: 2, Name: "make"}, {Type: ci.StepFinished, JobKey: "a", Step: 2, Outcome: ci.Success, Conclusion: ci.Success},
+		{Type: ci.JobFinished, JobKey: "a", Conclusion: ci.Success}, {Type: ci.RunFinished, Conclusion: ci.Success},
+	} {
+		b.Apply(r)
+	}
+	j := b.Jobs[0]
+	sign, word := j.Mark()
+	said := strings.Join(b.Summary(), "\n")
+	if _, plain := j.Steps[1].Mark(); sign != "!" || word != "flaky: success, a step needed another attempt" || plain != "success" {
+		t.Errorf("%s %s, %s", sign, word, plain)
+	}
+	for _, want := range []string{"step 1, fetch: success only at attempt 3", "flaky: success, a step needed another attempt"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no word of %q in:\n%s", want, said)
+		}
+	}
+	if strings.Contains(said, "make") {
+		t.Errorf("a step that passed at once: %s", said)
+	}
+}

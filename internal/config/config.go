@@ -151,7 +151,7 @@ type Config struct {
 	// SessionTTL is how long a VM asked for over HTTP lives unless it is
 	// released sooner.
 	SessionTTL Duration `json:"session_ttl"`
-	// Learn is off, advise or act.
+	// Learn is off, advise or act; [Repository.Learn] says it for some.
 	Learn string `json:"learn"`
 	// Labels are what this host answers to beside the default ones; a runner group is
 	// group:NAME.
@@ -382,9 +382,7 @@ func (c Config) Validate() error {
 	if c.UIDBase != 0 && (c.UIDBase < 1000 || c.UIDBase > 1<<31-1-4096) {
 		bad("uid_base %d: want the first of 4096 user ids that no account has, from 1000 to %d", c.UIDBase, 1<<31-1-4096)
 	}
-	switch c.Learn {
-	case "off", "advise", "act":
-	default:
+	if !learnModes[c.Learn] {
 		bad("learn %q: want off, advise or act", c.Learn)
 	}
 	if c.CPUs < 1 || c.CPUs > maxCPUs {
@@ -427,3 +425,6 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// learnModes are what may be done with what is learned.
+var learnModes = map[string]bool{"off": true, "advise": true, "act": true}

@@ -33,10 +33,12 @@ func TestValidateNamesEverythingAtOnce(t *testing.T) {
 	}
 	c = Default()
 	c.SecretsFile, c.SecretsDir = "/x", "/nowhere/at/all"
-	c.Repositories = Repositories{"acme*": {}, "a/b": {Approval: "never", Limits: Limits{Network: "some", MaxTimeout: 1, CPUs: 99, MemoryMiB: 1, Machines: -1},
+	c.Repositories = Repositories{"acme*": {}, "a/b": {Approval: "never", Learn: "maybe", Limits: Limits{Network: "some", MaxTimeout: 1, CPUs: 99,
+		MemoryMiB: 1, Machines: -1},
 		Fork: Limits{Network: "allow:a b"}}, "A/b": {}}
 	err = c.Validate()
-	for _, want := range []string{"secrets_file is gone", "org/OWNER, repo/OWNER/NAME", "secrets_dir: ", `"acme*": want`, "approval", `"some"`, "max_timeout",
+	for _, want := range []string{"secrets_file is gone", "org/OWNER, repo/OWNER/NAME", "secrets_dir: ", `"acme*": want`, "approval",
+		`learn "maybe"`, `"some"`, "max_timeout",
 		"cpus 99", "memory_mib 1", "machines", "fork: ", "twice"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no word of %s in: %v", want, err)

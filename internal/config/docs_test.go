@@ -44,7 +44,7 @@ func TestDocumentedExample(t *testing.T) {
 		t.Errorf("acme/deploy: %+v", deploy)
 	}
 	app, served := c.Policy("acme/app")
-	if !served || app.Approval != ApprovalFirstTime || app.Own.Network.String() != "public" ||
+	if !served || app.Learn != "advise" || deploy.Learn != "off" || app.Approval != ApprovalFirstTime || app.Own.Network.String() != "public" ||
 		!strings.HasPrefix(app.Fork.Network.String(), "allow:deb.debian.org") {
 		t.Errorf("acme/app: %+v", app)
 	}

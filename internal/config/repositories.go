@@ -37,6 +37,10 @@ type Repository struct {
 	// Tests are where jobs leave test reports besides the usual places, as filters of
 	// paths have them: out/**/*.xml.
 	Tests []string `json:"tests,omitempty"`
+	// Learn is off, advise or act: whether anything is learned from the repository's
+	// runs, and whether a failed step may be tried again because of it. By default it is
+	// the server's.
+	Learn string `json:"learn,omitempty"`
 	Limits
 	// Fork is for pull requests from forks. What is left out here is as for the
 	// repository itself; numbers are never higher.
@@ -72,6 +76,7 @@ type Policy struct {
 	// OIDCSubject are the claims that the subject of a job's OIDC token is made of;
 	// none is GitHub's own form.
 	OIDCSubject []string
+	Learn       string   // off, advise or act
 	Tests       []string // where else there are test reports
 	Own         Limit    // of what the repository's own people and events start
 	Fork        Limit    // of pull requests from forks
@@ -131,6 +136,7 @@ func (c Config) Policy(repository string) (Policy, bool) {
 	var own, fork Limits
 	for _, s := range sets {
 		p.Approval = cmp.Or(p.Approval, s.Approval)
+		p.Learn = cmp.Or(p.Learn, s.Learn)
 		if p.OIDCSubject == nil {
 			p.OIDCSubject = s.OIDCSubject
 		}
@@ -139,7 +145,7 @@ func (c Config) Policy(repository string) (Policy, bool) {
 		}
 		own, fork = own.or(s.Limits), fork.or(s.Fork)
 	}
-	p.Approval = cmp.Or(p.Approval, ApprovalFirstTime)
+	p.Approval, p.Learn = cmp.Or(p.Approval, ApprovalFirstTime), cmp.Or(p.Learn, c.Learn)
 	own = own.or(def)
 	fork = fork.or(own)
 	fork.MaxTimeout = min(fork.MaxTimeout, own.MaxTimeout)
@@ -149,6 +155,16 @@ func (c Config) Policy(repository string) (Policy, bool) {
 	}
 	p.Own, p.Fork = own.limit(), fork.limit()
 	return p, true
+}
+
+// LearnDiffers reports whether what is learned is set for any repository by itself.
+func (c Config) LearnDiffers() bool {
+	for _, r := range c.Repositories {
+		if r.Learn != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // or fills in what l leaves out.
@@ -201,6 +217,9 @@ func (r Repositories) validate() []error {
 		case "", ApprovalNone, ApprovalFirstTime, ApprovalAllForks:
 		default:
 			bad("approval %q: want none, first-time or all-forks", s.Approval)
+		}
+		if s.Learn != "" && !learnModes[s.Learn] {
+			bad("learn %q: want off, advise or act", s.Learn)
 		}
 		for _, l := range []struct {
 			where string

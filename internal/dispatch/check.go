@@ -418,7 +418,7 @@ func (r *reporter) look(c *check) forge.Check {
 		out.DetailsURL += "?job=" + url.QueryEscape(c.key)
 	}
 	out.Status, out.Started = cmp.Or(j.Status, ci.Queued), j.Started
-	_, word := board.Mark(j.Status, j.Conclusion, j.Infrastructure)
+	_, word := j.Mark()
 	if r.waits && out.Status == ci.Queued {
 		out.Title = "Waiting for approval"
 		out.Summary = text(waitText) + ". Whoever may write to the repository presses the button, or whoever runs this server says\n\n    hearth approve " +

@@ -184,7 +184,7 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 		return err
 	}
 	var wg sync.WaitGroup
-	if d.cfg.Learn.Mode() != learn.Off {
+	if d.cfg.Learn.On() {
 		wg.Go(func() {
 			if err := d.cfg.Learn.Follow(ctx); err != nil {
 				d.log.Error("learning ended", "err", err)

@@ -77,7 +77,7 @@ type Keeper struct {
 
 // Open begins the history of a machine; nil if nothing is learned.
 func (k *Keeper) Open(machine string) *Machine {
-	if k == nil || k.Learn.Mode() == learn.Off {
+	if k == nil || !k.Learn.On() {
 		return nil
 	}
 	return &Machine{keeper: k, id: machine, failing: map[string]failing{}}

@@ -55,7 +55,7 @@ func (c *CommandRun) execution() Execution {
 // ExpectCommand says what is expected of a command that is about to run. Nothing is
 // stored before it has ended.
 func (l *Learner) ExpectCommand(ctx context.Context, c CommandRun) (p ci.Prediction, err error) {
-	if l.off() || c.Command == "" {
+	if l.ModeOf(c.Repository) == Off || c.Command == "" {
 		return p, nil
 	}
 	if _, err := l.Consume(ctx); err != nil {
@@ -71,7 +71,7 @@ func (l *Learner) ExpectCommand(ctx context.Context, c CommandRun) (p ci.Predict
 // explains it if it has failed.
 func (l *Learner) CommandEnded(ctx context.Context, c CommandRun, p ci.Prediction, end CommandEnd) (*ci.Explanation, error) {
 	failed, counts := verdict(end.Conclusion, false)
-	if l.off() || c.Command == "" || !counts {
+	if l.ModeOf(c.Repository) == Off || c.Command == "" || !counts {
 		return nil, nil
 	}
 	x, run := c.execution(), c.run()
@@ -82,14 +82,14 @@ func (l *Learner) CommandEnded(ctx context.Context, c CommandRun, p ci.Predictio
 	rec := ci.Record{Time: end.At, DurationMS: new(end.At.Sub(c.Began).Milliseconds())}
 	l.mu.Lock()
 	err := l.learn(ctx, func(tx *store.Learning) (int64, error) {
-		if _, err := l.outcome(tx, target{c.ID, c.Job, 1}, x, rec, end.Conclusion, c.Began); err != nil {
+		if _, err := l.outcome(tx, target{c.ID, c.Job, 1}, x, rec, end.Conclusion, c.Began, false); err != nil {
 			return 0, err
 		}
 		l.ran(&x, stepState{command: c.Command}, c.Before, failed, end.At.UnixMilli())
 		l.model.Settle()
 		switch {
 		case x.Attempt > 1:
-			return tx.Cursor, l.retried(tx, place(&x), run, !failed)
+			return tx.Cursor, l.retried(tx, &x, &run, rec, !failed)
 		case !failed && len(c.Since) > 0:
 			return tx.Cursor, l.endedBy(tx, place(&x), run, c.Since)
 		}

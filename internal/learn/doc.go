@@ -57,6 +57,18 @@
 // far the 90 % and 99.5 % bounds lie above it, which widen and narrow until they hold
 // as often as they say. [EvalDurations] measures it.
 //
+// # Retries (retry.go, decide.go, offpolicy.go)
+//
+// Whether the next attempt at a failure passes is asked of the whole first, then of its
+// parts: a table of how often attempts of that number pass, what the class of the
+// failure is known for, by how much more has passed than expected of that class, in
+// the repository, the workflow, on the branch, of the step, and last the signature's own
+// attempts. Another attempt is made where that times the wait of a person is more than
+// the attempt takes; where both are close it is left to chance, so that there is
+// something to learn from. Every decision is kept with its probability, costs and
+// propensity ([Learner.RetryReport]). What was tried again by itself has failed, for
+// everything that learns. [EvalRetry] and [Replay] measure it on files.
+//
 // # Signatures (signature.go, blocks.go)
 //
 // Output is cleaned, lines that green runs of the step print too are dropped,

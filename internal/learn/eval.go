@@ -218,6 +218,10 @@ type outcomeRow struct {
 	end      float64
 	failed   bool
 	duration float64 // seconds; < 0: unknown
+	// Of what is tried again.
+	signature string
+	class     Class
+	asked     bool
 }
 
 func readOutcomes(r io.Reader) ([]outcomeRow, error) {
@@ -284,14 +288,16 @@ func readOutcomes(r io.Reader) ([]outcomeRow, error) {
 		var row outcomeRow
 		row.Repo, row.Workflow, row.Job, row.Step = get("repo"), get("workflow"), get("job"), get("step")
 		row.Branch, row.Commit = get("branch"), get("commit")
-		var err1, err2, err3, err4, err5 error
-		var attempt, failed float64
+		row.signature, row.class = get("signature"), Class(get("class"))
+		var err1, err2, err3, err4, err5, err6 error
+		var attempt, failed, asked float64
 		row.At, err1 = num("started_at", 0)
 		row.end, err2 = num("ended_at", row.At)
 		attempt, err3 = num("attempt", 1)
 		failed, err4 = num("failed", 0)
 		row.duration, err5 = num("duration_s", -1)
-		if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		asked, err6 = num("asked", 1)
+		if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 			return nil, err
 		}
 		c := &row.Change
@@ -309,7 +315,7 @@ func readOutcomes(r io.Reader) ([]outcomeRow, error) {
 			}
 		}
 		row.end = max(row.end, row.At)
-		row.Attempt, row.failed = int(attempt), failed != 0
+		row.Attempt, row.failed, row.asked = int(min(max(attempt, 1), 1e6)), failed != 0, asked != 0
 		rows = append(rows, row)
 	}
 	if len(rows) == 0 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -46,7 +45,7 @@ func (f *Failure) execution() Execution {
 // before, what ended it then, whether it looks flaky, and what to do. It stores
 // the failure; asking again about the same one counts nothing twice.
 func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error) {
-	if l.off() {
+	if l.ModeOf(f.Repository) == Off {
 		return ci.Explanation{}, nil
 	}
 	if f.Lines == nil {
@@ -134,7 +133,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	if e.Lesson, err = l.lesson(ctx, f, where, known, hits, now); err != nil {
 		return e, err
 	}
-	e.Advice = l.Retry(ctx, f, e).Reason
+	e.Advice = l.decide(&f, known, Advise).Reason
 	return e, nil
 }
 
@@ -304,85 +303,6 @@ func (l *Learner) lesson(ctx context.Context, f Failure, where string, sig store
 		return "", fmt.Errorf("learn: %w", err)
 	}
 	return text, nil
-}
-
-// Decision is whether a failed step should be tried again.
-type Decision struct {
-	Retry  bool          `json:"retry"` // it would help
-	Act    bool          `json:"act"`   // and the learner may: try again after Delay
-	Delay  time.Duration `json:"delay"`
-	P      float64       `json:"p"`      // that the next attempt passes
-	Reason string        `json:"reason"` // one sentence, always
-}
-
-// retryPrior is how often the next attempt passed, after so many attempts: 7,605
-// public reruns.
-var retryPrior = [...]float64{.585, .439, .325, .277, .193}
-
-const maxAttempts = 3
-
-// Retry decides whether a failure that was explained should be tried again. It
-// never advises it for what fails the same way every time, for steps that
-// deploy or publish, for those marked so by the user, or after three attempts.
-func (l *Learner) Retry(ctx context.Context, f Failure, e ci.Explanation) Decision {
-	if l.off() || e.Signature == "" {
-		return Decision{Reason: "learning is off"}
-	}
-	attempt := max(f.Attempt, 1)
-	sig, err := l.store.Signature(ctx, f.Repository, e.Signature)
-	if err != nil {
-		l.log.Error("retry decision", "err", err)
-		return Decision{Reason: "no retry: what is known of the failure could not be read"}
-	}
-	class := Class(sig.Class)
-	var d Decision
-	prior := retryPrior[min(attempt, len(retryPrior))-1]
-	n := float64(sig.RetryOK + sig.RetryFail)
-	d.P = (4*prior + float64(sig.RetryOK)) / (4 + n)
-	switch {
-	case f.NoRetry:
-		d.Reason = "no retry: the step is marked as not to be repeated"
-	case sig.Kind == "deploy":
-		d.Reason = "no retry: the step deploys or publishes"
-	case attempt >= maxAttempts:
-		d.Reason = fmt.Sprintf("no retry: it has had %d attempts", attempt)
-	case class.Deterministic() && sig.RetryOK == 0:
-		d.Reason = fmt.Sprintf("no retry: a %s failure comes again with the same commit", class)
-		if f.Machine {
-			d.Reason = fmt.Sprintf("no retry: a %s failure comes again while nothing changes", class)
-		}
-	case sig.RetryOK == 0 && !class.Transient():
-		d.Reason = "no retry: this failure has never passed on another attempt"
-	}
-	if d.Reason != "" {
-		return d
-	}
-	// Exponential backoff with full jitter, where the trouble is elsewhere.
-	if class.Transient() {
-		limit := 2 * time.Second << attempt
-		d.Delay = min(time.Duration(rand.Int64N(int64(limit))), time.Minute)
-	}
-	x := f.execution()
-	l.mu.Lock()
-	run := time.Duration(l.durations.Predict(&x).Median * float64(time.Second))
-	l.mu.Unlock()
-	gain := time.Duration(d.P * float64(l.opt.HumanWait))
-	why := fmt.Sprintf("a %s failure", class)
-	if n > 0 {
-		why = fmt.Sprintf("it passed on %d of %d later attempts before", sig.RetryOK, int(n))
-	}
-	if gain <= run+d.Delay {
-		d.Reason = fmt.Sprintf("no retry: %s, but an attempt takes %s and passes with %.0f %%", why, run.Round(time.Second), 100*d.P)
-		return d
-	}
-	d.Retry = true
-	d.Act = l.opt.Mode == Act
-	verb := "try again"
-	if d.Act {
-		verb = "trying again"
-	}
-	d.Reason = fmt.Sprintf("%s: %s; the next attempt passes with %.0f %%", verb, why, 100*d.P)
-	return d
 }
 
 func clip(s string, n int) string {

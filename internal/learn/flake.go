@@ -205,6 +205,14 @@ func (f *Flakes) Label(repo, signature string, flaky bool) {
 	f.dirty[id] = struct{}{}
 }
 
+// class is that of a repository's signature, as far as it is remembered.
+func (f *Flakes) class(repo, signature string) Class {
+	if e := f.examples[recordKey(repo, signature)]; e != nil {
+		return e.Class
+	}
+	return ""
+}
+
 func (f *Flakes) evict() {
 	owner := func(key string) uint64 { repo, _ := ofRecordKey(key); return ownerOf(repo) }
 	victim := makeRoom(f.examples, f.share, func(key string, e *flakeExample) (uint64, float64) { return owner(key), float64(e.Last) })

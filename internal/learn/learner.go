@@ -31,9 +31,12 @@ const (
 
 // Options set a [Learner] up. The zero Options advise.
 type Options struct {
-	Mode Mode             // "" is Advise
-	Log  *slog.Logger     // nil: silent
-	Now  func() time.Time // nil: time.Now
+	Mode Mode // "" is Advise
+	// Modes says what may be done for a repository, where that is not the same for all;
+	// nil, and "" of it, is Mode. What is Off for a repository is never learned from it.
+	Modes func(repository string) Mode
+	Log   *slog.Logger     // nil: silent
+	Now   func() time.Time // nil: time.Now
 	// HumanWait is what it costs when a person has to look after a failed run,
 	// in time of a machine. 0 is fifteen minutes.
 	HumanWait time.Duration
@@ -65,6 +68,7 @@ type knowledge struct {
 	graphs    graphs
 	templates *Templates
 	flakes    *Flakes
+	retries   *Retries
 	greens    map[string][]logRef // by greenKey: last green runs of a step, for the log diff
 	greensNew map[string]struct{}
 	greensOf  share
@@ -126,7 +130,7 @@ func Open(_ context.Context, s *store.Store, opt Options) (*Learner, error) {
 		opt.Now = time.Now
 	}
 	if opt.HumanWait <= 0 {
-		opt.HumanWait = 15 * time.Minute
+		opt.HumanWait = humanWait
 	}
 	l := &Learner{store: s, opt: opt, log: opt.Log, x: NewExtractor()}
 	if l.log == nil {
@@ -136,19 +140,28 @@ func Open(_ context.Context, s *store.Store, opt Options) (*Learner, error) {
 	return l, nil
 }
 
-// Mode says what the learner may do; Off for a nil Learner.
-func (l *Learner) Mode() Mode {
+// On reports whether anything is learned or said at all, of any repository.
+func (l *Learner) On() bool { return !l.off() }
+
+// ModeOf says what the learner may do for a repository; Off for a nil Learner.
+func (l *Learner) ModeOf(repository string) Mode {
 	if l == nil {
 		return Off
+	}
+	if l.opt.Modes != nil {
+		if m := l.opt.Modes(repository); m != "" {
+			return m
+		}
 	}
 	return l.opt.Mode
 }
 
-func (l *Learner) off() bool { return l == nil || l.opt.Mode == Off }
+func (l *Learner) off() bool { return l == nil || l.opt.Mode == Off && l.opt.Modes == nil }
 
 func (l *Learner) reset() {
 	l.knowledge = knowledge{model: NewModel(0), durations: NewDurations(0), graphs: graphs{}, templates: NewTemplates(0), flakes: NewFlakes(0),
-		greens: map[string][]logRef{}, greensNew: map[string]struct{}{}, greensOf: share{}}
+		retries: NewRetries(0),
+		greens:  map[string][]logRef{}, greensNew: map[string]struct{}{}, greensOf: share{}}
 	l.model.track()
 	l.durations.track()
 	l.version, l.loaded = 0, false
@@ -260,7 +273,7 @@ func (l *Learner) foretell(x Execution) (*Estimate, ci.Prediction) {
 // to be compared with what happens. A run whose matrix grows later may come
 // here again with the new jobs: what was predicted first stays.
 func (l *Learner) Before(ctx context.Context, info RunInfo) (Forecast, error) {
-	if l.off() {
+	if l.ModeOf(info.Repository) == Off {
 		return Forecast{}, nil
 	}
 	if _, err := l.Consume(ctx); err != nil {
@@ -446,6 +459,9 @@ func (l *Learner) state(tx *store.Learning, runID string) (*runState, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.ModeOf(run.Repository) == Off {
+		return nil, nil
+	}
 	if len(l.runs) >= maxRunStates {
 		var oldest string
 		for id, s := range l.runs {
@@ -503,14 +519,14 @@ func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 		if rec.Assisted && rec.Conclusion == ci.Success {
 			rec.Conclusion = ci.Failure // it failed, until somebody had a hand in it
 		}
-		_, err := l.outcome(tx, target{rec.Run, rec.JobKey, 0}, x, rec, rec.Conclusion, j.started)
+		_, err := l.outcome(tx, target{rec.Run, rec.JobKey, 0}, x, rec, rec.Conclusion, j.started, false)
 		if err != nil {
 			return err
 		}
 		l.jobFinished(s, j, x, rec)
 	case ci.RunFinished:
 		x := execution(&s.run, unitRun, "", "", rec.Time)
-		_, err := l.outcome(tx, target{run: rec.Run}, x, rec, rec.Conclusion, s.started)
+		_, err := l.outcome(tx, target{run: rec.Run}, x, rec, rec.Conclusion, s.started, false)
 		if err == nil {
 			l.touch(x.Repo, nodeID(graph.Workflow, x.Repo, x.Workflow), rec.Conclusion, rec)
 			l.touch(x.Repo, nodeID(graph.Repo, x.Repo), rec.Conclusion, rec)
@@ -576,10 +592,13 @@ func verdict(c ci.Conclusion, infrastructure bool) (failed, counts bool) {
 }
 
 // outcome brings a prediction and its outcome together: in the database, the
-// model and the durations. It reports whether the step had been failing on
-// this branch up to now.
-func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Record, c ci.Conclusion, started time.Time) (wasFailing int, err error) {
+// model and the durations. What was tried again by itself counts as what it first
+// came to, a failure. It reports whether the step had been failing on this branch up
+// to now.
+func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Record, c ci.Conclusion, started time.Time,
+	again bool) (wasFailing int, err error) {
 	failed, counts := verdict(c, rec.Infrastructure)
+	failed = failed || counts && again
 	took := time.Duration(0)
 	if rec.DurationMS != nil {
 		took = time.Duration(*rec.DurationMS) * time.Millisecond
@@ -607,7 +626,7 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 		wasFailing = int(b.streak)
 	}
 	l.model.Learn(e, failed, end)
-	if c != ci.TimedOut && took > 0 && !rec.Assisted { // somebody was waited for
+	if c != ci.TimedOut && took > 0 && !again && !rec.Assisted { // somebody was waited for
 		l.durations.Add(&x, e.took, took.Seconds())
 	}
 	return wasFailing, nil
@@ -639,10 +658,20 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 			c = ci.Failure
 		}
 	}
-	x.Attempt = max(s.run.Attempt, rec.Attempt)
-	wasFailing, err := l.outcome(tx, target{rec.Run, rec.JobKey, rec.Step}, x, rec, c, st.started)
+	// A step that was tried again by itself has failed the first time, whatever it
+	// came to.
+	again := rec.Attempt > 1
+	wasFailing, err := l.outcome(tx, target{rec.Run, rec.JobKey, rec.Step}, x, rec, c, st.started, again)
 	if err != nil {
 		return err
+	}
+	if again {
+		x.Attempt = max(s.run.Attempt, 1) + rec.Attempt - 1
+		if failed, counts := verdict(c, rec.Infrastructure); counts {
+			end := float64(rec.Time.UnixMilli()) / 1000
+			x.At = end
+			l.model.Learn(l.model.Predict(x), failed, end)
+		}
 	}
 	failed, counts := verdict(c, rec.Infrastructure)
 	if !counts || id == "" {
@@ -654,7 +683,7 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 	j.commands = Remember(j.commands, id)
 	if failed {
 		if x.Attempt > 1 {
-			return l.retried(tx, where, s.run, false)
+			return l.retried(tx, &x, &s.run, rec, false)
 		}
 		return nil
 	}
@@ -669,7 +698,7 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 	l.putGreens(key, refs[:min(len(refs), greensKept)])
 	l.greensNew[key] = struct{}{}
 	if x.Attempt > 1 {
-		return l.retried(tx, where, s.run, true)
+		return l.retried(tx, &x, &s.run, rec, true)
 	}
 	if wasFailing > 0 {
 		return l.mended(tx, where, s.run, wasFailing, ms)
@@ -695,40 +724,6 @@ func (l *Learner) putGreens(key string, refs []logRef) {
 	l.greens[key] = refs
 }
 
-// retried counts a later attempt at the same commit for the signatures that it
-// was made because of.
-func (l *Learner) retried(tx *store.Learning, where string, run ci.Run, passed bool) error {
-	hits, err := tx.RecentHits(run.Repository, where, 20)
-	if err != nil {
-		return err
-	}
-	done := map[string]bool{}
-	for _, h := range hits {
-		if h.SHA != run.SHA || h.Branch != run.Ref || done[h.Signature] {
-			continue
-		}
-		if !passed && h.Run == run.ID {
-			// This very failure may be among them already; what counts is the
-			// one before.
-			if h.Attempt > 1 {
-				continue
-			}
-		}
-		done[h.Signature] = true
-		if err := tx.CountRetry(run.Repository, h.Signature, passed); err != nil {
-			return err
-		}
-		l.flakes.Label(run.Repository, h.Signature, passed)
-		if passed {
-			if err := tx.LessonHelped(run.Repository, where, h.Signature); err != nil {
-				return err
-			}
-		}
-		break // the newest is what the retry was for
-	}
-	return nil
-}
-
 // mended notes for the signatures of a streak of failures which commit ended
 // them: the first green after.
 func (l *Learner) mended(tx *store.Learning, where string, run ci.Run, streak int, ms int64) error {
@@ -740,6 +735,12 @@ func (l *Learner) mended(tx *store.Learning, where string, run ci.Run, streak in
 	for _, h := range hits {
 		if h.Branch != run.Ref || done[h.Signature] {
 			continue
+		}
+		if passed, err := tx.NextPassed(h.Run, h.JobKey, h.Step, h.Attempt); err != nil || passed {
+			if err != nil {
+				return err
+			}
+			continue // it had ended by itself
 		}
 		done[h.Signature] = true
 		fix := run.Name

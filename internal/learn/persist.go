@@ -210,6 +210,14 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	clear(m.dirty.counters)
 	clear(m.dirty.kin)
 	clear(m.dirty.tokens)
+	for key := range l.retries.dirty {
+		if v := l.retries.m[key]; v != nil {
+			put(hexKey("r", key), numbersOf(v.passed, v.expected, v.n, v.last, float64(v.owner)))
+		} else {
+			g.models = append(g.models, hexKey("r", key))
+		}
+	}
+	clear(l.retries.dirty)
 	for key := range l.durations.dirty.keys {
 		if w := l.durations.m[key]; w != nil {
 			v := make([]float64, 0, windowNumbers)
@@ -298,7 +306,7 @@ func (l *Learner) load(k store.Knowledge) {
 			if json.Unmarshal(row.Body, &refs) == nil {
 				l.putGreens(key, refs)
 			}
-		case "c", "k", "t", "d":
+		case "c", "k", "t", "d", "r":
 			h, err := strconv.ParseUint(key, 16, 64)
 			if err != nil {
 				continue
@@ -376,6 +384,11 @@ func (l *Learner) loadKey(letter string, h uint64, body []byte) {
 		var v [2]float64
 		if readNumbers(body, v[:]) {
 			l.model.tokens[h] = &weight{v[0], v[1]}
+		}
+	case "r":
+		var v [5]float64
+		if readNumbers(body, v[:]) {
+			l.retries.put(h, &retried{v[0], v[1], v[2], v[3], ownerNumber(v[4])})
 		}
 	case "d":
 		var v [windowNumbers]float64

@@ -30,6 +30,14 @@ func LimitFailures(t *testing.T, signatures, hits, lessons int) {
 	t.Cleanup(func() { maxSignatures, maxHits, maxLessons = s, h, l })
 }
 
+// LimitDecisions shrinks for a test how many decisions of a repository are kept.
+func LimitDecisions(t *testing.T, n int) {
+	t.Helper()
+	was := maxDecisions
+	maxDecisions = n
+	t.Cleanup(func() { maxDecisions = was })
+}
+
 // Failing makes a store over the database file, each of whose steps (statements,
 // rows, begins and commits) asks first whether it fails.
 func Failing(t *testing.T, path, logs string, fails func() error) *Store {

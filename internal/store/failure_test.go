@@ -148,6 +148,10 @@ func TestEveryStatementFails(t *testing.T) {
 			_, _, err := s.AddHit(ctx, store.Signature{ID: "s", Text: "t"}, store.Hit{Run: run.ID, JobKey: "a", Step: 1, Repository: "o/r", Identity: "i", At: now})
 			return err
 		}},
+		{"a decision", func() error {
+			return s.AddDecision(ctx, store.Decision{Repository: "o/r", Run: run.ID, JobKey: "a", Step: 1, At: now, Policy: "act"})
+		}},
+		{"decisions", func() error { return ignore(s.Decisions(ctx, "", 5)) }},
 		{"signature", func() error { return ignore(s.Signature(ctx, "o/r", "s")) }},
 		{"signatures", func() error { return ignore(s.Signatures(ctx, "o/r", 5)) }},
 		{"hits", func() error { return ignore(s.Hits(ctx, "o/r", "s", 5)) }},
@@ -172,6 +176,12 @@ func TestEveryStatementFails(t *testing.T) {
 					return err
 				}
 				if _, err := l.RecentHits("o/r", "i", 5); err != nil {
+					return err
+				}
+				if err := l.CloseDecision(run.ID, "a", 1, 1, true, time.Second); err != nil {
+					return err
+				}
+				if _, err := l.NextPassed(run.ID, "a", 1, 1); err != nil {
 					return err
 				}
 				if err := l.CountRetry("o/r", "s", true); err != nil {

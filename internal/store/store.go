@@ -36,8 +36,8 @@
 // # Files
 //
 // One file a group of tables: events.go, runs.go, records.go with recorder.go
-// and logs.go, queue.go, predictions.go, signatures.go, knowledge.go,
-// sessions.go, facts.go; retention.go removes from most of them.
+// and logs.go, queue.go, predictions.go, decisions.go, signatures.go,
+// knowledge.go, sessions.go, facts.go; retention.go removes from most of them.
 package store
 
 import (

@@ -33,6 +33,7 @@ func TestConformance(t *testing.T) {
 			{"log windows", testLogWindows},
 			{"cursor order", testCursorOrder}, {"learn once", testLearnOnce}, {"queue", testQueueTable},
 			{"predictions", testPredictions}, {"folded predictions", testFoldedPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
+			{"decisions", testDecisions},
 			{"facts", testFacts}, {"tests", testTests}, {"watch", testWatch},
 		} {
 			t.Run(c.name, func(t *testing.T) { c.test(t, a, b) })
@@ -675,6 +676,44 @@ func testSignatures(t *testing.T, a, b *store.Store) {
 	}
 	if hits := must[[]store.Hit](t)(b.RunHits(ctx, "r1")); len(hits) != 1 {
 		t.Errorf("%+v", hits)
+	}
+}
+
+func testDecisions(t *testing.T, a, b *store.Store) {
+	ctx := t.Context()
+	store.LimitDecisions(t, 4)
+	d := store.Decision{Repository: "o/d", Run: "r0", JobKey: "j", Step: 2, Attempt: 1, Identity: "i", Signature: "s", At: time.UnixMilli(1000), Policy: "act",
+		P: .4, GainMS: 600, CostMS: 30, Propensity: .9, Advised: true, Taken: true, Reason: "why\x00"}
+	ok(t, a.AddDecision(ctx, d))
+	again := d
+	again.P = .9
+	ok(t, b.AddDecision(ctx, again))
+	ok(t, a.Learn(ctx, "d", func(l *store.Learning) error {
+		ok(t, l.CloseDecision("r0", "j", 2, 1, true, 3*time.Second))
+		ok(t, l.CloseDecision("r0", "j", 2, 1, false, time.Hour)) // it has ended already
+		if !must[bool](t)(l.NextPassed("r0", "j", 2, 1)) || must[bool](t)(l.NextPassed("r0", "j", 3, 1)) {
+			t.Error("what passed is not told from what did not")
+		}
+		return l.CloseDecision("nobody", "j", 2, 1, true, time.Second)
+	}))
+	got := must[[]store.Decision](t)(b.Decisions(ctx, "o/d", 9))
+	want := d
+	want.Known, want.Passed, want.Took, want.Reason, want.At = true, true, 3*time.Second, got[0].Reason, time.UnixMilli(1000).UTC()
+	if len(got) != 1 || got[0] != want || strings.Contains(want.Reason, "\x00") {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+	for i := range 8 { // room is made in the repository alone
+		d.Run, d.At = fmt.Sprint("more", i), time.UnixMilli(int64(2000+i))
+		ok(t, a.AddDecision(ctx, d))
+	}
+	d.Repository, d.Run = "o/other", "x"
+	ok(t, a.AddDecision(ctx, d))
+	got = must[[]store.Decision](t)(b.Decisions(ctx, "o/d", 9))
+	if len(got) != 4 || got[0].Run != "more7" || got[0].Known {
+		t.Errorf("%+v", got)
+	}
+	if all := must[[]store.Decision](t)(b.Decisions(ctx, "", 9)); len(all) != 5 {
+		t.Errorf("%d in all", len(all))
 	}
 }
 

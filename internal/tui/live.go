@@ -228,7 +228,7 @@ func Tree(b *board.Board, width, height int, now time.Time) []string {
 	shown := 0
 	room := height - 2
 	for _, j := range b.Jobs {
-		sign, word := board.Mark(j.Status, j.Conclusion, j.Infrastructure)
+		sign, word := j.Mark()
 		counts[word]++
 		line := sign + " " + board.Clean(j.Name)
 		switch j.Status {

@@ -167,10 +167,14 @@ func New(cfg Config) *Server {
 		"short":   board.Short,
 		"size":    board.Amount,
 		"percent": board.Percent,
-		"word":    func(s ci.Status, c ci.Conclusion, infra bool) string { _, w := board.Mark(s, c, infra); return w },
-		"sign":    func(s ci.Status, c ci.Conclusion, infra bool) string { s2, _ := board.Mark(s, c, infra); return s2 },
-		"class":   class,
-		"ms":      func(n int64) string { return board.Short(time.Duration(n) * time.Millisecond) },
+		"marked": func(v interface{ Mark() (string, string) }) string {
+			sign, word := v.Mark()
+			return sign + " " + word
+		},
+		"word":  func(s ci.Status, c ci.Conclusion, infra bool) string { _, w := board.Mark(s, c, infra); return w },
+		"sign":  func(s ci.Status, c ci.Conclusion, infra bool) string { s2, _ := board.Mark(s, c, infra); return s2 },
+		"class": class,
+		"ms":    func(n int64) string { return board.Short(time.Duration(n) * time.Millisecond) },
 		"took": func(from, to time.Time) string {
 			if from.IsZero() || to.IsZero() {
 				return ""

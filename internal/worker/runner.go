@@ -186,7 +186,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	hooks := &hooks{tokenless: token == "", runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) }),
 		tests:  r.newTests(job, run.ReadOnly, masked, func() GuestFiles { return lease.Client() }),
 		points: &points{policy: r.Points, machine: lease}}
-	if r.Points == "" && r.Learn.Mode() == learn.Act {
+	if r.Points == "" && r.Learn.ModeOf(r.Repository) == learn.Act {
 		hooks.points.policy = RiskyPoints
 	}
 	if overlapping(job) {
@@ -425,11 +425,11 @@ func (h *hooks) explained(ctx context.Context, s engine.StepInfo, res engine.Ste
 		r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Level: "notice",
 			Message: hint}))
 	}
-	if r.Learn.Mode() == learn.Off {
+	if r.Learn.ModeOf(r.Repository) == learn.Off {
 		return nil
 	}
 	f := learn.Failure{Run: r.RunID, Repository: r.Repository, Workflow: r.File, JobKey: h.job.Key, Step: s.Number, Name: s.Name, Command: s.Command,
-		Branch: r.Ref, Commit: r.SHA, Attempt: max(s.Attempt, r.Attempt), ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines}
+		Branch: r.Ref, Commit: r.SHA, Attempt: max(r.Attempt, 1) + max(s.Attempt, 1) - 1, ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines}
 	e, err := r.Learn.Explain(ctx, f)
 	if err != nil {
 		// Learning is never in the way of a job.

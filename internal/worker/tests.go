@@ -68,7 +68,7 @@ type tests struct {
 }
 
 func (r *Runner) newTests(job *plan.Job, stranger bool, masked *mask.Set, g func() GuestFiles) *tests {
-	if r.Learn.Mode() == learn.Off {
+	if r.Learn.ModeOf(r.Repository) == learn.Off {
 		return nil
 	}
 	ps, _ := workflow.ParsePatterns(append(append([]string(nil), ReportPatterns...), r.Tests...)) // those of settings were checked there
