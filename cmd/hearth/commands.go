@@ -13,6 +13,7 @@ func (a *app) commands() []*cobra.Command {
 		a.showCommand(),
 		a.explainCommand(),
 		a.debugCommand(),
+		a.networkCommand(),
 		a.logsCommand(),
 		a.artifactsCommand(),
 		a.cacheCommand(),

@@ -67,6 +67,9 @@ type Job struct {
 	Expected       map[int]*ci.Prediction // of its steps, by number; also of those that have not started
 	EnvironmentURL string                 // where it deployed to
 	Summaries      []Document             // that its steps wrote, in that order
+	Traffic        []*Traffic             // on the network, at most [MaxTraffic]; see [Job.Connections]
+	MoreTraffic    int                    // connections that are in none of Traffic
+	byTarget       map[trafficKey]*Traffic
 }
 
 // Document is what a step wrote to GITHUB_STEP_SUMMARY: Markdown, out of a machine.
@@ -175,6 +178,8 @@ func (b *Board) Apply(r ci.Record) {
 		keep := max(0, min(len(r.Text), cmp.Or(b.Documents, MaxDocuments)-b.documents))
 		b.documents += keep
 		j.Summaries = append(j.Summaries, Document{Step: r.Step, Text: strings.ToValidUTF8(r.Text[:keep], ""), Left: len(r.Text) - keep})
+	case ci.ConnectionRec:
+		b.JobOf(ci.Record{JobKey: r.JobKey, Job: r.Job}).connected(r)
 	case ci.AnnotationRec, ci.DiagnosticRec:
 		if len(b.Notes) < 1000 {
 			b.Notes = append(b.Notes, r)

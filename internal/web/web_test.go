@@ -134,6 +134,8 @@ func TestPages(t *testing.T) {
 	m.emit(ci.Record{Type: ci.JobStarted, JobKey: "a", Name: "a"})
 	m.emit(ci.Record{Type: ci.StepStarted, JobKey: "a", Step: 1, Name: "Say <i>hello</i>"})
 	m.emit(ci.Record{Type: ci.LogLine, JobKey: "a", Step: 1, Stream: "stdout", Text: "<img src=x onerror=alert(2)> \x1b[31mred\x1b[0m \u202eback"})
+	m.emit(ci.Record{Type: ci.ConnectionRec, JobKey: "a", Step: 1, Reason: "<b>no</b>", Connection: &ci.ConnectionEvent{Host: "<img src=x>", Port: 443,
+		Proto: "tcp", Refused: true, BytesOut: 1500}})
 	m.emit(ci.Record{Type: ci.SummaryRec, JobKey: "a", Step: 1, Text: "# Title\n<script>alert(3)</script>\n**\x1b[31mbold**\u202e\n"})
 	m.emit(ci.Record{Type: ci.JobFinished, JobKey: "a", Name: "a", Conclusion: ci.Failure, Infrastructure: true, Reason: "no machine",
 		EnvironmentURL: "https://app.example.org/"})
