@@ -39,6 +39,11 @@
 // no final frame has no result: whatever came before it, the host reports an
 // error, never success.
 //
+// A stream may also lead on to a Unix socket of the machine ([Client.Dial]): of a
+// fixed list, by name, so that what can be reached is the agent's choice and no path
+// of anybody's. Data are the socket's, in both directions; the result says that it
+// was closed at the other end.
+//
 // # Flow control
 //
 // Each end may send [Window] bytes on a stream, counting a frame as its whole

@@ -8,6 +8,11 @@ const (
 	Tools     = "/opt/hearth" // of the tools disk: Node, npm
 	ToolCache = "/opt/hostedtoolcache"
 
+	// Engine is the name by which [Client.Dial] reaches the container engine's API, in
+	// images that have one.
+	Engine       = "docker"
+	engineSocket = "/run/docker.sock"
+
 	systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	// ToolPath is PATH with the tools; the agent's own is without.
 	ToolPath = Tools + "/bin:" + Tools + "/node24/bin:" + systemPath

@@ -384,6 +384,8 @@ func (o op) String() string {
 		return "ping"
 	case opFloor:
 		return "floor"
+	case opDial:
+		return "dial"
 	}
 	return fmt.Sprintf("request %d", uint8(o))
 }

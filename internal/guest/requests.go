@@ -87,6 +87,12 @@ func (v *serving) do(o op, request []byte) ([]byte, error) {
 			return nil, errors.New("this agent is not the first process of a machine")
 		}
 		return nil, nil
+	case opDial:
+		name := d.string()
+		if err := d.end(); err != nil {
+			return nil, err
+		}
+		return nil, v.dial(name)
 	case opFloor:
 		argv, n := d.strings(), int(d.uint())
 		if err := d.end(); err != nil {

@@ -28,6 +28,9 @@ type Options struct {
 	// Environment is a file with what every command's environment has beside what it
 	// is given, NAME=value a line; "" is none. It is read each time.
 	Environment string
+	// Sockets are the Unix sockets that the host may open a stream to (Client.Dial):
+	// paths by name. nil is what our images have: see Engine.
+	Sockets map[string]string
 	// System changes the machine; nil refuses that.
 	System System
 	// ReapAll is for the first process of a machine: the server waits for every
@@ -61,6 +64,9 @@ type Server struct {
 func NewServer(opts Options) *Server {
 	if opts.Logf == nil {
 		opts.Logf = func(string, ...any) {}
+	}
+	if opts.Sockets == nil {
+		opts.Sockets = map[string]string{Engine: engineSocket}
 	}
 	s := &Server{opts: opts, procs: newProcesses(opts.ReapAll)}
 	s.buffers.New = func() any { return new([headerSize + MaxPayload]byte) }

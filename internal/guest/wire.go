@@ -92,6 +92,7 @@ const (
 	opPoweroff  op = 12
 	opPing      op = 13
 	opFloor     op = 14
+	opDial      op = 15
 )
 
 type header struct {
