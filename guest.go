@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"path"
 	"time"
 
@@ -30,6 +32,9 @@ func (g inside) TarIn(ctx context.Context, dir string, r io.Reader, _ string) er
 func (g inside) TarOut(ctx context.Context, dir string, paths []string, w io.Writer) error {
 	return g.Pack(ctx, dir, paths, w)
 }
+
+// Dial is not asked for: what is run here are commands, and no containers.
+func (g inside) Dial(context.Context, string) (net.Conn, error) { return nil, errors.ErrUnsupported }
 
 // ReadFile reads a file of at most so many bytes.
 func (g inside) ReadFile(ctx context.Context, name string, most int64) ([]byte, error) {

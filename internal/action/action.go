@@ -148,9 +148,16 @@ type Action struct {
 	Post   string
 	PreIf  *expr.Expr // nil is always()
 	PostIf *expr.Expr
-	Image  string           // docker
-	Steps  []*workflow.Step // composite
-	Pos    workflow.Pos     // of runs.using
+	Image  string // docker: a Dockerfile's path, or docker://IMAGE
+	// Of docker: what is run instead of the image's own program, before the job's first
+	// step, and after its last; what it is given (nil: with.args), and variables.
+	Entrypoint     string
+	PreEntrypoint  string
+	PostEntrypoint string
+	Args           []*workflow.Value
+	Env            *workflow.Value
+	Steps          []*workflow.Step // composite
+	Pos            workflow.Pos     // of runs.using
 }
 
 // Input is a declared input.
@@ -197,6 +204,15 @@ const MaxFile = 1 << 20
 // Names are the files an action can be described by, in order.
 func Names() []string { return []string{"action.yml", "action.yaml"} }
 
+// Dockerfiles are the files that make an action of a directory which is described by
+// none of [Names].
+func Dockerfiles() []string { return []string{"Dockerfile", "dockerfile"} }
+
+// FromDockerfile is the description of an action that has only a Dockerfile.
+func FromDockerfile(name string) []byte {
+	return []byte("runs: {using: docker, image: " + name + "}\n")
+}
+
 // Parse reads an action's file. dir is where the action is in its repository: what
 // it runs may be anywhere in that, and nowhere else. With errors among the diagnostics
 // the Action must not be run.
@@ -225,6 +241,11 @@ func Parse(file, dir string, src []byte) (*Action, []workflow.Diagnostic) {
 	using := runs.Get("using")
 	a.Using, a.Pos = strings.ToLower(using.Text()), posOf(using, runs)
 	a.Main, a.Pre, a.Post, a.Image = runs.Get("main").Text(), runs.Get("pre").Text(), runs.Get("post").Text(), runs.Get("image").Text()
+	a.Entrypoint, a.PreEntrypoint, a.PostEntrypoint = runs.Get("entrypoint").Text(), runs.Get("pre-entrypoint").Text(), runs.Get("post-entrypoint").Text()
+	a.Env = runs.Get("env")
+	if args := runs.Get("args"); args != nil && args.Kind == workflow.Sequence {
+		a.Args = append([]*workflow.Value{}, args.Items...)
+	}
 	if workflow.Errors(diags) {
 		return a, diags
 	}
@@ -284,11 +305,7 @@ func posOf(vs ...*workflow.Value) workflow.Pos {
 
 // InputError is a fault of what the author asked for, as opposed to one of ours:
 // no such ref, no such repository.
-type InputError struct {
-	Msg string
-	// Docker says that it is no fault: the action wants a container runtime.
-	Docker bool
-}
+type InputError struct{ Msg string }
 
 func (e *InputError) Error() string { return e.Msg }
 

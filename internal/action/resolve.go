@@ -426,9 +426,10 @@ func (t *Tree) Load(ctx context.Context, dir string) (file string, src []byte, e
 	if dir != "" {
 		where += "/" + dir
 	}
-	if _, err := t.ReadFile(ctx, path.Join(dir, "Dockerfile"), MaxFile); err == nil {
-		return "", nil, &InputError{Docker: true,
-			Msg: fmt.Sprintf("%s@%s is a Docker action (it has only a Dockerfile): it needs a container runtime, which the machines here do not have", where, t.Ref)}
+	for _, n := range Dockerfiles() {
+		if _, err := t.ReadFile(ctx, path.Join(dir, n), MaxFile); err == nil {
+			return path.Join(dir, n), FromDockerfile(n), nil
+		}
 	}
 	return "", nil, inputError("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' for action '%s@%s'.", where, t.Ref)
 }

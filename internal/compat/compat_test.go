@@ -25,7 +25,8 @@ func write(t *testing.T, dir, name, text string) string {
 	return p
 }
 
-var here = Options{Check: engine.CheckOptions{Shells: []string{"bash", "sh"}, AssumeActions: true},
+var here = Options{Check: engine.CheckOptions{Shells: []string{"bash", "sh"}, AssumeActions: true,
+	NoEngine: func([]string) string { return "the image has none" }},
 	Fits: func(labels []string, _ string) ([]string, []string, error) { return labels, nil, nil },
 	Load: func(context.Context, string) ([]byte, error) { return nil, errors.New("nobody is asked") }}
 

@@ -26,8 +26,7 @@ const maxDepth = 10
 // post is what an action left to be done at the end of the job.
 type post struct {
 	x    *execution // the step that it belongs to
-	main string
-	node int
+	run  func(post *execution) outcome
 	cond *expr.Expr
 }
 
@@ -38,14 +37,11 @@ type posts struct {
 	list  []*post
 }
 
-// leave remembers the post program of an action. As on GitHub a step takes its turn
+// leave remembers the post program of an action, and its condition. As on GitHub a step takes its turn
 // when the first of its programs, which may be a pre, begins, and keeps it.
-func (x *execution) leave(a *action.Action, dir string) {
-	if a.Post == "" {
-		return
-	}
+func (x *execution) leave(cond *expr.Expr, run func(post *execution) outcome) {
 	r := x.r
-	p := &post{x: x, main: path.Join(dir, a.Post), node: a.Node(), cond: a.PostIf}
+	p := &post{x: x, run: run, cond: cond}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	of := r.postsOf(x.root().place)
@@ -113,7 +109,10 @@ func (x *execution) executeAction() outcome {
 	case ref.Is("actions/checkout"):
 		return x.checkout(ref, with)
 	case ref.Kind == action.Docker:
-		return fail(errors.New(noContainers("uses: " + uses)))
+		a := dockerUses(ref)
+		x.use = &use{action: a}
+		x.actionHeader(uses, with)
+		return x.dockerAction(a, "", with)
 	case needsResults(ref) && r.job.Results.URL == "":
 		return fail(fmt.Errorf("%s needs the artifact and cache service, which this run does not have", uses))
 	}
@@ -130,14 +129,10 @@ func (x *execution) executeAction() outcome {
 	switch {
 	case a.Using == "composite":
 		return x.composite(a, inputs)
-	case a.Node() > 0:
-		return x.javascript(a, dir, inputs)
+	case a.Using == "docker":
+		return x.dockerAction(a, dir, inputs)
 	}
-	return fail(errors.New(noContainers("the Docker action " + uses)))
-}
-
-func noContainers(what string) string {
-	return what + " needs a container runtime, which the machines here do not have"
+	return x.javascript(a, dir, inputs)
 }
 
 // load finds the action's file and brings its directory into the guest.
@@ -162,6 +157,14 @@ func (x *execution) load(ref action.Ref) (*action.Action, string, *outcome) {
 			if _, ok := errors.AsType[*guest.Error](err); !ok {
 				out := x.guestFault("read the action", err)
 				return nil, "", &out
+			}
+		}
+		for _, n := range action.Dockerfiles() {
+			if file != "" {
+				break
+			}
+			if st, err := r.job.Guest.Stat(x.ctx, path.Join(dir, n)); err == nil && st.Mode.IsRegular() {
+				file, src = path.Join(ref.Path, n), action.FromDockerfile(n)
 			}
 		}
 		if file == "" {
@@ -325,6 +328,10 @@ func (x *execution) inputs(a *action.Action, with vars) (vars, error) {
 	}
 	var unexpected []string
 	for _, k := range with.keys {
+		if a.Using == "docker" && (strings.EqualFold(k, "args") || strings.EqualFold(k, "entryPoint")) {
+			out.set(k, with.m[k]) // every one of them takes these
+			continue
+		}
 		if a.Input(k) == nil {
 			unexpected = append(unexpected, "'"+k+"'")
 			out.set(k, with.m[k])
@@ -454,8 +461,15 @@ func (x *execution) javascript(a *action.Action, dir string, inputs vars) outcom
 			strings.TrimPrefix(a.Using, "node")))
 	}
 	x.given = inputVars(inputs)
-	x.leave(a, dir)
+	x.leaveNode(a, dir)
 	return x.node(a.Node(), path.Join(dir, a.Main))
+}
+
+// leaveNode remembers the post program of a JavaScript action, if it has one.
+func (x *execution) leaveNode(a *action.Action, dir string) {
+	if a.Post != "" {
+		x.leave(a.PostIf, func(post *execution) outcome { return post.node(a.Node(), path.Join(dir, a.Post)) })
+	}
 }
 
 // node runs a program of an action.
@@ -464,14 +478,11 @@ func (x *execution) node(version int, main string) outcome {
 	if err := x.put(ci.NewID(), "", ""); err != nil {
 		return x.guestFault("prepare the action", err)
 	}
-	extra := x.given.clone()
-	for k, v := range x.state {
-		extra.set("STATE_"+k, v)
+	bin, out := x.nodeFor(version)
+	if out != nil {
+		return *out
 	}
-	r.job.Results.add(&extra)
-	r.job.IDToken.add(&extra)
-	bin := path.Join(r.layout.Tools, fmt.Sprintf("node%d", version), "bin", "node")
-	return x.exec([]string{bin, main}, r.layout.Workspace, extra)
+	return x.exec([]string{bin, main}, r.layout.Workspace, x.actionVars())
 }
 
 // runPres runs the pre programs of remote actions, those in composite ones as well,
@@ -518,8 +529,11 @@ func (r *run) hasPre(ref action.Ref, a *action.Action, depth int) bool {
 	if a == nil || depth > maxDepth {
 		return false
 	}
-	if a.Node() > 0 {
+	switch {
+	case a.Node() > 0:
 		return a.Pre != ""
+	case a.Using == "docker":
+		return a.PreEntrypoint != ""
 	}
 	return slices.ContainsFunc(a.Steps, func(s *workflow.Step) bool {
 		ref, a := r.remote(s.Uses, ref)
@@ -536,7 +550,7 @@ func (r *run) runPre(x *execution, of action.Ref, depth int) {
 	}
 	sc := x.sc
 	x.name = "Pre " + stepName(x.def, r.evalEnvOf(sc, vars{}, x))
-	if a.Node() == 0 {
+	if a.Using == "composite" {
 		x.quiet = true
 		inputs, err := r.preInputs(x, ref, a)
 		if err != nil {
@@ -567,8 +581,17 @@ func (r *run) runPre(x *execution, of action.Ref, depth int) {
 			return outcome{c: ci.Failure, reason: err.Error()}
 		}
 		x.given = inputVars(inputs)
-		x.leave(a, x.use.dir)
-		out := x.node(a.Node(), path.Join(x.use.dir, a.Pre))
+		var out outcome
+		if a.Using == "docker" {
+			dir := x.use.dir
+			if a.PostEntrypoint != "" {
+				x.leave(a.PostIf, func(post *execution) outcome { return post.dockerStage(a, dir, inputs, a.PostEntrypoint) })
+			}
+			out = x.dockerStage(a, dir, inputs, a.PreEntrypoint)
+		} else {
+			x.leaveNode(a, x.use.dir)
+			out = x.node(a.Node(), path.Join(x.use.dir, a.Pre))
+		}
 		// Main and post see what pre has saved.
 		r.mu.Lock()
 		r.preState[x.place] = x.state
@@ -633,7 +656,7 @@ func (r *run) runPosts(top *scope) {
 		x.name, x.env, x.use, x.state, x.given = "Post "+m.name, m.env, m.use, m.state, m.given
 		r.extra(x, p.cond, func() outcome {
 			x.header("Post " + m.def.Uses)
-			return x.node(p.node, p.main)
+			return p.run(x)
 		})
 	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/ci"
-	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/source"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -292,7 +291,7 @@ func TestMissingActions(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
-	for _, want := range []string{"Did you forget to run actions/checkout", "o/never@v1", "needs a container runtime", "needs the artifact and cache service",
+	for _, want := range []string{"Did you forget to run actions/checkout", "o/never@v1", "has no container engine that answers", "needs the artifact and cache service",
 		"'using: cobol' is not supported"} {
 		if !strings.Contains(b.log(), want) {
 			t.Errorf("no word of %q in\n%s", want, b.log())
@@ -390,6 +389,9 @@ func (e endless) Write(p []byte) (int, error) {
 	}
 }
 
+// noEngine is a host whose images have no container engine.
+func noEngine([]string) string { return "the image has none" }
+
 func TestCheck(t *testing.T) {
 	b := newBench(t, `
 jobs:
@@ -435,7 +437,7 @@ jobs:
 		"o/good":   files(t, "-- action.yml --\nruns: {using: composite, steps: [{run: x, shell: bash}]}\n"),
 	})
 	diags := Check(t.Context(), b.job.Run, CheckOptions{
-		Actions: b.job.Actions, Shells: []string{"bash", "sh"},
+		Actions: b.job.Actions, Shells: []string{"bash", "sh"}, NoEngine: noEngine,
 		Files: func(_ context.Context, name string, _ int64) ([]byte, error) {
 			if name == "bad/action.yml" {
 				return []byte("runs: {using: composite, steps: [{run: x}]}\n"), nil
@@ -453,11 +455,12 @@ jobs:
 	all := strings.Join(got, "\n")
 	for _, want := range []string{
 		"ci.yml:5:14 Job 'one' runs on 'windows-latest'",
-		"ci.yml:6:16 Job 'one': container: needs a container runtime",
+		"ci.yml:6:16 Job 'one': container: needs a container engine: the image has none",
+		"ci.yml:8:7 Job 'one': service 'db' needs a container engine",
 		"ci.yml:15:30 actions/checkout: github-server-url https://example.com is another server",
 		"ci.yml:16:15 Unable to resolve action `o/never@v1`",
-		"ci.yml:17:15 uses: docker://alpine needs a container runtime",
-		"ci.yml:18:15 o/docker@v1: this Docker action needs a container runtime",
+		"ci.yml:17:15 uses: docker://alpine needs a container engine",
+		"ci.yml:18:15 o/docker@v1: this Docker action needs a container engine",
 		"ci.yml:19:15 o/nested@v1: o/docker@v1: this Docker action",
 		"ci.yml:19:15 o/nested@v1: o/nested@v1 uses itself",
 		"ci.yml:20:15 actions/upload-artifact@v4 needs the artifact and cache service",
@@ -470,33 +473,8 @@ jobs:
 			t.Errorf("no word of %q", want)
 		}
 	}
-	if len(got) != 13 || t.Failed() {
+	if len(got) != 14 || t.Failed() {
 		t.Errorf("%d diagnostics:\n%s", len(got), all)
-	}
-}
-
-func TestContainerOnlyKnownLate(t *testing.T) {
-	b := newBench(t, `
-jobs:
-  test:
-    runs-on: x
-    container: ${{ vars.IMAGE }}
-    steps:
-      - run: echo no
-      - if: always()
-        run: echo no
-`)
-	known := expr.NewMap()
-	known.Set("IMAGE", expr.String("node:20"))
-	b.job.Run.Vars = expr.Object(known)
-	res := b.run()
-	if res.Conclusion != ci.Failure || b.output() != "" || !strings.Contains(b.log(), "needs a container runtime") {
-		t.Errorf("%s\n%s", res.Conclusion, b.log())
-	}
-	for _, s := range res.Steps {
-		if s.Conclusion != ci.Skipped {
-			t.Errorf("%+v", s)
-		}
 	}
 }
 
@@ -555,12 +533,12 @@ jobs:
 	b.overrides(map[string]string{"o/outer": files(t,
 		"-- action.yml --\nruns:\n  using: composite\n  steps:\n    - {if: \"runner.os == 'Windows'\", uses: 'docker://no'}\n    - {if: '!inputs.deep', uses: 'docker://mine'}\n    - {uses: 'docker://nine'}\n")})
 	noted := map[string]bool{}
-	Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions, Note: func(f Finding) { noted[f.Message] = f.Sure }})
+	Check(t.Context(), b.job.Run, CheckOptions{Actions: b.job.Actions, NoEngine: noEngine, Note: func(f Finding) { noted[f.Message] = f.Sure }})
 	for image, sure := range map[string]bool{"three": false, "five": false, "seven": false, "eight": true, "o/outer@v1: uses: docker://mine": false} {
 		if !strings.HasPrefix(image, "o/") {
 			image = "uses: docker://" + image
 		}
-		if got, ok := noted[image+" needs a container runtime, which the machines here do not have"]; !ok || got != sure {
+		if got, ok := noted[image+" needs a container engine: the image has none"]; !ok || got != sure {
 			t.Errorf("of %s is said: %v, sure %v", image, ok, got)
 		}
 	}
@@ -577,12 +555,12 @@ jobs:
 		for _, d := range j.Refused {
 			got = append(got, d.Message)
 		}
-		want := "uses: docker://eight needs a container runtime, which the machines here do not have"
+		want := "uses: docker://eight needs a container engine: the image has none"
 		if os := j.Matrix.Get("os").AsString(); os == "windows" {
 			want = strings.ReplaceAll(want, "eight", "two") + "\n" + want
 		}
 		if repository == "o/r" {
-			want += "\no/outer@v1: uses: docker://nine needs a container runtime, which the machines here do not have"
+			want += "\no/outer@v1: uses: docker://nine needs a container engine: the image has none"
 		}
 		if all := strings.Join(got, "\n"); all != want {
 			t.Errorf("%s:\n%s\nwant\n%s", j.Key, all, want)

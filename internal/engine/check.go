@@ -32,6 +32,9 @@ type CheckOptions struct {
 	// Shells are the shells that the image has, of bash, sh, python, pwsh; nil
 	// is not known.
 	Shells []string
+	// NoEngine says why the machine of a job with these labels has no container engine,
+	// "" if it has one; nil: all have.
+	NoEngine func(labels []string) string
 	// AssumeActions takes actions that cannot be had as ones that can run.
 	AssumeActions bool
 	// Note, if set, hears of everything that is found.
@@ -65,7 +68,7 @@ func Check(ctx context.Context, run *plan.Run, opt CheckOptions) []workflow.Diag
 			continue
 		}
 		c.job, c.step, c.seen = j, nil, map[string]bool{}
-		j.Refused = nil
+		j.Refused, j.Containers = nil, false
 		for _, d := range Labels(j, opt.Mapped) {
 			c.add(d, true)
 		}
@@ -229,57 +232,48 @@ func needed(v expr.Value) bool {
 	return true
 }
 
-// containersOf names the container or service that a job asks for, with its
-// place; "" if none.
-func containersOf(j *plan.Job, env *expr.Env) (what string, pos workflow.Pos, err error) {
+// containers looks at the container and the services of a job.
+func (c *checker) containers(j *plan.Job) {
 	d := j.Definition
-	if d.Container != nil {
-		v, err := d.Container.Eval(env)
-		if err != nil {
-			return "", d.Container.Pos, err
+	if !j.Deferred {
+		env := &expr.Env{Contexts: c.run.Contexts(j, expr.Null())}
+		// What depends on what is not known yet may be none.
+		if v, err := d.Container.Eval(env); err != nil || needed(v) {
+			c.engine(place{file: j.Workflow.File, pos: d.Container.Pos, sure: err == nil}, "Job '%s': container:", j.Name)
 		}
-		if needed(v) {
-			return "container:", d.Container.Pos, nil
-		}
-	}
-	if d.Services != nil {
 		v, err := d.Services.Eval(env)
 		if err != nil {
-			return "", d.Services.Pos, err
-		}
-		if m := v.AsMap(); m != nil {
+			c.engine(place{file: j.Workflow.File, pos: d.Services.Pos}, "Job '%s': services:", j.Name)
+		} else if m := v.AsMap(); m != nil {
 			for name, s := range m.All() {
-				if needed(s) {
-					pos := d.Services.Pos
-					if d.Services.Kind == workflow.Mapping {
-						for _, p := range d.Services.Pairs {
-							if strings.EqualFold(p.Key.Text(), name) {
-								pos = p.Key.Pos
-							}
+				if !needed(s) {
+					continue
+				}
+				pos := d.Services.Pos
+				if d.Services.Kind == workflow.Mapping {
+					for _, p := range d.Services.Pairs {
+						if strings.EqualFold(p.Key.Text(), name) {
+							pos = p.Key.Pos
 						}
 					}
-					return "service '" + name + "'", pos, nil
 				}
+				c.engine(place{file: j.Workflow.File, pos: pos, sure: true}, "Job '%s': service '%s'", j.Name, name)
 			}
 		}
 	}
-	return "", workflow.Pos{}, nil
+	if s := d.Snapshot; s != nil {
+		c.add(refusal(j.Workflow.File, s.Pos, plan.Unsupported, "", "Job '%s': snapshot: is not supported yet", j.Name), true)
+	}
 }
 
-func (c *checker) containers(j *plan.Job) {
-	if j.Deferred {
+// engine takes that something needs a container engine.
+func (c *checker) engine(p place, format string, args ...any) {
+	c.job.Containers = c.job.Containers || p.sure
+	if c.opt.NoEngine == nil {
 		return
 	}
-	const hint = "Install what it provides in a step, or start it there; the machine belongs to the job alone."
-	what, pos, err := containersOf(j, &expr.Env{Contexts: c.run.Contexts(j, expr.Null())})
-	switch {
-	case err != nil && len(j.Needs) == 0:
-		c.add(refusal(j.Workflow.File, pos, plan.Unsupported, hint, "Job '%s': %s", j.Name, noContainers("container: or services:")), true)
-	case what != "":
-		c.add(refusal(j.Workflow.File, pos, plan.Unsupported, hint, "Job '%s': %s", j.Name, noContainers(what)), true)
-	}
-	if s := j.Definition.Snapshot; s != nil {
-		c.add(refusal(j.Workflow.File, s.Pos, plan.Unsupported, "", "Job '%s': snapshot: is not supported yet", j.Name), true)
+	if why := c.opt.NoEngine(c.job.Labels); why != "" {
+		c.at(p, plan.Unsupported, "", "%s needs a container engine: %s", fmt.Sprintf(format, args...), why)
 	}
 }
 
@@ -404,7 +398,7 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 	case depth > maxDepth:
 		c.at(p, "action", "", "Composite actions are nested more than %d deep", maxDepth)
 	case ref.Kind == action.Docker:
-		c.at(p, plan.Unsupported, "", "%s", noContainers("uses: "+s.Uses))
+		c.engine(p, "uses: %s", s.Uses)
 	case ref.Is("actions/checkout"):
 		input, problem := refusedCheckout(func(name string) string {
 			if v := s.With.Get(name); v.IsLiteral() {
@@ -465,10 +459,6 @@ func (c *checker) remote(p place, ref action.Ref, depth int) {
 	}
 	c.seen[visit] = true
 	l := c.load(ref)
-	if ie, ok := errors.AsType[*action.InputError](l.err); ok && ie.Docker {
-		c.at(p, plan.Unsupported, "", "%s", l.err)
-		return
-	}
 	if l.err != nil && c.opt.AssumeActions {
 		return
 	}
@@ -566,7 +556,7 @@ func (c *checker) own(ref action.Ref) (l *loaded, there bool) {
 // action checks an action that was read.
 func (c *checker) action(p place, a *action.Action, depth int) {
 	if a.Using == "docker" {
-		c.at(p, plan.Unsupported, "", "%s", noContainers("this Docker action"))
+		c.engine(p, "this Docker action")
 		return
 	}
 	for _, s := range a.Steps {
@@ -585,17 +575,4 @@ func (c *checker) action(p place, a *action.Action, depth int) {
 			c.uses(in, s, depth+1)
 		}
 	}
-}
-
-// refused says why the job cannot run, of what could only be known now. Labels are
-// not asked: the job is in a machine already, which somebody chose for them.
-func (r *run) refused(env *expr.Env) string {
-	what, _, err := containersOf(r.job.Plan, env)
-	if err != nil {
-		return err.Error()
-	}
-	if what != "" {
-		return noContainers(what)
-	}
-	return ""
 }

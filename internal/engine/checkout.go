@@ -142,6 +142,9 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 	if out, ok := m.bring(dir, modules); !ok {
 		return out
 	}
+	if err := x.handOver(dir); err != nil {
+		return x.guestFault("give the files to the container's user", err)
+	}
 	x.setOutput("commit", sha)
 	switch {
 	case asked != "":
@@ -150,6 +153,22 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 		x.setOutput("ref", r.job.Run.GitHub.Get("ref").ToString())
 	}
 	return outcome{c: ci.Success}
+}
+
+// handOver gives a checkout to whom the steps are in the job's container: the action
+// would run there.
+func (x *execution) handOver(dir string) error {
+	r := x.r
+	owner, _ := r.inContainer(x.ctx)
+	if owner == "" {
+		return nil
+	}
+	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", `exec chown -hR -- "$1" "$2" "$3"/git-credentials-*.config`, "sh", owner, dir, r.layout.Temp},
+		Dir: "/", User: "root"})
+	if err == nil && !exit.OK() && context.Cause(x.ctx) == nil {
+		r.system(x, "Note: not all of the files could be given to the container's user "+owner+".")
+	}
+	return err
 }
 
 // unusedInput says of an input of actions/checkout that it changes nothing here, and

@@ -24,8 +24,12 @@ func (x *execution) persist(dir, token string) error {
 	if err != nil {
 		return err
 	}
-	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Dir: dir,
-		Argv: []string{"/bin/sh", "-c", `printf '[include]\n\tpath = %s\n' "$1" >>"$(git rev-parse --git-path config)"`, "sh", file}})
+	// The file is elsewhere in containers; git takes no heed of one that is not there.
+	argv := []string{"/bin/sh", "-c", `for f; do printf '[include]\n\tpath = %s\n' "$f"; done >>"$(git rev-parse --git-path config)"`, "sh", file}
+	for _, m := range []mapping{x.r.layout.jobMounts(), x.r.layout.actionMounts()} {
+		argv = append(argv, m.inside(file))
+	}
+	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Dir: dir, Argv: argv})
 	if err == nil && !exit.OK() {
 		err = errors.New("the repository's config cannot be written")
 	}

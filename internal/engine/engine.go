@@ -20,6 +20,26 @@
 // share is in run, under its lock. A goroutine of its own watches for the end
 // of the context and for the job's timeout.
 //
+// # Containers
+//
+// A job's container and services, Docker actions and docker:// steps are GitHub's, run
+// by the container engine inside the machine. We speak to it from here, over a
+// stream of the guest's ([docker.Client]), because each of its own program's starts
+// costs half a second; only `docker create`, whose options users write, and `docker
+// build` are that program.
+//
+//	Initialize containers   network → pull, create, start each → wait for health
+//	step                    exec in the job's container, with paths translated (mapping)
+//	Docker action           create → attach → start → wait → remove, beside it
+//	Stop containers         logs of the services, removal
+//
+// Directories of the machine are in containers where GitHub has them (jobMounts,
+// actionMounts). As there, variables whose value is such a directory are translated
+// and expressions are not: github.workspace is the machine's path, GITHUB_WORKSPACE
+// the container's. What a cancelled step started in a container is ended by its
+// process's number in the machine, where all of them can be seen. Which job needs a
+// machine with an engine that runs, [Containers] says.
+//
 // # Three kinds of failure
 //
 // A step that fails is data: a conclusion with an exit code. What the author
@@ -57,6 +77,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/action"
@@ -76,6 +97,7 @@ type Guest interface {
 	Stat(ctx context.Context, path string) (guest.FileInfo, error)
 	TarIn(ctx context.Context, dir string, r io.Reader, user string) error
 	TarOut(ctx context.Context, dir string, paths []string, w io.Writer) error
+	Dial(ctx context.Context, socket string) (net.Conn, error)
 }
 
 // Layout says where things are in the guest: absolute paths.
@@ -142,7 +164,7 @@ type Results struct {
 	CacheMode string
 }
 
-// add gives an action what it needs to speak to the service; a run step is not told.
+// add gives an action, JavaScript or Docker, what it needs to speak to the service; a run step is not told.
 func (r Results) add(to *vars) {
 	if r.URL == "" {
 		return

@@ -84,7 +84,7 @@ func serve(t *testing.T) (*guest.Client, func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		guest.Serve(ctx, agent, guest.Options{})
+		guest.Serve(ctx, agent, guest.Options{Sockets: map[string]string{}})
 		agent.Close()
 	}()
 	client, err := guest.New(t.Context(), host)

@@ -256,7 +256,7 @@ func (x *execution) setMatchers(e command.Effect) {
 		r.matchers.Remove(e.Name)
 		return
 	}
-	file := e.Value
+	file := x.paths().outside(e.Value)
 	if !path.IsAbs(file) {
 		file = path.Join(r.layout.Workspace, file)
 	}

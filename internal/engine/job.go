@@ -16,6 +16,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/command"
+	"github.com/hearth-ci/hearth/internal/docker"
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/mask"
@@ -46,8 +47,20 @@ type run struct {
 	checkRun int64     // job.check_run_id
 	called   sync.Once // finds calledAt
 	calledAt string    // the commit of the called workflow that the job is in
-	own      sync.Once // unpacks the run's own repository, for $/
-	ownErr   error
+	// Of containers; set before the first step, but for images.
+	engineOnce sync.Once
+	engine     *docker.Client
+	container  *container   // in which steps run; nil is the machine itself
+	containers []*container // that were made
+	network    string       // of the job's containers
+	networkID  string
+	images     images
+	insideOnce sync.Once // finds owner and alpine
+	owner      string    // who steps are in the job's container: uid:gid
+	alpine     bool
+
+	own    sync.Once // unpacks the run's own repository, for $/
+	ownErr error
 
 	mu         sync.Mutex
 	status     ci.Conclusion // success, failure or cancelled, as job.status
@@ -122,6 +135,7 @@ func (r *run) run(ctx context.Context) (Result, error) {
 	r.hard, r.hardStop = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer r.hardStop(nil)
 	stopWatch := r.watch(ctx)
+	defer r.closeEngine()
 
 	top := &scope{run: r, inputs: r.job.Run.Inputs(p), env: &jobEnv{}, steps: &stepTable{}}
 	err := r.prepare(top)
@@ -131,6 +145,7 @@ func (r *run) run(ctx context.Context) (Result, error) {
 		r.runSteps(top, r.def.Steps)
 		r.finishBackground(top)
 		r.runPosts(top)
+		r.stopContainers(top)
 	}
 	res := Result{Summary: r.summary}
 	if err == nil && r.lost() == nil {
@@ -383,11 +398,6 @@ func (r *run) prepare(top *scope) error {
 	}
 	if m, event := r.job.Plan.CacheMode, r.job.Run.Event; plan.CacheWrites(m) && !plan.CacheWrites(plan.UsualCacheMode(event)) {
 		r.annotateJob("warning", fmt.Sprintf("cache-mode '%s' lets a job save caches that was started by %s, which those can bring about who are not trusted: what it saves is restored by others.", m, event))
-	}
-	if why := r.refused(r.evalEnv(top, vars{})); why != "" {
-		r.annotateJob("error", why)
-		r.fail()
-		r.cancelSteps(why)
 	}
 	return nil
 }

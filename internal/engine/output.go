@@ -243,7 +243,7 @@ func (x *execution) effect(s *stream, e command.Effect, line string) {
 		if e.Value == line {
 			if a, ok := x.matcher.Line(x.ctx, line); ok {
 				for _, e := range x.commands.Count(a) {
-					e.Annotation.File = x.r.matched(x.ctx, e.Annotation.File)
+					e.Annotation.File = x.r.matched(x.ctx, x, e.Annotation.File)
 					x.effect(s, e, "")
 				}
 			}

@@ -60,7 +60,7 @@ func (r *run) systemAs(x *execution, level, text string) {
 
 func (r *run) annotate(x *execution, a command.Annotation) {
 	// Files are named from the workspace on.
-	file := a.File
+	file := x.paths().outside(a.File)
 	if path.IsAbs(file) {
 		if rest, ok := strings.CutPrefix(path.Clean(file), r.layout.Workspace+"/"); ok {
 			file = rest
@@ -76,10 +76,11 @@ func (r *run) annotate(x *execution, a command.Annotation) {
 
 // matched is the file that a problem matcher found, as the workspace, or the checkout
 // of the run's repository in it, names it; "" if there is no such file there.
-func (r *run) matched(ctx context.Context, file string) string {
+func (r *run) matched(ctx context.Context, x *execution, file string) string {
 	if file == "" {
 		return ""
 	}
+	file = x.paths().outside(file)
 	if !path.IsAbs(file) {
 		file = path.Join(r.layout.Workspace, file)
 	}

@@ -238,6 +238,10 @@ func (r *run) jobContext() expr.Value {
 	set("workflow_repository", repository)
 	set("workflow_file_path", file)
 	m.Set("check_run_id", expr.Number(float64(r.checkRun)))
+	if container, services := r.containerContexts(); !container.IsNull() {
+		m.Set("container", container)
+		m.Set("services", services)
+	}
 	return expr.Object(m)
 }
 
@@ -363,17 +367,14 @@ func (r *run) runtimeVars(sc *scope, x *execution) vars {
 // action sees.
 func (x *execution) environ(extra vars) []string {
 	r := x.r
-	v, paths := x.sc.env.snapshot()
-	v.add(x.sc.outer)
-	v.add(x.env)
-	v.add(extra)
-	v.add(r.runtimeVars(x.sc, x))
-	if !v.has("CI") {
-		v.set("CI", "true")
-	}
-	if len(paths) > 0 {
+	v := x.variables(extra)
+	if _, paths := x.sc.env.snapshot(); len(paths) > 0 {
 		base := v.get("PATH")
-		if base == "" {
+		switch {
+		case base != "":
+		case r.container != nil:
+			base = r.container.path
+		default:
 			base = r.base["PATH"]
 		}
 		slices.Reverse(paths)
@@ -383,6 +384,19 @@ func (x *execution) environ(extra vars) []string {
 		v.set("PATH", strings.Join(paths, ":"))
 	}
 	return v.list()
+}
+
+// variables are those of environ, but for what steps have put before PATH.
+func (x *execution) variables(extra vars) vars {
+	v, _ := x.sc.env.snapshot()
+	v.add(x.sc.outer)
+	v.add(x.env)
+	v.add(extra)
+	v.add(x.r.runtimeVars(x.sc, x))
+	if !v.has("CI") {
+		v.set("CI", "true")
+	}
+	return v
 }
 
 // mergeContext makes a context that is done when either is, with the cause of

@@ -146,6 +146,12 @@ func (x *execution) shell(env *expr.Env) (shell, error) {
 	if err != nil {
 		return sh, err
 	}
+	if x.r.container != nil {
+		if v == "" {
+			return builtinOnly("sh"), nil // as on GitHub, whatever the image has
+		}
+		return sh, nil
+	}
 	// An image may have only python3, or no bash.
 	_, paths := x.sc.env.snapshot()
 	if len(paths) == 0 && x.r.shells != nil {

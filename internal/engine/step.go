@@ -47,7 +47,8 @@ type execution struct {
 	// survives re-evaluates the condition, when the job is cancelled.
 	survives func() bool
 
-	dir      string // of its command files, in the guest
+	dir      string  // of its command files, in the guest
+	maps     mapping // of its own container: that of a Docker action
 	commands *command.Processor
 	matcher  *command.Scanner
 	outputs  vars
@@ -84,6 +85,17 @@ func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
 	r.mu.Lock()
 	r.numbers = len(workflow.NumberedSteps(steps))
 	r.mu.Unlock()
+	if r.broken == "" {
+		job, services, err := containersOf(r.job.Plan, r.evalEnv(sc, vars{}))
+		switch {
+		case err != nil:
+			r.annotateJob("error", err.Error())
+			r.fail()
+			r.cancelSteps(err.Error())
+		case job != nil || len(services) > 0:
+			r.startContainers(sc, job, services)
+		}
+	}
 	if r.broken == "" {
 		r.runPres(sc, steps)
 	}
@@ -524,17 +536,16 @@ func (x *execution) header(title string, body ...string) {
 // exec runs a process, reads its output, and then its command files.
 func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 	r := x.r
+	x.maps = nil
 	environ := x.environ(extra)
 	if msg := tooMuch(environ); msg != "" {
 		x.error(msg)
 		return outcome{c: ci.Failure, reason: msg}
 	}
-	x.root().at = &Place{dir, environ}
-	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{
-		Argv: argv, Env: environ, Dir: dir,
-		Stdout: x.streams[0], Stderr: x.streams[1],
-		StopSignal: "SIGINT", Urge: stopUrge, Grace: stopGrace, Linger: lingerTime,
-	})
+	if r.container == nil {
+		x.root().at = &Place{dir, environ}
+	}
+	exit, err := x.process(argv, dir, environ)
 	x.streams[0].close()
 	x.streams[1].close()
 	x.endGroup()
@@ -543,9 +554,16 @@ func (x *execution) exec(argv []string, dir string, extra vars) outcome {
 		msg := fmt.Sprintf("An error occurred trying to start process '%s' with working directory '%s'. %s", argv[0], dir, guestText(err))
 		x.error(msg)
 		return outcome{c: ci.Failure, reason: msg}
+	case err != nil && r.container != nil:
+		return x.engineFault("run the step in the job's container", err)
 	case err != nil:
 		return x.guestFault("run the step", err)
 	}
+	return x.ended(exit)
+}
+
+// ended is the outcome of what a step ran, with what that left in its command files.
+func (x *execution) ended(exit guest.Exit) outcome {
 	out := outcome{c: ci.Success, exit: exit.Code, exited: true}
 	if !exit.OK() {
 		out.c = ci.Failure

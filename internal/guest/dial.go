@@ -55,6 +55,11 @@ func (k *streamConn) Read(p []byte) (int, error) {
 		if k.over != nil {
 			return 0, k.over
 		}
+		select {
+		case <-k.closed:
+			return 0, k.why
+		default:
+		}
 		if k.b.cost > 0 {
 			k.c.grant(k.s, k.b.cost)
 			k.b.cost = 0
@@ -67,8 +72,9 @@ func (k *streamConn) Read(p []byte) (int, error) {
 		end, ok := k.s.in.take(&k.b)
 		switch {
 		case ok && end != nil:
-			if k.over = end.err; k.over == nil {
-				k.over = io.EOF
+			k.over = k.reason(io.EOF)
+			if k.over == net.ErrClosed {
+				k.over = io.EOF // at the other end
 			}
 		case ok:
 			k.data = k.b.buf

@@ -213,6 +213,10 @@ type Job struct {
 	// where it would have started.
 	Refused []workflow.Diagnostic `json:"refused,omitempty"`
 
+	// Containers says that the job is sure to need a container engine: whoever checks the
+	// plan writes it down.
+	Containers bool `json:"containers,omitempty"`
+
 	// Remarks are what there is to say of where it runs, when it starts.
 	Remarks []string `json:"remarks,omitempty"`
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"sync"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -203,4 +204,8 @@ func (c current) TarIn(ctx context.Context, dir string, r io.Reader, user string
 
 func (c current) TarOut(ctx context.Context, dir string, paths []string, w io.Writer) error {
 	return c.m.Client().TarOut(ctx, dir, paths, w)
+}
+
+func (c current) Dial(ctx context.Context, socket string) (net.Conn, error) {
+	return c.m.Client().Dial(ctx, socket)
 }
