@@ -29,7 +29,8 @@ func TestEngine(t *testing.T) {
 	}
 	var told []string
 	tell := func(line string) { told = append(told, line) }
-	if err := c.Pull(ctx, "tool:1", Auth{}, tell); err != nil || !slices.Equal(told, []string{"tag: Pulling from tool:1", "Status: Downloaded newer image for tool:1"}) {
+	if err := c.Pull(ctx, "tool:1", Auth{}, tell); err != nil ||
+		!slices.Equal(told, []string{"tag: Pulling from tool:1", "Status: Downloaded newer image for tool:1"}) {
 		t.Errorf("%q, %v", told, err)
 	}
 	if err := c.Pull(ctx, "none", Auth{}, tell); !NotFound(err) {

@@ -291,7 +291,8 @@ func TestMissingActions(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
-	for _, want := range []string{"Did you forget to run actions/checkout", "o/never@v1", "has no container engine that answers", "needs the artifact and cache service",
+	for _, want := range []string{"Did you forget to run actions/checkout", "o/never@v1", "has no container engine that answers",
+		"needs the artifact and cache service",
 		"'using: cobol' is not supported"} {
 		if !strings.Contains(b.log(), want) {
 			t.Errorf("no word of %q in\n%s", want, b.log())

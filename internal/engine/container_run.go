@@ -243,7 +243,8 @@ func (x *execution) pull(image string, auth docker.Auth) *outcome {
 // image, or nobody is let in.
 func again(e *docker.Error) bool {
 	text := strings.ToLower(e.Message)
-	return e.Status >= 500 && !slices.ContainsFunc([]string{"unauthorized", "denied", "not found", "manifest unknown", "invalid reference", "no basic auth", "no such host"},
+	return e.Status >= 500 && !slices.ContainsFunc([]string{"unauthorized", "denied", "not found", "manifest unknown", "invalid reference",
+		"no basic auth", "no such host"},
 		func(s string) bool { return strings.Contains(text, s) })
 }
 

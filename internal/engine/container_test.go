@@ -115,8 +115,10 @@ jobs:
 			t.Errorf("no %q in %q", want, c.Env)
 		}
 	}
-	for _, want := range []string{"/var/run/docker.sock:/var/run/docker.sock", filepath.Dir(filepath.Dir(b.job.Layout.Workspace)) + ":/__w", b.job.Layout.Tools + ":/__e:ro",
-		b.job.Layout.ToolCache + ":/__t", b.job.Layout.Temp + "/_github_home:/github/home", b.job.Layout.Temp + "/_github_workflow:/github/workflow", "data:/data", "/a:/b:ro"} {
+	for _, want := range []string{"/var/run/docker.sock:/var/run/docker.sock",
+		filepath.Dir(filepath.Dir(b.job.Layout.Workspace)) + ":/__w", b.job.Layout.Tools + ":/__e:ro",
+		b.job.Layout.ToolCache + ":/__t", b.job.Layout.Temp + "/_github_home:/github/home", b.job.Layout.Temp + "/_github_workflow:/github/workflow",
+		"data:/data", "/a:/b:ro"} {
 		if !slices.Contains(c.Binds, want) {
 			t.Errorf("no %q in %q", want, c.Binds)
 		}
@@ -162,7 +164,8 @@ jobs:
 	if res.Conclusion != ci.Success {
 		t.Errorf("%s\n%s", res.Conclusion, log)
 	}
-	for _, want := range []string{"port 32768 32768 true", "db service is starting", "db service is healthy.", "ready ***", "::error::not a command", "tag: Pulling from"} {
+	for _, want := range []string{"port 32768 32768 true", "db service is starting", "db service is healthy.", "ready ***",
+		"::error::not a command", "tag: Pulling from"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no word of %q in\n%s", want, log)
 		}
@@ -286,7 +289,8 @@ FROM scratch
 	if res.Conclusion != ci.Success {
 		t.Errorf("%s\n%s", res.Conclusion, log)
 	}
-	for _, want := range []string{"main me two words step of me me", "said a 1", "tool -c", "##[warning]Unexpected input(s) 'extra'", "main again two words action of again again",
+	for _, want := range []string{"main me two words step of me me", "said a 1", "tool -c", "##[warning]Unexpected input(s) 'extra'",
+		"main again two words action of again again",
 		"built with", "\nme two words\n", "post 7 me", "post 7 again"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no word of %q in\n%s", want, log)
@@ -363,7 +367,8 @@ jobs:
 	withEngine(t, b, map[string]dockertest.Image{"alpine:3": {Release: "ID=alpine"}})
 	b.overrides(map[string]string{"o/js": files(t, "-- action.yml --\nruns: {using: node20, main: m.js}\n-- m.js --\nconsole.log('from', process.argv0)\n")})
 	res := b.run()
-	if res.Conclusion != ci.Success || !strings.Contains(b.log(), "whose C library is musl") || !strings.Contains(b.log(), "\nfrom "+b.job.Layout.Tools+"/node20_alpine") {
+	if res.Conclusion != ci.Success || !strings.Contains(b.log(), "whose C library is musl") ||
+		!strings.Contains(b.log(), "\nfrom "+b.job.Layout.Tools+"/node20_alpine") {
 		t.Errorf("%s\n%s", res.Conclusion, b.log())
 	}
 }
