@@ -137,6 +137,12 @@ jobs:
     runs-on: ubuntu-latest
     steps:
       - run: echo tested
+-- builds.csv --
+build,test,failed,duration_s
+1,a,0,0.1
+1,b,1,0.2
+2,a,0,0.1
+2,b,1,0.2
 `)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "docs.txtar"), []byte(script.String()), 0o644); err != nil {

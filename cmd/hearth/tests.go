@@ -127,3 +127,31 @@ file all tests that are known are listed.`},
 			return w.Flush()
 		})
 }
+
+func (a *app) learnEvalOrderCommand() *cobra.Command {
+	return measures(a, &cobra.Command{
+		Use:   "eval-order FILE.csv[.gz]",
+		Short: "Replay builds: put the tests of each in order, and measure how early failures come",
+		Long: `Replay a file of builds, a row for each test of a build, in the order of time: the
+tests of each build are put in order from what earlier builds said, beside simpler
+orders. Columns: build (or run, cycle), test (or name), failed (0/1; or outcome, verdict
+as words), and if they are there duration_s, repo, workflow, job. A file of executions
+with steps, as "eval" reads it, is taken too. "-" reads standard input. Measured is
+APFD, the average percentage of faults detected, over the builds with a failure.`,
+	}, "build,test,rank,p_fail of every row", onFile(a, learn.EvalOrder), func(r learn.OrderResult) error {
+		fmt.Fprintf(a.out, "%d builds with %d results; %d with a failure are measured\n", r.Builds, r.Tests, r.Failed)
+		if r.Failed == 0 {
+			return nil
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(w, "order\tAPFD\t90 %% interval\tAPFD by time\tfirst failure after\t\n")
+		for _, o := range r.Orders {
+			cost := "-"
+			if o.Cost > 0 {
+				cost = fmt.Sprintf("%.3f", o.Cost)
+			}
+			fmt.Fprintf(w, "%s\t%.3f\t%.3f–%.3f\t%s\t%.1f %% of the tests\t\n", o.Name, o.APFD, o.Low, o.High, cost, 100*o.First)
+		}
+		return w.Flush()
+	})
+}

@@ -224,18 +224,35 @@ type outcomeRow struct {
 	asked     bool
 }
 
-func readOutcomes(r io.Reader) ([]outcomeRow, error) {
+// csvReader reads CSV, gzipped or not.
+func csvReader(r io.Reader) (*csv.Reader, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	if magic, err := br.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(br)
 		if err != nil {
-			return nil, fmt.Errorf("read outcomes: %w", err)
+			return nil, err
 		}
-		defer z.Close()
 		br = bufio.NewReaderSize(z, 1<<16)
 	}
 	cr := csv.NewReader(br)
 	cr.ReuseRecord = true
+	return cr, nil
+}
+
+// columns are the places of the columns of a CSV file by their names.
+func columns(head []string) map[string]int {
+	col := map[string]int{}
+	for i, name := range head {
+		col[strings.TrimSpace(strings.TrimPrefix(name, "\ufeff"))] = i
+	}
+	return col
+}
+
+func readOutcomes(r io.Reader) ([]outcomeRow, error) {
+	cr, err := csvReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("read outcomes: %w", err)
+	}
 	head, err := cr.Read()
 	if errors.Is(err, io.EOF) {
 		return nil, errors.New("read outcomes: the file is empty; its first line names the columns (started_at, ended_at, repo, …, failed)")
@@ -243,10 +260,7 @@ func readOutcomes(r io.Reader) ([]outcomeRow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read outcomes: %w", err)
 	}
-	col := map[string]int{}
-	for i, name := range head {
-		col[strings.TrimSpace(strings.TrimPrefix(name, "\ufeff"))] = i
-	}
+	col := columns(head)
 	for _, need := range []string{"started_at", "ended_at", "failed"} {
 		if _, ok := col[need]; !ok {
 			return nil, fmt.Errorf("read outcomes: there is no column %s among %s", need, strings.Join(head, ", "))

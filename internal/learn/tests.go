@@ -86,7 +86,7 @@ func (l *Learner) TestsRan(ctx context.Context, r TestRun) ([]ci.TestNote, error
 	}
 	var out []ci.TestNote
 	for _, t := range failed[:min(len(failed), ci.MaxExplainedTests)] {
-		v := judge(t, now)
+		v := judge(t, &testRisk{}, now)
 		out = append(out, ci.TestNote{Name: t.Name, Message: t.Message, Flaky: v.State == Flaky, Note: v.Why})
 	}
 	return out, nil
@@ -189,8 +189,8 @@ const (
 )
 
 // judge says what is thought of a test.
-func judge(t store.Test, now time.Time) JudgedTest {
-	v := JudgedTest{Test: t, State: Stable, PFail: testRisk(t.Recent, t.Passed, t.Failed)}
+func judge(t store.Test, risk *testRisk, now time.Time) JudgedTest {
+	v := JudgedTest{Test: t, State: Stable, PFail: risk.predict(t.Name, t.Recent, t.Passed, t.Failed)}
 	if t.Failed == 0 {
 		return v
 	}
@@ -273,9 +273,10 @@ func (l *Learner) Tests(ctx context.Context, repository string, all bool) ([]Jud
 		return nil, fmt.Errorf("learn: %w", err)
 	}
 	now := l.opt.Now()
+	risk := risksOf(list)
 	out := make([]JudgedTest, 0, len(list))
 	for _, t := range list {
-		v := judge(t, now)
+		v := judge(t, risk, now)
 		if v.State == Flaky {
 			if v.Evidence, err = l.store.TestFailures(ctx, t.Repository, t.ID, 5); err != nil {
 				return nil, fmt.Errorf("learn: %w", err)
@@ -300,17 +301,100 @@ func flagOf(b bool) int {
 	return 0
 }
 
-// testRisk is how likely a test is to fail when it runs next, from how it ended the
-// last times (P and F, the newest last) and how often in all: its rate, with
-// what is recent counted more, and more still for what has just happened. A test
-// that nobody has seen fails more often than one that has passed for long.
-func testRisk(recent string, passed, failed int) float64 {
-	if recent == "" && passed+failed == 0 {
-		return newTestRisk
+// testRisk says how likely tests are to fail when they run next, from how each ended
+// the last times (P and F, the newest last) and how often in all. What has just
+// happened counts as much as failures persist here: where a test that failed mostly
+// fails again, the last outcome is nearly all, and where failures come singly the
+// rate over its life is. A test that nobody has seen is as its neighbours are, those
+// of its file or package.
+type testRisk struct {
+	failed, again float64 // failures after which there was another outcome, and of those that failed again
+	groups        map[string]*[2]float64
+	slow, quick   float64 // of the tests that failed, those that took longer or shorter than the median of all
+}
+
+// tie orders tests of one risk, by the seconds that they take: the longer ones first
+// where those are what fails here, as mostly they are, else the shorter ones.
+func (r *testRisk) tie(x, y float64) int {
+	if r.slow >= r.quick {
+		return cmp.Compare(y, x)
 	}
-	var p [len(riskHalfLives)]float64
-	for i, half := range riskHalfLives {
-		keep := math.Exp2(-1 / half)
+	return cmp.Compare(x, y)
+}
+
+// took takes in that a test that failed takes so long, where median is usual.
+func (r *testRisk) took(seconds, median float64) {
+	switch {
+	case seconds <= 0 || median <= 0:
+	case seconds > median:
+		r.slow++
+	case seconds < median:
+		r.quick++
+	}
+}
+
+// The half-lives in outcomes, and what each counts for; the last is the whole life.
+var riskHalfLives = [...]float64{1, 8, 30}
+
+const (
+	riskPrior   = 2.0
+	newTestRisk = .05
+)
+
+// pair takes in that a test ended twice in a row.
+func (r *testRisk) pair(first, second byte) {
+	if first == 'F' {
+		r.failed++
+		if second == 'F' {
+			r.again++
+		}
+	}
+}
+
+// count takes in how a test ended, for its neighbours.
+func (r *testRisk) count(name string, passed, failed float64) {
+	if r.groups == nil {
+		r.groups = map[string]*[2]float64{}
+	}
+	k := groupOf(name)
+	g := r.groups[k]
+	if g == nil {
+		g = &[2]float64{}
+		r.groups[k] = g
+	}
+	g[0] += passed + failed
+	g[1] += failed
+}
+
+// groupOf is the file, class or package of a test.
+func groupOf(name string) string {
+	if i := strings.LastIndexAny(name, ".:/#"); i > 0 {
+		return name[:i]
+	}
+	return ""
+}
+
+// add takes in what is known of a test.
+func (r *testRisk) add(t *store.Test) {
+	for i := 1; i < len(t.Recent); i++ {
+		r.pair(t.Recent[i-1], t.Recent[i])
+	}
+	r.count(t.Name, float64(t.Passed), float64(t.Failed))
+}
+
+func (r *testRisk) predict(name, recent string, passed, failed int) float64 {
+	if passed+failed == 0 {
+		p := newTestRisk
+		if g := r.groups[groupOf(name)]; g != nil {
+			p = (g[1] + riskPrior*newTestRisk) / (g[0] + riskPrior)
+		}
+		return p
+	}
+	persists := min(max(((r.again+2)/(r.failed+8)-.3)/.4, 0), 1)
+	last := .1 + .4*persists
+	out := (.6 - last) * logit((float64(failed)+riskPrior*newTestRisk)/(float64(passed+failed)+riskPrior))
+	for i, w := range [...]float64{last, .2, .2} {
+		keep := math.Exp2(-1 / riskHalfLives[i])
 		n, f := 0.0, 0.0
 		for j := range len(recent) {
 			n, f = n*keep+1, f*keep
@@ -318,27 +402,10 @@ func testRisk(recent string, passed, failed int) float64 {
 				f++
 			}
 		}
-		p[i] = (f + riskPrior*newTestRisk) / (n + riskPrior)
-	}
-	all := (float64(failed) + riskPrior*newTestRisk) / (float64(passed+failed) + riskPrior)
-	out := riskOfAll * logit(all)
-	for i, w := range riskWeights {
-		out += w * logit(p[i])
+		out += w * logit((f+riskPrior*newTestRisk)/(n+riskPrior))
 	}
 	return sigmoid(out)
 }
-
-// Of testRisk: measured in eval-order.
-var (
-	riskHalfLives = [...]float64{1, 3, 10}
-	riskWeights   = [...]float64{.3, .3, .2}
-)
-
-const (
-	riskOfAll   = .2
-	riskPrior   = 2.0
-	newTestRisk = .05
-)
 
 // TestRank is a test of a list in the order in which to run it.
 type TestRank struct {
@@ -349,18 +416,20 @@ type TestRank struct {
 }
 
 // Order puts tests of a repository in the order in which to run them, so that what
-// fails fails early: by how likely each is to fail, and of equals the shortest first.
+// fails fails early: by how likely each is to fail, and of equals by how long they take.
 // Tests of one name that run in several places count as the likeliest of them. With
 // no names all that are known are ordered.
 func (l *Learner) Order(ctx context.Context, repository string, names []string) ([]TestRank, error) {
 	known := map[string]TestRank{}
+	risk := &testRisk{}
 	if !l.off() {
 		list, err := l.store.Tests(ctx, repository, false, maxListed)
 		if err != nil {
 			return nil, fmt.Errorf("learn: %w", err)
 		}
+		risk = risksOf(list)
 		for _, t := range list {
-			r := TestRank{Name: t.Name, PFail: testRisk(t.Recent, t.Passed, t.Failed), Seconds: t.Seconds, Seen: t.Passed + t.Failed}
+			r := TestRank{Name: t.Name, PFail: risk.predict(t.Name, t.Recent, t.Passed, t.Failed), Seconds: t.Seconds, Seen: t.Passed + t.Failed}
 			if was, ok := known[t.Name]; !ok || r.PFail > was.PFail {
 				known[t.Name] = r
 			}
@@ -376,14 +445,39 @@ func (l *Learner) Order(ctx context.Context, repository string, names []string) 
 	for _, n := range names {
 		r, ok := known[n]
 		if !ok {
-			r = TestRank{Name: n, PFail: newTestRisk}
+			r = TestRank{Name: n, PFail: risk.predict(n, "", 0, 0)}
 		}
 		out = append(out, r)
 	}
 	slices.SortStableFunc(out, func(a, b TestRank) int {
-		return cmp.Or(cmp.Compare(round(b.PFail), round(a.PFail)), cmp.Compare(a.Seconds, b.Seconds))
+		return cmp.Or(cmp.Compare(round(b.PFail), round(a.PFail)), risk.tie(a.Seconds, b.Seconds))
 	})
 	return out, nil
+}
+
+func risksOf(list []store.Test) *testRisk {
+	r := &testRisk{}
+	seconds := make([]float64, len(list))
+	for i := range list {
+		r.add(&list[i])
+		seconds[i] = list[i].Seconds
+	}
+	middle := medianOf(seconds)
+	for i := range list {
+		if list[i].Failed > 0 {
+			r.took(list[i].Seconds, middle)
+		}
+	}
+	return r
+}
+
+// medianOf sorts what it is given.
+func medianOf(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
 }
 
 // round makes equals of what differs by less than anybody knows.
