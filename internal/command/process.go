@@ -4,6 +4,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -78,15 +79,14 @@ const (
 	badToken   = "You cannot use a endToken that is an empty string, the string 'pause-logging', or another workflow command. For more information see: https://docs.github.com/actions/learn-github-actions/workflow-commands-for-github-actions#example-stopping-and-starting-workflow-commands or opt into insecure command execution by setting the `ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS` environment variable to `true`."
 )
 
+var names = [...]string{"stop-commands", "set-env", "set-output", "save-state", "add-mask", "add-path", "add-matcher", "remove-matcher", "debug", "notice",
+	"warning", "error", "group", "endgroup", "echo"}
+
+// Names are the workflow commands that there are.
+func Names() []string { return slices.Clone(names[:]) }
+
 // isCommand reports whether name, in lower case, is a workflow command.
-func isCommand(name string) bool {
-	switch name {
-	case "stop-commands", "set-env", "set-output", "save-state", "add-mask", "add-path", "add-matcher",
-		"remove-matcher", "debug", "notice", "warning", "error", "group", "endgroup", "echo":
-		return true
-	}
-	return false
-}
+func isCommand(name string) bool { return slices.Contains(names[:], name) }
 
 // quiet reports whether a command is never echoed.
 func quiet(name string) bool {

@@ -333,6 +333,15 @@ var builtins = [...]builtin{
 	bCase:       {FuncDef: FuncDef{"case", 3, math.MaxInt}, odd: true},
 }
 
+// Functions are the names of the functions that may be called everywhere.
+func Functions() []string {
+	var out []string
+	for _, b := range builtins {
+		out = append(out, b.Name)
+	}
+	return out
+}
+
 const (
 	bContains = iota
 	bEndsWith
