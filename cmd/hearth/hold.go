@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/hold"
 	"github.com/hearth-ci/hearth/internal/session"
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -184,7 +185,12 @@ func (a *app) hold(ctx context.Context, m machineOptions, policy string, until t
 			defer os.Remove(mine)
 		}
 	}
-	s := &hold.Server{VM: l, Network: r.Network.Policy.String(), Log: a.log()}
+	forget := func() {}
+	s := &hold.Server{VM: l, Network: r.Network.Policy.String(), Log: a.log(), Keeper: func() (k *history.Keeper) {
+		k, forget = a.keeper(context.WithoutCancel(ctx))
+		return k
+	}}
+	defer func() { forget() }()
 	err = s.Serve(ctx, dir, func() error { return tell(l.ID()) })
 	if err != nil {
 		a.log().Error("the machine has ended", "machine", l.ID(), "err", err)

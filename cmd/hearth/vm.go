@@ -24,6 +24,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/board"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/hold"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
@@ -56,6 +57,7 @@ type execOptions struct {
 	user, dir  string
 	env        []string
 	timeout    time.Duration
+	learn      learnOptions
 }
 
 func (o *execOptions) flags(c *cobra.Command) {
@@ -66,6 +68,7 @@ func (o *execOptions) flags(c *cobra.Command) {
 	f.StringVarP(&o.dir, "workdir", "w", "", "directory in the machine (default: the user's home)")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "NAME=value, or NAME to take it from the environment")
 	f.DurationVar(&o.timeout, "timeout", 0, "end the command after this long (exit code 124)")
+	o.learn.flags(c)
 }
 
 func (a *app) command(o execOptions, argv []string) (guest.Cmd, error) {
@@ -74,12 +77,16 @@ func (a *app) command(o execOptions, argv []string) (guest.Cmd, error) {
 	}
 	env := []string{"PATH=" + guest.ToolPath, "LANG=C.UTF-8"}
 	for _, e := range o.env {
-		k, v, given := strings.Cut(e, "=")
-		if k == "" {
-			return guest.Cmd{}, usage("--env %q: want NAME=value", e)
+		k, v, err := a.variable("--env", e)
+		if err != nil {
+			return guest.Cmd{}, err
 		}
-		if !given {
-			v = a.getenv(k)
+		env = append(env, k+"="+v)
+	}
+	for _, e := range o.learn.secrets {
+		k, v, err := a.variable("--secret", e)
+		if err != nil {
+			return guest.Cmd{}, err
 		}
 		env = append(env, k+"="+v)
 	}
@@ -88,6 +95,21 @@ func (a *app) command(o execOptions, argv []string) (guest.Cmd, error) {
 		cmd.Stdin = a.in
 	}
 	return cmd, nil
+}
+
+// variable takes NAME=value apart, or takes the value from the environment.
+func (a *app) variable(flag, text string) (name, value string, err error) {
+	name, value, given := strings.Cut(text, "=")
+	if name == "" {
+		if flag == "--secret" {
+			text = "=***"
+		}
+		return "", "", usage("%s %q: want NAME=value", flag, text)
+	}
+	if !given {
+		value = a.getenv(name)
+	}
+	return name, value, nil
 }
 
 // ended turns how a command ended into this program's exit code.
@@ -147,6 +169,9 @@ could not be started, 2 for wrong flags, 3 if there could be no machine.`,
 			if err != nil {
 				return err
 			}
+			if _, err := o.learn.off(a); err != nil {
+				return err
+			}
 			p, r, err := a.freshMachines(c.Context(), m, policy)
 			if err != nil {
 				return err
@@ -157,7 +182,19 @@ could not be started, 2 for wrong flags, 3 if there could be no machine.`,
 				return a.vmError(err)
 			}
 			l.Begin()
+			taught, done, err := a.begin(c.Context(), l.ID(), o.learn, cmd)
+			if err != nil {
+				return errors.Join(err, l.Release(context.WithoutCancel(c.Context())))
+			}
+			defer done()
+			if taught != nil {
+				cmd.Stdout, cmd.Stderr = taught.Tee(cmd.Stdout, cmd.Stderr)
+				a.expects(o.learn, taught.Expected)
+			}
 			end, err := l.Client().Exec(c.Context(), cmd)
+			if err == nil {
+				a.explains(o.learn, taught.End(c.Context(), end))
+			}
 			if why := l.Err(); err != nil && why != nil {
 				err = fmt.Errorf("%w: %w", err, why)
 			}
@@ -311,7 +348,17 @@ could not be started, 2 for wrong flags, 3 if the machine is gone.`,
 			if o.tty {
 				return a.onTerminal(c.Context(), h, cmd, o)
 			}
-			end, err := h.Exec(c.Context(), cmd, nil)
+			off, err := o.learn.off(a)
+			if err != nil {
+				return err
+			}
+			if off {
+				end, err := h.Exec(c.Context(), cmd, nil)
+				return a.ended(c.Context(), end, o, err)
+			}
+			end, why, err := h.ExecLearned(c.Context(), cmd, hold.Learning{Repository: a.memoryHere(c.Context()), Secrets: a.values(o.learn.secrets),
+				Expected: func(e history.Expectation) { a.expects(o.learn, e) }})
+			a.explains(o.learn, why)
 			return a.ended(c.Context(), end, o, err)
 		},
 	}

@@ -20,7 +20,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/vm"
 )
 
@@ -253,13 +255,15 @@ func (c *Client) TarOut(ctx context.Context, dir string, paths []string, w io.Wr
 // sizes of its terminal. When ctx is done the connection is closed, and the holder
 // ends the command.
 func (c *Client) Exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY) (guest.Exit, error) {
-	return c.run(ctx, cmd, resize, false)
+	end, _, err := c.run(ctx, cmd, resize, request{})
+	return end, err
 }
 
 // ExecInStep is Exec where the failed step of a paused job stood: in its directory,
 // if the command has none, and with its environment, over which goes the command's.
 func (c *Client) ExecInStep(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY) (guest.Exit, error) {
-	return c.run(ctx, cmd, resize, true)
+	end, _, err := c.run(ctx, cmd, resize, request{InStep: true})
+	return end, err
 }
 
 // Answer ends the pause of a job.
@@ -271,18 +275,33 @@ func (c *Client) Answer(ctx context.Context, a Answer) error {
 	return c.call(ctx, "POST", "/answer", nil, bytes.NewReader(b), nil)
 }
 
-func (c *Client) run(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, inStep bool) (guest.Exit, error) {
-	end, err := c.exec(ctx, cmd, resize, inStep)
+// Learning has a command learned from.
+type Learning struct {
+	Repository string   // whose memory it is
+	Secrets    []string // values that must not be remembered
+	// Expected, if set, hears what is expected before the command runs.
+	Expected func(history.Expectation)
+}
+
+// ExecLearned is Exec, and the command is learned from. A failure is explained; nil
+// if the holder learns nothing.
+func (c *Client) ExecLearned(ctx context.Context, cmd guest.Cmd, l Learning) (guest.Exit, *ci.Explanation, error) {
+	return c.run(ctx, cmd, nil, request{Learn: l.Repository, Secrets: l.Secrets, expected: l.Expected})
+}
+
+// run runs cmd, in the way that r says.
+func (c *Client) run(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, r request) (guest.Exit, *ci.Explanation, error) {
+	r.Argv, r.Env, r.Dir, r.User, r.Timeout, r.Stdin, r.TTY = cmd.Argv, cmd.Env, cmd.Dir, cmd.User, cmd.Timeout, cmd.Stdin != nil, cmd.TTY
+	res, err := c.exec(ctx, cmd, resize, r)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return end, c.fail(err)
+	return res.Exit, res.Explained, c.fail(err)
 }
 
-func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, inStep bool) (guest.Exit, error) {
-	var none guest.Exit
-	body, err := json.Marshal(request{Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, User: cmd.User, Timeout: cmd.Timeout,
-		Stdin: cmd.Stdin != nil, TTY: cmd.TTY, InStep: inStep})
+func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TTY, r request) (result, error) {
+	var none result
+	body, err := json.Marshal(r)
 	if err != nil {
 		return none, err
 	}
@@ -300,8 +319,8 @@ func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TT
 	if err := req.Write(conn); err != nil {
 		return none, err
 	}
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, req)
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, req)
 	if err != nil {
 		return none, err
 	}
@@ -336,7 +355,7 @@ func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TT
 	}
 	var buf []byte
 	for {
-		kind, p, grown, err := next(r, buf)
+		kind, p, grown, err := next(in, buf)
 		if err != nil {
 			return none, err
 		}
@@ -357,9 +376,18 @@ func (c *Client) exec(ctx context.Context, cmd guest.Cmd, resize <-chan guest.TT
 				return none, err
 			}
 			if res.Fault != nil {
-				return res.Exit, res.Fault
+				return res, res.Fault
 			}
-			return res.Exit, nil
+			return res, nil
+		case frameExpect:
+			var e history.Expectation
+			if err := json.Unmarshal(p, &e); err != nil {
+				return none, err
+			}
+			if r.expected != nil {
+				r.expected(e)
+			}
+			continue
 		default:
 			return none, fmt.Errorf("hold: a frame of kind %q", kind)
 		}

@@ -46,9 +46,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/session"
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -122,8 +125,13 @@ type Server struct {
 	// Paused says that the machine is a job's, which keeps it: Serve releases
 	// nothing, and Answered says how it ended.
 	Paused *Paused
+	// Keeper, if set, is asked once, when the first command comes that is to be learned
+	// from; nil says that none is.
+	Keeper func() *history.Keeper
 
 	answered Answer
+	history  func() *history.Machine
+	learning atomic.Bool // a command was to be learned from
 	session  *session.Session
 	answers  chan Answer // one
 	remove   chan struct{}
@@ -146,6 +154,12 @@ func (s *Server) Serve(ctx context.Context, dir string, ready func() error) erro
 		m = borrowed{m}
 	}
 	s.session = session.Open(m, nil)
+	s.history = sync.OnceValue(func() *history.Machine {
+		if s.Keeper == nil {
+			return nil
+		}
+		return s.Keeper().Open(s.VM.ID())
+	})
 	release := func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
 		defer cancel()
@@ -256,7 +270,9 @@ func (s *Server) routes(ctx context.Context, work *sync.WaitGroup) http.Handler 
 		}
 		defer leave()
 		q := r.URL.Query()
-		answer(w, struct{}{}, c.TarIn(r.Context(), q.Get("dir"), r.Body, q.Get("user")))
+		err = c.TarIn(r.Context(), q.Get("dir"), r.Body, q.Get("user"))
+		s.changed("files copied into the machine")
+		answer(w, struct{}{}, err)
 	})
 	mux.HandleFunc("GET /tar", func(w http.ResponseWriter, r *http.Request) {
 		c, leave, err := s.session.Enter()
@@ -297,12 +313,21 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) {
 	answer(w, x.Name, err)
 }
 
+// changed tells the history, if there is one already: without commands there is
+// nothing that a change could end.
+func (s *Server) changed(what string) {
+	if s.learning.Load() {
+		s.history().Changed(what)
+	}
+}
+
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
 	_, err := s.session.Rollback(r.Context(), r.FormValue("name"))
 	var none *session.Error
 	if errors.As(err, &none) && none.Kind == session.NoSuch && len(s.session.Snapshots()) == 0 {
 		err = &Fault{Kind: faultUsage, Text: none.Text + ": hearth vm snapshot makes one"}
 	}
+	s.changed("a rollback")
 	answer(w, struct{}{}, err)
 }
 
@@ -347,9 +372,19 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		in = newInput(out)
 		cmd.Stdin = in
 	}
+	var taught *history.Execution
+	if req.Learn != "" && req.TTY == nil {
+		s.learning.Store(true)
+		taught = s.history().Begin(ctx, history.Command{Repository: req.Learn, Door: "vm", Argv: req.Argv, Env: req.Env, Secrets: req.Secrets})
+		cmd.Stdout, cmd.Stderr = taught.Tee(cmd.Stdout, cmd.Stderr)
+	}
+	if taught != nil {
+		b, _ := json.Marshal(taught.Expected)
+		out.send(frameExpect, b) // a client that is gone is noticed below
+	}
 	p, err := agent.Start(ctx, cmd)
 	if err != nil {
-		out.result(guest.Exit{}, err)
+		out.result(guest.Exit{}, err, nil)
 		return
 	}
 	var reading sync.WaitGroup
@@ -373,7 +408,11 @@ func (s *Server) exec(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		in.close(net.ErrClosed)
 	}
 	leave() // before the client hears of it: it may want a snapshot next
-	out.result(end, err)
+	var explained *ci.Explanation
+	if err == nil {
+		explained = taught.End(ctx, end)
+	}
+	out.result(end, err, explained)
 	conn.SetReadDeadline(time.Now()) // wakes receive
 	reading.Wait()
 }

@@ -25,6 +25,11 @@ import (
 // held starts a holder and returns a client, and what ends it.
 func held(t *testing.T) (*Client, *machinetest.Machine, string, func() error) {
 	t.Helper()
+	return heldBy(t, &Server{})
+}
+
+func heldBy(t *testing.T, s *Server) (*Client, *machinetest.Machine, string, func() error) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "hold")
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +42,8 @@ func held(t *testing.T) (*Client, *machinetest.Machine, string, func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- (&Server{VM: m}).Serve(ctx, dir, func() error { close(ready); return nil })
+		s.VM = m
+		done <- s.Serve(ctx, dir, func() error { close(ready); return nil })
 	}()
 	<-ready
 	ended := false

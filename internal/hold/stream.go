@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
 )
 
 // The stream of an exec: frames of kind 1 | length 4 | payload.
@@ -24,6 +26,7 @@ const (
 	frameStdout = 'o' // holder → client
 	frameStderr = 'r' // holder → client
 	frameCredit = 'c' // holder → client: so many bytes of input more, 4
+	frameExpect = 'p' // holder → client, the first if it comes: a history.Expectation
 	frameResult = 'x' // holder → client, the last: a result
 )
 
@@ -42,11 +45,18 @@ type request struct {
 	Stdin   bool          `json:"stdin,omitempty"`
 	TTY     *guest.TTY    `json:"tty,omitempty"`
 	InStep  bool          `json:"in_step,omitempty"` // in the environment and directory of the step that failed
+	// Learn has the command learned from, in this repository's memory; Secrets are
+	// values that must not be remembered.
+	Learn   string   `json:"learn,omitempty"`
+	Secrets []string `json:"secrets,omitempty"`
+
+	expected func(history.Expectation) // the client's
 }
 
 type result struct {
-	Exit  guest.Exit `json:"exit"`
-	Fault *Fault     `json:"fault,omitempty"`
+	Exit      guest.Exit      `json:"exit"`
+	Fault     *Fault          `json:"fault,omitempty"`
+	Explained *ci.Explanation `json:"explained,omitempty"`
 }
 
 // frames writes frames, whole ones, from several goroutines.
@@ -65,8 +75,8 @@ func (f *frames) send(kind byte, p []byte) error {
 	return err
 }
 
-func (f *frames) result(e guest.Exit, err error) error {
-	b, _ := json.Marshal(result{e, wrap(err)})
+func (f *frames) result(e guest.Exit, err error, explained *ci.Explanation) error {
+	b, _ := json.Marshal(result{e, wrap(err), explained})
 	return f.send(frameResult, b)
 }
 
