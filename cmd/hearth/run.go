@@ -44,7 +44,7 @@ type runOptions struct {
 	secrets, vars, env, inputs, tests                []string
 	secretFile, varFile, envFile, inputFile          string
 	envSecretFiles, envVarFiles                      []string
-	matrix, platform, local                          []string
+	matrix, platform, local, registries              []string
 	network, learn, unknownLabels                    string
 	offline, allowMissing                            bool
 	pause                                            bool
@@ -108,6 +108,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.StringArrayVar(&o.envSecretFiles, "environment-secret-file", nil, "ENV=FILE, secrets of a deployment environment")
 	f.StringArrayVar(&o.envVarFiles, "environment-var-file", nil, "ENV=FILE, variables of a deployment environment")
 	f.StringArrayVar(&o.local, "local-repository", nil, "owner/repo@ref=DIR, an action or workflow from a directory")
+	f.StringArrayVar(&o.registries, "registry", nil, "HOST=URL, a container registry's name and where it is for this host")
 	f.StringVar(&o.network, "network", "default", "what jobs may reach: default (public addresses), none, allow:HOST,HOST…, or public,HOST…; with \",refuse\" what may not be reached is refused at once")
 	f.StringArrayVar(&o.tests, "tests", nil, "where else jobs leave test reports, like out/**/*.xml; junit*.xml, TEST-*.xml and the like are looked at anyhow")
 	f.StringVar(&o.learn, "learn", "", "off, advise or act (default advise, or HEARTH_LEARN)")
@@ -659,6 +660,14 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			images[name] = img.ID
 		}
 	}
+	registries, err := parseRegistries(o.registries)
+	if err != nil {
+		return err
+	}
+	pulled, err := openRegistry(dirs, registries, a.log())
+	if err != nil {
+		return err
+	}
 	o.warm, o.image = 1, set.shelf.Default
 	machines, err := a.machines(ctx, dirs, o.machineOptions)
 	if err != nil {
@@ -682,7 +691,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			return &worker.Runner{
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: c.run.Ref, SHA: c.run.SHA, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner,
-				Actions: resolver, Results: shared,
+				Actions: resolver, Results: shared, Registry: pulled,
 				Source: tree, Tree: tree.Tree, Tests: o.tests,
 				Token: func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:  o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),

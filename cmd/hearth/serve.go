@@ -215,12 +215,16 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
 	issuer := oidc.New(oidc.Config{URL: strings.TrimRight(cfg.URL, "/") + oidcPath, Dir: dirs.OIDC(), Log: log})
 	kept := resultsStore(dirs, cfg.Retention, log)
+	images, err := openRegistry(dirs, upstreams(cfg.Registries), log)
+	if err != nil {
+		return err
+	}
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
 		URL:  cfg.URL,
 		Host: machines, Image: choose, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
 		Package: prompt.Package, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
-		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, OIDC: issuer, Grace: serveGrace, Log: log,
+		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, Registry: images, OIDC: issuer, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
 		return &exit{exitInfrastructure, err}

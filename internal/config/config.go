@@ -92,6 +92,9 @@ func (d Dirs) Spool() string { return filepath.Join(d.State, "spool") }
 // Passes is the file of logins, and of tokens that were taken back.
 func (d Dirs) Passes() string { return filepath.Join(d.State, "passes.json") }
 
+// Registry is where container images are kept that jobs have pulled.
+func (d Dirs) Registry() string { return filepath.Join(d.Cache, "registry") }
+
 // Images is where kernels, root file systems and templates are kept.
 func (d Dirs) Images() string { return filepath.Join(d.Cache, "images") }
 
@@ -156,6 +159,9 @@ type Config struct {
 	// Labels are what this host answers to beside the default ones; a runner group is
 	// group:NAME.
 	Labels []string `json:"labels"`
+	// Registries are container registries with another address than their name, or that
+	// want to know who asks, by name: jobs' images come from there, through the host.
+	Registries map[string]Registry `json:"registries"`
 	// UnknownLabels is what becomes of labels that nobody here is known by: those with
 	// a part that begins with ubuntu run on the default image ("ubuntu"), or none ("refuse").
 	UnknownLabels string `json:"unknown_labels"`
@@ -320,6 +326,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	number("CPUS", func(n int64) { c.CPUs = int(n) })
 	number("MEMORY_MIB", func(n int64) { c.MemoryMiB = int(n) })
 	number("DISK_MIB", func(n int64) { c.DiskMiB = n })
+	errs = append(errs, c.passwords())
 	for _, s := range []struct {
 		file string
 		into *string

@@ -21,6 +21,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/queue"
+	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/worker"
@@ -65,6 +66,8 @@ type Config struct {
 	Learn   *learn.Learner // nil and off: nothing is learned
 	// Results keeps artifacts and caches; nil is no such service.
 	Results *results.Store
+	// Registry is what jobs' machines pull container images from; nil is none of ours.
+	Registry *registry.Cache
 	// OIDC makes the tokens of jobs that may have them; nil is nobody.
 	OIDC *oidc.Issuer
 	// Shells are those that the image has; nil is not known.

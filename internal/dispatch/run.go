@@ -167,7 +167,8 @@ func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo forge.Repo) 
 	r := &worker.Runner{
 		Host: d.cfg.Host, RunID: run.ID, Repository: run.Repository, File: run.File, Ref: run.Ref, SHA: run.SHA, Attempt: run.Attempt,
 		Sink: sink, Package: d.cfg.Package, Network: limit.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions, Results: d.cfg.Results,
-		CPUs: limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log, Tests: policy.Tests, Tree: func() string { return run.SHA },
+		Registry: d.cfg.Registry,
+		CPUs:     limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log, Tests: policy.Tests, Tree: func() string { return run.SHA },
 		Image: d.image,
 		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },
 		Source: &source.Archive{SHA: run.SHA, Branch: branch, Repository: run.Repository, Server: d.cfg.Server,

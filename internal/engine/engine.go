@@ -275,6 +275,9 @@ type Job struct {
 	Actions *action.Resolver // nil: remote actions are refused
 	Results Results
 	IDToken IDToken
+	// Images is where the machine gets the container images from that the workflow
+	// names; nil is from their registries.
+	Images Images
 
 	Emit   ci.Sink
 	Hooks  Hooks            // nil is none

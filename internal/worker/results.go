@@ -9,6 +9,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/expr"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/results"
 )
 
@@ -31,6 +32,14 @@ func (r *Runner) openResults(run *plan.Run, job *plan.Job, until time.Time) (*re
 		return nil, engine.Results{}, err
 	}
 	return s, engine.Results{URL: serviceURL + "/", Token: s.Token(), CacheMode: string(mode)}, nil
+}
+
+// openRegistry begins what a job's machine pulls images from: nil without a cache.
+func (r *Runner) openRegistry(run *plan.Run) (*registry.Session, error) {
+	if r.Registry == nil {
+		return nil, nil
+	}
+	return r.Registry.Session(registry.SessionConfig{Policy: r.Network, Stranger: run.ReadOnly})
 }
 
 // CacheScopes are the refs whose caches a run sees, its own first, as GitHub has it:

@@ -23,6 +23,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/plan"
+	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/workflow"
 )
@@ -66,6 +67,9 @@ type Runner struct {
 	// most that jobs may do with caches.
 	Results   *results.Store
 	CacheMode results.Mode
+
+	// Registry is what machines pull container images from; nil is none but the world's.
+	Registry *registry.Cache
 
 	// OIDC makes the tokens of jobs that may have them; nil is nobody. OIDCSubject
 	// are the claims that their subject is made of; none is GitHub's own form.
@@ -147,6 +151,15 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	if desk != nil {
 		mux.Handle(idTokenPath, desk)
 	}
+	images, err := r.openRegistry(run)
+	if err != nil {
+		return lost("container images", err)
+	}
+	var named engine.Images
+	if images != nil {
+		named, services[registry.Port] = images, images
+		defer images.Close()
+	}
 	if service != nil {
 		mux.Handle("/", service)
 		defer func() { // after the machine is gone
@@ -197,7 +210,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Emit: hooks, Hooks: hooks,
+		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Images: named, Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
