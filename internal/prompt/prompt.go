@@ -9,7 +9,7 @@
 // only if it is one YAML workflow, read by the same reader as every workflow,
 // repaired once by its own diagnostics, and then held against the request
 // (unasked.go): a workflow that reaches for secrets, hosts, programs, actions or
-// permissions that the request neither names nor implies is refused, since that is
+// permissions, or runs commands (answered.go), that the request neither names nor implies is refused, since that is
 // what a prompt injection looks like from here. What is implied is what the own
 // parser finds in the request. Nothing is ever run from here: the result is text.
 //

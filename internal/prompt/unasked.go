@@ -58,9 +58,12 @@ var (
 	vault   = regexp.MustCompile(`(?i)\bsecrets\s*(?:\[|\)|,|\.\s*\*|:\s*inherit)|toJSON\s*\(\s*secrets|ACTIONS_(?:RUNTIME|ID_TOKEN)`)
 	ownKey  = regexp.MustCompile(`(?i)github\s*\.\s*token|\bGITHUB_TOKEN\b`)
 	post    = regexp.MustCompile(`\bcurl\b`)
-	danger  = regexp.MustCompile(`(?i)\b(?:wget|nc|ncat|netcat|telnet|base64|socat|ssh|scp|sftp|rsync|ftp|printenv|eval|crontab|mkfs|dd|xxd|openssl|nslookup|dig|sudo)\b`)
+	danger  = regexp.MustCompile(`(?i)\b(?:wget|nc|ncat|netcat|telnet|base64|socat|ssh|scp|sftp|rsync|ftp|printenv|eval|crontab|mkfs|dd|xxd|openssl|nslookup|dig)\b`)
 	reaches = regexp.MustCompile(`(?i)\b(?:git\s+push|npm\s+publish|docker\s+push|cargo\s+publish|twine\s+upload|gh\s+(?:release|secret|api|repo|auth|pr|issue|workflow))\b|/dev/(?:tcp|udp)/|\|\s*(?:ba|z|da)?sh\b|\$\(\s*env\s*\)|\benv\s*[|>]|\brm\s+-[a-z]*[rf][a-z]*\s+(?:/|~|\$HOME)`)
 )
+
+// localWait waits for a service of the job.
+var localWait = regexp.MustCompile(`\bnc -z (?:localhost|127\.0\.0\.1) \d+`)
 
 // impliedHosts are the hosts that go with what a request speaks of.
 var impliedHosts = map[string][]string{
@@ -81,30 +84,34 @@ func unasked(w *workflow.Workflow, yaml, request string) string {
 	im.secrets(yaml, add)
 	for _, m := range hosts.FindAllStringSubmatch(yaml, -1) {
 		host := strings.ToLower(m[1] + m[2])
+		if host == "localhost" || host == "127.0.0.1" || host == "0.0.0.0" {
+			continue
+		}
 		if !strings.Contains(im.text, host) && !im.says(impliedHosts[host]...) {
 			add("it speaks to " + host + ", which the request does not name")
 		}
 	}
 	for _, ip := range address.FindAllString(yaml, -1) {
-		if !strings.Contains(im.text, ip) {
+		if !strings.Contains(im.text, ip) && ip != "127.0.0.1" && ip != "0.0.0.0" {
 			add("it holds the address " + ip + ", which the request does not name")
 		}
 	}
-	for _, p := range danger.FindAllString(yaml, -1) {
+	for _, p := range danger.FindAllString(localWait.ReplaceAllString(yaml, ""), -1) {
 		if !im.words[strings.ToLower(p)] {
 			add("it uses " + p + ", which the request does not name")
 		}
 	}
 	for _, p := range reaches.FindAllString(yaml, -1) {
-		if !strings.Contains(im.text, strings.ToLower(strings.Join(strings.Fields(p), " "))) {
+		if p = strings.ToLower(spaced(p)); !strings.Contains(im.text, p) && !im.reach(p) {
 			add("it uses " + p + ", which the request does not name")
 		}
 	}
 	im.permissions(w.Permissions, "it", add)
+	im.surroundings(w, add)
 	for _, t := range w.On {
 		switch t.Event {
 		case "pull_request_target":
-			if !strings.Contains(im.text, t.Event) {
+			if !strings.Contains(im.text, t.Event) && !im.onlyWelcomes(w) {
 				add("it is triggered by " + t.Event + ", which the request does not name")
 			}
 		case "workflow_run":
@@ -130,6 +137,56 @@ func unasked(w *workflow.Workflow, yaml, request string) string {
 	return strings.Join(out, "\n")
 }
 
+// reach says whether the request asks in other words for what a command does.
+func (im implied) reach(command string) bool {
+	publishes := im.publishes()
+	switch command {
+	case "git push":
+		return im.says("commit", "commits", "bump", "gh-pages") && im.says("push", "pushes", "commit", "commits")
+	case "npm publish":
+		return publishes && im.says("npm", "registry", "package")
+	case "docker push":
+		return publishes && im.says("docker", "image", "images", "container", "registry", "ghcr")
+	case "cargo publish":
+		return publishes && im.says("crate", "crates.io", "crates", "cargo")
+	case "twine upload":
+		return publishes && im.says("pypi", "twine", "python", "package")
+	case "gh release":
+		return im.says("release", "releases") && im.says("create", "creates", "publish", "make", "draft", "upload", "attach", "cut", "add", "github", "tag", "tags")
+	case "gh issue":
+		return im.says("issue", "issues")
+	case "gh pr":
+		return im.says("comment", "comments", "label", "labels", "merge", "approve") || strings.Contains(im.text, "open a p") || strings.Contains(im.text,
+			"create a p")
+	}
+	return false
+}
+
+// publishes says whether the request wants something handed out.
+func (im implied) publishes() bool {
+	return im.says("publish", "publishes", "publishing", "published", "upload", "uploads", "uploading", "release", "releases", "push", "pushes",
+		"pushing", "pushed")
+}
+
+// usual are secrets by the names that everybody gives them: words of which the
+// request has to have one.
+var usual = map[string]string{
+	"NPM_TOKEN": "npm semantic-release", "NODE_AUTH_TOKEN": "npm", "CODECOV_TOKEN": "codecov", "PYPI_API_TOKEN": "pypi", "PYPI_TOKEN": "pypi twine",
+	"TWINE_PASSWORD": "twine pypi", "TWINE_USERNAME": "twine pypi", "CARGO_REGISTRY_TOKEN": "crates.io crates crate cargo", "DOCKERHUB_USERNAME": "dockerhub hub",
+	"DOCKERHUB_TOKEN": "dockerhub hub", "DOCKER_USERNAME": "dockerhub hub", "DOCKER_PASSWORD": "dockerhub hub", "SONAR_TOKEN": "sonar sonarcloud sonarqube",
+	"SNYK_TOKEN": "snyk", "COVERALLS_REPO_TOKEN": "coveralls", "NUGET_API_KEY": "nuget", "RUBYGEMS_API_KEY": "rubygems", "GEM_HOST_API_KEY": "rubygems",
+	"VERCEL_TOKEN": "vercel", "NETLIFY_AUTH_TOKEN": "netlify", "NETLIFY_SITE_ID": "netlify", "CLOUDFLARE_API_TOKEN": "cloudflare wrangler",
+	"FLY_API_TOKEN":  "fly flyctl fly.io",
+	"HEROKU_API_KEY": "heroku", "SLACK_WEBHOOK_URL": "slack", "SLACK_WEBHOOK": "slack", "DISCORD_WEBHOOK": "discord", "DISCORD_WEBHOOK_URL": "discord",
+	"FIREBASE_TOKEN": "firebase", "EXPO_TOKEN": "expo eas", "CYPRESS_RECORD_KEY": "cypress", "CHROMATIC_PROJECT_TOKEN": "chromatic", "HEX_API_KEY": "hex",
+	"AWS_ACCESS_KEY_ID": "aws s3 ecs ecr lambda", "AWS_SECRET_ACCESS_KEY": "aws s3 ecs ecr lambda", "AWS_ROLE_ARN": "aws",
+}
+
+// handing are words that say that something is handed over, for which its secret is needed.
+var handing = []string{"publish", "publishes", "publishing", "upload", "uploads", "push", "pushes", "deploy", "deploys", "release", "report",
+	"send", "post", "notify", "secret",
+	"secrets", "token", "semantic-release", "scan", "sync", "coverage", "login", "log"}
+
 // secrets holds the secrets of a workflow against those that the request names,
 // or that are called after something in it: SLACK_WEBHOOK_URL in "post to Slack".
 func (im implied) secrets(yaml string, add func(string)) {
@@ -145,8 +202,9 @@ func (im implied) secrets(yaml string, add func(string)) {
 			add("it uses the secret " + name + ", which the request does not speak of")
 		}
 	}
-	if ownKey.MatchString(yaml) && !im.says("token", "github_token", "gh", "release", "pages", "ghcr", "packages", "comment", "goreleaser",
-		"issue", "label") && !strings.Contains(im.text, "github token") {
+	if ownKey.MatchString(ownInput.ReplaceAllString(yaml, "")) && !im.says("token", "github_token", "gh", "release", "pages", "ghcr", "packages",
+		"comment", "goreleaser",
+		"issue", "label", "semantic-release", "registry", "labels", "stale", "gh-pages", "comments") && !strings.Contains(im.text, "github token") {
 		add("it uses the job's token; the request does not speak of any")
 	}
 }
@@ -158,6 +216,9 @@ func (im implied) secretNamed(name string) bool {
 	lower := strings.ToLower(name)
 	if im.words[lower] {
 		return true
+	}
+	if words := usual[strings.ToUpper(name)]; words != "" && im.says(strings.Fields(words)...) && im.says(handing...) {
+		return !regexp.MustCompile(`\b[a-z]+_[a-z_]+\b`).MatchString(im.text) || !im.says("secret", "secrets")
 	}
 	if regexp.MustCompile(`\b[a-z]+_[a-z_]+\b`).MatchString(im.text) && im.says("secret", "secrets") {
 		return false // the request names its secrets
@@ -190,22 +251,57 @@ func (im implied) permissions(p *workflow.Permissions, whose string, add func(st
 		var ok bool
 		switch name {
 		case "pages":
-			ok = im.fragments["pages"]
+			ok = im.fragments["pages"] || im.says("pages", "gh-pages") && im.says("deploy", "publish", "deploys", "publishes")
 		case "id-token":
-			ok = im.fragments["pages"] || im.says("oidc", "aws", "provenance", "attest", "trusted")
+			ok = im.fragments["pages"] || im.says("oidc", "aws", "gcp", "azure", "google", "provenance", "attest", "attestation", "trusted", "cosign", "sign") ||
+				im.says("npm", "pypi") && im.says("publish", "publishes", "release") || im.says("pages") && im.says("deploy", "publish", "deploys")
 		case "contents":
-			ok = im.says("goreleaser", "semantic-release") || strings.Contains(im.text, "gh release") || strings.Contains(im.text, "git push") ||
+			ok = im.says("goreleaser", "semantic-release", "gh-pages", "gh-deploy", "release-please", "changesets", "bump") || im.reach("git push") ||
+				im.reach("gh release") ||
+				im.opensPull() || strings.Contains(im.text, "gh release") || strings.Contains(im.text, "git push") ||
 				strings.Contains(im.text, "create a release") || strings.Contains(im.text, "github release") && !strings.Contains(im.text,
 				"release is published")
 		case "packages":
-			ok = im.says("ghcr", "packages") || strings.Contains(im.text, "ghcr.io") || strings.Contains(im.text, "github packages")
+			ok = im.registry()
+		case "security-events":
+			ok = im.says("codeql", "trivy", "sarif", "semgrep", "scorecard", "snyk") || strings.Contains(im.text, "code scanning")
+		case "deployments":
+			ok = im.says("deploy", "deploys", "deployment", "deployments")
+		case "checks", "statuses":
+			ok = im.says("annotate", "annotations", "status", "checks", "junit", "report")
+		case "attestations":
+			ok = im.says("attest", "attestation", "provenance")
 		case "pull-requests", "issues":
-			ok = im.says("comment", "comments", "label") || strings.Contains(im.text, "gh issue") || strings.Contains(im.text, "gh pr")
+			ok = im.says("comment", "comments", "label", "labels", "semantic-release", "stale", "release-please", "changesets") || im.opensPull() &&
+				name == "pull-requests" ||
+				im.says("issue", "issues") && im.says("open", "close", "create", "file", "closes", "opens") && name == "issues" || strings.Contains(im.text,
+				"gh issue") || strings.Contains(im.text, "gh pr")
 		}
 		if !ok {
 			add(whose + " sets the permission " + name + ": " + access + "; the request does not speak of it")
 		}
 	}
+}
+
+// ownInput is where actions get the job's token, which they have anyway.
+var ownInput = regexp.MustCompile(`(?m)^ {10,}(?:github-token|repo-token|token): *\$\{\{ *(?:secrets\.GITHUB_TOKEN|github\.token) *\}\} *$`)
+
+// onlyWelcomes says whether a workflow does nothing but label and greet, with
+// actions of GitHub's own and without the code that was sent.
+func (im implied) onlyWelcomes(w *workflow.Workflow) bool {
+	for _, j := range w.Jobs {
+		for s := range workflow.EachStep(j.Steps) {
+			if repo, _, _ := strings.Cut(s.Uses, "@"); repo != "actions/labeler" && repo != "actions/first-interaction" {
+				return false
+			}
+		}
+	}
+	return im.says("label", "labels", "welcome", "greet", "comment")
+}
+
+// opensPull says whether the request wants a pull request opened.
+func (im implied) opensPull() bool {
+	return regexp.MustCompile(`\b(?:open|create|raise|make|submit)s? (?:a|the|an?other) (?:new )?(?:pull request|pr)\b`).MatchString(im.text)
 }
 
 // action says whether the request names an action, or something that it is for.
