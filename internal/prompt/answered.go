@@ -545,7 +545,7 @@ func (im implied) docker(args []string) bool {
 // script says whether an interpreter runs what the request names, or a module that
 // belongs to it.
 func (im implied) script(p string, args []string) bool {
-	for i := 0; i < len(args); i++ {
+	for i := range args {
 		a := strings.Trim(args[i], `"'`)
 		switch {
 		case a == "-m" && i+1 < len(args):
@@ -642,8 +642,8 @@ func (im implied) fits(name string) bool {
 		return true
 	}
 	// @playwright/test, honnef.co/go/tools/cmd/staticcheck, wasm-pack: a tool's own name within.
-	if strings.HasPrefix(lower, "@") {
-		scope, _, _ := strings.Cut(strings.TrimPrefix(lower, "@"), "/")
+	if after, ok := strings.CutPrefix(lower, "@"); ok {
+		scope, _, _ := strings.Cut(after, "/")
 		return im.words[scope]
 	}
 	return false
