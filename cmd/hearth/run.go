@@ -692,7 +692,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				Host: machines, RunID: c.run.ID, Repository: p.repository, File: c.file, Ref: c.run.Ref, SHA: c.run.SHA, Attempt: c.run.Attempt,
 				Sink: sink, Secrets: set.secrets, EnvironmentSecrets: set.envSecrets, EnvironmentVars: set.envVars, Env: set.env, Network: policy, Learn: learner,
 				Actions: resolver, Results: shared, Registry: pulled,
-				Source: tree, Tree: tree.Tree, Tests: o.tests,
+				Source: tree, Tree: tree.Tree, Tests: o.tests, Commits: commitsOf(tree),
 				Token: func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:  o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
 				Package: prompt.Package, Points: worker.Points(o.points),
@@ -734,3 +734,14 @@ func (a *app) verdict(ctx context.Context, o runOptions, conclusions []ci.Conclu
 }
 
 var errJobInfrastructure = errors.New("a job could not be run")
+
+// commitsOf lists, for the learner, what a working tree has since a commit.
+func commitsOf(tree *source.Dir) func(ctx context.Context, since string) ([]learn.Commit, error) {
+	return func(ctx context.Context, since string) (out []learn.Commit, err error) {
+		changes, err := tree.Since(ctx, since, learn.MaxCommits)
+		for _, c := range changes {
+			out = append(out, learn.Commit(c))
+		}
+		return out, err
+	}
+}

@@ -544,10 +544,36 @@ func Explain(e *ci.Explanation) []string {
 	for _, t := range FailedTests(e) {
 		out = append(out, "      "+Cut(t, 160))
 	}
+	for i, l := range Suspects(e) {
+		if i > 0 {
+			l = "  " + l
+		}
+		out = append(out, "      "+Cut(l, 150))
+	}
 	for _, s := range []string{e.Lesson, e.Advice} {
 		if s != "" {
 			out = append(out, "      "+Clean(s))
 		}
+	}
+	return out
+}
+
+// Suspects says in lines what may be to blame, the first of which is a heading; none
+// where nothing is known.
+func Suspects(e *ci.Explanation) (out []string) {
+	for _, s := range e.Suspects {
+		if len(out) == 0 {
+			out = []string{"changed since it passed"}
+			if e.Since != "" {
+				out[0] += " at " + commit(Clean(e.Since))
+			}
+			out[0] += ":"
+		}
+		line := fmt.Sprintf("%s %s %s", Percent(s.P), Clean(s.Kind), Clean(s.Name))
+		if s.Why != "" {
+			line += " (" + Clean(s.Why) + ")"
+		}
+		out = append(out, line)
 	}
 	return out
 }

@@ -142,8 +142,23 @@ type Explanation struct {
 	Flaky   bool     `json:"flaky,omitempty"`
 	Lesson  string   `json:"lesson,omitempty"`
 	Advice  string   `json:"advice,omitempty"` // what was or would be done, with its reason
+	// Suspects are what may be to blame, of what has changed since Since, the commit at
+	// which the step passed last: the most likely first, at most MaxSuspects.
+	Since    string    `json:"since,omitempty"`
+	Suspects []Suspect `json:"suspects,omitempty"`
 	// Tests are the tests that failed, at most MaxExplainedTests of them.
 	Tests []TestNote `json:"tests,omitempty"`
+}
+
+// MaxSuspects bounds the suspects of an Explanation.
+const MaxSuspects = 5
+
+// Suspect is what may be to blame for a failure.
+type Suspect struct {
+	Kind string  `json:"kind"` // commit, image, action, lock file, host, chance
+	Name string  `json:"name"`
+	P    float64 `json:"p"` // how likely
+	Why  string  `json:"why,omitempty"`
 }
 
 // MaxExplainedTests bounds the tests of an Explanation.
@@ -163,6 +178,7 @@ type MachineEvent struct {
 	Action string `json:"action"` // created, restored, snapshotted, closed
 	Driver string `json:"driver,omitempty"`
 	Image  string `json:"image,omitempty"`
+	Host   string `json:"host,omitempty"` // on which it runs
 	TookMS int64  `json:"took_ms,omitempty"`
 }
 

@@ -586,6 +586,13 @@ func summary(j *board.Job, notes []ci.Record, link string) string {
 			if lines := board.WhatItSays(e); len(lines) > 0 {
 				fmt.Fprintf(&b, "\n```\n%s\n```\n", fence(strings.Join(lines, "\n")))
 			}
+			for i, l := range board.Suspects(e) {
+				lead := "- "
+				if i == 0 {
+					lead = "\n"
+				}
+				fmt.Fprintf(&b, "%s%s\n", lead, text(l))
+			}
 			for _, s := range append(board.FailedTests(e), e.Lesson, e.Advice) {
 				if s != "" {
 					fmt.Fprintf(&b, "\n%s\n", text(s))

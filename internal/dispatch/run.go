@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/conduct"
@@ -169,7 +171,7 @@ func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo forge.Repo) 
 		Sink: sink, Package: d.cfg.Package, Network: limit.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions, Results: d.cfg.Results,
 		Registry: d.cfg.Registry,
 		CPUs:     limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log, Tests: policy.Tests, Tree: func() string { return run.SHA },
-		Image: d.image,
+		Image: d.image, Commits: commitsOf(repo, run.SHA),
 		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },
 		Source: &source.Archive{SHA: run.SHA, Branch: branch, Repository: run.Repository, Server: d.cfg.Server,
 			Open: func(ctx context.Context, sha string) (io.ReadCloser, error) { return repo.Tarball(ctx, sha) },
@@ -267,4 +269,35 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducte
 	}
 	d.log.Error("a run cannot be taken up again", "run", run.ID, "err", err)
 	return false, d.ledger.Lose(ctx, run, "the server stopped while it ran, and it could not be taken up again")
+}
+
+// How much a forge is asked about what may be to blame for one failure.
+const (
+	askedCommits = 10
+	askedFor     = 20 * time.Second
+)
+
+// commitsOf lists, for the learner, the commits that one has since another one, along
+// first parents: of what was merged, the merge.
+func commitsOf(repo forge.Repo, head string) func(ctx context.Context, since string) ([]learn.Commit, error) {
+	return func(ctx context.Context, since string) (out []learn.Commit, err error) {
+		ctx, cancel := context.WithTimeout(ctx, askedFor)
+		defer cancel()
+		for sha := head; sha != since && len(out) < askedCommits; {
+			c, err := repo.Commit(ctx, sha)
+			if err != nil {
+				return out, err
+			}
+			subject, _, _ := strings.Cut(c.Message, "\n")
+			v := learn.Commit{SHA: sha, Subject: subject, Author: c.Author.Email, Lines: -1}
+			if v.Files, _, err = repo.CommitFiles(ctx, sha); err != nil {
+				return out, err
+			}
+			if out = append(out, v); len(c.Parents) == 0 {
+				break
+			}
+			sha = c.Parents[0]
+		}
+		return out, nil
+	}
 }

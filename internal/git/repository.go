@@ -524,6 +524,29 @@ func (r *Repository) Since(ctx context.Context, since, commit string, most int) 
 	return newest, all
 }
 
+// Touched are the paths that a commit changes against its first parent, at most so many,
+// and how many lines it adds and removes in all.
+func (r *Repository) Touched(ctx context.Context, sha string, most int) (files []string, lines int, err error) {
+	list, err := r.dir.list(ctx, "diff-tree", "--root", "-r", "-m", "--first-parent", "--no-commit-id", "--no-ext-diff", "--no-textconv",
+		"--ignore-submodules=all", "--no-renames", "--numstat", "-z", sha, "--")
+	for _, l := range list {
+		added, rest, _ := strings.Cut(l, "\t")
+		removed, name, ok := strings.Cut(rest, "\t")
+		if !ok {
+			continue
+		}
+		for _, n := range [2]string{added, removed} {
+			if v, err := strconv.Atoi(n); err == nil { // "-" of what is no text
+				lines += min(v, 1<<20)
+			}
+		}
+		if len(files) < most {
+			files = append(files, name)
+		}
+	}
+	return files, lines, err
+}
+
 // LastTag is the nearest tag that a commit has, "" if it has none.
 func (r *Repository) LastTag(ctx context.Context, commit string) string {
 	tag, _ := r.dir.Run(ctx, "describe", "--tags", "--abbrev=0", commit)

@@ -81,6 +81,13 @@
 // judged by class, nearest labelled neighbours, and what later attempts at the
 // same commit came to (flake.go).
 //
+// # Suspects (culprit.go)
+//
+// What has changed since a step passed last on its branch is ranked by how likely it is
+// to blame: commits, by whether they change what the failure names, how much they
+// change, and how often their author's runs fail; lock files, the image, versions of
+// actions, the host; and chance, as far as the failure is flaky.
+//
 // # Bounds
 //
 // Every map here has a limit, and an old entry of a few taken at random makes

@@ -31,6 +31,11 @@ type Failure struct {
 	Machine bool
 	// NoRetry: the user marked the step as not to be repeated.
 	NoRetry bool
+	// Image and Host are where it ran; "" is not known.
+	Image, Host string
+	// Commits lists the commits since another one, the newest first, at most MaxCommits;
+	// nil knows none. It is asked at most once.
+	Commits func(ctx context.Context, since string) ([]Commit, error)
 	// Lines are the step's output, masked of secrets; the end of it is enough
 	// (4,000 lines). Nil: they are read from the store.
 	Lines []string
@@ -49,7 +54,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 		return ci.Explanation{}, nil
 	}
 	if f.Lines == nil {
-		lines, err := l.lines(ctx, logRef{f.Run, f.JobKey, f.Step})
+		lines, err := l.lines(ctx, logRef{Run: f.Run, Job: f.JobKey, Step: f.Step})
 		if err != nil {
 			return ci.Explanation{}, fmt.Errorf("learn: explain: %w", err)
 		}
@@ -133,6 +138,7 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	if e.Lesson, err = l.lesson(ctx, f, where, known, hits, now); err != nil {
 		return e, err
 	}
+	e.Suspects, e.Since = l.suspects(ctx, &f, sig.Class, p, e.Lines)
 	e.Advice = l.decide(&f, known, Advise).Reason
 	return e, nil
 }

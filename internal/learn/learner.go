@@ -84,6 +84,11 @@ type logRef struct {
 	Run  string `json:"r"`
 	Job  string `json:"j"`
 	Step int    `json:"s"`
+	// What ran there, if it was kept.
+	SHA    string `json:"c,omitempty"`
+	Branch string `json:"b,omitempty"`
+	Image  string `json:"i,omitempty"`
+	Host   string `json:"h,omitempty"`
 }
 
 // runState is what Consume keeps of a run while its records come in.
@@ -98,6 +103,7 @@ type runState struct {
 type jobState struct {
 	started  time.Time
 	image    string
+	host     string
 	commands []string // as they ran
 	steps    map[int]stepState
 }
@@ -504,14 +510,15 @@ func (l *Learner) take(tx *store.Learning, rec ci.Record) error {
 		s.started = rec.Time
 	case ci.JobStarted:
 		j := s.job(rec.JobKey)
-		*j = jobState{started: rec.Time, image: j.image, steps: map[int]stepState{}}
+		*j = jobState{started: rec.Time, image: j.image, host: j.host, steps: map[int]stepState{}}
 	case ci.StepStarted:
 		s.job(rec.JobKey).steps[rec.Step] = stepState{rec.Name, rec.Command, rec.Time}
 	case ci.StepFinished:
 		return l.stepFinished(tx, s, rec)
 	case ci.MachineRec:
 		if rec.Machine != nil && rec.JobKey != "" && rec.Machine.Image != "" {
-			s.job(rec.JobKey).image = rec.Machine.Image
+			j := s.job(rec.JobKey)
+			j.image, j.host = rec.Machine.Image, rec.Machine.Host
 		}
 	case ci.JobFinished:
 		x := execution(&s.run, unitJob, rec.JobKey, "", rec.Time)
@@ -688,7 +695,7 @@ func (l *Learner) stepFinished(tx *store.Learning, s *runState, rec ci.Record) e
 		return nil
 	}
 	key := greenKey(&x)
-	refs := append([]logRef{{rec.Run, rec.JobKey, rec.Step}}, l.greens[key]...)
+	refs := append([]logRef{{rec.Run, rec.JobKey, rec.Step, s.run.SHA, s.run.Ref, j.image, j.host}}, l.greens[key]...)
 	if len(l.greens) >= maxGreens && l.greens[key] == nil {
 		out := makeRoom(l.greens, l.greensOf, func(key string, _ []logRef) (uint64, float64) { return greenOwner(key), 0 })
 		l.greensOf.drop(greenOwner(out))

@@ -24,7 +24,9 @@ type world struct {
 	now    time.Time
 	repo   string
 	steps  []string
-	code   int  // of the last step where it fails
+	code   int // of the last step where it fails
+	image  string
+	host   string
 	byHand bool // the last step passes after all, by hand
 }
 
@@ -75,6 +77,9 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 	}
 	emit(ci.Record{Type: ci.RunStarted})
 	emit(ci.Record{Type: ci.JobStarted, Job: "test"})
+	if w.image != "" {
+		emit(ci.Record{Type: ci.MachineRec, Job: "test", Machine: &ci.MachineEvent{ID: "m", Action: "restored", Image: w.image, Host: w.host}})
+	}
 	end := ci.Success
 	for i, c := range w.steps {
 		emit(ci.Record{Type: ci.StepStarted, Job: "test", Step: i + 1, Name: c, Command: c})

@@ -56,6 +56,11 @@ func (s *Set) Record(rec ci.Record) ci.Record {
 		for i := range own.Lines {
 			fields = append(fields, &own.Lines[i])
 		}
+		fields = append(fields, &own.Since)
+		own.Suspects = slices.Clone(e.Suspects)
+		for i := range own.Suspects {
+			fields = append(fields, &own.Suspects[i].Kind, &own.Suspects[i].Name, &own.Suspects[i].Why)
+		}
 		own.Tests = slices.Clone(e.Tests)
 		for i := range own.Tests {
 			fields = append(fields, &own.Tests[i].Name, &own.Tests[i].Message, &own.Tests[i].Note)

@@ -21,7 +21,7 @@ func TestAttackEveryFieldOfARecord(t *testing.T) {
 		"Job": "names the job", "JobKey": "names the job", "StepID": "names the step", "Needs": "names jobs",
 		"Type": "ours", "Conclusion": "ours", "Outcome": "ours", "Stream": "ours", "Level": "ours",
 		"Explanation.Signature": "an id", "Connection.Proto": "ours",
-		"Machine.ID": "ours", "Machine.Action": "ours", "Machine.Driver": "ours", "Machine.Image": "ours",
+		"Machine.ID": "ours", "Machine.Action": "ours", "Machine.Driver": "ours", "Machine.Image": "ours", "Machine.Host": "ours",
 	}
 	var fill func(v reflect.Value, name string, text string)
 	fill = func(v reflect.Value, name, text string) {

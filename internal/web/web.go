@@ -160,13 +160,14 @@ type Server struct {
 // New returns the pages' server.
 func New(cfg Config) *Server {
 	pages := template.Must(template.New("").Funcs(template.FuncMap{
-		"known":   board.Known,
-		"says":    board.WhatItSays,
-		"failing": board.FailedTests,
-		"clean":   func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
-		"short":   board.Short,
-		"size":    board.Amount,
-		"percent": board.Percent,
+		"known":    board.Known,
+		"says":     board.WhatItSays,
+		"failing":  board.FailedTests,
+		"clean":    func(text string) string { return clip(board.Clean(clip(text, 2*maxLine)), maxLine) },
+		"short":    board.Short,
+		"size":     board.Amount,
+		"percent":  board.Percent,
+		"suspects": board.Suspects,
 		"marked": func(v interface{ Mark() (string, string) }) string {
 			sign, word := v.Mark()
 			return sign + " " + word

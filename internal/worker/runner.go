@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -56,6 +57,9 @@ type Runner struct {
 	// knows nothing.
 	Package func(program string) (pkg string, known bool)
 	Learn   *learn.Learner // nil and off: nothing is learned or said
+	// Commits lists the commits that the run's has since another one, for what may be to
+	// blame for a failure; nil knows none. See [learn.Failure].
+	Commits func(ctx context.Context, since string) ([]learn.Commit, error)
 	// Tests are further patterns of the test reports that jobs leave behind, as filters
 	// of paths have them.
 	Tests []string
@@ -196,7 +200,8 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	r.Sink.Emit(masked.Record(r.machine(job, s, "restored", time.Since(began))))
 	lease.Begin()
 
-	hooks := &hooks{tokenless: token == "", runner: r, job: job, mask: masked, fate: sync.OnceValue(func() string { return masked.Field(lease.Fate()) }),
+	hooks := &hooks{tokenless: token == "", runner: r, job: job, image: s.Image, mask: masked,
+		fate:   sync.OnceValue(func() string { return masked.Field(lease.Fate()) }),
 		tests:  r.newTests(job, run.ReadOnly, masked, func() GuestFiles { return lease.Client() }),
 		points: &points{policy: r.Points, machine: lease}}
 	if r.Points == "" && r.Learn.ModeOf(r.Repository) == learn.Act {
@@ -210,7 +215,8 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Images: named, Emit: hooks, Hooks: hooks,
+		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Images: named,
+		Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
 	})
@@ -283,8 +289,9 @@ func minutes(m float64) time.Duration {
 }
 
 func (r *Runner) machine(job *plan.Job, s machine.Session, action string, took time.Duration) ci.Record {
+	host, _ := os.Hostname()
 	return ci.Record{Type: ci.MachineRec, Run: r.RunID, Job: job.ID, JobKey: job.Key, Name: job.Name,
-		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, TookMS: took.Milliseconds()}}
+		Machine: &ci.MachineEvent{ID: s.ID, Action: action, Driver: s.Driver, Image: s.Image, Host: host, TookMS: took.Milliseconds()}}
 }
 
 // connection tells of a connection. A name that is asked for can hold a secret: it
@@ -317,6 +324,7 @@ type hooks struct {
 	// a moment for the end, so it is asked once for all that tells of it.
 	fate func() string
 
+	image  string  // that the machine booted from
 	points *points // of the machine; nil where it is somebody else's
 
 	mu    sync.Mutex
@@ -435,14 +443,17 @@ func (h *hooks) explained(ctx context.Context, s engine.StepInfo, res engine.Ste
 	delete(h.lines, s.Number)
 	h.mu.Unlock()
 	if hint := h.hint(lines); hint != "" {
-		r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Level: "notice",
+		r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.AnnotationRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID,
+			Level:   "notice",
 			Message: hint}))
 	}
 	if r.Learn.ModeOf(r.Repository) == learn.Off {
 		return nil
 	}
 	f := learn.Failure{Run: r.RunID, Repository: r.Repository, Workflow: r.File, JobKey: h.job.Key, Step: s.Number, Name: s.Name, Command: s.Command,
-		Branch: r.Ref, Commit: r.SHA, Attempt: max(r.Attempt, 1) + max(s.Attempt, 1) - 1, ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines}
+		Branch: r.Ref, Commit: r.SHA, Attempt: max(r.Attempt, 1) + max(s.Attempt, 1) - 1, ExitCode: res.ExitCode, NoRetry: h.noRetry(s), Lines: lines,
+		Image: h.image, Commits: r.Commits}
+	f.Host, _ = os.Hostname()
 	e, err := r.Learn.Explain(ctx, f)
 	if err != nil {
 		// Learning is never in the way of a job.
@@ -452,7 +463,8 @@ func (h *hooks) explained(ctx context.Context, s engine.StepInfo, res engine.Ste
 	e.Tests = h.tests.stepEnded(ctx, s, false, e.Signature)
 	d := r.Learn.Retry(ctx, f, e)
 	e.Advice = cmp.Or(d.Reason, e.Advice)
-	r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID, Explanation: &e}))
+	r.Sink.Emit(h.mask.Record(ci.Record{Type: ci.PredictionRec, Run: r.RunID, Job: h.job.ID, JobKey: h.job.Key, Step: s.Number, StepID: s.ID,
+		Explanation: &e}))
 	if d.Act && d.Retry {
 		return &engine.Retry{Delay: d.Delay, Reason: d.Reason}
 	}
