@@ -109,6 +109,45 @@ touches what is on record here.`,
 		},
 	}
 	serving.Flags().IntVar(&seconds, "seconds", 5, "of each load")
-	c.AddCommand(machines, learning, serving)
+	var eo bench.EngineOptions
+	var evms machineOptions
+	engines := &cobra.Command{
+		Use: "engine", Short: "Jobs: steps, lines of output, a long log, artifacts and caches", Args: cobra.NoArgs,
+		Long: `Measure what running a job costs on this side of its machine: a step that does
+nothing, lines of output through engine, mask, database and terminal, what a long log
+does to memory, and artifacts and caches beside plain copies.`,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			ctx := c.Context()
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			dir, err := os.MkdirTemp(dirs.State, "bench-")
+			if err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			defer os.RemoveAll(dir)
+			pool, err := a.machines(ctx, dirs, evms)
+			if err != nil {
+				return err
+			}
+			defer func() {
+				if cerr := closePool(pool); err == nil {
+					err = cerr
+				}
+			}()
+			eo.Host, eo.Dir, eo.Progress = pool, dir, progress
+			defer done()
+			r, err := bench.Engine(ctx, eo)
+			done()
+			return report(ctx, r, err)
+		},
+	}
+	a.machineFlags(engines, &evms)
+	engines.Flags().IntVar(&eo.Steps, "steps", 40, "of a job")
+	engines.Flags().IntVar(&eo.Lines, "lines", 200_000, "as fast as a step prints them")
+	engines.Flags().IntVar(&eo.LogMB, "log-mb", 1000, "size of the long log")
+	engines.Flags().IntVar(&eo.FileMB, "file-mb", 64, "size of artifact and cache entry")
+	c.AddCommand(machines, learning, serving, engines)
 	return c
 }
