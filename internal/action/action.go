@@ -44,6 +44,8 @@ type Ref struct {
 	Path  string // within the repository or workspace, clean; "" is its root
 	Ref   string // branch, tag or commit
 	Image string // of Docker
+	// Commit is what Ref is locked to, "" for nothing.
+	Commit string
 }
 
 // Repository is owner/repo, or "".

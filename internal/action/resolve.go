@@ -90,7 +90,11 @@ func (r *Resolver) Resolve(ctx context.Context, ref Ref) (*Tree, error) {
 		}
 		return &Tree{Repository: name, Ref: ref.Ref, dir: dir, Note: fmt.Sprintf("%s@%s is taken from %s", name, ref.Ref, dir)}, nil
 	}
-	return r.mirror(ctx, ref.Owner, ref.Repo, want{ref: ref.Ref, depth: 1})
+	t, err := r.mirror(ctx, ref.Owner, ref.Repo, want{ref: cmp.Or(ref.Commit, ref.Ref), depth: 1})
+	if err == nil {
+		t.Ref = ref.Ref
+	}
+	return t, err
 }
 
 // want is what of a repository its mirror is to have.

@@ -167,12 +167,10 @@ func (b *engineBench) job(ctx context.Context, steps string) (*watched, cost, er
 		return nil, cost{}, err
 	}
 	entry.Begin(1, nil, worker.Change(plan.GitHub.Get("event"), req.Event), nil)
-	runner := worker.Runner{Layout: b.Layout}
-	runner.Host, runner.RunID, runner.Repository, runner.File, runner.Ref, runner.SHA, runner.Attempt = b.Host, run.ID, run.Repository, run.File, run.Ref, run.SHA, 1
-	runner.Sink, runner.Actions, runner.Log = entry, resolver, slog.New(slog.DiscardHandler)
-	runner.Results = results.New(results.Config{Dir: filepath.Join(b.Dir, "results")})
+	runner := &worker.Runner{Host: b.Host, Layout: b.Layout, RunID: run.ID, Repository: run.Repository, File: run.File, Ref: run.Ref, SHA: run.SHA, Attempt: 1,
+		Sink: entry, Actions: resolver, Log: slog.New(slog.DiscardHandler), Results: results.New(results.Config{Dir: filepath.Join(b.Dir, "results")})}
 	before, _ := cpuSeconds(os.Getpid())
-	con := &conduct.Conductor{Run: plan, ID: run.ID, Sink: entry, Executor: &runner}
+	con := &conduct.Conductor{Run: plan, ID: run.ID, Sink: entry, Executor: runner}
 	conclusion, err := con.Drive(ctx, nil)
 	err = errors.Join(err, entry.Close(), show.Close())
 	after, _ := cpuSeconds(os.Getpid())
@@ -308,7 +306,10 @@ func (b *engineBench) results(ctx context.Context) error {
 	for _, f := range []struct {
 		name, said string
 		plain      float64
-	}{{"artifact, upload", "artifact-up", b.out}, {"artifact, download", "artifact-down", b.in}, {"cache, save", "cache-up", b.out}, {"cache, restore", "cache-down", b.in}} {
+	}{
+		{"artifact, upload", "artifact-up", b.out}, {"artifact, download", "artifact-down", b.in},
+		{"cache, save", "cache-up", b.out}, {"cache, restore", "cache-down", b.in},
+	} {
 		rate, ok := got.said[f.said]
 		if !ok {
 			return fmt.Errorf("no word of %s:\n%s", f.said, strings.Join(got.log, "\n"))

@@ -254,7 +254,11 @@ func (x *execution) loadOwn(ref action.Ref) (*action.Action, string, *outcome) {
 
 // bring resolves a remote action and unpacks its repository in the guest, once.
 func (r *run) bring(ctx context.Context, ref action.Ref) *fetched {
-	key := strings.ToLower(ref.Repository()) + "@" + ref.Ref
+	ref, err := locked(r.job.Run, r.job.Plan.Workflow.File, ref)
+	if err != nil {
+		return &fetched{err: err}
+	}
+	key := key(ref)
 	r.trees.mu.Lock()
 	if r.trees.tree == nil {
 		r.trees.tree = map[string]*fetched{}
@@ -506,6 +510,9 @@ func (r *run) remote(uses string, of action.Ref) (ref action.Ref, a *action.Acti
 		ref = of
 	}
 	if uses == "" || err != nil || ref.Kind != action.Remote || ref.Is("actions/checkout") || needsResults(ref) && r.job.Results.URL == "" {
+		return ref, nil
+	}
+	if ref, err = locked(r.job.Run, r.job.Plan.Workflow.File, ref); err != nil {
 		return ref, nil
 	}
 	tree, err := r.job.Actions.Resolve(r.hard, ref)

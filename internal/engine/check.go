@@ -3,6 +3,7 @@ package engine
 //lint:file-ignore ST1005 these errors are worded as GitHub words them
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -292,7 +293,10 @@ func (c *checker) fetch() {
 				continue
 			}
 			ref, err := action.ParseRef(s.Uses)
-			if s.Uses == "" || err != nil || ref.Kind != action.Remote || builtin(ref, c.opt.Results) || asked[key(ref)] || c.opt.Actions == nil {
+			if s.Uses == "" || err != nil || ref.Kind != action.Remote || builtin(ref, c.opt.Results) || c.opt.Actions == nil {
+				continue
+			}
+			if ref, err = locked(c.run, j.Workflow.File, ref); err != nil || asked[key(ref)] {
 				continue
 			}
 			asked[key(ref)] = true
@@ -306,7 +310,24 @@ func (c *checker) fetch() {
 	wg.Wait()
 }
 
-func key(ref action.Ref) string { return strings.ToLower(ref.Repository()) + "@" + ref.Ref }
+func key(ref action.Ref) string {
+	return strings.ToLower(ref.Repository()) + "@" + cmp.Or(ref.Commit, ref.Ref)
+}
+
+// locked is an action at the commit that the repository locks it to, if it locks those of
+// the workflow file: one that it does not name is then an error, as on GitHub.
+func locked(run *plan.Run, file string, ref action.Ref) (action.Ref, error) {
+	pins, is := run.Locked[file]
+	if !is || ref.Kind != action.Remote {
+		return ref, nil
+	}
+	repository := strings.ToLower(ref.Repository())
+	ref.Commit = cmp.Or(pins[repository+"@"+ref.Ref], pins[strings.ToLower(path.Join(repository, ref.Path))+"@"+ref.Ref])
+	if ref.Commit == "" {
+		return ref, &action.InputError{Msg: fmt.Sprintf("%s is not in %s, which locks the actions of %s. Update it with `gh actions-lock`.", ref, workflow.LockFile, file)}
+	}
+	return ref, nil
+}
 
 // builtin says that an action is not fetched: the runner does it, or it is refused.
 func builtin(ref action.Ref, results bool) bool {
@@ -400,6 +421,9 @@ func (c *checker) uses(p place, s *workflow.Step, depth int) {
 	case ref.Kind == action.Docker:
 		c.engine(p, "uses: %s", s.Uses)
 	case ref.Is("actions/checkout"):
+		if _, err := locked(c.run, c.job.Workflow.File, ref); err != nil {
+			c.at(p, "action", "", "%s", err)
+		}
 		input, problem := refusedCheckout(func(name string) string {
 			if v := s.With.Get(name); v.IsLiteral() {
 				return v.Text()
@@ -479,12 +503,17 @@ func (c *checker) remote(p place, ref action.Ref, depth int) {
 
 // load reads a remote action, once for all jobs.
 func (c *checker) load(ref action.Ref) *loaded {
-	l := c.actions[ref.String()]
+	ref, err := locked(c.run, c.job.Workflow.File, ref)
+	if err != nil {
+		return &loaded{err: err}
+	}
+	name := ref.String() + " " + ref.Commit
+	l := c.actions[name]
 	if l != nil {
 		return l
 	}
 	l = &loaded{}
-	c.actions[ref.String()] = l
+	c.actions[name] = l
 	tree, err := c.tree(ref)
 	if l.err = err; err != nil {
 		return l

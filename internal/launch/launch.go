@@ -19,7 +19,9 @@ package launch
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/hearth-ci/hearth/internal/engine"
@@ -76,6 +78,9 @@ func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
 	if ds = append(ds, bad...); workflow.Errors(ds) || run == nil {
 		return nil, ds
 	}
+	if run.Locked, bad = r.locks(ctx); len(bad) > 0 {
+		return nil, append(ds, bad...)
+	}
 	if r.Planned != nil {
 		r.Planned(run)
 	}
@@ -85,6 +90,22 @@ func Plan(ctx context.Context, r Request) (*plan.Run, []workflow.Diagnostic) {
 	}
 	gone.refuse(run, r.Check.AssumeActions)
 	return run, append(ds, run.Refused()...)
+}
+
+// locks reads what the repository locks its workflows' actions to. A file that cannot be
+// read as one refuses the run: what it is to be held to is not known.
+func (r *Request) locks(ctx context.Context) (workflow.Locks, []workflow.Diagnostic) {
+	if r.Check.Files == nil {
+		return nil, nil
+	}
+	src, err := r.Check.Files(ctx, workflow.LockFile, workflow.MaxLock)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, []workflow.Diagnostic{{File: workflow.LockFile, Message: "the lock file cannot be read: " + err.Error()}}
+	}
+	return workflow.ParseLock(src)
 }
 
 // Late looks at a job that is about to start, of what could not be known before.

@@ -80,6 +80,9 @@ type Run struct {
 	// Concurrency is the whole run's group, or nil.
 	Concurrency *Group `json:"concurrency,omitempty"`
 
+	// Locked are the files whose actions are locked to commits.
+	Locked workflow.Locks `json:"locked,omitempty"`
+
 	Files []*File `json:"files"`
 	Calls []*Call `json:"calls"`
 	Jobs  []*Job  `json:"jobs"` // callers before what they call; otherwise as written

@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// This file is the only one that knows the YAML library. The library scans and
+// This file and lock.go are the only ones that know the YAML library. The library scans and
 // composes nodes with their positions and styles; what a scalar means is decided
 // here, by the YAML 1.2 core schema and GitHub's limits.
 
