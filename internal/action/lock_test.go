@@ -29,7 +29,8 @@ func TestResolveALockedCommit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b, err := tree.ReadFile(t.Context(), "action.yml", 100); err != nil || tree.SHA != want || tree.Ref != "v1" || string(b) != map[string]string{reviewed: "reviewed", moved: "moved"}[want] {
+		b, err := tree.ReadFile(t.Context(), "action.yml", 100)
+		if err != nil || tree.SHA != want || tree.Ref != "v1" || string(b) != map[string]string{reviewed: "reviewed", moved: "moved"}[want] {
 			t.Errorf("%q: %s %s %q %v", c, tree.Ref, tree.SHA, b, err)
 		}
 	}
