@@ -161,3 +161,36 @@ estimated from them (IPS: by inverse propensity; DR: doubly robust).`,
 		return w.Flush()
 	})
 }
+
+func (a *app) learnShiftsCommand() *cobra.Command {
+	return asks(a, &cobra.Command{
+		Use: "shifts", Short: "List steps and jobs that take longer or fail more often than before, and since when", Args: cobra.NoArgs,
+		Long: `List the last change of level of each step and job: from which run on it takes longer
+or less long, or fails more or less often. It takes some twenty runs to know what is
+usual. Of public histories two to seven of a thousand executions are taken for a change.`,
+	}, func(ctx context.Context, l *learn.Learner, repository string, _ []string) ([]learn.Shift, error) {
+		list, err := l.Shifts(ctx, repository)
+		if list == nil {
+			list = []learn.Shift{}
+		}
+		return list, err
+	}, func(list []learn.Shift, repository string, _ []string) error {
+		if len(list) == 0 {
+			_, err := fmt.Fprintf(a.err, "no change of level was noticed %s: that takes some twenty runs of a step%s\n", where(repository),
+				otherwise(repository))
+			return err
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "SINCE\tRUN\tCOMMIT\tIT\tBEFORE\tNOW\tJOB\tSTEP\tWORKFLOW\tREPOSITORY")
+		for _, s := range list {
+			before, now := board.Percent(s.From), board.Percent(s.To)
+			if s.Kind == "slower" || s.Kind == "faster" {
+				before, now = board.Short(time.Duration(s.From*float64(time.Second))), board.Short(time.Duration(s.To*float64(time.Second)))
+			}
+			fmt.Fprintf(w, "%s\t%.10s\t%.10s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Began.Local().Format(time.DateTime), board.Clean(s.Run),
+				board.Clean(s.Commit), s.Kind,
+				before, now, board.Clean(s.Job), board.Cut(board.Clean(s.Step), 40), board.Clean(s.Workflow), board.Clean(s.Repository))
+		}
+		return w.Flush()
+	})
+}

@@ -137,3 +137,45 @@ func TestModes(t *testing.T) {
 		}
 	}
 }
+
+// TestShiftIsTold: a step that takes longer than it used to says so in what is expected
+// of it, and to whoever asks; what was noticed is on record.
+func TestShiftIsTold(t *testing.T) {
+	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := newWorld(t, s, learn.Options{})
+	for n := range 40 {
+		if n == 30 {
+			w.times = 3
+		}
+		sha, branch := main(n)
+		w.run(sha, branch, 1, false)
+	}
+	// Another process knows it from the record.
+	l, err := learn.Open(t.Context(), s, learn.Options{Now: func() time.Time { return w.now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := l.Shifts(t.Context(), w.repo)
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	sha, branch := main(30)
+	for _, v := range list {
+		if v.Kind != "slower" || v.Commit != sha || v.To < 2.9*v.From || v.To > 3.1*v.From || v.Job != "test" || v.Run == "" {
+			t.Errorf("%+v", v)
+		}
+	}
+	if list, err := l.Shifts(t.Context(), "o/other"); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	info := learn.RunInfo{ID: "next", Repository: w.repo, Workflow: "ci.yml", Branch: branch, Commit: "x", Attempt: 1,
+		Jobs: []learn.JobInfo{{Key: "test", Steps: []learn.StepInfo{{Number: 3, Command: w.steps[2]}}}}}
+	f, err := l.Before(t.Context(), info)
+	if got := strings.Join(f.Steps["test"][3].Reasons, "; "); err != nil || !strings.Contains(got, "it is slower since 0000000000: ×3.00") {
+		t.Errorf("%s, %v", got, err)
+	}
+}

@@ -57,6 +57,12 @@
 // far the 90 % and 99.5 % bounds lie above it, which widen and narrow until they hold
 // as often as they say. [EvalDurations] measures it.
 //
+// # Shifts (shift.go)
+//
+// A step or job that from some run on takes longer, or fails more often, is noticed by
+// cumulative sums of both, of durations robustly scaled, and restarted after an alarm.
+// It is listed ([Learner.Shifts]), and for two weeks a reason in what is expected.
+//
 // # Retries (retry.go, decide.go, offpolicy.go)
 //
 // Whether the next attempt at a failure passes is asked of the whole first, then of its

@@ -69,6 +69,7 @@ type knowledge struct {
 	templates *Templates
 	flakes    *Flakes
 	retries   *Retries
+	shifts    *Shifts
 	greens    map[string][]logRef // by greenKey: last green runs of a step, for the log diff
 	greensNew map[string]struct{}
 	greensOf  share
@@ -166,8 +167,8 @@ func (l *Learner) off() bool { return l == nil || l.opt.Mode == Off && l.opt.Mod
 
 func (l *Learner) reset() {
 	l.knowledge = knowledge{model: NewModel(0), durations: NewDurations(0), graphs: graphs{}, templates: NewTemplates(0), flakes: NewFlakes(0),
-		retries: NewRetries(0),
-		greens:  map[string][]logRef{}, greensNew: map[string]struct{}{}, greensOf: share{}}
+		retries: NewRetries(0), shifts: NewShifts(0),
+		greens: map[string][]logRef{}, greensNew: map[string]struct{}{}, greensOf: share{}}
 	l.model.track()
 	l.durations.track()
 	l.version, l.loaded = 0, false
@@ -272,7 +273,11 @@ func place(x *Execution) string {
 func (l *Learner) foretell(x Execution) (*Estimate, ci.Prediction) {
 	e, d := l.model.Predict(x), l.durations.Predict(&x)
 	e.took = &d
-	return e, ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: l.model.Reasons(e), ExpectedMS: int64(d.Median * 1000)}
+	reasons := l.model.Reasons(e)
+	if s := l.shifts.reason(&x); s != "" {
+		reasons = append(reasons[:min(len(reasons), 2)], s)
+	}
+	return e, ci.Prediction{PFail: e.P, Low: e.Low, High: e.High, Seen: e.Seen, Reasons: reasons, ExpectedMS: int64(d.Median * 1000)}
 }
 
 // Before predicts a run, its jobs and their steps, and stores the predictions,
@@ -633,6 +638,13 @@ func (l *Learner) outcome(tx *store.Learning, t target, x Execution, rec ci.Reco
 		wasFailing = int(b.streak)
 	}
 	l.model.Learn(e, failed, end)
+	if x.Unit != unitRun && max(x.Attempt, 1) == 1 {
+		d := took.Seconds()
+		if c == ci.TimedOut || again || rec.Assisted {
+			d = -1
+		}
+		l.shifts.Add(&x, t.run, failed, d, rec.Time)
+	}
 	if c != ci.TimedOut && took > 0 && !again && !rec.Assisted { // somebody was waited for
 		l.durations.Add(&x, e.took, took.Seconds())
 	}

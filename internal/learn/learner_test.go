@@ -26,6 +26,7 @@ type world struct {
 	steps  []string
 	code   int // of the last step where it fails
 	image  string
+	times  int // how many times as long as usual steps take; 0: once
 	host   string
 	byHand bool // the last step passes after all, by hand
 }
@@ -92,7 +93,7 @@ func (w *world) run(sha, branch string, attempt int, fail bool, log ...string) r
 		if last && fail {
 			end = ci.Failure
 		}
-		done := ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: new(int64(1000 * (i + 1)))}
+		done := ci.Record{Type: ci.StepFinished, Job: "test", Step: i + 1, Outcome: end, Conclusion: end, DurationMS: new(int64(1000 * (i + 1) * max(w.times, 1)))}
 		if last && w.byHand {
 			end = ci.Success
 			done.Outcome, done.Conclusion, done.Attempt, done.Assisted, done.DurationMS = end, end, 2, true, new(int64(3_000_000))

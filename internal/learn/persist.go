@@ -210,6 +210,14 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	clear(m.dirty.counters)
 	clear(m.dirty.kin)
 	clear(m.dirty.tokens)
+	for key := range l.shifts.dirty {
+		if v := l.shifts.m[key]; v != nil {
+			put(hexKey("l", key), marshal(v))
+		} else {
+			g.models = append(g.models, hexKey("l", key))
+		}
+	}
+	clear(l.shifts.dirty)
 	for key := range l.retries.dirty {
 		if v := l.retries.m[key]; v != nil {
 			put(hexKey("r", key), numbersOf(v.passed, v.expected, v.n, v.last, float64(v.owner)))
@@ -306,7 +314,7 @@ func (l *Learner) load(k store.Knowledge) {
 			if json.Unmarshal(row.Body, &refs) == nil {
 				l.putGreens(key, refs)
 			}
-		case "c", "k", "t", "d", "r":
+		case "c", "k", "t", "d", "r", "l":
 			h, err := strconv.ParseUint(key, 16, 64)
 			if err != nil {
 				continue
@@ -384,6 +392,11 @@ func (l *Learner) loadKey(letter string, h uint64, body []byte) {
 		var v [2]float64
 		if readNumbers(body, v[:]) {
 			l.model.tokens[h] = &weight{v[0], v[1]}
+		}
+	case "l":
+		var v level
+		if json.Unmarshal(body, &v) == nil && v.N >= 0 && v.N <= shiftRing && v.At >= 0 && v.At < shiftRing {
+			l.shifts.put(h, &v)
 		}
 	case "r":
 		var v [5]float64
