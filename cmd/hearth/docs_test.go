@@ -137,6 +137,18 @@ jobs:
     runs-on: ubuntu-latest
     steps:
       - run: echo tested
+-- runs.json --
+{"workflow_runs": [{"id": 1, "path": ".github/workflows/ci.yml", "head_branch": "main", "head_sha": "a", "event": "push", "status": "completed",
+"conclusion": "success", "run_attempt": 1, "run_started_at": "2026-03-01T10:00:00Z", "updated_at": "2026-03-01T10:10:00Z", "repository": {"full_name": "acme/app"}}]}
+-- jobs.json --
+{"jobs": [{"id": 2, "run_id": 1, "head_sha": "a", "status": "completed", "conclusion": "success", "name": "test", "started_at": "2026-03-01T10:01:00Z",
+"completed_at": "2026-03-01T10:09:00Z", "steps": [{"name": "Run npm run deploy", "number": 2, "status": "completed", "conclusion": "success",
+"started_at": "2026-03-01T10:02:00Z", "completed_at": "2026-03-01T10:03:00Z"}]}]}
+-- executions.csv --
+started_at,ended_at,repo,job,failed,duration_s
+10,20,acme/app,build,0,10
+-- logs/unit.log --
+error: the lake is dry
 -- builds.csv --
 build,test,failed,duration_s
 1,a,0,0.1

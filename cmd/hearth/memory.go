@@ -28,6 +28,7 @@ func (a *app) learnCommand() *cobra.Command {
 		a.learnStatsCommand(), a.learnLessonsCommand(), a.learnTestsCommand())
 	c.AddCommand(a.learnEvalRetryCommand(), a.learnReplayCommand(), a.learnRetriesCommand(), a.learnShiftsCommand())
 	c.AddCommand(a.learnOrderCommand(), a.learnEvalOrderCommand())
+	c.AddCommand(a.learnImportCommand(), a.learnExportCommand(), a.learnForgetCommand())
 	return c
 }
 

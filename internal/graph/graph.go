@@ -26,6 +26,7 @@ package graph
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -296,6 +297,29 @@ func (g *Graph) Evict() {
 	}
 	g.drop(victim)
 }
+
+// Remove drops a node with its edges; one that is not there is no error.
+func (g *Graph) Remove(id string) {
+	if n := g.nodes[id]; n != nil {
+		g.drop(n)
+	}
+}
+
+// In lists the edges into a node.
+func (g *Graph) In(id string) []Edge {
+	n := g.nodes[id]
+	if n == nil {
+		return nil
+	}
+	out := make([]Edge, 0, len(n.in))
+	for _, e := range n.in {
+		out = append(out, *e)
+	}
+	return out
+}
+
+// All are the nodes, in no order.
+func (g *Graph) All() iter.Seq[*Node] { return maps.Values(g.nodes) }
 
 func (g *Graph) drop(n *Node) {
 	for _, e := range slices.Clone(n.out) {

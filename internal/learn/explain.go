@@ -29,6 +29,8 @@ type Failure struct {
 	// Machine says that it is a command's outside of workflows, and Commit the machine
 	// in which it ran.
 	Machine bool
+	// At is when it failed; zero: now.
+	At time.Time
 	// NoRetry: the user marked the step as not to be repeated.
 	NoRetry bool
 	// Image and Host are where it ran; "" is not known.
@@ -76,7 +78,10 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	}
 	kind := graph.StepKind(f.Command)
 	sig := l.x.Extract(f.Lines, greens, kind)
-	now := l.opt.Now()
+	now := f.At
+	if now.IsZero() {
+		now = l.opt.Now()
+	}
 	where := place(&x)
 	like := FlakyFailure{sig.Class, where, FlakeTokens(f.Lines)}
 

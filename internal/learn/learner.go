@@ -56,6 +56,7 @@ type Learner struct {
 	mu sync.Mutex
 	knowledge
 	version int64 // of the store's knowledge that is in memory
+	epoch   int64 // likewise: how often something was forgotten
 	loaded  bool
 	open    map[target]*Estimate // predictions of this process whose outcome is not known
 	runs    map[string]*runState
@@ -420,6 +421,10 @@ func (l *Learner) learn(ctx context.Context, fn func(*store.Learning) (cursor in
 	touched := false
 	var version int64
 	err := l.store.Learn(ctx, follower, func(tx *store.Learning) error {
+		if l.loaded && tx.Epoch != l.epoch { // what is in memory may be what was forgotten
+			l.reset()
+		}
+		l.epoch = tx.Epoch
 		if !l.loaded || tx.Version != l.version {
 			k, err := tx.Changed(l.version)
 			if err != nil {

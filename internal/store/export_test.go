@@ -133,3 +133,11 @@ func LimitTests(t *testing.T, tests, all, failures int) {
 	maxTests, maxTestsOfAll, maxTestFailures = tests, all, failures
 	t.Cleanup(func() { maxTests, maxTestsOfAll, maxTestFailures = a, b, c })
 }
+
+// LimitImports shrinks for a test how many imported executions are known by key.
+func LimitImports(t *testing.T, n int) {
+	t.Helper()
+	was := maxImports
+	maxImports = n
+	t.Cleanup(func() { maxImports = was })
+}

@@ -53,6 +53,8 @@ type Learning struct {
 	Cursor int64
 	// Version counts the saves of the follower, in any process, so far.
 	Version int64
+	// Epoch counts how often something was forgotten that may be in memory elsewhere.
+	Epoch int64
 }
 
 // Learn runs fn in a transaction of the follower of that name. Other processes'
@@ -65,6 +67,9 @@ func (s *Store) Learn(ctx context.Context, follower string, fn func(*Learning) e
 			return err
 		}
 		if l.Version, err = take(ctx, tx, "version:"+follower, 0); err != nil {
+			return err
+		}
+		if l.Epoch, err = take(ctx, tx, "epoch:"+follower, 0); err != nil {
 			return err
 		}
 		return fn(l)

@@ -143,3 +143,36 @@ func TestAttackFloodOfTests(t *testing.T) {
 		t.Errorf("%d failures of one repository", n)
 	}
 }
+
+// Keys that are dropped for want of room are of executions that are left out from
+// then on: nothing is learned from twice.
+func TestImportForgetsOldKeys(t *testing.T) {
+	store.LimitImports(t, 10)
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "hearth.db"))
+	ok(t, err)
+	defer s.Close()
+	for round := range 2 {
+		var news, old int
+		ok(t, s.Learn(t.Context(), "learn", func(tx *store.Learning) error {
+			for i := range 30 {
+				fresh, late, err := tx.Import("o/r", fmt.Sprint("k", i), dawn.Add(time.Duration(i)*time.Second))
+				if err != nil {
+					return err
+				}
+				if fresh {
+					news++
+				}
+				if late {
+					old++
+				}
+			}
+			if fresh, _, err := tx.Import("o/other", "k1", dawn); err != nil || fresh != (round == 0) {
+				t.Errorf("another repository's: %v, %v", fresh, err)
+			}
+			return tx.TrimImports("o/r")
+		}))
+		if want := [2]int{30 - 30*round, 20 * round}; news != want[0] || old != want[1] {
+			t.Errorf("round %d: %d news, %d too old", round, news, old)
+		}
+	}
+}
