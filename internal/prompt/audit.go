@@ -25,6 +25,7 @@ func (r *reader) audit(yaml string) {
 	a.commandsMissed()
 	a.prose()
 	a.subjects()
+	a.order()
 	a.unasked()
 }
 
@@ -244,6 +245,36 @@ func (a *auditor) prose() {
 	}
 }
 
+// order looks for what is said to come after a command: "./deploy.sh, after make test".
+func (a *auditor) order() {
+	if len(a.p.jobs) != 1 {
+		return // what jobs wait for is said by their needs
+	}
+	command := func(i int) string {
+		if i < 0 || i >= len(a.nodes) {
+			return ""
+		}
+		if c := a.nodes[i].get("c"); c != nil && (strings.HasPrefix(a.nodes[i].name, "command") || a.nodes[i].name == "by") {
+			return a.commandOf(c)
+		}
+		return ""
+	}
+	for i, n := range a.nodes {
+		c := n.get("c")
+		if n.name != "onpass" && n.name != "passes" || c == nil || !a.isCommand(c) {
+			continue
+		}
+		what := command(i + 1)
+		if what == "" {
+			what = command(i - 1)
+		}
+		first, then := strings.Index(a.have, spaced(a.commandOf(c))), strings.Index(a.have, spaced(what))
+		if what != "" && first >= 0 && then >= 0 && then < first && what != a.commandOf(c) {
+			a.fail(n, "it is not clear what comes first", "name the steps in their order: run `make test`, then `./deploy.sh`")
+		}
+	}
+}
+
 // subjects are words that speak of something which is then to be seen in a
 // workflow, unless they stand in a command or in a name.
 var subjectsOf = []struct {
@@ -277,7 +308,7 @@ var subjectsOf = []struct {
 // subjects looks for what the request speaks of.
 func (a *auditor) subjects() {
 	for _, n := range a.nodes {
-		if base, _, _ := strings.Cut(n.name, "."); base == "named" || base == "title3" || base == "onpass" {
+		if base, _, _ := strings.Cut(n.name, "."); base == "named" || base == "title3" || base == "onpass" || base == "onfail" {
 			continue // "only if it succeeded" is what happens anyway
 		}
 		for i := n.start; i < n.end; i++ {
@@ -286,7 +317,11 @@ func (a *auditor) subjects() {
 				continue
 			}
 			for _, s := range subjectsOf {
-				if s.words[t.word] && !s.sign.MatchString(a.have) {
+				have := a.have
+				if s.what == "a condition" {
+					have = strings.NewReplacer(" if: always()", "", " if: failure()", "").Replace(have)
+				}
+				if s.words[t.word] && !s.sign.MatchString(have) {
 					a.lost(n, s.what)
 				}
 			}

@@ -196,7 +196,8 @@ func (c *chart) program(at, start int) (*program, int) {
 			return p, 3
 		}
 		return nil, 0
-	case evidence, p.subs[next.text], lex.is("dirname", next.word), p.subs["*"] && next.text != "" && !lex.is("stop", next.word),
+	case evidence, p.subs[next.text], lex.is("dirname", next.word) && (purposeWord[next.word] == "" || len(p.subs) == 0), p.subs["*"] &&
+		next.text != "" && !lex.is("stop", next.word),
 		next.text != "" && !lex.knows(next.word),
 		at+1 < len(c.ts) && c.ts[at+1].kind == literal:
 		return p, 0
@@ -295,7 +296,8 @@ loop:
 			bare = max(bare, 1)
 			continue
 		case lex.is("stop", t.word):
-			last := j+1 >= len(c.ts) || c.ts[j+1].kind != word || lex.is("stop", c.ts[j+1].word) || lex.is("then", c.ts[j+1].word)
+			last := j+1 >= len(c.ts) || c.ts[j+1].kind != word || operator.MatchString(c.ts[j+1].text) || lex.is("stop", c.ts[j+1].word) ||
+				lex.is("then", c.ts[j+1].word)
 			if prog.subs[x] && bare == 0 || x == "all" && anything && last && (bare == 0 || prog.name == "npm" || prog.name == "cabal") ||
 				x == "up" && (prog.subs["up"] || anything) && bare <= 1 {
 				if x == "up" {
@@ -412,6 +414,8 @@ func (c *chart) mayName(t token, prog *program, bare int, anything, isScript boo
 		return false
 	}
 	switch {
+	case t.word == "all" && prog.name == "cabal":
+		return bare <= 1
 	case isScript:
 		return lex.is("envname", t.word) || lex.is("dirname", t.word) || bare > 0 && purposeWord[t.word] != "" || t.text == t.word &&
 			purposeWord[t.word] != ""
@@ -419,9 +423,10 @@ func (c *chart) mayName(t token, prog *program, bare int, anything, isScript boo
 		return pathLike.MatchString(t.text) || lex.is("envname", t.word) || lex.is("dirname", t.word) || purposeWord[t.word] != "" ||
 			lex.is("object", t.word) || lex.is("adjective", t.word)
 	case len(prog.subs) > 0:
-		return pathLike.MatchString(t.text) || lex.is("dirname", t.word) || lex.is("object", t.word) || lex.is("envname", t.word) || lex.is("service", t.word)
+		return pathLike.MatchString(t.text) || lex.is("dirname", t.word) && (bare > 0 || purposeWord[t.word] == "") || lex.is("object", t.word) ||
+			lex.is("envname", t.word) || lex.is("service", t.word)
 	default:
-		return lex.is("dirname", t.word)
+		return lex.is("dirname", t.word) || pathLike.MatchString(t.text)
 	}
 }
 
@@ -528,7 +533,7 @@ var classes = map[string]func(c *chart, t token) bool{
 	"hour": func(c *chart, t token) bool { return t.kind == word && allDigits(t.text) && len(t.text) <= 2 },
 	"image": func(c *chart, t token) bool {
 		return t.kind != punct && imageWord.MatchString(t.text) && (strings.ContainsAny(t.text, ":/") || t.kind != word) &&
-			!number.MatchString(t.text) && !strings.HasPrefix(t.text, ".")
+			!number.MatchString(t.text) && !strings.HasPrefix(t.text, ".") && !binPath.MatchString(t.text) && !script.MatchString(t.text)
 	},
 	"tagged": func(c *chart, t token) bool {
 		return t.kind != punct && imageWord.MatchString(t.text) && strings.Contains(t.text, ":") && !number.MatchString(t.text)

@@ -555,7 +555,8 @@ func (c *chart) cover() []*node {
 		for _, r := range c.g.fragments {
 			for _, m := range c.rule(r, i) {
 				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) ||
-					cutting[r.name] && c.cuts(i, m.end) || r.name == "purpose.bare" && !c.apart(i, m.end) {
+					cutting[r.name] && c.cuts(i, m.end) || r.name == "purpose.bare" && !c.apart(i, m.end) ||
+					r.name == "does" && c.begins(i) && c.surely(i) {
 					continue
 				}
 				if cost := here + r.cost + m.cost; cost < best[m.end].cost {
@@ -577,6 +578,16 @@ func (c *chart) cover() []*node {
 
 // empty are fragments that mean nothing: what to run is never said in them.
 var empty = set("filler lead lead2 title title2 title3 heading runs runs2 runs3 polite torun flaky mind nothing everywhere sure gloss tool.is")
+
+// surely says whether a command begins at a token, beyond doubt.
+func (c *chart) surely(at int) bool {
+	for _, s := range c.commands(at) {
+		if s.cost <= 1 {
+			return true
+		}
+	}
+	return false
+}
 
 // apart says whether tokens stand between separators.
 func (c *chart) apart(from, to int) bool {

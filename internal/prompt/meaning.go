@@ -38,6 +38,8 @@ func init() { // they call each other
 		},
 		"heading": (*reader).readHeading, "atfirst": (*reader).readAtFirst, "mode": (*reader).readMode,
 		"svcmatrix": (*reader).readServiceMatrix, "features": (*reader).readFeatures, "login": (*reader).readLogin, "before": (*reader).readBefore,
+		"parens":   (*reader).readParens,
+		"notallow": (*reader).readNotAllow, "deps": (*reader).readDepsFile, "does": (*reader).readDoes,
 		"inputopt": (*reader).readInputOpt, "nowhere": (*reader).readNowhere,
 		"passes": (*reader).readPasses, "dirs": (*reader).readDirs,
 		"values": (*reader).readValues, "container": (*reader).readContainer, "shell": (*reader).readShell, "artifact": (*reader).readArtifact,
@@ -277,6 +279,9 @@ func (r *reader) branchesOf(n *node) []string {
 		switch k.name {
 		case "b":
 			out = append(out, r.plain(k))
+		case "pb":
+			b := strings.TrimRight(r.plain(k), "*")
+			out = append(out, b+"**")
 		case "default":
 			out = append(out, "")
 		case "rel":
@@ -528,6 +533,9 @@ func (r *reader) readOn(n *node) {
 		}
 	}
 	r.event(&o.t, direct)
+	if strings.HasPrefix(n.name, "on.only") && len(o.t.events) == 1 && o.t.events[0] == "push" {
+		o.cond = strings.Join(o.expr(), " || ")
+	}
 	if to := n.get("to"); to != nil || len(o.t.events) == 0 {
 		o.t.add("push")
 		o.t.branch("push", r.named(r.branchesOf(to))...)
@@ -684,6 +692,8 @@ func (r *reader) glob(n *node) []string {
 		base := path.Base(f)
 		words := r.words(n)
 		switch {
+		case extension.MatchString(f) && f[0] == '.' && strings.Contains(words, "file"):
+			return []string{"**/*" + f}
 		case strings.HasSuffix(f, "/"):
 			return []string{f + "**"}
 		case strings.HasPrefix(f, "*.") && !strings.Contains(f, "/"):
@@ -863,6 +873,22 @@ func (r *reader) readIsDraft(n *node) {
 func (r *reader) readSkipStep(n *node) {
 	s := r.stepOf(n.get("s"))
 	r.add(s, n)
+	if n.name == "skipstep.fork" {
+		e := "github.event.repository.fork != true"
+		if strings.Contains(r.words(n), "pr from") {
+			e = "github.event.pull_request.head.repo.fork != true"
+		}
+		r.cond(e)(s)
+		return
+	}
+	if b := r.branchesOf(n); len(b) > 0 {
+		r.cond(onBranches(b, true))(s)
+		return
+	}
+	if e := r.eventCond(n); e != "" {
+		r.cond(negated(e))(s)
+		return
+	}
 	before := len(s.conds)
 	r.queued = append(r.queued, func() {
 		if len(s.conds) != before+1 {
@@ -1441,6 +1467,9 @@ func (r *reader) readSecret(n *node) {
 			s = r.add(&step{command: r.commandOf(c), text: r.c.text(c), verb: true}, n)
 		}
 		names, as := r.secrets(n)
+		if k := n.get("as"); k != nil && len(as) == 1 {
+			as[0] = r.plain(k)
+		}
 		for i := range names {
 			setPair(&s.env, as[i], "${{ secrets."+names[i]+" }}")
 		}
@@ -1716,6 +1745,51 @@ func (r *reader) addVersion(n *node, lang *language, values []string) {
 		if t := r.c.g.lex.toolNamed(map[string]string{"node": "npm", "ruby": "ruby", "php": "php"}[lang.name]); t != nil {
 			r.tools = append(r.tools, t)
 		}
+	}
+}
+
+// readNotAllow is a step that may not fail, where another one may.
+func (r *reader) readNotAllow(n *node) {
+	if s := r.subject(n, false); s != nil {
+		s.tolerate = false
+		return
+	}
+	r.add(&step{command: r.commandOf(n.get("c")), text: r.c.text(n.get("c")), verb: true}, n)
+}
+
+// readDepsFile installs what a file lists.
+func (r *reader) readDepsFile(n *node) {
+	f := r.plain(n.get("f"))
+	if !strings.HasSuffix(f, ".txt") || !strings.Contains(f, "require") {
+		r.fail(n, "how that is installed is not clear", "name the command: run `pip install -r "+f+"`")
+		return
+	}
+	r.add(&step{command: "pip install -r " + f, text: r.c.text(n), verb: true}, n)
+}
+
+// readDoes is what a command is for, in words that nobody has to know: the command
+// has to follow.
+func (r *reader) readDoes(n *node) {
+	if next := r.at + 1; next >= len(r.nodes) || r.nodes[next].name != "by" {
+		r.fail(n, "no command is named that does it", "say: "+r.c.text(n)+" with `./a-script.sh`")
+	}
+}
+
+// readParens is the commands of the purposes before it, in brackets.
+func (r *reader) readParens(n *node) {
+	var open []*step
+	for _, s := range r.before() {
+		if s.command == "" && s.uses == "" && s.purpose != "" {
+			open = append(open, s)
+		}
+	}
+	c := n.all("c")
+	if len(open) != len(c) {
+		r.fail(n, fmt.Sprintf("there are %d things to do and %d commands", len(open), len(c)), "say for each: lint with `make lint`, then test with `make test`")
+		return
+	}
+	for i := range c {
+		open[i].command, open[i].tool = r.commandOf(c[i]), ""
 	}
 }
 

@@ -329,6 +329,13 @@ func (r *reader) add(s *step, n *node) *step {
 		r.steps[n-1].command = s.command // "rails test with postgres: bin/rails test" says it twice
 		return r.steps[n-1]
 	}
+	for k := len(r.steps) - 1; k >= 0 && k >= len(r.steps)-6 && s.command != ""; k-- {
+		if sameTool(r.steps[k].command, s.command) {
+			r.steps[k].command = s.command // "run phpunit, please: vendor/bin/phpunit"
+			r.steps[k].group = r.group
+			return r.steps[k]
+		}
+	}
 	if n := len(r.steps); n > 0 && r.steps[n-1].modified {
 		s.verb = true // what was said behind the step before it ends what they share
 	}
@@ -344,11 +351,24 @@ func (r *reader) add(s *step, n *node) *step {
 	return s
 }
 
+// sameTool says whether a command is a tool's bare name, and another one the tool as
+// it is called.
+func sameTool(bare, called string) bool {
+	if bare == "" || strings.ContainsAny(bare, " /.") || bare == called || bare == "make" || bare == "npm" || bare == "yarn" || bare == "bundle" {
+		return false
+	}
+	f := strings.Fields(called)
+	if base := f[0][strings.LastIndexByte(f[0], '/')+1:]; base == bare && base != f[0] {
+		return true
+	}
+	return len(f) > 1 && (f[0] == "npx" && f[1] == bare || len(f) > 2 && (f[0] == "bundle" || f[0] == "poetry" || f[0] == "uv") && f[2] == bare)
+}
+
 // isStep says whether a fragment brings a step.
 func isStep(name string) bool {
 	base, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{"command", "purpose", "by", "say", "artifact", "notify", "pages", "download", "allow", "surepass",
-		"skipstep", "before"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd"
+		"skipstep", "before", "deps", "notallow"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd"
 }
 
 func isSeparator(name string) bool {
@@ -703,7 +723,9 @@ func (r *reader) fuse(p, c *step) {
 			}
 		}
 	}
-	r.steps = slices.DeleteFunc(r.steps, func(s *step) bool { return s == c })
+	// It stands where its command stood: other steps may have been put between.
+	r.steps[slices.Index(r.steps, c)] = p
+	r.steps = slices.Delete(r.steps, slices.Index(r.steps, p), slices.Index(r.steps, p)+1)
 }
 
 // run reads all fragments.

@@ -51,6 +51,9 @@ var (
 	imageBuilt  = regexp.MustCompile(`^docker (?:buildx )?build .*(?:-t|--tag)[ =](\S+)`)
 )
 
+// cleaning is what commands do that come last.
+var cleaning = regexp.MustCompile(`(?i)clean|teardown|tear-down|down|report|collect|upload|destroy|stop|prune|notify|logs`)
+
 // buildFirst builds images before they are pushed, in whichever order the request
 // speaks of it, and takes "always" off what nothing comes before.
 func (r *reader) buildFirst() {
@@ -80,6 +83,13 @@ swap:
 		}
 		r.steps = slices.Insert(r.steps[1:], k-1, s) // there is nothing to upload before something ran
 	}
+	for range r.steps { // what failed, or is cleaned up, comes first
+		s := r.steps[0]
+		if len(r.steps) < 2 || s.job != r.steps[1].job || s.of != nil || s.status == "" || s.status == "always" && !cleaning.MatchString(s.command) {
+			break
+		}
+		r.steps = append(r.steps[1:], s)
+	}
 	if s := r.steps[0]; len(r.steps) > 1 && s.status == "always" {
 		s.status = ""
 	}
@@ -97,8 +107,10 @@ func (r *reader) freed() {
 			if o.cond == "" || slices.Contains(o.steps, s) {
 				continue
 			}
-			for _, x := range o.steps {
-				r.cond(o.cond)(x)
+			for _, x := range r.steps {
+				if slices.Contains(o.steps, x) || len(o.steps) == 0 && !x.free {
+					r.cond(o.cond)(x)
+				}
 			}
 			r.occasions = slices.Delete(r.occasions, i, i+1)
 			break

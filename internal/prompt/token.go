@@ -57,12 +57,13 @@ var abbreviations = map[string]string{
 }
 
 var (
-	bulletMark = regexp.MustCompile(`^(?:[-*+•‣·–—]|\(?\d{1,2}[.)]|\(?[a-z]\))$`)
-	inlineMark = regexp.MustCompile(`^\(?[1-9][)]$`)
-	slashed    = regexp.MustCompile(`^\d+(?:\.\d+)*(?:/\d+(?:\.\d+)*)+$`)
-	dayRange   = regexp.MustCompile(`^(?i)((?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)-((?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)$`)
-	allAlpha   = regexp.MustCompile(`^[a-z']+$`)
-	eventPair  = regexp.MustCompile(`(?i)^(push(?:es)?|pr|prs|pull_request|tags?|release|schedule)/(push(?:es)?|prs?|pull_request|pull|tags?|release|manual)$`)
+	bulletMark   = regexp.MustCompile(`^(?:[-*+•‣·–—]|\(?\d{1,2}[.)]|\(?[a-z]\))$`)
+	inlineMark   = regexp.MustCompile(`^\(?[1-9][)]$`)
+	slashed      = regexp.MustCompile(`^\d+(?:\.\d+)*(?:/\d+(?:\.\d+)*)+$`)
+	versionRange = regexp.MustCompile(`^v?(\d+(?:\.\d+)*)-(\d+(?:\.\d+)*)$`)
+	dayRange     = regexp.MustCompile(`^(?i)((?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)-((?:mon|tue|wed|thu|fri|sat|sun)[a-z]*)$`)
+	allAlpha     = regexp.MustCompile(`^[a-z']+$`)
+	eventPair    = regexp.MustCompile(`(?i)^(push(?:es)?|pr|prs|pull_request|tags?|release|schedule)/(push(?:es)?|prs?|pull_request|pull|tags?|release|manual)$`)
 )
 
 // tokenize cuts a request into tokens. Trailing punctuation is a token of its own,
@@ -150,6 +151,14 @@ func tokenize(s string) []token {
 		if m := dayRange.FindStringSubmatch(body); m != nil { // Mon-Fri
 			emit(word, i, i+len(m[1]), m[1])
 			emit(punct, i+len(m[1]), i+len(m[1])+1, "-")
+			emit(word, i+len(m[1])+1, i+len(body), m[2])
+			i += len(body)
+			continue
+		}
+		if m := versionRange.FindStringSubmatch(body); m != nil && (strings.Contains(m[1], ".") && strings.Contains(m[2], ".") ||
+			len(out) > 0 && theLexicon().is("language", out[len(out)-1].word)) { // 3.9-3.12
+			emit(word, i, i+len(m[1]), m[1])
+			emit(word, i+len(m[1]), i+len(m[1])+1, "-")
 			emit(word, i+len(m[1])+1, i+len(body), m[2])
 			i += len(body)
 			continue

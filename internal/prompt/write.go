@@ -277,8 +277,18 @@ func (p *plan) writeJob(y *yamlText, j *job) {
 		y.line(3, "- uses: actions/checkout@v4")
 		y.pairs(4, "with", j.checkout)
 	}
+	var otp *version // elixir's action sets erlang up as well
+	if slices.ContainsFunc(j.versions, func(v *version) bool { return v.lang.name == "elixir" }) {
+		for _, v := range j.versions {
+			if v.lang.name == "erlang" {
+				otp = v
+			}
+		}
+	}
 	for _, v := range j.versions {
-		v.write(y)
+		if v != otp {
+			v.write(y, otp)
+		}
 	}
 	for _, s := range j.steps {
 		s.write(y, j, shell, dir)
@@ -351,11 +361,8 @@ func (j *job) writeMatrix(y *yamlText) {
 }
 
 // write sets a language up.
-func (v *version) write(y *yamlText) {
-	value := scalarVersion(v.values[0])
-	if len(v.values) > 1 {
-		value = "${{ matrix." + v.lang.key + " }}"
-	}
+func (v *version) write(y *yamlText, otp *version) {
+	value := v.value()
 	if v.lang.setup == "rustup" {
 		value = strings.Trim(value, "'")
 		y.line(3, "- run: rustup toolchain install %s --profile minimal --component clippy,rustfmt && rustup default %s", value, value)
@@ -365,8 +372,20 @@ func (v *version) write(y *yamlText) {
 	y.line(4, "with:")
 	y.line(5, "%s: %s", v.lang.key, value)
 	for _, kv := range v.lang.with {
+		if otp != nil && kv[0] == otp.lang.key {
+			y.line(5, "%s: %s", kv[0], otp.value())
+			continue
+		}
 		y.line(5, "%s: %s", kv[0], scalar(kv[1]))
 	}
+}
+
+// value is the version as an action is given it.
+func (v *version) value() string {
+	if len(v.values) > 1 {
+		return "${{ matrix." + v.lang.key + " }}"
+	}
+	return scalarVersion(v.values[0])
 }
 
 func scalarVersion(v string) string { return "'" + strings.ReplaceAll(v, "'", "''") + "'" }
