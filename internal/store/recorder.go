@@ -55,9 +55,10 @@ type Recorder struct {
 	refused int
 	err     error
 	closed  bool
-	dirty   bool  // log bytes written since the last flush
-	logged  int64 // bytes of all log files
-	bulk    int64 // bytes of records that count against bulkLimit; -1: it was reached
+	dirty   bool   // log bytes written since the last flush
+	logged  int64  // bytes of all log files
+	line    []byte // of the log, used again
+	bulk    int64  // bytes of records that count against bulkLimit; -1: it was reached
 	stop    chan struct{}
 	done    chan struct{}
 }
@@ -426,18 +427,19 @@ func (r *Recorder) logLine(rec ci.Record) error {
 			return err
 		}
 	}
-	line, err := json.Marshal(rec)
+	line, err := rec.AppendJSON(r.line[:0])
 	if err != nil {
 		return fmt.Errorf("store: log line: %w", err)
 	}
 	if what := r.beyond(j, int64(len(line))+1); what != "" {
 		j.full = true
 		rec.Type, rec.Stream, rec.Text = ci.LogLine, "system", "Log cut off here: "+what
-		if line, err = json.Marshal(rec); err != nil {
+		if line, err = rec.AppendJSON(line[:0]); err != nil {
 			return fmt.Errorf("store: log line: %w", err)
 		}
 	}
 	line = append(line, '\n')
+	r.line = line
 	sp := j.steps[rec.Step]
 	if sp == nil {
 		sp = &stepSpan{start: j.size}
