@@ -205,6 +205,11 @@ func (a *app) examineImage(e *examination, dirs config.Dirs) string {
 		return ""
 	}
 	e.ok("image", "%s %.12s, built %s ago, %s in %s", img.Name, img.ID, board.Short(time.Since(img.Created)), megabytes(img.Size()), dirs.Images())
+	if why := img.NoEngine(); why != "" {
+		e.note("docker", "hearth image build --refresh", "jobs with containers cannot run: %s", why)
+	} else {
+		e.ok("docker", "version %s, in the image", img.EngineVersion())
+	}
 	return img.Kernel
 }
 

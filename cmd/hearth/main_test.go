@@ -238,10 +238,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code":    scriptCode,
-			"repo":    scriptRepo,
-			"records": scriptRecords,
-			"clean":   scriptClean,
+			"code":     scriptCode,
+			"repo":     scriptRepo,
+			"records":  scriptRecords,
+			"clean":    scriptClean,
+			"registry": scriptRegistry,
 		},
 	})
 }

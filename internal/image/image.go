@@ -96,6 +96,17 @@ func (i *Image) NoEngine() string {
 	return "it was built by an older hearth: `hearth image build` makes it anew"
 }
 
+// EngineVersion is the version of the image's Docker, as Debian names it; "" where
+// it has none.
+func (i *Image) EngineVersion() string {
+	for _, l := range i.Layers {
+		if l.Kind == "engine" {
+			return l.Info["docker"]
+		}
+	}
+	return ""
+}
+
 // BaseFS and ToolsFS name the file system type of Image.Base and Image.Tools.
 const (
 	BaseFS  = "erofs"

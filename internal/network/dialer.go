@@ -11,6 +11,9 @@ import (
 	"strings"
 )
 
+// ErrPolicy is in every error of a Dialer that is the policy's doing.
+var ErrPolicy = errors.New("may not be reached")
+
 // Dialer returns what connects this host, on behalf of a guest, to what the policy
 // lets that guest reach itself, and to nothing else: it goes by the name that is asked
 // for and by the address that it stands for at that moment.
@@ -39,7 +42,7 @@ func (p Policy) Dialer() (func(ctx context.Context, network, address string) (ne
 		} else {
 			name := strings.TrimSuffix(strings.ToLower(host), ".")
 			if reason := r.resolve(name); reason != "" {
-				return nil, fmt.Errorf("%s may not be reached: %s", host, reason)
+				return nil, fmt.Errorf("%s %w: %s", host, ErrPolicy, reason)
 			}
 			if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip4", name); err != nil {
 				return nil, err
@@ -49,7 +52,7 @@ func (p Policy) Dialer() (func(ctx context.Context, network, address string) (ne
 		var errs []error
 		for _, ip := range slices.Compact(ips) {
 			if reason := r.connect(ip, uint16(port), names); reason != "" {
-				errs = append(errs, fmt.Errorf("%s may not be reached: %s", host, reason))
+				errs = append(errs, fmt.Errorf("%s %w: %s", host, ErrPolicy, reason))
 				continue
 			}
 			c, err := d.DialContext(ctx, network, netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())

@@ -16,7 +16,7 @@ func TestAttackAnothersImage(t *testing.T) {
 	w := newWorld(t)
 	secret := []byte("the secret layer")
 	manifest, blob := w.put("o/secret", "1", secret)
-	w.private["o/secret"] = "host:sesame"
+	w.Private["o/secret"] = "host:sesame"
 	c := w.cache(t, 0, Upstream{})
 	owner := session(t, c, SessionConfig{})
 	owner.Login("reg.test", "host", "sesame")
@@ -27,9 +27,9 @@ func TestAttackAnothersImage(t *testing.T) {
 	}
 	w.put("o/mine", "1", []byte("mine"))
 	forged := fmt.Appendf(nil, `{"schemaVersion":2,"layers":[{"digest":%q,"size":%d}]}`, blob, len(secret))
-	w.mu.Lock()
-	w.content["o/mine/manifests/forged"] = forged
-	w.mu.Unlock()
+	w.Lock()
+	w.Content["o/mine/manifests/forged"] = forged
+	w.Unlock()
 	thief := session(t, c, SessionConfig{})
 	for _, path := range []string{
 		"o/secret/manifests/1", "o/secret/manifests/" + string(manifest), "o/secret/blobs/" + string(blob),
@@ -49,8 +49,8 @@ func TestAttackAnothersImage(t *testing.T) {
 	}
 	// A registry of the thief's says that it has all of it.
 	evil := newWorld(t)
-	evil.content["o/i/manifests/x"], evil.lies["o/i/manifests/x"] = w.content["o/secret/manifests/1"], []byte("{}")
-	evil.content["o/i/blobs/"+string(blob)], evil.lies["o/i/blobs/"+string(blob)] = secret, nil
+	evil.Content["o/i/manifests/x"], evil.Lies["o/i/manifests/x"] = w.Content["o/secret/manifests/1"], []byte("{}")
+	evil.Content["o/i/blobs/"+string(blob)], evil.Lies["o/i/blobs/"+string(blob)] = secret, nil
 	c.registries["evil.test"] = Upstream{URL: evil.URL}
 	for _, path := range []string{"manifests/x", "blobs/" + string(blob)} {
 		if code, body := ask(t, thief, "GET", "/v2/evil.test/o/i/"+path); code < 400 && body != "{}" || strings.Contains(body, "secret layer") {
@@ -77,22 +77,22 @@ func TestAttackRegistryLies(t *testing.T) {
 		"an endless one":     {"o/i/manifests/" + string(manifest), make([]byte, maxManifest+1)},
 		"no manifest at all": {"o/i/manifests/" + string(manifest), []byte("<html>")},
 	} {
-		w.mu.Lock()
-		w.lies = map[string][]byte{lie.path: lie.body}
-		w.mu.Unlock()
+		w.Lock()
+		w.Lies = map[string][]byte{lie.path: lie.body}
+		w.Unlock()
 		s := session(t, c, SessionConfig{})
 		if strings.Contains(lie.path, "blobs") {
 			ask(t, s, "GET", "/v2/reg.test/o/i/manifests/1")
 		} else { // it must come from there
 			os.RemoveAll(c.path(item{"reg.test", manifest}))
 		}
-		if code, body := ask(t, s, "GET", "/v2/reg.test/"+lie.path); code != 502 {
+		if code, body := ask(t, s, "GET", "/v2/reg.test/"+lie.path); code != 424 {
 			t.Errorf("%s: %d %.100q", name, code, body)
 		}
 	}
-	w.mu.Lock()
-	w.lies = nil
-	w.mu.Unlock()
+	w.Lock()
+	w.Lies = nil
+	w.Unlock()
 	s := session(t, c, SessionConfig{})
 	ask(t, s, "GET", "/v2/reg.test/o/i/manifests/1")
 	if code, body := ask(t, s, "GET", "/v2/reg.test/o/i/blobs/"+string(blob)); code != 200 || body != string(layer) {
@@ -134,8 +134,8 @@ func TestAttackRegistryPaths(t *testing.T) {
 			t.Error(method, code)
 		}
 	}
-	if n := w.total(); n != 0 {
-		t.Errorf("%d requests reached the registry: %v", n, w.asked)
+	if n := w.Total(); n != 0 {
+		t.Errorf("%d requests reached the registry", n)
 	}
 }
 
@@ -159,7 +159,7 @@ func TestAttackRegistryFull(t *testing.T) {
 	}
 	_, blob := w.put("o/large", "1", make([]byte, limit+1))
 	ask(t, s, "GET", "/v2/reg.test/o/large/manifests/1")
-	if code, body := ask(t, s, "GET", "/v2/reg.test/o/large/blobs/"+string(blob)); code != 502 || !strings.Contains(body, errTooLarge.Error()) {
+	if code, body := ask(t, s, "GET", "/v2/reg.test/o/large/blobs/"+string(blob)); code != 424 || !strings.Contains(body, errTooLarge.Error()) {
 		t.Errorf("larger than everything: %d %.200q", code, body)
 	}
 	s.mu.Lock()
@@ -168,14 +168,14 @@ func TestAttackRegistryFull(t *testing.T) {
 	}
 	s.mu.Unlock()
 	w.put("o/new", "1", []byte("new"))
-	if code, body := ask(t, s, "GET", "/v2/reg.test/o/new/manifests/1"); code != 502 || !strings.Contains(body, "too many images") {
+	if code, body := ask(t, s, "GET", "/v2/reg.test/o/new/manifests/1"); code != 424 || !strings.Contains(body, "too many images") {
 		t.Errorf("more digests than are remembered: %d %.200q", code, body)
 	}
 	other := session(t, c, SessionConfig{})
 	for i := range maxUpstreams {
 		other.upstreams[fmt.Sprint(i)] = &upstream{client: http.DefaultClient}
 	}
-	if code, body := ask(t, other, "GET", "/v2/reg.test/o/new/manifests/1"); code != 502 || !strings.Contains(body, "too many registries") {
+	if code, body := ask(t, other, "GET", "/v2/reg.test/o/new/manifests/1"); code != 424 || !strings.Contains(body, "too many registries") {
 		t.Errorf("more registries than are asked: %d %.200q", code, body)
 	}
 }
@@ -190,15 +190,15 @@ func TestAttackRegistryRedirect(t *testing.T) {
 	}))
 	defer inside.Close()
 	_, blob := w.put("o/i", "1", []byte("x"))
-	w.private["o/i"] = "u:p"
+	w.Private["o/i"] = "u:p"
 	c := w.cache(t, 0, Upstream{Username: "u", Password: "p"})
 	for _, to := range []string{inside.URL + "/secret", strings.Replace(inside.URL, "127.0.0.1", "localhost", 1), "http://169.254.169.254/latest/meta-data"} {
-		w.mu.Lock()
-		w.goes["o/i/blobs/"+string(blob)] = to
-		w.mu.Unlock()
+		w.Lock()
+		w.Goes["o/i/blobs/"+string(blob)] = to
+		w.Unlock()
 		s := session(t, c, SessionConfig{})
 		ask(t, s, "GET", "/v2/reg.test/o/i/manifests/1")
-		if code, body := ask(t, s, "GET", "/v2/reg.test/o/i/blobs/"+string(blob)); code != 502 || !strings.Contains(body, "may not be reached") {
+		if code, body := ask(t, s, "GET", "/v2/reg.test/o/i/blobs/"+string(blob)); code != 403 || !strings.Contains(body, "may not be reached") {
 			t.Errorf("%s: %d %q", to, code, body)
 		}
 	}

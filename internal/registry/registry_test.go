@@ -1,8 +1,6 @@
 package registry
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,95 +10,23 @@ import (
 	"testing"
 
 	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/registry/registrytest"
 )
 
-// world is a registry of the world: what repositories have, and who may see them.
-type world struct {
-	*httptest.Server
-	mu      sync.Mutex
-	content map[string][]byte // path after /v2/ → content
-	private map[string]string // repository → "user:password"
-	lies    map[string][]byte // path → what comes instead
-	asked   map[string]int    // "GET path"
-	goes    map[string]string // path → where it redirects
-}
+// world is a registry of the world.
+type world struct{ *registrytest.Registry }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{content: map[string][]byte{}, private: map[string]string{}, lies: map[string][]byte{}, asked: map[string]int{}, goes: map[string]string{}}
-	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if r.URL.Path == "/token" {
-			name := strings.TrimSuffix(strings.TrimPrefix(r.URL.Query().Get("scope"), "repository:"), ":pull")
-			user, pass, _ := r.BasicAuth()
-			if want := w.private[name]; want != "" && user+":"+pass != want {
-				http.Error(rw, "no", http.StatusUnauthorized)
-				return
-			}
-			json.NewEncoder(rw).Encode(map[string]any{"token": "for-" + name, "expires_in": 300})
-			return
-		}
-		path := strings.TrimPrefix(r.URL.Path, "/v2/")
-		w.asked[r.Method+" "+path]++
-		name, _, _ := strings.Cut(strings.Replace(path, "/manifests/", "\x00", 1), "\x00")
-		name, _, _ = strings.Cut(strings.Replace(name, "/blobs/", "\x00", 1), "\x00")
-		if w.private[name] != "" && r.Header.Get("Authorization") != "Bearer for-"+name {
-			rw.Header().Set("WWW-Authenticate", `Bearer realm="`+w.URL+`/token",service="world",scope="repository:`+name+`:pull"`)
-			http.Error(rw, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}`, http.StatusUnauthorized)
-			return
-		}
-		if to := w.goes[path]; to != "" {
-			http.Redirect(rw, r, to, http.StatusTemporaryRedirect)
-			return
-		}
-		b, ok := w.content[path]
-		if lie, lies := w.lies[path]; lies {
-			b = lie
-		}
-		if !ok {
-			http.NotFound(rw, r)
-			return
-		}
-		if strings.Contains(path, "/manifests/") {
-			rw.Header().Set("Docker-Content-Digest", string(digestOf(w.content[path])))
-		}
-		rw.Header().Set("Content-Length", fmt.Sprint(len(b)))
-		if r.Method == http.MethodGet {
-			rw.Write(b)
-		}
-	}))
+	w := &world{registrytest.New()}
 	t.Cleanup(w.Close)
 	return w
 }
 
 // put makes an image of one layer and returns the digests of its manifest and layer.
 func (w *world) put(name, tag string, layer []byte) (manifest, blob digest) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	config := []byte(`{"architecture":"amd64","os":"linux"}`)
-	blob = digestOf(layer)
-	doc, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestTypes[1], "config": descriptor{string(digestOf(config)), int64(len(config))},
-		"layers": []descriptor{{string(blob), int64(len(layer))}}})
-	manifest = digestOf(doc)
-	w.content[name+"/manifests/"+tag], w.content[name+"/manifests/"+string(manifest)] = doc, doc
-	w.content[name+"/blobs/"+string(blob)], w.content[name+"/blobs/"+string(digestOf(config))] = layer, config
-	return manifest, blob
-}
-
-func (w *world) count(request string) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.asked[request]
-}
-
-func (w *world) total() (n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, k := range w.asked {
-		n += k
-	}
-	return n
+	m, b := w.Put(name, tag, nil, layer)
+	return digest(m), digest(b)
 }
 
 // cache is one that knows the world by the name reg.test.
@@ -170,10 +96,10 @@ func TestPull(t *testing.T) {
 		if code, body := ask(t, s, "GET", "/v2/reg.test/o/i/blobs/"+string(blob), "Range", "bytes=5990-"); code != 206 || body != string(layer[5990:]) {
 			t.Error("the rest of one that broke off:", code, body)
 		}
-		if got := w.count("GET o/i/blobs/" + string(blob)); got != 1 {
+		if got := w.Count("GET o/i/blobs/" + string(blob)); got != 1 {
 			t.Errorf("machine %d: the layer was fetched %d times", n+1, got)
 		}
-		if got := w.count("GET o/i/manifests/1"); got != 1 {
+		if got := w.Count("GET o/i/manifests/1"); got != 1 {
 			t.Errorf("machine %d: the manifest was fetched %d times", n+1, got)
 		}
 	}
@@ -191,7 +117,7 @@ func TestPull(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	w := newWorld(t)
 	w.put("o/secret", "1", []byte("x"))
-	w.private["o/secret"] = "host:sesame"
+	w.Private["o/secret"] = "host:sesame"
 	c := w.cache(t, 0, Upstream{Username: "host", Password: "sesame"})
 	const path = "/v2/reg.test/o/secret/manifests/1"
 	if code, body := ask(t, session(t, c, SessionConfig{}), "GET", path); code != 200 {
@@ -302,7 +228,7 @@ func TestTogether(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := w.count("GET o/i/blobs/" + string(blob)); n != 1 {
+	if n := w.Count("GET o/i/blobs/" + string(blob)); n != 1 {
 		t.Errorf("fetched %d times", n)
 	}
 }
@@ -312,7 +238,7 @@ func TestPolicy(t *testing.T) {
 	w.put("o/i", "1", []byte("x"))
 	c := w.cache(t, 0, Upstream{})
 	off := session(t, c, SessionConfig{Policy: network.Policy{Mode: network.None}})
-	if code, body := ask(t, off, "GET", "/v2/other.test/o/i/manifests/1"); code != 502 || !strings.Contains(body, "the network is off") {
+	if code, body := ask(t, off, "GET", "/v2/other.test/o/i/manifests/1"); code != 403 || !strings.Contains(body, "the network is off") {
 		t.Error(code, body)
 	}
 	// Where a registry is mapped was said on this side.
@@ -320,7 +246,7 @@ func TestPolicy(t *testing.T) {
 		t.Error(code, body)
 	}
 	listed := session(t, c, SessionConfig{Policy: network.Policy{Mode: network.AllowList, Allow: []string{"allowed.test"}}})
-	if code, body := ask(t, listed, "GET", "/v2/other.test/o/i/manifests/1"); code != 502 || !strings.Contains(body, "not on the allow-list") {
+	if code, body := ask(t, listed, "GET", "/v2/other.test/o/i/manifests/1"); code != 403 || !strings.Contains(body, "not on the allow-list") {
 		t.Error(code, body)
 	}
 	// An image that the workflow names is fetched all the same, but not from an
@@ -332,7 +258,7 @@ func TestPolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := "/v2/" + strings.TrimSuffix(strings.TrimPrefix(ref, "10.0.2.2:5000/"), ":1") + "/manifests/1"
-		if code, body := ask(t, off, "GET", path); code != 502 || !strings.Contains(body, "may not be reached") || strings.Contains(body, "the network is off") {
+		if code, body := ask(t, off, "GET", path); code != 403 || !strings.Contains(body, "may not be reached") || strings.Contains(body, "the network is off") {
 			t.Error(named, code, body)
 		}
 	}

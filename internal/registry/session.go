@@ -282,8 +282,13 @@ func (s *Session) fail(w http.ResponseWriter, r *http.Request, what string, err 
 			return
 		}
 	}
+	if errors.Is(err, network.ErrPolicy) {
+		refuse(w, http.StatusForbidden, "DENIED", message)
+		return
+	}
 	s.cache.log.Debug("an image could not be fetched", "err", err)
-	refuse(w, http.StatusBadGateway, "UNKNOWN", message)
+	// Of a 5xx Docker would tell its users the number alone.
+	refuse(w, http.StatusFailedDependency, "UNKNOWN", message)
 }
 
 // manifestTypes are the manifests that the engine reads.
@@ -331,7 +336,7 @@ func (s *Session) manifest(w http.ResponseWriter, r *http.Request, host, name, r
 	}
 	kind := doc.mediaType()
 	if strings.ContainsFunc(kind, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		refuse(w, http.StatusBadGateway, "MANIFEST_INVALID", what+": it has no usable type")
+		refuse(w, http.StatusFailedDependency, "MANIFEST_INVALID", what+": it has no usable type")
 		return
 	}
 	w.Header().Set("Content-Type", kind)
