@@ -63,7 +63,7 @@ var layers = map[string]layer{
 	// Who wants a driver asks here: one order of looking for them.
 	"vm/drivers":     {ours: []string{"vm", "vm/firecracker", "vm/jail", "vm/qemu"}},
 	"vm/firecracker": {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
-	"image":          {ours: []string{"archive", "vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
+	"image":          {ours: []string{"archive", "vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "golang.org/x/mod", "github.com/CycloneDX/cyclonedx-go"}},
 	// The table of what images take from npm, and the program that keeps it.
 	"image/pin":        {},
 	"image/pin/update": {ours: []string{"archive", "image/pin"}},

@@ -36,15 +36,20 @@ const (
 )
 
 func (a *app) imageBuildCommand() *cobra.Command {
-	var packages []string
+	var packages, tools []string
 	var opt image.Options
 	c := &cobra.Command{
 		Use: "build", Short: "Build an image, or what of it is missing; print its id", Args: cobra.NoArgs,
 		Long: `Build the default image, that of a recipe, or one with more packages in it. Only
 what is not there yet is built; --refresh takes today's packages.
 
+--tools fills the tool cache, where setup actions look before they download, with
+the newest Node 20 and so on. It adds to what is there, for all images; with
+--name for that one alone; none empties it.
+
   hearth image build
   hearth image build --recipe ubuntu-22.04
+  hearth image build --tools node@20,go@1.24
   hearth image build --packages golang,postgresql --name ci
   hearth run -P ubuntu-latest=ci`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -74,15 +79,27 @@ what is not there yet is built; --refresh takes today's packages.
 			}
 			opt.Dir = dirs.Images()
 			if opt.Recipe == "" {
-				s, err := a.shelf(c.Context(), dirs, "")
-				if err != nil {
+				if opt.Recipe = a.getenv("HEARTH_IMAGE"); !slices.Contains(image.Recipes(), opt.Recipe) {
+					s, err := a.shelf(c.Context(), dirs, "")
+					if err != nil {
+						return err
+					}
+					opt.Recipe = s.Default
+				}
+			}
+			if len(tools) > 0 {
+				if opt.Tools, err = wantedTools(opt.Dir, tools); err != nil {
 					return err
 				}
-				opt.Recipe = s.Default
 			}
 			img, err := a.buildImage(c.Context(), opt)
 			if err != nil {
 				return err
+			}
+			if opt.Tools != nil && opt.Name == "" {
+				if err := image.WriteTools(opt.Dir, opt.Tools); err != nil {
+					return &exit{exitInfrastructure, err}
+				}
 			}
 			fmt.Fprintln(a.out, img.ID)
 			if isTerminal(a.out) {
@@ -94,10 +111,29 @@ what is not there yet is built; --refresh takes today's packages.
 	f := c.Flags()
 	f.StringVar(&opt.Recipe, "recipe", "", "the system: "+strings.Join(image.Recipes(), ", ")+" (default: the default image's)")
 	f.StringSliceVar(&packages, "packages", nil, "packages wanted beyond the default ones")
+	f.StringSliceVar(&tools, "tools", nil, "what the tool cache has as well: "+strings.Join(image.ToolNames(), ", ")+", as in node@20; or none")
 	f.StringVar(&opt.Name, "name", "", "what it is called in lists, and with --image and -P")
 	f.StringVar(&opt.Mirror, "mirror", "", "mirror of the system's packages (default: this machine's, or its makers')")
 	f.BoolVar(&opt.Refresh, "refresh", false, "build anew, with the packages of today")
 	return c
+}
+
+// wantedTools are those that images get and those that are added; "none" takes away all.
+func wantedTools(dir string, added []string) ([]image.Tool, error) {
+	if len(added) == 1 && added[0] == "none" {
+		return []image.Tool{}, nil
+	}
+	have, err := image.ReadTools(dir)
+	if err != nil {
+		return nil, &exit{exitInfrastructure, err}
+	}
+	if _, err := image.ParseTools(added); err != nil {
+		return nil, usage("--tools: %v", err)
+	}
+	for _, t := range have {
+		added = append(added, t.String())
+	}
+	return image.ParseTools(added)
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%d MB", (n+500_000)/1_000_000) }
@@ -132,7 +168,7 @@ func (a *app) imageListCommand() *cobra.Command {
 					name += " *"
 				}
 				fmt.Fprintf(w, "%.12s\t%s\t%s\t%s ago\t%s ago\t%s\n", i.ID, name, megabytes(i.Size), board.Short(time.Since(i.Created)), board.Short(time.Since(i.Used)),
-					board.Clean(cmp.Or(strings.Join(i.Packages, ","), "-")))
+					board.Clean(cmp.Or(strings.Join(slices.Concat(i.Packages, i.Tools), ","), "-")))
 			}
 			return w.Flush()
 		},
@@ -152,7 +188,7 @@ func (a *app) openImage(args []string) (*image.Image, error) {
 		ref = args[0]
 	}
 	if ref == image.Default {
-		s, err := image.ReadShelf(dirs.Images(), "", nil)
+		s, err := image.ReadShelf(dirs.Images(), a.getenv("HEARTH_IMAGE"), nil)
 		if err != nil {
 			return nil, &exit{exitInfrastructure, err}
 		}

@@ -11,6 +11,9 @@
 //	modules  the read-only file system for /usr/lib/modules: all of the kernel's
 //	engine   the read-only file system with Docker, which lies below the base
 //
+// A seventh, toolcache, lies below the base as well: what setup actions find there,
+// Node and Go, of images that are to have it ([Options].Tools).
+//
 // Each lists what is in it (packages.json), as one of its files.
 //
 // All machines share an image's files; what a job writes goes to a scratch disk

@@ -33,6 +33,8 @@ type Options struct {
 	// Packages are packages of the recipe's distribution wanted beyond those that
 	// every image has.
 	Packages []string
+	// Tools are what the tool cache has: see ToolNames. nil is what ReadTools says.
+	Tools []Tool
 	// Mirror is a mirror of the recipe's distribution, such as
 	// http://deb.debian.org/debian; Debian's security updates are expected at the
 	// same address with "-security" added. By default the host's own sources are
@@ -50,7 +52,7 @@ type Options struct {
 // Progress tells how a build stands. Parts are built side by side, so steps of
 // different parts come interleaved.
 type Progress struct {
-	Part     string  // kernel, initrd, base, tools, modules, engine; "" for the whole
+	Part     string  // kernel, initrd, base, tools, modules, engine, toolcache; "" for the whole
 	Detail   string  // what is being done to it, for people
 	Fraction float64 // of this part, 0 to 1; an estimate
 	Total    float64 // of the whole build, 0 to 1; an estimate
@@ -73,7 +75,8 @@ type Image struct {
 	Tools    string    // path of the file system for /opt/hearth ("" from Boot)
 	Modules  string    // path of the file system for /usr/lib/modules ("" from Boot, and of older images)
 	Engine   string    // path of the file system with Docker ("" too where it could not be made: see NoEngine)
-	Layers   []*Layer  // in the order kernel, initrd, base, tools, modules, engine
+	Cache    string    // path of the file system with the tool cache ("" if there is nothing in it)
+	Layers   []*Layer  // in the order kernel, initrd, base, tools, modules, engine, toolcache
 
 	dir string
 	// Templates in use, as locks on their manifests: see Template.
@@ -128,6 +131,7 @@ type manifest struct {
 	ID       string        `json:"id"`
 	Name     string        `json:"name"`
 	Packages []string      `json:"packages,omitempty"`
+	Tools    []string      `json:"tools,omitempty"`
 	Created  time.Time     `json:"created"`
 	Layers   []layerRecord `json:"layers"`
 }
@@ -147,11 +151,12 @@ type layerRecord struct {
 	Files []File `json:"files"`
 }
 
-// layerKinds are an image's layers, in their order.
+// layerKinds are every image's layers, in their order; after them comes the tool cache
+// of those that have one.
 var layerKinds = [...]string{"kernel", "initrd", "base", "tools", "modules", "engine"}
 
 // partWeight is each part's share of a whole build's time, as measured.
-var partWeight = map[string]float64{"kernel": 0.12, "initrd": 0.01, "base": 0.65, "tools": 0.08, "modules": 0.02, "engine": 0.12}
+var partWeight = map[string]float64{"kernel": 0.12, "initrd": 0.01, "base": 0.65, "tools": 0.08, "modules": 0.02, "engine": 0.12, "toolcache": 0.15}
 
 // Build returns the image that opt describes, building what of it is not there
 // yet or is damaged. With everything in place it costs a few stat calls and a
@@ -159,7 +164,17 @@ var partWeight = map[string]float64{"kernel": 0.12, "initrd": 0.01, "base": 0.65
 // *MissingToolError for a program that is not installed, ErrDiskFull, the last
 // lines of a program that failed. Whatever happens, nothing half-made stays.
 func Build(ctx context.Context, opt Options) (*Image, error) {
-	return build(ctx, opt, layerKinds[:])
+	if opt.Tools == nil {
+		var err error
+		if opt.Tools, err = ReadTools(opt.Dir); err != nil {
+			return nil, err
+		}
+	}
+	kinds := layerKinds[:]
+	if len(opt.Tools) > 0 {
+		kinds = append(slices.Clone(kinds), "toolcache")
+	}
+	return build(ctx, opt, kinds)
 }
 
 // Boot builds the kernel and the initrd only: enough for a machine that lives
@@ -182,7 +197,7 @@ func build(ctx context.Context, opt Options, kinds []string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{store: st, opt: opt, recipe: r, kinds: kinds, fractions: map[string]float64{}}
+	b := &builder{store: st, opt: opt, recipe: r, tools: opt.Tools, kinds: kinds, fractions: map[string]float64{}}
 	agentSum, err := b.agentSum(opt.Agent)
 	if err != nil {
 		return nil, err
@@ -220,10 +235,13 @@ type builder struct {
 	*store
 	opt    Options
 	recipe *recipe
+	tools  []Tool
 	kinds  []string
 	began  time.Time
 	// keyring is what package lists must be signed with; "" is the recipe's.
 	keyring string
+	// sumKey is the key of Go's checksum database; "" is Go's.
+	sumKey string
 
 	mu        sync.Mutex // guards fractions and serialises Progress
 	fractions map[string]float64
@@ -252,6 +270,8 @@ func (b *builder) inputs(kind string, kernel *Layer, agentSum string) (string, e
 		return hashStrings("modules", modulesVersion, kernel.ID), nil
 	case "engine":
 		return engineInputs(), nil
+	case "toolcache":
+		return toolCacheInputs(b.tools), nil
 	}
 	panic("image: unknown layer kind " + kind)
 }
@@ -367,6 +387,8 @@ func (b *builder) layerFor(ctx context.Context, kind string, kernel *Layer, agen
 			return b.buildModules(ctx, dir, kernel)
 		case "engine":
 			return b.buildEngine(ctx, dir)
+		case "toolcache":
+			return b.buildToolCache(ctx, dir)
 		}
 		panic("image: unknown layer kind " + kind)
 	})
@@ -413,6 +435,9 @@ func (b *builder) assemble(layers []*Layer) (*Image, error) {
 	m := manifest{Version: 1, Name: b.opt.Name, Packages: b.opt.Packages, Created: time.Now().UTC().Truncate(time.Second)}
 	for _, l := range layers {
 		m.Layers = append(m.Layers, layerRecord{Kind: l.Kind, ID: l.ID, Files: l.Files})
+		if l.Kind == "toolcache" {
+			m.Tools = cached(l)
+		}
 	}
 	m.ID = imageID(m.Layers)
 	if m.Name == "" {
@@ -466,6 +491,8 @@ func newImage(dir string, m manifest, layers []*Layer) *Image {
 			if slices.ContainsFunc(l.Files, func(f File) bool { return f.Name == engineName }) {
 				img.Engine = l.path(engineName)
 			}
+		case "toolcache":
+			img.Cache = l.path(toolCacheName)
 		}
 	}
 	return img

@@ -19,6 +19,7 @@ type Info struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
 	Packages []string  `json:"packages,omitempty"`
+	Tools    []string  `json:"tools,omitempty"` // in its tool cache: node@20.20.2
 	Created  time.Time `json:"created"`
 	Used     time.Time `json:"used"` // when Build, Open or Hold last returned it
 	Size     int64     `json:"size"` // bytes, shared layers counted fully
@@ -38,7 +39,7 @@ func List(dir string) ([]Info, error) {
 	infos := []Info{}
 	std := standard(manifests)
 	for _, m := range manifests {
-		info := Info{ID: m.ID, Name: m.Name, Packages: m.Packages, Created: m.Created, Used: st.used(m.ID)}
+		info := Info{ID: m.ID, Name: m.Name, Packages: m.Packages, Tools: m.Tools, Created: m.Created, Used: st.used(m.ID)}
 		for _, l := range m.Layers {
 			for _, f := range l.Files {
 				info.Size += f.Size

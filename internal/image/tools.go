@@ -153,6 +153,11 @@ func (b *builder) buildTools(ctx context.Context, dir string) (map[string]string
 // byte, whoever makes them when, as long as mkfs.erofs is the same. So anybody
 // can find out whether a tools disk is what the pins make.
 func packTools(ctx context.Context, out, tree string) error {
+	return packTree(ctx, out, tree, "--all-root")
+}
+
+// packTree is packTools with another owner of the files.
+func packTree(ctx context.Context, out, tree string, owner ...string) error {
 	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			err = os.Chmod(path, 0o755) // whatever the umask was
@@ -162,7 +167,8 @@ func packTools(ctx context.Context, out, tree string) error {
 	if err != nil {
 		return err
 	}
-	_, err = tool{argv: []string{"mkfs.erofs", "-zlz4", "--quiet", "--all-root", "-T0", "-U", "00000000-0000-0000-0000-000000000000", out, tree}}.run(ctx)
+	_, err = tool{argv: slices.Concat([]string{"mkfs.erofs", "-zlz4", "--quiet"}, owner,
+		[]string{"-T0", "-U", "00000000-0000-0000-0000-000000000000", out, tree})}.run(ctx)
 	return err
 }
 

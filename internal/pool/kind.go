@@ -112,6 +112,10 @@ func Spec(img *image.Image, cpus, memoryMiB int) vm.Spec {
 			s.Cmdline += " hearth.engine=engine"
 			s.Disks = append(s.Disks, vm.Disk{ID: "engine", Path: img.Engine, ReadOnly: true})
 		}
+		if img.Cache != "" {
+			s.Cmdline += " hearth.toolcache=toolcache"
+			s.Disks = append(s.Disks, vm.Disk{ID: "toolcache", Path: img.Cache, ReadOnly: true})
+		}
 	}
 	return s
 }

@@ -14,6 +14,7 @@
 //	hearth.tools=ID    read-only file system for /opt/hearth
 //	hearth.modules=ID  read-only file system for /usr/lib/modules
 //	hearth.engine=ID   read-only file system with the container engine, below the base in the root
+//	hearth.toolcache=ID  read-only file system with the tool cache, below the base in the root
 //	hearth.scratch=ID  ext4 that takes what is written; without it, or without a file system on it: a tmpfs
 //	hearth.net=ADDRESS/LENGTH,GATEWAY,DNS    static IPv4 address of the first network interface
 //	hearth.host=NAME   host name

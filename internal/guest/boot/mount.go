@@ -76,6 +76,8 @@ const (
 	baseDir    = "/mnt/base"
 	scratchDir = "/mnt/scratch"
 	newRoot    = "/mnt/root"
+	// Below the base in the root, so that what is in it can be written to.
+	toolCacheDir = "/mnt/toolcache"
 )
 
 // buildRoot puts the root together from disks and moves into it.
@@ -102,6 +104,12 @@ func (m *machine) buildRoot() error {
 			return err
 		}
 		lower += ":" + engineDir
+	}
+	if id := m.args["hearth.toolcache"]; id != "" {
+		if err := mountByID(id, toolCacheDir); err != nil {
+			return err
+		}
+		lower += ":" + toolCacheDir
 	}
 	overlay := mountPoint{"overlay", newRoot, "overlay", syscall.MS_NOATIME,
 		"lowerdir=" + lower + ",upperdir=" + scratchDir + "/upper,workdir=" + scratchDir + "/work", true}

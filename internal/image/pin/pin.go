@@ -35,6 +35,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -282,6 +284,56 @@ func (r Registry) Versions(ctx context.Context, name string) ([]string, error) {
 		list = append(list, v)
 	}
 	return list, nil
+}
+
+// Integrity returns what the registry says the sum of a package's tarball is, as npm
+// writes it.
+func (r Registry) Integrity(ctx context.Context, name, version string) (sum string, err error) {
+	if r.NPM != nil {
+		out, err := r.NPM(ctx, "", "view", "--json", name+"@"+version, "dist.integrity")
+		if err != nil {
+			return "", err
+		}
+		if err := json.Unmarshal(out, &sum); err != nil {
+			return "", fmt.Errorf("npm view said something unexpected: %.200q", out)
+		}
+		return sum, nil
+	}
+	body, err := r.get(ctx, 4<<20, name, version)
+	if err != nil {
+		return "", err
+	}
+	var doc struct{ Dist struct{ Integrity string } }
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return "", fmt.Errorf("what the registry says of %s@%s: %w", name, version, err)
+	}
+	return doc.Dist.Integrity, nil
+}
+
+// Newest returns the highest release (no pre-release) of three numbers that begin with
+// those wanted ("20", "20.9", "20.9.0"), "" if there is none.
+func Newest(want string, versions []string) string {
+	prefix := strings.Split(want, ".")
+	var best []int
+	var name string
+	for _, v := range versions {
+		fields := strings.Split(v, ".")
+		if len(fields) != 3 || len(prefix) > 3 || !slices.Equal(prefix, fields[:len(prefix)]) {
+			continue
+		}
+		var n []int
+		for _, f := range fields {
+			i, err := strconv.Atoi(f)
+			if err != nil {
+				break
+			}
+			n = append(n, i)
+		}
+		if len(n) == 3 && slices.Compare(n, best) > 0 {
+			best, name = n, v
+		}
+	}
+	return name
 }
 
 func (r Registry) get(ctx context.Context, max int64, path ...string) ([]byte, error) {

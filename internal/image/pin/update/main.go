@@ -31,7 +31,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -154,7 +153,7 @@ func (u *updater) one(ctx context.Context, p pin.Pin, dir string) (pin.Pin, erro
 		return p, err
 	}
 	major, _, _ := strings.Cut(p.Version, ".")
-	newest := newestOf(major, versions)
+	newest := pin.Newest(major, versions)
 	if newest == "" {
 		return p, fmt.Errorf("the registry has no release %s of %s", major, p.Package)
 	}
@@ -218,27 +217,6 @@ func (u *updater) one(ctx context.Context, p pin.Pin, dir string) (pin.Pin, erro
 	}
 	next.Upstream = found
 	return next, nil
-}
-
-// newestOf returns the highest release (no pre-release) with a major number.
-func newestOf(major string, versions []string) string {
-	var best []int
-	var name string
-	for _, v := range versions {
-		var n []int
-		for f := range strings.SplitSeq(v, ".") {
-			i, err := strconv.Atoi(f)
-			if err != nil {
-				n = nil
-				break
-			}
-			n = append(n, i)
-		}
-		if len(n) == 3 && strconv.Itoa(n[0]) == major && slices.Compare(n, best) > 0 {
-			best, name = n, v
-		}
-	}
-	return name
 }
 
 // maxUnpacked bounds what is read out of one archive.

@@ -6,6 +6,7 @@ import * as artifact6 from '@actions/artifact'
 import * as artifact2 from 'artifact-2'
 import * as cache6 from '@actions/cache'
 import * as cache4 from 'cache-4'
+import * as tools from '@actions/tool-cache'
 import * as readline from 'node:readline'
 import * as fs from 'node:fs'
 import * as path from 'node:path'
@@ -34,6 +35,7 @@ const verbs = {
   save: async (key, ...paths) => ({ id: await cache.saveCache(paths, key) }),
   restore: async (key, restore, ...paths) => ({ key: await cache.restoreCache(paths, key, restore ? restore.split(' ') : []) }),
   lookup: async (key, ...paths) => ({ key: await cache.restoreCache(paths, key, [], { lookupOnly: true }) }),
+  find: (tool, version) => ({ dir: tools.find(tool, version), all: tools.findAllVersions(tool) }),
 }
 
 async function call(given) {
