@@ -427,13 +427,10 @@ func (a *app) plan(ctx context.Context, p *project, o runOptions, set runSetting
 	return ds, err
 }
 
-// noEngine says why machines have no container engine: no image has one yet.
-func noEngine([]string) string { return "the machines here have none yet" }
-
 // request is what is asked of every job: what machines there are for it.
 func (a *app) request(set runSettings) launch.Request {
 	return launch.Request{
-		Check: engine.CheckOptions{Results: true, NoEngine: noEngine, Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
+		Check: engine.CheckOptions{Results: true, Mapped: func(label string) bool { _, ok := set.platforms[strings.ToLower(label)]; return ok }},
 		Fits: func(labels []string, group string) (have, remarks []string, err error) {
 			have, remarks, err = image.Take(labels, group, func(label string) bool {
 				return set.platforms[label] != "" || slices.Contains(image.KnownLabels(), label)

@@ -300,7 +300,7 @@ func (d *Dispatcher) build(ctx context.Context, o cause, w *workflow.Workflow, r
 		},
 		Check: engine.CheckOptions{
 			Actions: d.cfg.Actions, Shells: d.cfg.Shells, Results: d.cfg.Results != nil,
-			Mapped: d.has, NoEngine: func([]string) string { return "the machines here have none yet" },
+			Mapped: d.has,
 			Files: func(ctx context.Context, name string, limit int64) ([]byte, error) {
 				b, err := o.repo.File(ctx, name, o.SHA)
 				switch {

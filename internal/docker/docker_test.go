@@ -42,6 +42,12 @@ func TestEngine(t *testing.T) {
 	if err := c.Pull(ctx, "reg.example:5000/x:v2", Auth{Username: "me", Password: "right"}, tell); err != nil {
 		t.Error(err)
 	}
+	if err := c.Tag(ctx, "reg.example:5000/x:v2", "x"); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Create(ctx, "tagged", Config{Image: "x:latest"}); err != nil {
+		t.Error(err)
+	}
 	net, err := c.CreateNetwork(ctx, "n")
 	if err != nil {
 		t.Fatal(err)

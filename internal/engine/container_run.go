@@ -167,10 +167,11 @@ func (x *execution) startContainer(c *container) *outcome {
 	if err := r.mask.Add(c.password); err != nil {
 		return fail("The password for %s cannot be masked: %s", c.image, err)
 	}
-	if out := x.pull(c.image, docker.Auth{Username: c.username, Password: c.password}); out != nil {
+	name, out := x.pull(c.image, docker.Auth{Username: c.username, Password: c.password})
+	if out != nil {
 		return out
 	}
-	id, out := x.createContainer(c)
+	id, out := x.createContainer(c, name)
 	if out != nil {
 		return out
 	}
@@ -208,8 +209,8 @@ func (x *execution) startContainer(c *container) *outcome {
 	return nil
 }
 
-// pull brings an image into the machine.
-func (x *execution) pull(image string, auth docker.Auth) *outcome {
+// pull brings an image into the machine and returns the name that it has there.
+func (x *execution) pull(image string, auth docker.Auth) (string, *outcome) {
 	r, cl := x.r, x.r.engineClient()
 	registry := docker.RegistryOf(image)
 	if auth.Username == "" && auth.Password == "" && r.job.Token != "" && (registry == "ghcr.io" || registry == "containers.pkg.github.com") {
@@ -218,25 +219,45 @@ func (x *execution) pull(image string, auth docker.Auth) *outcome {
 	if auth.Server = registry; registry == docker.Hub {
 		auth.Server = "https://index.docker.io/v1/"
 	}
+	from := image
+	if reg := r.job.Images; reg != nil {
+		if auth.Username != "" || auth.Password != "" {
+			reg.Login(registry, auth.Username, auth.Password)
+			auth = docker.Auth{}
+		}
+		var err error
+		if from, err = reg.Via(image); err != nil {
+			x.error(err.Error())
+			return "", &outcome{c: ci.Failure, reason: err.Error()}
+		}
+	}
 	for try := 1; ; try++ {
 		r.system(x, "docker pull "+image)
-		err := cl.Pull(x.ctx, image, auth, func(line string) { r.system(x, line) })
+		err := cl.Pull(x.ctx, from, auth, func(line string) { r.system(x, line) })
 		if err == nil {
-			return nil
+			break
 		}
 		said, ok := errors.AsType[*docker.Error](err)
 		if !ok || try == pullTries || !again(said) {
 			o := x.engineFault("pull the image "+image, err)
-			return &o
+			return "", &o
 		}
 		d := time.Second + rand.N(9*time.Second)
 		x.say("warning", fmt.Sprintf("Docker pull failed: %s. Back off %.1f seconds before retry.", said, d.Seconds()))
 		select {
 		case <-time.After(d):
 		case <-x.ctx.Done():
-			return &outcome{c: ci.Cancelled}
+			return "", &outcome{c: ci.Cancelled}
 		}
 	}
+	if from == image || strings.Contains(image, "@") { // a digest is no name to give
+		return from, nil
+	}
+	if err := cl.Tag(x.ctx, from, image); err != nil {
+		o := x.engineFault("name the image "+image, err)
+		return "", &o
+	}
+	return image, nil
 }
 
 // again reports whether another pull may end otherwise: not where there is no such
@@ -251,7 +272,7 @@ func again(e *docker.Error) bool {
 // createContainer makes a container by the engine's own program, since the options are
 // its: nobody else can read them. Values of variables go to it by its standard input,
 // or by its environment if they have several lines, and never by its command line.
-func (x *execution) createContainer(c *container) (id string, out *outcome) {
+func (x *execution) createContainer(c *container, image string) (id string, out *outcome) {
 	r := x.r
 	fail := func(format string, args ...any) (string, *outcome) {
 		msg := fmt.Sprintf(format, args...)
@@ -309,11 +330,11 @@ func (x *execution) createContainer(c *container) (id string, out *outcome) {
 	}
 	switch {
 	case c.service == "":
-		argv = append(argv, "--entrypoint", "tail", c.image, "-f", "/dev/null")
+		argv = append(argv, "--entrypoint", "tail", image, "-f", "/dev/null")
 	case c.entrypoint != "":
-		argv = append(argv, "--entrypoint", c.entrypoint, c.image)
+		argv = append(argv, "--entrypoint", c.entrypoint, image)
 	default:
-		argv = append(argv, c.image)
+		argv = append(argv, image)
 	}
 	argv = append(argv, splitArgs(c.command)...)
 	r.system(x, strings.Join(argv, " "))

@@ -188,6 +188,42 @@ jobs:
 	gone(t, e)
 }
 
+// gateway is a registry beside the machine.
+type gateway struct{ logins, via []string }
+
+func (g *gateway) Login(registry, user, password string) {
+	g.logins = append(g.logins, registry+" "+user+" "+password)
+}
+
+func (g *gateway) Via(image string) (string, error) {
+	g.via = append(g.via, image)
+	return "10.0.2.2:5000/" + strings.Replace(image, "reg:", "reg_", 1), nil
+}
+
+// Where there is a registry beside the machine, credentials go there and nowhere else.
+func TestCredentialsStayOutside(t *testing.T) {
+	digest := "@sha256:" + strings.Repeat("a", 64)
+	b := newBench(t, `
+jobs:
+  test:
+    runs-on: x
+    container: {image: "reg:5000/a", credentials: {username: me, password: hunter2-hunter2}}
+    services: {s: "ghcr.io/o/s`+digest+`"}
+    steps: [{run: echo fine}]
+`)
+	e := withEngine(t, b, map[string]dockertest.Image{"10.0.2.2:5000/reg_5000/a:latest": {},
+		"10.0.2.2:5000/ghcr.io/o/s:sha256:" + strings.Repeat("a", 64): {}})
+	g := &gateway{}
+	b.job.Images, b.job.Token = g, "the-token-1234"
+	res := b.run()
+	if !slices.Equal(g.logins, []string{"reg:5000 me hunter2-hunter2", "ghcr.io octo the-token-1234"}) || !slices.Equal(g.via, []string{"reg:5000/a", "ghcr.io/o/s" + digest}) {
+		t.Errorf("%q %q\n%s", g.logins, g.via, b.log())
+	}
+	if c := e.Of("job_"); c.Image != "reg:5000/a:latest" || res.Steps[0].Outcome != ci.Success {
+		t.Errorf("%+v\n%s", c, b.log())
+	}
+}
+
 // What keeps containers from running fails the job by its name; steps whose condition
 // holds still run where there is something to run them in.
 func TestContainersThatFail(t *testing.T) {

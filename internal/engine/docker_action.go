@@ -68,7 +68,7 @@ func (x *execution) imageOf(a *action.Action, dir string) (string, *outcome) {
 				return
 			}
 			x.group("Pull down action image '" + name + "'")
-			img.name, img.out = name, x.pull(name, docker.Auth{})
+			img.name, img.out = x.pull(name, docker.Auth{})
 			x.ungroup()
 			return
 		}

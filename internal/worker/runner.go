@@ -3,6 +3,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -184,7 +185,17 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 		}
 	}
 	began := time.Now()
+	want, need := engine.Containers(job)
+	request.Containers = want
 	lease, err := r.Host.Claim(ctx, request)
+	switch {
+	case !errors.Is(err, machine.ErrNoContainers):
+	case need:
+		return conduct.Outcome{Conclusion: ci.NotRun, Reason: "the job needs a container engine: " + err.Error()}
+	default: // it speaks of one, and may do without
+		request.Containers = false
+		lease, err = r.Host.Claim(ctx, request)
+	}
 	if err != nil {
 		return lost("no machine", err)
 	}

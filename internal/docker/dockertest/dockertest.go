@@ -154,6 +154,20 @@ func (e *Engine) routes() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1.40/version", func(w http.ResponseWriter, r *http.Request) { say(w, 200, map[string]string{"ApiVersion": "1.45"}) })
 	m.HandleFunc("POST /v1.40/images/create", e.pull)
+	m.HandleFunc("POST /v1.40/images/{name...}", func(w http.ResponseWriter, r *http.Request) {
+		name, ok := strings.CutSuffix(r.PathValue("name"), "/tag")
+		name = full(name)
+		q := r.URL.Query()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !ok || !e.pulled[name] {
+			refuse(w, 404, "No such image: %s", name)
+			return
+		}
+		as := q.Get("repo") + ":" + q.Get("tag")
+		e.Images[as], e.pulled[as] = e.Images[name], true
+		w.WriteHeader(201)
+	})
 	m.HandleFunc("POST /v1.40/networks/create", func(w http.ResponseWriter, r *http.Request) {
 		var in struct{ Name string }
 		json.NewDecoder(r.Body).Decode(&in)
@@ -305,6 +319,15 @@ func (e *Engine) pull(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "{\"status\":\"Pulling from %s\",\"id\":\"tag\"}\n{\"status\":\"Downloading\",\"id\":\"a\",\"progressDetail\":{\"current\":1,\"total\":2}}\n{\"status\":\"Status: Downloaded newer image for %s\"}\n", name, name)
 }
 
+// full is an image's name as Images has it: with its tag, or its digest as one.
+func full(name string) string {
+	name = strings.ReplaceAll(name, "@", ":")
+	if strings.LastIndexByte(name, ':') <= strings.LastIndexByte(name, '/') {
+		name += ":latest"
+	}
+	return name
+}
+
 func (e *Engine) create(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Image           string
@@ -325,8 +348,8 @@ func (e *Engine) create(w http.ResponseWriter, r *http.Request) {
 	built := strings.HasPrefix(in.Image, "hearth-action:")
 	if built {
 		in.Image = "hearth-action"
-	} else if !strings.Contains(in.Image, ":") {
-		in.Image += ":latest"
+	} else {
+		in.Image = full(in.Image)
 	}
 	img, ok := e.Images[in.Image]
 	switch {
