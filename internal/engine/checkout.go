@@ -163,8 +163,9 @@ func (x *execution) handOver(dir string) error {
 	if owner == "" {
 		return nil
 	}
-	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", `exec chown -hR -- "$1" "$2" "$3"/git-credentials-*.config`, "sh", owner, dir, r.layout.Temp},
-		Dir: "/", User: "root"})
+	// With what git may use the token by.
+	const script = `owner=$1 dir=$2; set -- "$3"/git-credentials-*.config; [ -e "$1" ] || shift; exec chown -hR -- "$owner" "$dir" "$@"`
+	exit, err := r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", script, "sh", owner, dir, r.layout.Temp}, Dir: "/", User: "root"})
 	if err == nil && !exit.OK() && context.Cause(x.ctx) == nil {
 		r.system(x, "Note: not all of the files could be given to the container's user "+owner+".")
 	}
