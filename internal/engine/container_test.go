@@ -216,7 +216,8 @@ jobs:
 	g := &gateway{}
 	b.job.Images, b.job.Token = g, "the-token-1234"
 	res := b.run()
-	if !slices.Equal(g.logins, []string{"reg:5000 me hunter2-hunter2", "ghcr.io octo the-token-1234"}) || !slices.Equal(g.via, []string{"reg:5000/a", "ghcr.io/o/s" + digest}) {
+	if !slices.Equal(g.logins, []string{"reg:5000 me hunter2-hunter2", "ghcr.io octo the-token-1234"}) ||
+		!slices.Equal(g.via, []string{"reg:5000/a", "ghcr.io/o/s" + digest}) {
 		t.Errorf("%q %q\n%s", g.logins, g.via, b.log())
 	}
 	if c := e.Of("job_"); c.Image != "reg:5000/a:latest" || res.Steps[0].Outcome != ci.Success {
