@@ -19,5 +19,13 @@
 //
 // # Machines of another kind
 //
-// Sessions needs only a Provider, an interface of one method: a Host is one.
+// Sessions needs only a Provider, an interface of one method: a Host is one, and a
+// Client, whose machines are a server's. Both are a Memory, too: what was learned of
+// runs and commands, to be asked.
+//
+// # Where workflows come from
+//
+// A program writes a Workflow and its Context down, or has them made of what it gets:
+// ParseWorkflow of a file in GitHub's syntax, FromWords of plain words, FromEvent of a
+// webhook's delivery. What cannot be had is an error, never left out.
 package hearth

@@ -288,7 +288,7 @@ func (r *running) keepCache(ctx context.Context) error {
 	}
 	var paths []string
 	for _, p := range r.workflow.CachePaths {
-		end, err := r.session.Exec(ctx, Command{Argv: []string{"test", "-e", guest.InHome(p)}, Timeout: time.Minute})
+		end, err := r.session.Exec(ctx, Command{Argv: []string{"test", "-e", guest.InHome(p)}, Timeout: time.Minute, NoLearn: true})
 		if err != nil {
 			return fmt.Errorf("saving the cache: %w", err)
 		}

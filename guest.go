@@ -21,7 +21,7 @@ type inside struct{ *Session }
 
 func (g inside) Exec(ctx context.Context, c guest.Cmd) (guest.Exit, error) {
 	end, err := g.Session.Exec(ctx, Command{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
-		Timeout: c.Timeout})
+		Timeout: c.Timeout, NoLearn: true}) // the Executor's run is learned from by its steps
 	return guest.Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}, err
 }
 
@@ -67,7 +67,11 @@ func (g inside) MkdirAll(ctx context.Context, dir string, _ fs.FileMode, _ strin
 
 func (g inside) run(ctx context.Context, out io.Writer, argv ...string) error {
 	var said tail
-	end, err := g.Session.Exec(ctx, Command{Argv: argv, Env: []string{"PATH=" + guest.ToolPath}, Stdout: out, Stderr: &said, Timeout: time.Minute})
+	end, err := g.Session.Exec(ctx, Command{Argv: argv, Env: []string{"PATH=" + guest.ToolPath}, Stdout: out, Stderr: &said, Timeout: time.Minute,
+		NoLearn: true})
+	if err == nil && end.Truncated {
+		err = fmt.Errorf("%s says more than can be had at once", argv[0])
+	}
 	if err == nil && end.Code != 0 {
 		err = fmt.Errorf("%s ended with %d: %q", argv[0], end.Code, said.String())
 	}

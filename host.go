@@ -15,6 +15,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/guest"
+	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/ledger"
@@ -192,11 +193,14 @@ func (h *Host) Machine(ctx context.Context, deadline time.Time) (Machine, error)
 	if err != nil {
 		return nil, err
 	}
-	return kept{session.Open(l, nil)}, nil
+	return kept{session.Open(l, nil), (&history.Keeper{Learn: h.learner, Log: h.log}).Open(l.ID())}, nil
 }
 
-// kept is a session of a pool's machine as a Machine.
-type kept struct{ *session.Session }
+// kept is a session of a pool's machine as a Machine, and its history.
+type kept struct {
+	*session.Session
+	history *history.Machine
+}
 
 // use has f use the machine while no snapshot or rollback is under way.
 func (m kept) use(f func(*guest.Client) error) error {
@@ -211,15 +215,25 @@ func (m kept) use(f func(*guest.Client) error) error {
 
 func (m kept) Exec(ctx context.Context, c Command) (x Exit, err error) {
 	err = m.use(func(client *guest.Client) error {
-		end, err := client.Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
+		var taught *history.Execution
+		if !c.NoLearn {
+			taught = m.history.Begin(ctx, history.Command{Repository: cmp.Or(c.Repository, onLibrary), Door: "library", Argv: c.Argv, Env: c.Env,
+				Secrets: c.Secrets})
+		}
+		stdout, stderr := taught.Tee(c.Stdout, c.Stderr)
+		end, err := client.Exec(ctx, guest.Cmd{Argv: c.Argv, Env: c.Env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: stdout, Stderr: stderr,
 			Timeout: c.Timeout})
 		x = Exit{Code: end.Code, TimedOut: end.TimedOut, Cancelled: end.Cancelled, Duration: end.Duration}
+		if taught != nil && err == nil {
+			x.Expected, x.Explanation = &taught.Expected.Prediction, taught.End(ctx, end)
+		}
 		return err
 	})
 	return x, err
 }
 
 func (m kept) Unpack(ctx context.Context, dir string, r io.Reader) error {
+	defer m.history.Changed("files copied into the machine")
 	return m.use(func(c *guest.Client) error { return c.TarIn(ctx, dir, r, "") })
 }
 
@@ -233,6 +247,7 @@ func (m kept) Snapshot(ctx context.Context) (string, error) {
 }
 
 func (m kept) Rollback(ctx context.Context, name string) error {
+	defer m.history.Changed("a rollback")
 	_, err := m.Session.Rollback(ctx, name)
 	return err
 }

@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth"
+	"github.com/hearth-ci/hearth/internal/api"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image/imagetest"
+	"github.com/hearth-ci/hearth/internal/machine/machinetest"
 )
 
 // local makes machines that are agents on this host: real programs, no VM. The
@@ -438,6 +440,23 @@ func TestForgotten(t *testing.T) {
 	s.Close(t.Context())
 }
 
+// printed is what f prints.
+func printed(t *testing.T, f func()) string {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout := os.Stdout
+	os.Stdout = w
+	read := make(chan string)
+	go func() { b, _ := io.ReadAll(r); read <- string(b) }()
+	f()
+	os.Stdout = stdout
+	w.Close()
+	return <-read
+}
+
 // The manual's example is the package's, and prints what the manual says, from a
 // real machine, with what it leaves on record.
 func TestManualExample(t *testing.T) {
@@ -453,10 +472,35 @@ func TestManualExample(t *testing.T) {
 	if len(blocks) < 2 {
 		t.Fatal("no example in docs/library.md")
 	}
-	_, body, _ := strings.Cut(string(source), "func Example() {\n")
-	body = regexp.MustCompile(`(?m)^\t`).ReplaceAllString(strings.TrimSuffix(strings.TrimSpace(body), "\n}"), "")
-	if got := strings.TrimSpace(string(blocks[0][2])); got != strings.TrimSpace(body) {
-		t.Errorf("docs/library.md shows another example than example_test.go:\n%s", body)
+	bodies := map[string]string{} // of the examples, without what they print
+	for _, m := range regexp.MustCompile(`(?s)func (Example\w*)\(\) \{\n(.*?)\n\}\n`).FindAllStringSubmatch(string(source), -1) {
+		body, _, _ := strings.Cut(regexp.MustCompile(`(?m)^\t`).ReplaceAllString(m[2], ""), "\n// Output:")
+		bodies[m[1]] = strings.TrimSpace(body)
+	}
+	for _, b := range blocks {
+		code := strings.TrimSpace(string(b[2]))
+		if string(b[1]) != "go" {
+			continue
+		}
+		found := false
+		for name, body := range bodies {
+			if body == code {
+				found = true
+				delete(bodies, name)
+			}
+		}
+		if !found {
+			t.Errorf("docs/library.md shows what is no example of example_test.go:\n%s", code)
+		}
+	}
+	for name := range bodies {
+		t.Errorf("docs/library.md does not show %s", name)
+	}
+	_, _, url := server(t, &machinetest.Host{})
+	t.Setenv("HEARTH_URL", url)
+	t.Setenv("TOKEN", signed(t, api.Grant{Subject: "root", Admin: true}))
+	if got, want := printed(t, ExampleNewClient), string(blocks[len(blocks)-1][2]); got != want {
+		t.Errorf("the client's example prints\n%s\nthe manual says\n%s", got, want)
 	}
 	if testing.Short() {
 		t.Skip("SKIPPED, NOT TESTED: a real machine, with -short")
@@ -475,18 +519,7 @@ func TestManualExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("HEARTH_HOME", home)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout := os.Stdout
-	os.Stdout = w
-	read := make(chan string)
-	go func() { b, _ := io.ReadAll(r); read <- string(b) }()
-	Example()
-	os.Stdout = stdout
-	w.Close()
-	if got, want := <-read, string(blocks[1][2]); got != want {
+	if got, want := printed(t, Example), string(blocks[1][2]); got != want {
 		t.Errorf("the example prints\n%s\nthe manual says\n%s", got, want)
 	}
 	if left, _ := filepath.Glob(filepath.Join(home, "run", "machines", "*")); len(left) > 0 {
@@ -528,11 +561,33 @@ func TestManualExample(t *testing.T) {
 	if p := second.Steps[1].Expected; p == nil || p.Seen < 1 || second.Expected == nil {
 		t.Errorf("nothing was expected of the second run: %+v", p)
 	}
+	// What a session runs by itself teaches, too.
+	x, err := s.New(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		end, err := x.Exec(ctx, hearth.Command{Argv: []string{"sh", "-c", "cat /nonesuch; echo $KEY >&2; exit 1"}, Env: []string{"KEY=correcthorse"},
+			Secrets: []string{"correcthorse"}, Repository: "octo/exec-" + filepath.Base(home)})
+		if err != nil || end.Expected == nil || end.Explanation == nil || end.Explanation.Seen != i ||
+			strings.Contains(strings.Join(end.Explanation.Lines, "\n"), "correcthorse") {
+			t.Errorf("%+v %+v %v", end, end.Explanation, err)
+		}
+	}
+	if end, err := x.Exec(ctx, hearth.Command{Argv: []string{"false"}, NoLearn: true}); err != nil || end.Expected != nil || end.Explanation != nil {
+		t.Errorf("%+v %v", end, err)
+	}
+	if f, err := h.Predict(ctx, "octo/exec-"+filepath.Base(home), "cat /nonesuch; echo $KEY >&2; exit 1"); err != nil || f.PFail < .1 || len(f.Failures) != 1 {
+		t.Errorf("%+v %v", f, err)
+	}
+	if err := x.Release(ctx); err != nil {
+		t.Error(err)
+	}
 	states := []hearth.State{}
 	for _, i := range s.List() {
 		states = append(states, i.Outcome)
 	}
-	if !slices.Equal(states, []hearth.State{hearth.SessionCompleted, hearth.SessionCompleted}) {
+	if !slices.Equal(states[:2], []hearth.State{hearth.SessionCompleted, hearth.SessionCompleted}) {
 		t.Error(states)
 	}
 }

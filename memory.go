@@ -13,12 +13,15 @@ import (
 
 // A run of the library is on record like any other, with one job.
 
-const onlyJob = "workflow"
+const (
+	onlyJob   = "workflow"
+	onLibrary = "local/library" // the memory of what names no repository
+)
 
 // row is the run's own.
 func (r *running) row() ci.Run {
 	c, name := r.context, cmp.Or(r.secrets.Field(r.workflow.Name), onlyJob)
-	return ci.Run{ID: r.result.ID, Event: c.Event, Repository: cmp.Or(c.Repository, "local/library"), Workflow: name, File: name, Name: name,
+	return ci.Run{ID: r.result.ID, Event: c.Event, Repository: cmp.Or(c.Repository, onLibrary), Workflow: name, File: name, Name: name,
 		Ref: c.Ref, SHA: c.SHA, Actor: c.Actor, Attempt: 1, Created: r.result.Started}
 }
 

@@ -50,6 +50,14 @@ type Command struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer // nil discards
 	Timeout        time.Duration
+	// Repository (owner/name) is whose memory the command teaches, where a Host is the
+	// Provider that learns; "" is "local/library".
+	Repository string
+	// Secrets are values, of the environment say, that are never remembered, whatever
+	// they look like.
+	Secrets []string
+	// NoLearn has nothing learned from the command, nor said of it.
+	NoLearn bool
 }
 
 // Exit is how a command ended.
@@ -58,6 +66,11 @@ type Exit struct {
 	TimedOut  bool // after Command.Timeout
 	Cancelled bool // the context was done
 	Duration  time.Duration
+	Truncated bool // the output is not all there: a Client's machines bound it
+	// Expected is what was expected before it ran, Explanation what is known of its
+	// failure; nil where nothing is learned.
+	Expected    *Prediction
+	Explanation *Explanation
 }
 
 // State is where a session is in its life.

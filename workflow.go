@@ -58,6 +58,7 @@ type Context struct {
 	Ref        string // refs/heads/main
 	SHA        string // of the commit
 	Actor      string
+	Fork       bool // what runs is a stranger's: a pull request of another repository
 	// Vars are environment variables of every step, under the workflow's Env.
 	Vars map[string]string
 	// Secrets are, too. Their values become *** in all output, and reach neither

@@ -296,7 +296,7 @@ func (c *Command) secrets() (*mask.Set, error) {
 		found = append(found, mask.GuessEnv(name, value)...)
 	}
 	found = append(found, mask.Guess(c.Code)...)
-	found = append(found, mask.Guess(quote(c.Argv))...)
+	found = append(found, mask.Guess(Quote(c.Argv))...)
 	for _, a := range c.Argv { // also as they are, without a shell's quotes
 		found = append(found, mask.Guess(a)...)
 	}

@@ -32,7 +32,7 @@ func (c *Command) words(secrets *mask.Set) (words, job string) {
 			strings.HasSuffix(c.Argv[1], "c") {
 			script = c.Argv[2]
 		} else {
-			script = quote(c.Argv)
+			script = Quote(c.Argv)
 		}
 	} else if c.Language != "sh" {
 		code := clean(script)
@@ -87,8 +87,8 @@ func imported(code string) (names []string) {
 	return names[:min(len(names), maxImports)]
 }
 
-// quote writes arguments as a shell would take them.
-func quote(argv []string) string {
+// Quote writes arguments as a shell would take them.
+func Quote(argv []string) string {
 	var out []string
 	for _, a := range argv {
 		if a == "" || strings.ContainsFunc(a, func(r rune) bool {
