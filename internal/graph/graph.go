@@ -136,8 +136,8 @@ type Edge struct {
 	src *Node
 }
 
-// Limits bound a graph. Where one is reached, what was touched longest ago, of a
-// few taken at random, makes room.
+// Limits bound a graph. Where one is reached, what is worth least, of a few taken at
+// random, makes room: see [Node.Worth].
 type Limits struct {
 	Nodes int // 0: 100,000
 	Edges int // 0: ten times as many as nodes
@@ -280,22 +280,33 @@ func (g *Graph) cutWeakest(now int64) {
 	g.cut(victim)
 }
 
-// Evict drops the oldest of eight nodes taken at random, if there is one.
+// Worth is what a node is worth keeping for, on a scale of its own: one more is twice
+// as much. It halves with each half-life in which nothing was counted, doubles with how
+// often something was, and a failure counts as four passes, since it is failures that
+// are asked about. So what ran once, long ago, and passed goes first.
+func (n *Node) Worth() float64 {
+	return math.Log2(.5+n.OK+4*n.Failed) + float64(n.Last)/HalfLife
+}
+
+// Evict drops the node that is worth least, of eight taken at random, if there is one.
+// What counts everything else stays.
 func (g *Graph) Evict() {
-	if len(g.nodes) == 0 {
-		return
-	}
 	var victim *Node
 	n := 0
-	for _, v := range g.nodes {
-		if victim == nil || v.Last < victim.Last {
+	for id, v := range g.nodes {
+		if id == contexts && len(g.nodes) > 1 {
+			continue
+		}
+		if victim == nil || v.Worth() < victim.Worth() {
 			victim = v
 		}
 		if n++; n == 8 {
 			break
 		}
 	}
-	g.drop(victim)
+	if victim != nil {
+		g.drop(victim)
+	}
 }
 
 // Remove drops a node with its edges; one that is not there is no error.

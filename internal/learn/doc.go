@@ -96,6 +96,17 @@
 //
 // # Bounds
 //
-// Every map here has a limit, and an old entry of a few taken at random makes
-// room. Nothing grows with the number of executions.
+// Every map here has a limit: 200,000 counters, 100,000 windows of durations, 100,000
+// nodes of all graphs (20,000 of one), 20,000 steps with green runs; every table of the
+// store too, by repository. Nothing grows with the number of executions.
+//
+// What goes first is what is worth least, of a few taken at random, and of
+// repositories that have most: no flood pushes out what others know ([makeRoom]).
+// Worth halves in thirty days, since old failures foretell little; it doubles with how
+// often something ran, since what ran once, on a branch that is gone, will not be asked
+// about; and a failure is worth four passes, since of what never fails its parent says
+// as much, while what a failure was and what ended it is said nowhere else. So single
+// passes of dead branches go first, then what has not run for months, and last the
+// failures of what runs daily. Tests that never failed go before those that did,
+// signatures that came once before those that came back; of predictions sums stay.
 package learn

@@ -1,6 +1,8 @@
 package learn
 
 import (
+	"slices"
+
 	"github.com/hearth-ci/hearth/internal/graph"
 )
 
@@ -26,22 +28,42 @@ func (g graphs) of(repo string) *graph.Graph {
 	return v
 }
 
-// bound makes room where all are too large together, in the largest.
+// bound makes room where all are too large together, in the largest: down to the size
+// above which none is then.
 func (g graphs) bound() {
 	all := 0
 	for _, v := range g {
 		n, _ := v.Len()
 		all += n
 	}
-	for ; all > maxAllNodes; all-- {
-		var largest *graph.Graph
-		most := 0
-		for _, v := range g {
-			if n, _ := v.Len(); n > most {
-				largest, most = v, n
+	if all <= maxAllNodes {
+		return
+	}
+	list := make([]*graph.Graph, 0, len(g))
+	for _, v := range g {
+		list = append(list, v)
+	}
+	size := func(v *graph.Graph) int { n, _ := v.Len(); return n }
+	slices.SortFunc(list, func(a, b *graph.Graph) int { return size(b) - size(a) })
+	over, together := all-maxAllNodes, 0
+	for n, v := range list {
+		together += size(v)
+		next := 0
+		if n+1 < len(list) {
+			next = size(list[n+1])
+		}
+		// Brought down to the size of the next one, do the first ones give enough?
+		if together-(n+1)*next < over {
+			continue
+		}
+		level := (together - over) / (n + 1)
+		for _, v := range list[:n+1] {
+			for over > 0 && size(v) > level {
+				v.Evict()
+				over--
 			}
 		}
-		largest.Evict()
+		return
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -66,6 +67,13 @@ func (r *ImportResult) Add(o ImportResult) {
 // errImportOff is what an import gets where nothing is learned.
 var errImportOff = errors.New("learn: nothing is learned here: learning is off")
 
+// How many executions one transaction of an import takes in, and after how many those
+// that are too old are looked for.
+const (
+	importBatch = 2000
+	trimEvery   = 50 * importBatch
+)
+
 // Import learns from executions in the order of their ends, each once, however often
 // it is imported. What an import that was broken off has learned stays.
 func (l *Learner) Import(ctx context.Context, list []Imported) (ImportResult, error) {
@@ -79,7 +87,9 @@ func (l *Learner) Import(ctx context.Context, list []Imported) (ImportResult, er
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b Imported) int { return cmp.Or(cmp.Compare(a.End, b.End), cmp.Compare(len(b.Job), len(a.Job))) })
 	failed := map[string][]string{} // jobs of a run
-	for chunk := range slices.Chunk(list, batch) {
+	touched := map[string]bool{}
+	for at := 0; at < len(list); at += importBatch {
+		chunk := list[at:min(at+importBatch, len(list))]
 		if ctx.Err() != nil {
 			return res, context.Cause(ctx)
 		}
@@ -101,14 +111,16 @@ func (l *Learner) Import(ctx context.Context, list []Imported) (ImportResult, er
 					did.Known++
 					continue
 				}
-				repositories[v.Repo] = true
+				repositories[v.Repo], touched[v.Repo] = true, true
 				l.takeIn(v, failed, &did)
 			}
 			l.model.Settle()
-			for repo := range repositories {
-				did.Repositories = append(did.Repositories, repo)
-				if err := tx.TrimImports(repo); err != nil {
-					return 0, err
+			did.Repositories = slices.Collect(maps.Keys(repositories))
+			if last := at+importBatch >= len(list); last || at%trimEvery == 0 { // counting takes a while
+				for repo := range touched {
+					if err := tx.TrimImports(repo); err != nil {
+						return 0, err
+					}
 				}
 			}
 			return tx.Cursor, nil

@@ -296,7 +296,7 @@ func (m *Model) counter(key, owner uint64, at float64) *counter {
 	c := m.counters[key]
 	if c == nil {
 		if len(m.counters) >= m.limit {
-			out := makeRoom(m.counters, m.shares.counters, func(_ uint64, c *counter) (uint64, float64) { return c.owner, c.last })
+			out := makeRoom(m.counters, m.shares.counters, func(_ uint64, c *counter) (uint64, float64) { return c.owner, worth(c.seen, c.fails, c.last) })
 			m.shares.counters.drop(m.counters[out].owner)
 			m.contexts -= len(m.counters[out].contexts)
 			delete(m.counters, out)

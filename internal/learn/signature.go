@@ -792,26 +792,48 @@ func (s share) drop(owner uint64) {
 }
 
 // makeRoom chooses what goes from a map that is full: of some entries taken at
-// random, which Go's map iteration does for us, the oldest one of the repository
-// that has most. It takes constant time. So a repository that floods the memory
-// pushes out its own, and what others know stays.
-func makeRoom[K comparable, V any](m map[K]V, s share, of func(K, V) (owner uint64, age float64)) K {
+// random, which Go's map iteration does for us, the one of the least value, among
+// those of repositories that have at least half as many as the one with most. It
+// takes constant time. So a repository that floods the memory pushes out its own, what
+// others know stays, and of what may go the least valuable goes.
+func makeRoom[K comparable, V any](m map[K]V, s share, of func(K, V) (owner uint64, value float64)) K {
 	tries := 8
 	if len(s) > 1 {
 		tries = 64 // enough to meet one of those that have most
 	}
-	var victim K
-	most, oldest := 0, 0.0
+	type pick struct {
+		key   K
+		has   int
+		value float64
+	}
+	var picks [64]pick
+	n, most := 0, 0
 	for k, v := range m {
-		owner, age := of(k, v)
-		if c := s[owner]; c > most || c == most && age < oldest {
-			victim, most, oldest = k, c, age
-		}
-		if tries--; tries == 0 {
+		owner, value := of(k, v)
+		picks[n] = pick{k, s[owner], value}
+		most = max(most, s[owner])
+		if n++; n == tries {
 			break
 		}
 	}
-	return victim
+	victim := -1
+	for i, p := range picks[:n] {
+		if 2*p.has >= most && (victim < 0 || p.value < picks[victim].value) {
+			victim = i
+		}
+	}
+	if victim < 0 {
+		var none K
+		return none
+	}
+	return picks[victim].key
+}
+
+// worth is the value of a counter to [makeRoom]: it halves in thirty days without an
+// event, doubles with how often there was one, and a failure is worth as much as four
+// passes: what never fails is foretold as well by what is above it.
+func worth(seen, fails int64, last float64) float64 {
+	return last + 30*86400*math.Log2(float64(1+max(seen, 0)+4*max(fails, 0)))
 }
 
 // byScore sorts anything with a score, the best first.

@@ -210,26 +210,49 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 		return err
 	}
 	l.Version, l.Cursor = version, cursor
-	for _, n := range k.Nodes {
-		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO nodes (repository, id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
-			ON CONFLICT (repository, id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
-			clean(n.Repository), clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, version); err != nil {
-			return fmt.Errorf("node %s: %w", n.ID, err)
+	save := func(n int, query string, row func(i int) (what string, args []any)) error {
+		if n == 0 {
+			return nil
 		}
+		stmt, err := l.tx.PrepareContext(l.ctx, query)
+		if err != nil {
+			return err
+		}
+		defer stmt.Close()
+		for i := range n {
+			what, args := row(i)
+			if _, err := stmt.ExecContext(l.ctx, args...); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+		}
+		return nil
 	}
-	for _, e := range k.Edges {
-		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO edges (repository, src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
-			ON CONFLICT (repository, src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
-			clean(e.Repository), clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, version); err != nil {
-			return fmt.Errorf("edge %s %s: %w", e.Src, e.Kind, err)
-		}
+	err = save(len(k.Nodes), `INSERT INTO nodes (repository, id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+		ON CONFLICT (repository, id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
+		func(i int) (string, []any) {
+			n := &k.Nodes[i]
+			return "node " + n.ID, []any{clean(n.Repository), clean(n.ID), n.Kind, clean(n.Text), n.OK, n.Failed, n.Last, version}
+		})
+	if err != nil {
+		return err
 	}
-	for _, m := range k.Models {
-		if _, err := l.tx.ExecContext(l.ctx, `INSERT INTO model (key, body, last, version) VALUES ($1,$2,$3,$4)
-			ON CONFLICT (key) DO UPDATE SET body = excluded.body, last = excluded.last, version = excluded.version`,
-			clean(m.Key), m.Body, m.Last, version); err != nil {
-			return fmt.Errorf("model %s: %w", m.Key, err)
-		}
+	err = save(len(k.Edges), `INSERT INTO edges (repository, src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+		ON CONFLICT (repository, src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
+		func(i int) (string, []any) {
+			e := &k.Edges[i]
+			return "edge " + e.Src + " " + e.Kind, []any{clean(e.Repository), clean(e.Src), e.Kind, clean(e.Dst), e.OK, e.Failed, e.Last, version}
+		})
+	if err != nil {
+		return err
+	}
+	err = save(len(k.Models), `INSERT INTO model (key, body, last, version) VALUES ($1,$2,$3,$4)
+		ON CONFLICT (key) DO UPDATE SET body = excluded.body, last = excluded.last, version = excluded.version`,
+		func(i int) (string, []any) {
+			m := &k.Models[i]
+			return "model " + m.Key, []any{clean(m.Key), m.Body, m.Last, version}
+		})
+	if err != nil {
+		return err
 	}
 	_, err = l.tx.ExecContext(l.ctx, `UPDATE counters SET n = $2 WHERE name = $1`, l.follower, cursor)
 	return err
