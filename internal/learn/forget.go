@@ -153,6 +153,7 @@ func (l *Learner) forgetRepository(repository string) (nodes, counters int) {
 		delete(l.graphs, repository) // its rows are gone
 	}
 	counters = l.forgetCounters(func(o uint64, _ uint64) bool { return o == owner })
+	counters += l.forgetLevels(func(v *level) bool { return v.Repo == repository })
 	mine := func(key string) bool { repo, _ := ofRecordKey(key); return repo == repository }
 	maps.DeleteFunc(l.greens, func(key string, _ []logRef) bool { return mine(key) })
 	maps.DeleteFunc(l.templates.byID, func(key string, _ *template) bool { return mine(key) })
@@ -174,6 +175,11 @@ func (l *Learner) forgetCounters(gone func(owner, key uint64) bool) (n int) {
 	n += drop(l.durations.m, mark(&l.durations.dirty.keys), func(key uint64, w *window) bool { return gone(w.owner, key) })
 	n += drop(l.retries.m, mark(&l.retries.dirty), func(key uint64, r *retried) bool { return gone(r.owner, key) })
 	return n
+}
+
+// forgetLevels drops what is remembered of changes of level.
+func (l *Learner) forgetLevels(gone func(*level) bool) int {
+	return drop(l.shifts.m, l.shifts.dirty, func(_ uint64, v *level) bool { return gone(v) })
 }
 
 // forgetTexts takes what says a text out of memory, and what hangs on it.
@@ -236,6 +242,9 @@ func (l *Learner) forgetTexts(tx *store.Learning, f *store.Forget, branches []st
 		}
 	}
 	counters = l.forgetCounters(func(_, key uint64) bool { return keys[key] })
+	counters += l.forgetLevels(func(v *level) bool {
+		return v.Repo == f.Repository && says(string(marshal(v)), v.Workflow, v.Job, v.Step)
+	})
 	for key := range keys {
 		id := recordKey(f.Repository, strconv.FormatUint(key, 16))
 		delete(l.greens, id)
