@@ -26,6 +26,7 @@ func (r *reader) audit(yaml string) {
 	a.prose()
 	a.subjects()
 	a.order()
+	a.jobsCounted()
 	a.unasked()
 }
 
@@ -93,7 +94,7 @@ func (a *auditor) commandsKept() {
 var inexact = set("sched onpush on onlyev otherrun zone timeout retry keep artifact job separate parallel serial failfast first bullet then needs afterboth onpass onfail")
 
 // unbound are fragments that only say what the request is about.
-var unbound = set("title title2 title3 lead lead2 named gloss zone heading draft message")
+var unbound = set("title title2 title3 title4 lead lead2 named gloss zone heading draft message")
 
 // kept looks for what is plain to see in a fragment, and for the names it took.
 func (a *auditor) kept(n *node) {
@@ -245,6 +246,22 @@ func (a *auditor) prose() {
 	}
 }
 
+// jobsCounted holds the number of jobs against what is said of it.
+func (a *auditor) jobsCounted() {
+	for i, t := range a.c.ts {
+		if t.word != "jobs" || i == 0 || a.inCommand(i) {
+			continue
+		}
+		from := i - 1
+		for from > 0 && a.c.g.lex.english(a.c.ts[from].word) && !a.c.isClass("num", from) && i-from < 3 {
+			from--
+		}
+		if n := a.number(&node{start: from, end: from + 1}); a.c.isClass("num", from) && n > len(a.p.jobs) && n < 20 && a.c.ts[from].word != "one" {
+			a.lost(&node{start: from, end: i + 1}, a.c.src[a.c.ts[from].start:t.end])
+		}
+	}
+}
+
 // order looks for what is said to come after a command: "./deploy.sh, after make test".
 func (a *auditor) order() {
 	if len(a.p.jobs) != 1 {
@@ -297,7 +314,8 @@ var subjectsOf = []struct {
 	{set("approval approve approved approves approvers"), regexp.MustCompile(`environment: `), "an approval"},
 	{set("unless only except solely exclusively"), regexp.MustCompile(
 		` if: |branches|tags:|paths|schedule:|dispatch:|types:|exclude:|release:|only|concurrency:|on: (?:push|pull_request): jobs|windows|macos|permissions:`), "a condition"},
-	{set("fails failure fail failing broken breaks"), regexp.MustCompile(`failure|always\(\)|continue-on-error|!cancelled|fail-fast|if-no-files|needs:|for attempt`), "what depends on a failure"},
+	{set("fails failure fail failing broken breaks"),
+		regexp.MustCompile(`failure|always\(\)|continue-on-error|!cancelled|fail-fast|if-no-files|needs:|for attempt`), "what depends on a failure"},
 	{set("slack discord teams webhook"), regexp.MustCompile(`curl|slack|discord`), "a message"},
 	{set("container"), regexp.MustCompile(`container: |services:|docker|podman`), "a container"},
 	{set("input inputs"), regexp.MustCompile(`inputs`), "an input"},
@@ -336,8 +354,11 @@ var unaskedFor = []struct {
 	what  string
 }{
 	{"concurrency:", regexp.MustCompile(`cancel|concurren|at a time|at once|at the same time|queue|overlap|parallel|supersed|newest|latest|wait|simultaneous|abort|stop|kill|one after|single|only one|just one|one run|one at`), "a concurrency group"},
-	{"continue-on-error:", regexp.MustCompile(`fail|ignor|optional|allow|block|tolera|stop|error|effort|advis|break|abort|go on|going|carry on|continue|matter`), "to go on after a failure"},
-	{"if: failure()", regexp.MustCompile(`fail|error|break|broke|wrong|red|otherwise|else|crash|if not|doesn't|does not|green|pass|succeed|blow|fall`), "a condition on failure"},
+	{"continue-on-error:",
+		regexp.MustCompile(`fail|ignor|optional|allow|block|tolera|stop|error|effort|advis|break|abort|go on|going|carry on|continue|matter`),
+		"to go on after a failure"},
+	{"if: failure()", regexp.MustCompile(`fail|error|break|broke|wrong|red|otherwise|else|crash|if not|doesn't|does not|green|pass|succeed|blow|fall`),
+		"a condition on failure"},
 	{"if: always()", regexp.MustCompile(`always|any case|every case|all cases|either way|no matter|whatever|regardless|even|whether|come what|success or|pass or|irrespective|outcome|result|unconditionally|all times|circumstances|worse|also if|including`), "that it always runs"},
 	{"container:", regexp.MustCompile(`container|docker|image|:|inside`), "a container"},
 	{"timeout-minutes:", regexp.MustCompile(`minute|min\b|mins|hour|\d ?[mhs]\b|second|limit|timeout|time-out|\bhr`), "a time limit"},

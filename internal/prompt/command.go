@@ -72,6 +72,16 @@ var (
 	constant   = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
 )
 
+// behindImage says whether what is quoted is called an image.
+func (c *chart) behindImage(t token) bool {
+	for i := range c.ts {
+		if c.ts[i].start == t.start && i > 0 {
+			return c.ts[i-1].word == "image" || i+1 < len(c.ts) && (c.ts[i+1].word == "image" || c.ts[i+1].word == "container") || c.ts[i-1].word == "container"
+		}
+	}
+	return false
+}
+
 // commands are the ways in which a command can begin at a token.
 func (c *chart) commands(at int) []span {
 	if s, ok := c.cmds[at]; ok {
@@ -188,11 +198,11 @@ func (c *chart) program(at, start int) (*program, int) {
 		if alone[name] && said && (next.text == "" || lex.is("stop", next.word)) {
 			return p, 3
 		}
-		if name == "rails" && purposeWord[next.text] != "" && c.begins(at) {
+		if name == "rails" && purposeWord[next.text] != "" && next.text != "tests" && c.begins(at) {
 			return p, 0
 		}
 		if (name == "docker" || name == "rails" || name == "jest" || name == "cypress" || name == "playwright" || name == "hugo" ||
-			name == "black") && (p.subs["*"] && next.text != "" && (purposeWord[next.word] != "" || !lex.knows(next.word)) || alone[name]) {
+			name == "black") && (p.subs["*"] && next.text != "" && (purposeWord[next.word] != "" && next.word != "tests" || !lex.knows(next.word)) || alone[name]) {
 			return p, 3
 		}
 		return nil, 0
@@ -379,7 +389,7 @@ loop:
 			break loop
 		}
 	}
-	if j == at+1 && !lone(prog) && !isScript {
+	if j == at+1 && !lone(prog) && !isScript || j == at+2 && hosting[prog.name][c.ts[at+1].text] && prog.name != "pre-commit" {
 		return nil
 	}
 	return append(out, span{j, cost})
@@ -417,7 +427,7 @@ func (c *chart) mayName(t token, prog *program, bare int, anything, isScript boo
 	case t.word == "all" && prog.name == "cabal":
 		return bare <= 1
 	case isScript:
-		return lex.is("envname", t.word) || lex.is("dirname", t.word) || bare > 0 && purposeWord[t.word] != "" || t.text == t.word &&
+		return lex.is("envname", t.word) || lex.is("dirname", t.word) || pathLike.MatchString(t.text) || bare > 0 && purposeWord[t.word] != "" || t.text == t.word &&
 			purposeWord[t.word] != ""
 	case anything:
 		return pathLike.MatchString(t.text) || lex.is("envname", t.word) || lex.is("dirname", t.word) || purposeWord[t.word] != "" ||
@@ -459,7 +469,7 @@ var (
 	properName    = regexp.MustCompile(`^[A-Z][\w-]*$`)
 	unlikely      = regexp.MustCompile(`(?:ly|ing|ed|est|ful|ous|ness|ment|tion|able|wards?|ish|ism)$`)
 	cronField     = regexp.MustCompile(`^(?:[\d*]+(?:[-/,]\d+)*(?:/\d+)?|(?i:mon|tue|wed|thu|fri|sat|sun)(?:-(?i:mon|tue|wed|thu|fri|sat|sun))?)$`)
-	hiddenName    = regexp.MustCompile(`^\.[a-z][\w-]{2,}$`)
+	hiddenName    = regexp.MustCompile(`^\.[a-z][\w.-]{2,}$`)
 	dayWord       = regexp.MustCompile(`^\d{1,2}(?:st|nd|rd|th)$`)
 	osLabel       = regexp.MustCompile(`^(?:ubuntu|macos|windows)-[\w.-]+$`)
 	hostName      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)+(?::\d+)?$`)
@@ -532,7 +542,9 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	"hour": func(c *chart, t token) bool { return t.kind == word && allDigits(t.text) && len(t.text) <= 2 },
 	"image": func(c *chart, t token) bool {
-		return t.kind != punct && imageWord.MatchString(t.text) && (strings.ContainsAny(t.text, ":/") || t.kind != word) &&
+		return t.kind != punct && imageWord.MatchString(t.text) && (strings.ContainsAny(t.text, ":/") || t.kind != word && (c.g.lex.is("service",
+			t.word) || c.g.lex.is("image", t.word) ||
+			c.g.lex.is("language", t.word) || c.behindImage(t))) &&
 			!number.MatchString(t.text) && !strings.HasPrefix(t.text, ".") && !binPath.MatchString(t.text) && !script.MatchString(t.text)
 	},
 	"tagged": func(c *chart, t token) bool {

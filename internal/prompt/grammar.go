@@ -556,7 +556,7 @@ func (c *chart) cover() []*node {
 			for _, m := range c.rule(r, i) {
 				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) ||
 					cutting[r.name] && c.cuts(i, m.end) || r.name == "purpose.bare" && !c.apart(i, m.end) ||
-					r.name == "does" && c.begins(i) && c.surely(i) {
+					r.name == "does" && c.begins(i) && c.surely(i) || places[r.name] && c.environment(i, m.end) {
 					continue
 				}
 				if cost := here + r.cost + m.cost; cost < best[m.end].cost {
@@ -577,7 +577,26 @@ func (c *chart) cover() []*node {
 }
 
 // empty are fragments that mean nothing: what to run is never said in them.
-var empty = set("filler lead lead2 title title2 title3 heading runs runs2 runs3 polite torun flaky mind nothing everywhere sure gloss tool.is")
+var empty = set("filler lead lead2 title title2 title3 title4 heading runs runs2 runs3 polite torun flaky mind nothing everywhere sure gloss tool.is")
+
+// places are fragments about branches.
+var places = set("onlyon noton onpush onpush.bare on.label")
+
+// environment says whether what may be a branch is where something is deployed to:
+// "in production" is no branch, "on pushes to production" is one.
+func (c *chart) environment(from, to int) bool {
+	found := false
+	for i := from; i < to; i++ {
+		w := c.ts[i].word
+		if strings.HasPrefix(w, "push") || strings.HasPrefix(w, "merg") || strings.HasPrefix(w, "commit") || strings.HasPrefix(w, "branch") || w == "pr" {
+			return false
+		}
+		found = found || i > from && deployedTo[w] && (c.ts[i-1].word == "in" || c.ts[i-1].word == "to" || c.ts[i-1].word == "into")
+	}
+	return found
+}
+
+var deployedTo = set("production prod staging preview live qa uat sandbox")
 
 // surely says whether a command begins at a token, beyond doubt.
 func (c *chart) surely(at int) bool {

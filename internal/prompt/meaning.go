@@ -36,7 +36,7 @@ func init() { // they call each other
 			n *node) {
 			r.base.maxParallel = strconv.Itoa(r.number(n.get("n")))
 		},
-		"heading": (*reader).readHeading, "atfirst": (*reader).readAtFirst, "mode": (*reader).readMode,
+		"heading": (*reader).readHeading, "flaky": (*reader).readFlaky, "atfirst": (*reader).readAtFirst, "mode": (*reader).readMode,
 		"svcmatrix": (*reader).readServiceMatrix, "features": (*reader).readFeatures, "login": (*reader).readLogin, "before": (*reader).readBefore,
 		"parens":   (*reader).readParens,
 		"notallow": (*reader).readNotAllow, "deps": (*reader).readDepsFile, "does": (*reader).readDoes,
@@ -101,7 +101,7 @@ func (r *reader) readPurpose(n *node) {
 		}
 	}
 	s := &step{purpose: what, tool: tool, verb: true, text: r.c.text(n.get("p"))}
-	if f := strings.Fields(s.text); len(f) == 2 && (f[0] == "rails" || f[0] == "gradle") && purposeWord[f[1]] != "" {
+	if f := strings.Fields(s.text); len(f) == 2 && (f[0] == "rails" || f[0] == "gradle") && purposeWord[f[1]] != "" && f[1] != "tests" {
 		s.command, s.purpose, s.tool = s.text, "", ""
 	}
 	// "build, lint and test" share their verb, if they are one word each.
@@ -231,8 +231,10 @@ func (r *reader) readTool(n *node) {
 // useTool gives the purposes of this sentence their tool.
 func (r *reader) useTool(t *tool) {
 	r.tools = append(r.tools, t)
+	unset := slices.ContainsFunc(r.before(), func(s *step) bool { return s.command == "" && s.uses == "" && s.tool == "" })
 	for _, s := range r.before() {
-		if s.command == "" && s.uses == "" && (s.tool == "" || t.does[s.purpose] != "") {
+		// "linted with flake8 and tested with pytest": each has its own
+		if s.command == "" && s.uses == "" && (s.tool == "" || !unset && t.does[s.purpose] != "") {
 			s.tool = t.words[0]
 		}
 	}
@@ -681,6 +683,8 @@ func (r *reader) glob(n *node) []string {
 		return sourceGlobs[r.word(n.get("lang"))]
 	case n.has("md"):
 		return sourceGlobs["markdown"]
+	case n.has("rd"):
+		return []string{"**/README*"}
 	case n.has("x"):
 		return []string{"**/*" + strings.TrimPrefix(r.plain(n.get("x")), "*")}
 	case n.has("docs"):
@@ -1130,9 +1134,26 @@ func purposeOfCommand(c string) string {
 	return ""
 }
 
+var elsewise = regexp.MustCompile(`^(?:, )?(?:and |but |or )?(?:otherwise|or else|else|if not)(?: ,)?$`)
+
+// conditional are fragments that an "otherwise" may be the opposite of, without being
+// about success.
+var conditional = set("onlyon noton onlyev notev paths ignore label draft isdraft actor fork ifinput exists onlyos onlyver message skipstep")
+
 func (r *reader) readOnFail(n *node) {
 	of := r.subject(n, true)
 	w := r.words(n)
+	if elsewise.MatchString(w) {
+		_, _, step := r.follows()
+		other := slices.ContainsFunc(r.nodes[:r.at], func(x *node) bool {
+			base, _, _ := strings.Cut(x.name, ".")
+			return conditional[base]
+		})
+		if !step || other || len(r.before()) == 0 && r.segment == len(r.steps) && len(r.steps) == 0 {
+			r.fail(n, "what that is the opposite of is not clear", "say: if it fails, run `./report.sh`; or name the branches for each step")
+			return
+		}
+	}
 	for f := range strings.FieldsSeq(w) {
 		if what := map[string]string{"test": "test", "tests": "test", "suite": "test", "specs": "test", "lint": "lint", "linter": "lint",
 			"linting": "lint"}[f]; what != "" && of == nil {
@@ -1560,6 +1581,11 @@ func (r *reader) readService(n *node) {
 			spec.name = path.Base(spec.image)
 			spec.name, _, _ = strings.Cut(spec.name, ":")
 			spec.name, _, _ = strings.Cut(spec.name, "@")
+			if w := r.words(sv); strings.Contains(w, "container") && !strings.Contains(w, "service") && (r.c.g.lex.is("image", spec.name) ||
+				spec.name == "golang" || r.c.g.lex.languageNamed(spec.name) != nil) {
+				r.base.container = spec.image // what runs in it, not beside it
+				continue
+			}
 		}
 		r.service(spec, sv)
 	}
@@ -1775,6 +1801,22 @@ func (r *reader) readDoes(n *node) {
 	}
 }
 
+// readFlaky is why something is tried again; what may fail without that is tolerated.
+func (r *reader) readFlaky(n *node) {
+	if n.name != "flaky.fail" {
+		return
+	}
+	for _, next := range r.nodes[r.at+1:] {
+		if strings.HasPrefix(next.name, "retry") {
+			return
+		}
+		if !isSeparator(next.name) {
+			break
+		}
+	}
+	r.readTolerate(n)
+}
+
 // readParens is the commands of the purposes before it, in brackets.
 func (r *reader) readParens(n *node) {
 	var open []*step
@@ -1940,7 +1982,7 @@ func (r *reader) readLogin(n *node) {
 	host, user, secret := "", `"$GITHUB_ACTOR"`, "GITHUB_TOKEN"
 	reg := n.get("reg")
 	switch {
-	case reg.has("hub"):
+	case reg == nil, reg.has("hub"):
 	case reg.has("host") && r.plain(reg.get("host")) != "ghcr.io":
 		host = " " + r.plain(reg.get("host"))
 	default:
@@ -2396,6 +2438,13 @@ func (r *reader) readAtFirst(n *node) {
 // readHeading may say that there is an order.
 func (r *reader) readHeading(n *node) {
 	w := r.words(n)
+	if strings.Contains(w, "one at a time") && r.segment < len(r.steps) && len(r.steps) == 1 && r.p.group == nil {
+		r.p.group = &concurrency{group: "${{ github.workflow }}"} // one step has no other to wait for: it is about runs
+		if deploying(r.steps[0]) {
+			r.p.group.group = "deploy"
+		}
+		return
+	}
 	if strings.Contains(w, "order") || strings.Contains(w, "after") || strings.Contains(w, "sequence") || strings.Contains(w, "turn") ||
 		strings.Contains(w, "time") {
 		r.ordered[r.sentence] = true

@@ -313,9 +313,15 @@ func (r *reader) commandOf(n *node) string {
 	return literalCommand(s)
 }
 
+// ownContext are expressions that every command has as variables, too.
+var ownContext = regexp.MustCompile(`\$\{\{\s*github\.(sha|ref|ref_name|run_id|run_number|run_attempt|repository|actor|workflow|event_name|workspace)\s*\}\}`)
+
 // literalCommand keeps what a person writes in a command for the shell:
 // expressions in it are not GitHub's.
 func literalCommand(s string) string {
+	s = ownContext.ReplaceAllStringFunc(s, func(e string) string {
+		return "$GITHUB_" + strings.ToUpper(ownContext.FindStringSubmatch(e)[1])
+	})
 	return strings.ReplaceAll(s, "${{", "${{ '${{' }}")
 }
 

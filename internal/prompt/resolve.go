@@ -37,6 +37,7 @@ func (r *reader) resolve() {
 		}
 	}
 	r.messages()
+	r.quotedSecrets()
 	r.unusedInputs()
 	r.triggers()
 	r.joinDirs()
@@ -90,7 +91,7 @@ swap:
 		}
 		r.steps = append(r.steps[1:], s)
 	}
-	if s := r.steps[0]; len(r.steps) > 1 && s.status == "always" {
+	if s := r.steps[0]; s.status == "always" && len(r.explicit) == 0 && (len(r.steps) > 1 || s.free) {
 		s.status = ""
 	}
 }
@@ -244,12 +245,29 @@ func (r *reader) messages() {
 	}
 }
 
+// quotedSecrets gives commands the secrets that stand in them, in variables.
+func (r *reader) quotedSecrets() {
+	for _, s := range r.steps {
+		if s.uses != "" || s.notify {
+			continue
+		}
+		s.command = quotedSecret.ReplaceAllStringFunc(s.command, func(e string) string {
+			name := quotedSecret.FindStringSubmatch(e)[1]
+			setPair(&s.env, name, "${{ secrets."+name+" }}")
+			return "$" + name
+		})
+	}
+}
+
+var quotedSecret = regexp.MustCompile(`\$\{\{ '\$\{\{' \}\} *secrets\.(\w+) *\}\}`)
+
 // unusedInputs gives inputs that nothing speaks of to all steps.
 func (r *reader) unusedInputs() {
 	for k := range r.p.inputs {
 		i := &r.p.inputs[k]
 		for _, s := range r.steps {
-			for _, form := range []string{"<" + i.name + ">", "${" + i.name + "}", "$" + i.name, "{{" + i.name + "}}", "{" + i.name + "}"} {
+			for _, form := range []string{"<" + i.name + ">", "${" + i.name + "}", "$" + i.name, "{{" + i.name + "}}", "{" + i.name + "}",
+				"${{ '${{' }} inputs." + i.name + " }}", "${{ '${{' }} github.event.inputs." + i.name + " }}"} {
 				if strings.Contains(s.command, form) && s.uses == "" {
 					v := variableOf(i.name)
 					s.command = strings.ReplaceAll(s.command, form, `"$`+v+`"`)

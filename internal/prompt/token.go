@@ -304,6 +304,12 @@ func mend(ts []token, lex *lexicon) {
 			}
 		}
 		if w != "" {
+			if i > 0 && purposeWord[w] != "" {
+				p := lex.programs[ts[i-1].written()]
+				if t.fixed = p != nil && p.subs["*"] && sameLetters(t.word, w); !t.fixed && p != nil && p.subs["*"] { // "make chekc"
+					continue
+				}
+			}
 			t.word, t.mended = w, true
 			if a, ok := abbreviations[w]; ok {
 				t.word = a
