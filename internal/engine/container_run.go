@@ -75,12 +75,21 @@ func (x *execution) engineFault(doing string, err error) outcome {
 	return x.guestFault(doing, err)
 }
 
+// onSuccess is the condition of a step that goes on only while the job does.
+var onSuccess = func() *expr.Expr {
+	e, err := expr.Parse("success()", nil)
+	if err != nil {
+		panic(err)
+	}
+	return e
+}()
+
 // startContainers is the step before the first one: the job's network, its container
 // and its services, ready to be used.
 func (r *run) startContainers(top *scope, job *container, services []*container) {
 	x := r.newExec(top, &workflow.Step{}, r.nextNumber(), "__containers")
 	x.name = "Initialize containers"
-	r.extra(x, nil, func() outcome {
+	r.extra(x, onSuccess, func() outcome {
 		out := x.bringUp(job, services)
 		if out.c != ci.Success {
 			r.mu.Lock()
@@ -596,6 +605,8 @@ wait:
 			}
 		case <-r.hard.Done():
 			r.signal(max(pid, r.pidOf(id)), "KILL", "tree")
+			out.Close()
+			<-copied
 			return guest.Exit{Cancelled: true}, context.Cause(r.hard)
 		}
 	}

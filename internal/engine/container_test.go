@@ -385,6 +385,36 @@ jobs:
 	gone(t, e)
 }
 
+// A job that is cancelled while its containers start does not wait for them, and
+// leaves none.
+func TestCancelWhileContainersStart(t *testing.T) {
+	b := newBench(t, `
+jobs:
+  test:
+    runs-on: x
+    services: {s: {image: "slow:1"}}
+    steps:
+      - run: echo never
+      - {if: cancelled(), run: echo cleaned}
+`)
+	e := withEngine(t, b, map[string]dockertest.Image{"slow:1": {Health: []string{"starting"}}})
+	ctx, cancel := context.WithCancel(t.Context())
+	b.watch = func(r ci.Record) {
+		if strings.Contains(r.Text, "s service is starting") {
+			cancel()
+		}
+	}
+	began := time.Now()
+	res, err := Run(ctx, b.job)
+	if err != nil || res.Conclusion != ci.Cancelled || time.Since(began) > 20*time.Second {
+		t.Errorf("%s %v after %v\n%s", res.Conclusion, err, time.Since(began), b.log())
+	}
+	if log := b.log(); strings.Contains(log, "\nnever") || !strings.Contains(log, "\ncleaned") {
+		t.Error(log)
+	}
+	gone(t, e)
+}
+
 func TestJavaScriptInAlpine(t *testing.T) {
 	b := newBench(t, `
 jobs:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -147,5 +148,50 @@ func TestRunnerTellsOfConnections(t *testing.T) {
 	c := all[0].Connection
 	if c.Host != "x.***.example" || !c.Refused || all[0].Step != 2 || all[0].JobKey != "test" {
 		t.Errorf("%+v of %+v", c, all[0])
+	}
+}
+
+// Where no machine has a container engine, a job that is sure to need one is not run,
+// and says why; one that only speaks of Docker gets a machine without.
+func TestRunWithoutAnEngine(t *testing.T) {
+	s := newStove(t)
+	var asked []bool
+	s.host.Refuse = func(r machine.Request) error {
+		asked = append(asked, r.Containers)
+		if r.Containers {
+			return fmt.Errorf("%w: its packages could not be had", machine.ErrNoContainers)
+		}
+		return nil
+	}
+	got := s.drive(t.Context(), `
+  a:
+    runs-on: ubuntu-latest
+    container: debian
+    steps: [{run: echo never}]
+  b:
+    needs: a
+    runs-on: ubuntu-latest
+    steps: [{run: echo never}]
+  c:
+    needs: a
+    if: always()
+    runs-on: ubuntu-latest
+    steps: [{run: 'echo docker is spoken of'}]
+  d:
+    needs: c
+    if: always()
+    runs-on: ubuntu-latest
+    steps: [{run: echo}]
+`)
+	if got != ci.Neutral || s.ended() != "a not_run, b skipped, c success, d success" {
+		t.Errorf("%s: %s\n%s", got, s.ended(), s.log())
+	}
+	if !slices.Equal(asked, []bool{true, true, false, false}) {
+		t.Errorf("machines with an engine were asked for: %v", asked)
+	}
+	for _, r := range s.of(ci.JobFinished) {
+		if r.JobKey == "a" && (r.Infrastructure || !strings.Contains(r.Reason, "its packages could not be had")) {
+			t.Errorf("%+v", r)
+		}
 	}
 }
