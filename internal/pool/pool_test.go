@@ -640,3 +640,19 @@ func TestLeftovers(t *testing.T) {
 		t.Error("nothing was said about it")
 	}
 }
+
+// An image without a container engine is no machine with one, and the error says what
+// to do; a machine without containers is claimed all the same.
+func TestNoContainers(t *testing.T) {
+	r := newRig(t, nil)
+	_, err := r.Claim(t.Context(), machine.Request{Containers: true})
+	if !errors.Is(err, machine.ErrNoContainers) || !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "hearth image build") {
+		t.Errorf("%v", err)
+	}
+	if err := r.claim(t, machine.Request{}).Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := r.Stats(); s.Leased != 0 || s.Used.CPUs != 0 {
+		t.Errorf("means are not given back: %+v", s)
+	}
+}
