@@ -22,6 +22,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/session"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm"
@@ -74,6 +75,7 @@ type Host struct {
 	policy  network.Policy
 	// containers is HostConfig.Containers.
 	containers bool
+	images     *registry.Cache
 	log        *slog.Logger
 }
 
@@ -107,6 +109,9 @@ func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
 		return nil, err
 	}
 	if err := h.dirs.Make(); err != nil {
+		return nil, err
+	}
+	if h.images, err = registry.Open(registry.Config{Dir: h.dirs.Registry(), Log: h.log}); err != nil {
 		return nil, err
 	}
 	img, err := h.image(ctx, cfg)
@@ -188,7 +193,11 @@ func (h *Host) Close(ctx context.Context) error {
 
 // Machine implements Provider. It waits for room as long as ctx allows.
 func (h *Host) Machine(ctx context.Context, deadline time.Time) (Machine, error) {
-	l, err := h.pool.Claim(ctx, machine.Request{Deadline: deadline, Containers: h.containers, Network: network.Config{Policy: h.policy},
+	services, err := h.images.Services(registry.SessionConfig{Policy: h.policy})
+	if err != nil {
+		return nil, err
+	}
+	l, err := h.pool.Claim(ctx, machine.Request{Deadline: deadline, Containers: h.containers, Network: network.Config{Policy: h.policy, Services: services},
 		Labels: []string{"library"}})
 	if err != nil {
 		return nil, err

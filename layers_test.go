@@ -101,7 +101,7 @@ var layers = map[string]layer{
 	"web":          {ours: []string{"ci", "board", "door", "markdown"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},
 	"bench":        {ours: []string{"*"}},
-	"":             {ours: []string{"archive", "ci", "config", "engine", "expr", "graph", "guest", "history", "image", "launch", "learn", "ledger", "machine", "mask", "network", "plan", "pool", "prompt", "session", "store", "vm", "vm/drivers", "vm/jail", "webhook", "worker", "workflow"}},
+	"":             {ours: []string{"archive", "ci", "config", "engine", "expr", "graph", "guest", "history", "image", "launch", "learn", "ledger", "machine", "mask", "network", "plan", "pool", "prompt", "registry", "session", "store", "vm", "vm/drivers", "vm/jail", "webhook", "worker", "workflow"}},
 	"cmd/hearth":   {ours: []string{"*"}, others: []string{"*"}},
 
 	"scripts/mutate": {},

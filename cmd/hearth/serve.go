@@ -35,6 +35,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/prompt"
 	"github.com/hearth-ci/hearth/internal/queue"
+	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/web"
@@ -248,6 +249,9 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		Quotas: api.Quotas{
 			VMs: cfg.API.VMs, AllVMs: cfg.API.AllVMs, Executions: cfg.API.Executions, AllExecutions: cfg.API.AllExecutions, Snapshots: cfg.API.Snapshots,
 			AllSnapshots: cfg.API.AllSnapshots, SnapshotBytes: int64(cfg.API.SnapshotSize), AllSnapshotBytes: int64(cfg.API.AllSnapshotSize),
+		},
+		Services: func(p network.Policy) (map[uint16]http.Handler, error) {
+			return images.Services(registry.SessionConfig{Policy: p, Stranger: true})
 		},
 		TTL: time.Duration(cfg.SessionTTL), Version: version, Log: log,
 	})

@@ -29,6 +29,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/registry"
 )
 
 // exitTimeout is the exit code of a command that took too long, as timeout(1) has it.
@@ -232,8 +233,16 @@ func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string
 	if err != nil {
 		return nil, r, err
 	}
+	images, err := openRegistry(dirs, nil, a.log())
+	if err != nil {
+		return nil, r, err
+	}
+	services, err := images.Services(registry.SessionConfig{Policy: p})
+	if err != nil {
+		return nil, r, &exit{exitInfrastructure, err}
+	}
 	machines, err := a.machines(ctx, dirs, m)
-	return machines, machine.Request{Containers: m.containers, Network: network.Config{Policy: p}, Labels: []string{"vm"}}, a.vmError(err)
+	return machines, machine.Request{Containers: m.containers, Network: network.Config{Policy: p, Services: services}, Labels: []string{"vm"}}, a.vmError(err)
 }
 
 // vmDir is where the holders' sockets are.

@@ -78,6 +78,9 @@ type Config struct {
 	// Network is the most that a machine may reach, and what it may where a request
 	// does not say.
 	Network network.Policy
+	// Services says what a machine with a policy finds on its gateway, by port; nil is
+	// nothing.
+	Services func(network.Policy) (map[uint16]http.Handler, error)
 	// TTL is the life of a VM whose request does not say; 1 h. MaxTTL bounds what
 	// a request may say; session.MaxTTL.
 	TTL, MaxTTL time.Duration

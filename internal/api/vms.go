@@ -139,7 +139,14 @@ func (s *Server) request(o order) (machine.Request, error) {
 		}
 		ttl = time.Duration(o.TTLSeconds * float64(time.Second))
 	}
-	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Containers: o.Containers, Network: network.Config{Policy: policy}, Labels: []string{"api"},
+	reach := network.Config{Policy: policy}
+	if s.cfg.Services != nil {
+		var err error
+		if reach.Services, err = s.cfg.Services(policy); err != nil {
+			return machine.Request{}, err
+		}
+	}
+	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Containers: o.Containers, Network: reach, Labels: []string{"api"},
 		Deadline: time.Now().Add(ttl), NoWait: true}, nil
 }
 

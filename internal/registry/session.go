@@ -70,6 +70,16 @@ func (c *Cache) Session(cfg SessionConfig) (*Session, error) {
 		images: map[string]bool{}, upstreams: map[string]*upstream{}, seen: map[string]int64{}}, nil
 }
 
+// Services is a session as what a machine finds on its gateway, for a machine that has
+// nothing else there. It needs no Close: its connections end when nobody uses them.
+func (c *Cache) Services(cfg SessionConfig) (map[uint16]http.Handler, error) {
+	s, err := c.Session(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return map[uint16]http.Handler{Port: s}, nil
+}
+
 // Login gives the session credentials for a registry ("" is Docker Hub), which come
 // before the host's own. The machine does not learn them.
 func (s *Session) Login(host, user, password string) {
