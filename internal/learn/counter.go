@@ -27,17 +27,26 @@ type gift[A any] struct {
 	at   A // the parent's faded, then
 }
 
-// decays[i] is what one event leaves of counts of half-life i.
-var decays = func() (d [nHalf]float64) {
+// decay is what one event leaves of counts: a whole one, and one that hardly counts;
+// and the logarithms of both.
+type decay struct{ whole, part, logWhole, logPart float64 }
+
+func decayOf(halfLife float64) decay {
+	d := math.Exp2(-1 / halfLife)
+	part := 1 - (1-d)*crowded
+	return decay{d, part, math.Log(d), math.Log(part)}
+}
+
+var decays = func() (d [nHalf]decay) {
 	for i, h := range halfLives {
-		d[i] = math.Exp2(-1 / h)
+		d[i] = decayOf(h)
 	}
 	return d
 }()
 
 func (c *counter) add(failed bool, at, w float64) {
 	for i := range c.n {
-		c.n[i], c.f[i], c.faded[i] = fade(c.n[i], c.f[i], c.faded[i], decays[i], w, failed)
+		c.n[i], c.f[i], c.faded[i] = fade(c.n[i], c.f[i], c.faded[i], &decays[i], w, failed)
 	}
 	c.seen++
 	if failed {
@@ -50,17 +59,18 @@ func (c *counter) add(failed bool, at, w float64) {
 	c.last = at
 }
 
-// fade counts one event of weight w.
-func fade[F float32 | float64](n, f, faded F, decay, w float64, failed bool) (F, F, F) {
+// fade counts one event of weight w, which is 1 or crowded.
+func fade[F float32 | float64](n, f, faded F, d *decay, w float64, failed bool) (F, F, F) {
+	by, logBy := d.whole, d.logWhole
 	if w != 1 {
-		decay = 1 - (1-decay)*w
+		by, logBy = d.part, d.logPart
 	}
-	n = n*F(decay) + F(w)
-	f *= F(decay)
+	n = n*F(by) + F(w)
+	f *= F(by)
 	if failed {
 		f += F(w)
 	}
-	return n, f, faded + F(math.Log(decay))
+	return n, f, faded + F(logBy)
 }
 
 // give notes what an event of weight w has given to a parent that has faded so far.
@@ -77,10 +87,16 @@ func give[F float32 | float64](n, f, at *F, faded F, w float64, failed bool) {
 // left is how much is left of what was given to a parent; nothing if the parent
 // has been forgotten since, for a living one only fades.
 func left[F float32 | float64](faded, at F) F {
-	if faded > at {
+	d := float64(faded - at)
+	switch {
+	case d > 0:
+		return 0
+	case d > -1e-7: // of what hardly fades
+		return F(1 + d)
+	case d < -40:
 		return 0
 	}
-	return F(math.Exp(float64(faded - at)))
+	return F(math.Exp(d))
 }
 
 // others are the counts of a parent without what a child gave.
@@ -139,9 +155,9 @@ var contextHalfLives = [...]float64{40, 400}
 
 const nContextHalf = len(contextHalfLives)
 
-var contextDecays = func() (d [nContextHalf]float64) {
+var contextDecays = func() (d [nContextHalf]decay) {
 	for i, h := range contextHalfLives {
-		d[i] = math.Exp2(-1 / h)
+		d[i] = decayOf(h)
 	}
 	return d
 }()
@@ -318,7 +334,7 @@ func (m *Model) countContexts(e *Estimate, c *counter, above *[nContexts]*contex
 			v = &c.contexts[len(c.contexts)-1]
 		}
 		for i := range v.n {
-			v.n[i], v.f[i], v.faded[i] = fade(v.n[i], v.f[i], v.faded[i], contextDecays[i], w, failed)
+			v.n[i], v.f[i], v.faded[i] = fade(v.n[i], v.f[i], v.faded[i], &contextDecays[i], w, failed)
 			if a := above[k]; a != nil {
 				give(&v.up.n[i], &v.up.f[i], &v.up.at[i], a.faded[i], aboveWeight, failed)
 			}

@@ -5,7 +5,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 )
@@ -276,13 +278,24 @@ func benchModel(b *testing.B, size int) (*Model, int) {
 	return m, size
 }
 
+// cpuTime is what this process has had of the processor, which others do not change.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 func BenchmarkPredict(b *testing.B) {
 	for _, size := range []int{10_000, 1_000_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			m, i := benchModel(b, size)
+			spent := cpuTime()
 			for b.Loop() {
 				m.Predict(step(i % 600))
 			}
+			b.ReportMetric(float64(cpuTime()-spent)/float64(b.N), "cpu-ns/op")
 		})
 	}
 }
@@ -292,11 +305,13 @@ func BenchmarkUpdate(b *testing.B) {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			m, i := benchModel(b, size)
 			e := m.Predict(step(i))
+			spent := cpuTime()
 			for b.Loop() {
 				m.Learn(e, i%20 == 0, float64(i))
 				m.Settle()
 				i++
 			}
+			b.ReportMetric(float64(cpuTime()-spent)/float64(b.N), "cpu-ns/op")
 		})
 	}
 }

@@ -152,6 +152,7 @@ func (s *stack) read(b []byte) {
 		return
 	}
 	v = v[copy(s.w[:], v):]
+	s.top = nFeatures // some may have had a value
 	for i := range s.p {
 		for j := range i + 1 {
 			s.p[i][j] = v[j]

@@ -95,6 +95,7 @@ type stack struct {
 	cfg stackConfig
 	w   [nFeatures]float64
 	p   [nFeatures][nFeatures]float64 // its lower half: it is symmetric
+	top int                           // features above it never had a value
 }
 
 func newStack(cfg stackConfig) *stack {
@@ -125,35 +126,71 @@ func dot(w, x *[nFeatures]float64) float64 {
 
 // learn takes one outcome of a batch of n.
 func (s *stack) learn(x *[nFeatures]float64, y float64, n int) {
-	scale := math.Pow(float64(n), -s.cfg.batch)
+	scale := batchShare(n, s.cfg.batch)
 	p := sigmoid(s.logit(x))
-	var u [nFeatures]float64
-	for i := range s.p {
-		row, xi, sum := s.p[i][:i+1], x[i], 0.0
-		for j, v := range row[:i] {
-			sum += v * x[j]
-			u[j] += v * xi
+	// Features that never had a value have no part in it yet; those of changes are the
+	// last, and mostly nobody knows them.
+	for i := s.top; i < nFeatures; i++ {
+		if x[i] != 0 {
+			s.top = i + 1
 		}
-		u[i] += sum + row[i]*xi
+	}
+	var u [nFeatures]float64
+	for i := range s.top {
+		row, xs, xi := s.p[i][:i], x[:i], x[i]
+		xs = xs[:len(row)]
+		var even, odd float64 // so that one addition need not wait for the other
+		j := 0
+		if xi != 0 {
+			us := u[:len(row)]
+			for ; j+1 < len(row); j += 2 {
+				even += row[j] * xs[j]
+				odd += row[j+1] * xs[j+1]
+				us[j] += row[j] * xi
+				us[j+1] += row[j+1] * xi
+			}
+			if j < len(row) {
+				even += row[j] * xs[j]
+				us[j] += row[j] * xi
+			}
+		} else {
+			for ; j+1 < len(row); j += 2 {
+				even += row[j] * xs[j]
+				odd += row[j+1] * xs[j+1]
+			}
+			if j < len(row) {
+				even += row[j] * xs[j]
+			}
+		}
+		u[i] += even + odd + s.p[i][i]*xi
 	}
 	xu := 0.0
-	for i, v := range x {
+	for i, v := range x[:s.top] {
 		xu += v * u[i]
 	}
 	h := scale * p * (1 - p)
 	den := 1 + h*xu
 	g := scale * (y - p) / den
 	k := h / den
-	for i := range u {
+	for i := range s.top {
 		s.w[i] += u[i] * g
 		if u[i] == 0 {
 			continue
 		}
 		row, ku := s.p[i][:i+1], k*u[i]
-		for j := range row {
-			row[j] -= ku * u[j]
+		by := u[:len(row)]
+		for j, v := range by {
+			row[j] -= ku * v
 		}
 	}
+}
+
+// batchShare is how much each of n outcomes teaches that arrive together: n^-power.
+func batchShare(n int, power float64) float64 {
+	if n == 1 {
+		return 1
+	}
+	return math.Pow(float64(n), -power)
 }
 
 // settle ends a batch: what was learned long ago is a little less sure.
@@ -379,7 +416,7 @@ func (m *Model) Settle() {
 		for i, v := range e.experts {
 			loss[i] += logLoss(sigmoid(v), y)
 		}
-		m.tokenLearn(e.tokens, y, math.Pow(float64(n), -tokenBatch))
+		m.tokenLearn(e.tokens, y, batchShare(n, tokenBatch))
 		if e.x.Change.Known {
 			for i, v := range e.x.Change.numbers() {
 				if v >= 0 {
@@ -398,7 +435,7 @@ func (m *Model) Settle() {
 // mixLearn moves weight to the experts that lost least, and shares some out for
 // the comeback of any.
 func (m *Model) mixLearn(loss *[nExperts]float64, n int) {
-	rate := rateMix * math.Pow(float64(n), -.5)
+	rate := rateMix * batchShare(n, .5)
 	top := math.Inf(-1)
 	for i := range m.mix {
 		m.mix[i] -= rate * loss[i]
