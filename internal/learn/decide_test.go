@@ -179,3 +179,46 @@ func TestShiftIsTold(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 }
+
+// TestKnownUnderItsOldLine: what an earlier extractor knew by another line of the same
+// failure is not told as new, nor is anything else told as known.
+func TestKnownUnderItsOldLine(t *testing.T) {
+	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := newWorld(t, s, learn.Options{})
+	w.steps = []string{"python3 -m app"}
+	// It took the first line of a traceback for what went wrong.
+	sha, branch := main(1)
+	old := w.run(sha, branch, 1, true, "error: Traceback (most recent call last)").explain
+	traceback := func(last string) []string {
+		return []string{"loading", "error: Traceback (most recent call last)", "Traceback (most recent call last):",
+			`  File "/app/store.py", line 9, in get`, last}
+	}
+	learn.AgeTemplates(t, w.l)
+	sha, branch = main(2)
+	known := w.run(sha, branch, 1, true, traceback("KeyError: 'colour'")...).explain
+	if known.Signature != old.Signature || known.Seen != 1 || !strings.Contains(known.Text, "KeyError") {
+		t.Errorf("told as new: %+v, then %+v", old, known)
+	}
+	sha, branch = main(3)
+	if other := w.run(sha, branch, 1, true, traceback("ValueError: not a number")...).explain; other.Signature == old.Signature || other.Seen != 0 {
+		t.Errorf("another failure: %+v", other)
+	}
+	sha, branch = main(4)
+	if again := w.run(sha, branch, 1, true, traceback("KeyError: 'colour'")...).explain; again.Signature != old.Signature || again.Seen != 2 {
+		t.Errorf("then: %+v", again)
+	}
+	if sig, err := s.Signature(t.Context(), w.repo, old.Signature); err != nil || sig.Seen != 3 || !strings.Contains(sig.Text, "KeyError") {
+		t.Errorf("%+v, %v", sig, err)
+	}
+	// What was known in another place is not this.
+	learn.AgeTemplates(t, w.l)
+	w.steps = []string{"python3 -m other"}
+	sha, branch = main(5)
+	if e := w.run(sha, branch, 1, true, traceback("TypeError: no")...).explain; e.Seen != 0 {
+		t.Errorf("another place: %+v", e)
+	}
+}

@@ -83,7 +83,8 @@
 // exception, which is then the line) is what is shown; where no rule knows a line,
 // the last words before the step's end are. The line is masked of everything that
 // changes from run to run, and a tree of templates (Drain) makes it an identity that
-// survives small differences. [EvalBlocks] measures it against marked logs. Flaky or real is
+// survives small differences. What an earlier extractor knew by another line of the same
+// failure keeps its identity (alias.go). [EvalBlocks] measures it against marked logs. Flaky or real is
 // judged by class, nearest labelled neighbours, and what later attempts at the
 // same commit came to (flake.go).
 //

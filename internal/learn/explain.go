@@ -100,6 +100,9 @@ func (l *Learner) Explain(ctx context.Context, f Failure) (ci.Explanation, error
 	err = l.learn(ctx, func(tx *store.Learning) (int64, error) {
 		// The tree may know a looser template for this line.
 		sig.ID, sig.Text = l.templates.Match(f.Repository, sig.Text, salt)
+		if err := l.renamed(tx, f.Repository, where, &sig); err != nil {
+			return 0, err
+		}
 		flaky = l.flakes.Predict(like)
 		l.flakes.Add(f.Repository, sig.ID, like)
 		ms := now.UnixMilli()

@@ -252,7 +252,7 @@ func (l *Learner) changes() (store.Knowledge, gone) {
 	clear(l.greensNew)
 	for id := range l.templates.dirty {
 		if t := l.templates.byID[id]; t != nil {
-			put("s:"+id, marshal(storedTemplate{t.salt, t.tokens, t.last}))
+			put("s:"+id, marshal(storedTemplate{t.salt, t.tokens, t.last, t.version}))
 		} else {
 			g.models = append(g.models, "s:"+id)
 		}
@@ -293,6 +293,8 @@ type storedTemplate struct {
 	Salt   string
 	Tokens []string
 	Last   int64
+	// Version is that of the extractor; before it was kept it is 0.
+	Version int `json:",omitempty"`
 }
 
 // load puts stored rows in place.
@@ -430,6 +432,6 @@ func (t *Templates) put(key string, s storedTemplate) {
 		v = &template{repo: repo, id: id, salt: s.Salt, group: templateGroup(repo, s.Salt, s.Tokens)}
 		t.add(v)
 	}
-	v.tokens, v.last = s.Tokens, s.Last
+	v.tokens, v.last, v.version, v.fresh = s.Tokens, s.Last, s.Version, false
 	t.clock = max(t.clock, s.Last)
 }

@@ -206,48 +206,63 @@ var rules = []rule{
 	r(7.5, ClassCompile, `^File "\S+\.ml[iy]?", lines? \d+`, ".ml").over(few),
 	r(7.5, ClassCompile, `^CMake Error\b`, "cmake error").over(extent{most: 10, blanks: true, stop: stopAt(`^\S`)}),
 	r(7, ClassCompile, `^(?:\./)?\S+\.go:\d+:\d+: `, ".go:").over(few),
-	r(7.2, ClassCompile, `(?i)\bundefined reference to\b|cannot find symbol|\bSyntaxError\b|cannot find (?:module|name|type|value)|^PHP (?:Parse|Fatal) error|^Parse error:`,
+	r(7.2, ClassCompile,
+		`(?i)\bundefined reference to\b|cannot find symbol|\bSyntaxError\b|cannot find (?:module|name|type|value)|^PHP (?:Parse|Fatal) error|^Parse error:`,
 		"undefined reference", "cannot find", "syntaxerror", "parse error", "php fatal").over(few),
 	r(7, ClassCompile, `^(?:ERROR|Error) in \.?/?\S+`, "error in").over(extent{most: 10}),
 	r(7.4, ClassCompile, `^\* What went wrong:`, "what went wrong").over(asked),
 	r(6, ClassCompile, `^FAILED: `, "failed: ").over(few),
 	r(5, ClassCompile, `^error: could not compile`, "could not compile").over(just),
-	r(4.5, ClassCompile, `(?i)compilation (?:failed|error)|\bmake(?:\[\d+\])?: \*\*\*|^ninja: build stopped`, "compilation", "***", "build stopped").over(few),
-	r(6.5, ClassLint, `(?i)\bDiff in |would reformat|code style issues|not formatted|gofmt|\bclippy::|\beslint\b.*\berror|>>> Lint for`, "diff in", "reformat",
+	r(4.5, ClassCompile, `(?i)compilation (?:failed|error)|\bmake(?:\[\d+\])?: \*\*\*|^ninja: build stopped`, "compilation", "***",
+		"build stopped").over(few),
+	r(6.5, ClassLint, `(?i)\bDiff in |would reformat|code style issues|not formatted|gofmt|\bclippy::|\beslint\b.*\berror|>>> Lint for`,
+		"diff in", "reformat",
 		"style issues", "formatted", "gofmt", "clippy", "eslint", "lint for").over(extent{most: 10, blanks: true, stop: stopAt(`>>> Lint for`)}),
 	r(7, ClassLint, `^\s*\d+:\d+\s+error\s+\S`, "error").over(extent{before: 3, most: 10}),
 	r(7, ClassLint, `^\S+\.\w+:\d+:\d+: (?:[EFWC]\d{3,4}|[CWEF]: [\w/]+:)`, ": e", ": w", ": f", ": c").over(few),
 	r(6.5, ClassLint, `^\s*(?:✖|×) \d+ problems?`, "problem").over(extent{before: 10, most: 2}),
 	r(6, ClassLint, `\bError\b.{0,12} \(\w+\) `, "error").over(few),
 	// Network and services
-	r(9, ClassDNS, `(?i)could not resolve host|temporary failure in name resolution|name or service not known|no such host|\bENOTFOUND\b|EAI_AGAIN|dns error`,
+	r(9, ClassDNS,
+		`(?i)could not resolve host|temporary failure in name resolution|name or service not known|no such host|\bENOTFOUND\b|EAI_AGAIN|dns error`,
 		"resolve", "name resolution", "not known", "no such host", "enotfound", "eai_again", "dns error").over(few),
-	r(8, ClassNetwork, `(?i)connection (?:was )?(?:refused|reset|timed out|closed)|ECONNRESET|ECONNREFUSED|ETIMEDOUT|network is unreachable|no route to host|i/o timeout|TLS handshake|unexpected EOF|early EOF|broken pipe|RPC failed|remote end hung up|socket hang up|SSL_ERROR|read timed out|operation timed out`,
-		"connection", "econn", "etimedout", "unreachable", "no route", "i/o timeout", "tls handshake", "eof", "broken pipe", "rpc failed", "hung up", "hang up",
+	r(8, ClassNetwork,
+		`(?i)connection (?:was )?(?:refused|reset|timed out|closed)|ECONNRESET|ECONNREFUSED|ETIMEDOUT|network is unreachable|no route to host|i/o timeout|TLS handshake|unexpected EOF|early EOF|broken pipe|RPC failed|remote end hung up|socket hang up|SSL_ERROR|read timed out|operation timed out`,
+		"connection", "econn", "etimedout", "unreachable", "no route", "i/o timeout", "tls handshake", "eof", "broken pipe", "rpc failed",
+		"hung up", "hang up",
 		"ssl_error", "timed out").over(few),
-	r(8, ClassServer, `(?i)\b(?:HTTP(?:/[\d.]+)?|status(?: code)?|error:?|returned|response)[ :=]*(?:code )?\(?(?:50[0234]|429)\b|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|rate limit exceeded`,
+	r(8, ClassServer,
+		`(?i)\b(?:HTTP(?:/[\d.]+)?|status(?: code)?|error:?|returned|response)[ :=]*(?:code )?\(?(?:50[0234]|429)\b|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|rate limit exceeded`,
 		"50", "429", "server error", "bad gateway", "unavailable", "gateway", "too many requests", "rate limit").over(few),
-	r(8, ClassRegistry, `(?i)failed to (?:pull|push|fetch|download)|toomanyrequests|manifest unknown|error pulling image|failed to get \S+ as a dependency|unable to update registry|npm err! network|hash sum mismatch|unable to fetch some archives|unable to download artifact|error while fetching`,
+	r(8, ClassRegistry,
+		`(?i)failed to (?:pull|push|fetch|download)|toomanyrequests|manifest unknown|error pulling image|failed to get \S+ as a dependency|unable to update registry|npm err! network|hash sum mismatch|unable to fetch some archives|unable to download artifact|error while fetching`,
 		"failed to", "toomanyrequests", "manifest unknown", "error pulling", "unable to", "npm err! network", "hash sum", "error while fetching").over(few),
-	r(8, ClassRegistry, `(?i)could not find (?:a version|gem|artifact|package)|no matching (?:distribution|package|version)|could not be resolved to an installable|^E: (?:unable to|failed)|unmet dependencies|version solving failed|failed building wheel|unresolved dependenc|could not resolve dependencies`,
+	r(8, ClassRegistry,
+		`(?i)could not find (?:a version|gem|artifact|package)|no matching (?:distribution|package|version)|could not be resolved to an installable|^E: (?:unable to|failed)|unmet dependencies|version solving failed|failed building wheel|unresolved dependenc|could not resolve dependencies`,
 		"could not find", "no matching", "installable", "e: unable", "e: failed", "unmet", "solving failed", "failed building", "unresolved",
 		"could not resolve").over(extent{most: 8}),
 	// Resources
-	r(9, ClassMemory, `(?i)out of memory|\bOOM\b|cannot allocate memory|killed process|heap out of memory|std::bad_alloc|signal: 9, SIGKILL|exit(?:ed with)? (?:code|status):? 137`, "memory", "oom", "killed", "bad_alloc", "sigkill", "137").over(few),
+	r(9, ClassMemory,
+		`(?i)out of memory|\bOOM\b|cannot allocate memory|killed process|heap out of memory|std::bad_alloc|signal: 9, SIGKILL|exit(?:ed with)? (?:code|status):? 137`, "memory", "oom", "killed", "bad_alloc", "sigkill", "137").over(few),
 	r(9, ClassDisk, `(?i)no space left on device|disk quota exceeded|ENOSPC|disk full`, "no space", "quota", "enospc", "disk full").over(few),
-	r(8.5, ClassTimeout, `(?i)\b(?:job|step|test|execution|command|build|action)\b.*\b(?:timed out|exceeded the (?:maximum|time))|execution took longer|deadline exceeded|timeout after|context deadline|no output has been received in the last|command took >|maximum (?:time|log) limit`,
+	r(8.5, ClassTimeout,
+		`(?i)\b(?:job|step|test|execution|command|build|action)\b.*\b(?:timed out|exceeded the (?:maximum|time))|execution took longer|deadline exceeded|timeout after|context deadline|no output has been received in the last|command took >|maximum (?:time|log) limit`,
 		"timed out", "exceeded", "longer", "deadline", "timeout", "no output", "took >", "limit").over(few),
-	r(9, ClassCrash, `(?i)segmentation fault|\bSIG(?:SEGV|ABRT|ILL|BUS|FPE)\b|core dumped|internal compiler error|fatal runtime error`, "segmentation", "sigsegv", "sigabrt", "sigill", "sigbus", "sigfpe",
+	r(9, ClassCrash, `(?i)segmentation fault|\bSIG(?:SEGV|ABRT|ILL|BUS|FPE)\b|core dumped|internal compiler error|fatal runtime error`,
+		"segmentation", "sigsegv", "sigabrt", "sigill", "sigbus", "sigfpe",
 		"core dumped", "internal compiler", "fatal runtime").over(few),
 	r(7.5, ClassCrash, `^panic: |^fatal error: `, "panic: ", "fatal error").over(extent{most: 15, blanks: true}),
 	r(7.6, ClassCrash, `Traceback \(most recent`, "traceback").over(traceback),
-	r(7.5, ClassCrash, `^Exception in thread|^Caused by: |^Uncaught |^Unhandled `, "exception in", "caused by", "uncaught", "unhandled").over(extent{most: 12}),
+	r(7.5, ClassCrash, `^Exception in thread|^Caused by: |^Uncaught |^Unhandled `, "exception in", "caused by", "uncaught",
+		"unhandled").over(extent{most: 12}),
 	r(7.3, ClassCrash, exception.String(), "error", "exception", "interrupt", "failure", "exit", "timeout", "expired", "notfound", "invalid").over(few),
-	r(6.4, ClassMissing, `(?i)no such file or directory|command not found|ModuleNotFoundError|No module named|does not exist|cannot find package|404 not found|couldn't find remote ref|could not be loaded`, "no such file", "not found", "modulenotfound", "no module", "does not exist", "cannot find", "couldn't find", "could not be").over(few),
+	r(6.4, ClassMissing,
+		`(?i)no such file or directory|command not found|ModuleNotFoundError|No module named|does not exist|cannot find package|404 not found|couldn't find remote ref|could not be loaded`, "no such file", "not found", "modulenotfound", "no module", "does not exist", "cannot find", "couldn't find", "could not be").over(few),
 	r(6.4, ClassPermission, `(?i)permission denied|EACCES|access denied|forbidden|unauthorized|authentication failed|not authorized`, "denied", "eacces",
 		"forbidden", "authori", "authentication").over(few),
 	// The machinery
-	r(9, ClassRunner, `(?i)runner system failure|system failure\)|cannot connect to the docker daemon|failed to create (?:shim|containerd)|lost communication with the server|no runner|runner has received a shutdown|prepare environment|stuck or timeout|pod failed to come online`,
+	r(9, ClassRunner,
+		`(?i)runner system failure|system failure\)|cannot connect to the docker daemon|failed to create (?:shim|containerd)|lost communication with the server|no runner|runner has received a shutdown|prepare environment|stuck or timeout|pod failed to come online`,
 		"system failure", "docker daemon", "failed to create", "lost communication", "no runner", "shutdown signal", "prepare environment", "stuck",
 		"pod failed").over(few),
 	r(6, ClassOther, `^Error response from `, "error response").over(few),
@@ -653,6 +668,10 @@ type template struct {
 	group  string
 	tokens []string
 	last   int64
+	// version is that of the extractor that found a line of it last; fresh, that it was
+	// made for the line that was matched last.
+	version int
+	fresh   bool
 }
 
 // recordKey is under which key something of a repository is kept, and stored.
@@ -729,13 +748,19 @@ func (t *Templates) Match(repo, masked, salt string) (id, text string) {
 		if len(t.byID) >= t.limit {
 			t.evict()
 		}
-		best = &template{repo: repo, id: signatureID(masked, "", salt), salt: salt, group: g, tokens: slices.Clone(tokens)}
+		best = &template{repo: repo, id: signatureID(masked, "", salt), salt: salt, group: g, tokens: slices.Clone(tokens),
+			version: extractorVersion, fresh: true}
 		for t.byID[recordKey(repo, best.id)] != nil { // another group's text, or a loosened one
 			best.id = signatureID(best.id, masked, salt)
 		}
 		t.add(best)
 		t.dirty[recordKey(repo, best.id)] = struct{}{}
 	} else {
+		best.fresh = false
+		if best.version != extractorVersion {
+			best.version = extractorVersion
+			t.dirty[recordKey(repo, best.id)] = struct{}{}
+		}
 		for i, tok := range best.tokens {
 			if tok != tokens[i] && tok != anything {
 				best.tokens[i] = anything
@@ -758,6 +783,11 @@ func (t *Templates) add(v *template) {
 
 func (t *Templates) evict() {
 	key := makeRoom(t.byID, t.share, func(_ string, v *template) (uint64, float64) { return ownerOf(v.repo), float64(v.last) })
+	t.remove(key)
+}
+
+// remove takes a template out, and notes that it has gone.
+func (t *Templates) remove(key string) {
 	victim := t.byID[key]
 	delete(t.byID, key)
 	t.share.drop(ownerOf(victim.repo))

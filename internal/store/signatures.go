@@ -101,7 +101,7 @@ var (
 )
 
 // AddHit stores a failure under its signature in the failure's repository, which
-// is made or counted up, in one transaction. A failure that is known already
+// is made or counted up, in one transaction; what it looks like is as this failure does. A failure that is known already
 // (same run, job, step and attempt) changes nothing, and fresh is false. before
 // is the signature as it was before this failure.
 //
@@ -122,7 +122,8 @@ func (s *Store) AddHit(ctx context.Context, sig Signature, h Hit) (before Signat
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO signatures (repository, id, text, class, kind, sketch, seen, first, last, fixed_by, fix, retry_ok, retry_fail)
-			VALUES ($1,$2,$3,$4,$5,$6,1,$7,$7,'','',0,0) ON CONFLICT (repository, id) DO UPDATE SET seen = signatures.seen + 1, last = excluded.last`,
+			VALUES ($1,$2,$3,$4,$5,$6,1,$7,$7,'','',0,0) ON CONFLICT (repository, id) DO UPDATE SET seen = signatures.seen + 1, last = excluded.last,
+				text = excluded.text, class = excluded.class, kind = excluded.kind, sketch = excluded.sketch`,
 			repository, sig.ID, clean(sig.Text), sig.Class, sig.Kind, sig.Sketch, millis(h.At)); err != nil {
 			return err
 		}
