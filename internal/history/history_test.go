@@ -217,3 +217,27 @@ func TestTailIsWholeLines(t *testing.T) {
 		t.Errorf("%d bytes of a line whose beginning is gone", len(text))
 	}
 }
+
+// BenchmarkCommand is what learning adds to a command that passes, and to one that fails.
+func BenchmarkCommand(b *testing.B) {
+	for _, code := range []int{0, 1} {
+		b.Run(fmt.Sprint("exit ", code), func(b *testing.B) {
+			st, err := store.Open(b.Context(), b.TempDir()+"/hearth.db")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer st.Close()
+			l, err := learn.Open(b.Context(), st, learn.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			m := (&Keeper{Learn: l}).Open("m")
+			for b.Loop() {
+				x := m.Begin(b.Context(), Command{Repository: own, Door: "api", Language: "sh", Code: "npm test"})
+				_, stderr := x.Tee(nil, nil)
+				io.WriteString(stderr, "Error: expected 3, got 4\n")
+				x.End(b.Context(), guest.Exit{Code: code, Duration: time.Second})
+			}
+		})
+	}
+}
