@@ -282,10 +282,11 @@ func (g *Graph) cutWeakest(now int64) {
 
 // Worth is what a node is worth keeping for, on a scale of its own: one more is twice
 // as much. It halves with each half-life in which nothing was counted, doubles with how
-// often something was, and a failure counts as four passes, since it is failures that
-// are asked about. So what ran once, long ago, and passed goes first.
+// often something was and with how much hangs on it, and a failure counts as four passes,
+// since it is failures that are asked about. So what ran once, long ago, and passed
+// goes first.
 func (n *Node) Worth() float64 {
-	return math.Log2(.5+n.OK+4*n.Failed) + float64(n.Last)/HalfLife
+	return math.Log2(.5+n.OK+4*n.Failed+float64(len(n.in)+len(n.out))) + float64(n.Last)/HalfLife
 }
 
 // Evict drops the node that is worth least, of eight taken at random, if there is one.

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -34,53 +33,6 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
-}
-
-// A million executions of ten thousand repositories take no more memory than a
-// hundred thousand, once every map is full.
-func TestMemoryIsBounded(t *testing.T) {
-	if os.Getenv("HEARTH_SLOW") == "" {
-		t.Skip("ten minutes: set HEARTH_SLOW=1; each bound is tested by itself, with attacks on it")
-	}
-	const n, repositories = 1_000_000, 10_000
-	file := filepath.Join(t.TempDir(), "hearth.db")
-	s, err := store.Open(t.Context(), file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	l, err := learn.Open(t.Context(), s, learn.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	const limit = 700 << 20
-	start := heap()
-	for from := 0; from < n; from += 20_000 {
-		if _, err := l.Import(t.Context(), crowd(from, min(20_000, n-from), repositories)); err != nil {
-			t.Fatal(err)
-		}
-		if from%200_000 == 0 || from+20_000 >= n {
-			st, err := l.Stats(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			info, err := os.Stat(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			used := heap() - start
-			t.Logf("%d executions, %v: %d MiB of memory, %d MiB of file; %+v", from+20_000, time.Since(began).Round(time.Second), used>>20, info.Size()>>20, st)
-			if used > limit || st.Keys > 200_000 || st.Nodes > 100_000+20_000 || st.Edges > 10*st.Nodes {
-				t.Errorf("%d MiB, %+v", used>>20, st)
-			}
-		}
-	}
-	// What fails daily is still known, whatever came in between.
-	if c, err := l.Count(t.Context(), ""); err != nil || len(c) < repositories/2 {
-		t.Errorf("%d repositories are known, %v", len(c)-1, err)
-	}
-	runtime.KeepAlive(l)
 }
 
 // What is worth most stays when single passes flood a model.

@@ -202,6 +202,26 @@ func scanEdge(r *sql.Rows) (e Edge, err error) {
 	return e, r.Scan(&e.Repository, &e.Src, &e.Kind, &e.Dst, &e.OK, &e.Failed, &e.Last)
 }
 
+// each runs a statement n times, with the arguments for each; what names one of them
+// in an error.
+func (l *Learning) each(n int, query string, row func(i int) (what string, args []any)) error {
+	if n == 0 {
+		return nil
+	}
+	stmt, err := l.tx.PrepareContext(l.ctx, query)
+	if err != nil {
+		return err
+	}
+	defer stmt.Close()
+	for i := range n {
+		what, args := row(i)
+		if _, err := stmt.ExecContext(l.ctx, args...); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return nil
+}
+
 // Save stores rows, replacing those of the same key, moves the follower to
 // cursor, and adds one to Version.
 func (l *Learning) Save(k Knowledge, cursor int64) error {
@@ -210,24 +230,7 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 		return err
 	}
 	l.Version, l.Cursor = version, cursor
-	save := func(n int, query string, row func(i int) (what string, args []any)) error {
-		if n == 0 {
-			return nil
-		}
-		stmt, err := l.tx.PrepareContext(l.ctx, query)
-		if err != nil {
-			return err
-		}
-		defer stmt.Close()
-		for i := range n {
-			what, args := row(i)
-			if _, err := stmt.ExecContext(l.ctx, args...); err != nil {
-				return fmt.Errorf("%s: %w", what, err)
-			}
-		}
-		return nil
-	}
-	err = save(len(k.Nodes), `INSERT INTO nodes (repository, id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+	err = l.each(len(k.Nodes), `INSERT INTO nodes (repository, id, kind, text, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
 		ON CONFLICT (repository, id) DO UPDATE SET text = excluded.text, ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
 		func(i int) (string, []any) {
 			n := &k.Nodes[i]
@@ -236,7 +239,7 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 	if err != nil {
 		return err
 	}
-	err = save(len(k.Edges), `INSERT INTO edges (repository, src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
+	err = l.each(len(k.Edges), `INSERT INTO edges (repository, src, kind, dst, ok, failed, last, version) VALUES ($1,$2,$3,$4,$5,$6,$7,$8)
 		ON CONFLICT (repository, src, kind, dst) DO UPDATE SET ok = excluded.ok, failed = excluded.failed, last = excluded.last, version = excluded.version`,
 		func(i int) (string, []any) {
 			e := &k.Edges[i]
@@ -245,7 +248,7 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 	if err != nil {
 		return err
 	}
-	err = save(len(k.Models), `INSERT INTO model (key, body, last, version) VALUES ($1,$2,$3,$4)
+	err = l.each(len(k.Models), `INSERT INTO model (key, body, last, version) VALUES ($1,$2,$3,$4)
 		ON CONFLICT (key) DO UPDATE SET body = excluded.body, last = excluded.last, version = excluded.version`,
 		func(i int) (string, []any) {
 			m := &k.Models[i]
@@ -261,21 +264,17 @@ func (l *Learning) Save(k Knowledge, cursor int64) error {
 // Forget deletes rows by key, when the learner's own bounds push them out.
 // Of nodes and edges only what names them counts.
 func (l *Learning) Forget(nodes []Node, edges []Edge, models []string) error {
-	for _, n := range nodes {
-		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM nodes WHERE repository = $1 AND id = $2`, clean(n.Repository), clean(n.ID)); err != nil {
-			return err
-		}
+	err := l.each(len(nodes), `DELETE FROM nodes WHERE repository = $1 AND id = $2`, func(i int) (string, []any) {
+		return "node", []any{clean(nodes[i].Repository), clean(nodes[i].ID)}
+	})
+	if err != nil {
+		return err
 	}
-	for _, e := range edges {
-		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM edges WHERE repository = $1 AND src = $2 AND kind = $3 AND dst = $4`,
-			clean(e.Repository), clean(e.Src), e.Kind, clean(e.Dst)); err != nil {
-			return err
-		}
+	err = l.each(len(edges), `DELETE FROM edges WHERE repository = $1 AND src = $2 AND kind = $3 AND dst = $4`, func(i int) (string, []any) {
+		return "edge", []any{clean(edges[i].Repository), clean(edges[i].Src), edges[i].Kind, clean(edges[i].Dst)}
+	})
+	if err != nil {
+		return err
 	}
-	for _, k := range models {
-		if _, err := l.tx.ExecContext(l.ctx, `DELETE FROM model WHERE key = $1`, clean(k)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.each(len(models), `DELETE FROM model WHERE key = $1`, func(i int) (string, []any) { return "model", []any{clean(models[i])} })
 }
