@@ -453,7 +453,7 @@ var purposeWord = map[string]string{
 var (
 	versionWord   = regexp.MustCompile(`^v?\d+(?:\.\d+)*(?:\.x|\.\*|\+)?(?:-[a-z0-9.]+)?$`)
 	branchLike    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./*-]*$`)
-	pathLike      = regexp.MustCompile(`^[\w.*@{}!,~$?\[\]+-]*(?:/[\w.*@{},~$?\[\]+-]*)+$|^[\w*-]*\*[\w.*-]*$|^[\w-]+(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,5}$|^(?:Dockerfile|Makefile|Cargo\.lock|LICENSE|Gemfile|Pipfile|Jenkinsfile|_\w+|node_modules|coverage|dist|target|out|build|public)$`)
+	pathLike      = regexp.MustCompile(`^[\w.*@{}!,~$?\[\]+-]*(?:/[\w.*@{},~$?\[\]+-]*)+$|^[\w*-]*\*[\w.*-]*$|^[\w-]+(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,9}$|^(?:Dockerfile|Makefile|Cargo\.lock|LICENSE|Gemfile|Pipfile|Jenkinsfile|_\w+|node_modules|coverage|dist|target|out|build|public)$`)
 	extension     = regexp.MustCompile(`^\*?\.[A-Za-z][A-Za-z0-9]{0,9}$`)
 	envName       = regexp.MustCompile(`^[A-Z][A-Z0-9_]+$`)
 	duration      = regexp.MustCompile(`^(\d+)(s|secs?|m|mins?|h|hrs?|d)$`)

@@ -101,7 +101,7 @@ func (r *reader) readPurpose(n *node) {
 		}
 	}
 	s := &step{purpose: what, tool: tool, verb: true, text: r.c.text(n.get("p"))}
-	if f := strings.Fields(s.text); len(f) == 2 && (f[0] == "rails" || f[0] == "gradle") && purposeWord[f[1]] != "" && f[1] != "tests" {
+	if f := strings.Fields(s.text); len(f) == 2 && programNamed(r, f[0], f[1]) && purposeWord[f[1]] != "" && f[1] != "tests" {
 		s.command, s.purpose, s.tool = s.text, "", ""
 	}
 	// "build, lint and test" share their verb, if they are one word each.
@@ -109,6 +109,12 @@ func (r *reader) readPurpose(n *node) {
 		s.verb = false
 	}
 	r.add(s, n)
+}
+
+// programNamed says whether two words are a command as it is written.
+func programNamed(r *reader, program, sub string) bool {
+	p := r.c.g.lex.programs[program]
+	return p != nil && (program == "rails" || program == "gradle" || p.subs[sub])
 }
 
 func (r *reader) readBy(n *node) {
@@ -213,6 +219,9 @@ func (r *reader) readAllow(n *node) {
 		}
 	}
 	s.tolerate = true
+	if b := r.before(); len(b) == 1 && !b[0].verb && b[0].command != "" && r.at > 0 && r.nodes[r.at-1].name == "and" {
+		b[0].tolerate = true // "make lint and make fmt can fail"
+	}
 	r.add(s, n)
 }
 
@@ -2009,6 +2018,9 @@ func (r *reader) readLogin(n *node) {
 
 func (r *reader) readOS(n *node) {
 	r.claim("system", n)
+	if w := r.words(n); (strings.HasSuffix(w, " too") || strings.HasSuffix(w, " as well")) && len(r.base.os) == 0 && r.job == nil && len(n.all("s")) == 1 {
+		r.base.os = append(r.base.os, "ubuntu-latest") // beside where it runs anyway
+	}
 	if r.job != nil {
 		base := r.base.os
 		r.base.os = nil

@@ -117,6 +117,7 @@ type step struct {
 	modified      bool // something was said of it behind it
 	download      bool
 	free          bool // said to run whatever the branch
+	titled        bool // a purpose before a colon
 }
 
 // occasion is one phrase about when things happen.
@@ -659,6 +660,9 @@ func (r *reader) colon() {
 		j := &job{explicit: true, id: jobID(open[0].purpose), purpose: open[0].purpose}
 		r.job, open[0].job = j, j
 		r.explicit = append(r.explicit, j)
+	}
+	for _, s := range open {
+		s.titled = true
 	}
 	if len(open) > 0 && r.segmentOpen(open) {
 		r.heading, r.headed = open, nil

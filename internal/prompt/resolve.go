@@ -146,8 +146,30 @@ func (r *reader) purposes() {
 			named[s.sentence][purposeOfCommand(s.command)] = true
 		}
 	}
+	titles := map[int]bool{} // "Build and test:" above a list of commands
+	title := func(s *step) bool { return s.titled && s.command == "" && s.uses == "" && s.tool == "" }
+	for _, s := range r.steps {
+		if title(s) && slices.ContainsFunc(r.steps, func(x *step) bool {
+			return x.sentence > s.sentence && x.purpose == "" && purposeOfCommand(x.command) == s.purpose
+		}) {
+			titles[s.sentence] = true
+		}
+	}
+	r.steps = slices.DeleteFunc(r.steps, func(s *step) bool { return title(s) && titles[s.sentence] })
 	for _, s := range r.steps {
 		if s.command != "" || s.uses != "" {
+			continue
+		}
+		if s.tool == "" && !r.assumed[s] && slices.ContainsFunc(r.steps, func(x *step) bool {
+			return x.sentence == s.sentence+1 && x.purpose == "" && purposeOfCommand(x.command) == s.purpose
+		}) {
+			r.problem(s.text, "it is not clear whether that is the command named after it or one more", "say: "+s.text+" with `a command`")
+			gone = append(gone, s)
+			continue
+		}
+		if f := strings.Fields(s.text); s.purpose == "publish" && len(f) > 0 && strings.HasPrefix(f[len(f)-1], "push") {
+			r.problem(s.text, "what is to be pushed is not said", "say: push the image with `docker push acme/app`; or when: on pushes to main, …")
+			gone = append(gone, s)
 			continue
 		}
 		if s.tool == "" && named[s.sentence][s.purpose] {

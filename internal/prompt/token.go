@@ -297,16 +297,14 @@ func mend(ts []token, lex *lexicon) {
 			}
 		}
 		w := lex.closest(t.word)
-		if i > 0 && purposeWord[w] == "" {
-			// Targets and scripts have names of their own: "make perf", "npm run lnt:all".
-			if p := lex.programs[ts[i-1].written()]; p != nil && p.subs["*"] || i > 1 && ts[i-1].word == "run" && lex.programs[ts[i-2].written()] != nil {
-				continue
-			}
+		if strings.HasSuffix(t.word, "ish") && !strings.HasSuffix(w, "ish") {
+			continue
 		}
 		if w != "" {
-			if i > 0 && purposeWord[w] != "" {
-				p := lex.programs[ts[i-1].written()]
-				if t.fixed = p != nil && p.subs["*"] && sameLetters(t.word, w); !t.fixed && p != nil && p.subs["*"] { // "make chekc"
+			if named := i > 0 && lex.programs[ts[i-1].written()] != nil && lex.programs[ts[i-1].written()].subs["*"] ||
+				i > 1 && ts[i-1].word == "run" && lex.programs[ts[i-2].written()] != nil; named {
+				// Targets and scripts have names of their own: "make perf". "make chekc" is a slip.
+				if t.fixed = purposeWord[w] != "" && sameLetters(t.word, w); !t.fixed {
 					continue
 				}
 			}
