@@ -91,12 +91,15 @@ var layers = map[string]layer{
 	"desk":         {ours: []string{"ci", "conduct", "queue"}},
 	"worker":       {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "oidc", "registry", "results", "suite", "archive"}},
 	"session":      {ours: []string{"guest", "machine"}},
+
+	"worker/behaviourtest": {ours: []string{"ci"}},
+
 	"api":          {ours: []string{"board", "ci", "door", "graph", "guest", "history", "learn", "machine", "network", "session"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"history":      {ours: []string{"ci", "graph", "guest", "learn", "mask"}},
 	"hold":         {ours: []string{"ci", "guest", "history", "machine", "session", "vm"}},
 	"retention":    {ours: []string{"action", "config", "image", "learn", "results", "store"}},
 	"ledger":       {ours: []string{"ci", "learn", "store"}},
-	"board":        {ours: []string{"ci", "text"}},
+	"board":        {ours: []string{"ci", "markdown", "text"}},
 	"markdown":     {others: []string{"github.com/yuin/goldmark", "golang.org/x/net/html"}},
 	"web":          {ours: []string{"ci", "board", "door", "markdown"}},
 	"tui":          {ours: []string{"ci", "board"}, others: []string{"charm.land", "github.com/charmbracelet", "golang.org/x/term"}},

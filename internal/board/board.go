@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/markdown"
 	"github.com/hearth-ci/hearth/internal/text"
 )
 
@@ -371,14 +372,14 @@ func Percent(p float64) string {
 	return fmt.Sprintf("%.0f %%", p*100)
 }
 
-// Written is what steps wrote to GITHUB_STEP_SUMMARY in lines, at most so many of each
+// Written is what steps wrote to GITHUB_STEP_SUMMARY in lines, HTML in it as text, at most so many of each
 // step's; 0 is all.
 func (b *Board) Written(most int) []string {
 	var out []string
 	for _, j := range b.Jobs {
 		for _, d := range j.Summaries {
 			out = append(out, fmt.Sprintf("summary of %s, step %d:", Clean(j.Name), d.Step))
-			lines := strings.Split(strings.Trim(d.Text, "\n"), "\n")
+			lines := strings.Split(strings.Trim(markdown.Text(d.Text), "\n"), "\n")
 			left := 0
 			if most > 0 && len(lines) > most {
 				lines, left = lines[:most], len(lines)-most
