@@ -292,7 +292,17 @@ func TestCheckoutOfAnotherRepository(t *testing.T) {
 	url, repo := server(t)
 	sha := command(t, repo, "rev-parse", "HEAD")
 	r := NewResolver(Config{Dir: t.TempDir(), Server: url})
-	for _, req := range []CheckoutRequest{{Depth: 1}, {Ref: "v1", Depth: 1}, {Ref: "main"}} {
+	command(t, repo, "branch", "-f", "side")
+	command(t, repo, "tag", "-f", "other")
+	for _, c := range []struct {
+		req          CheckoutRequest
+		branch, tags string
+	}{
+		{CheckoutRequest{Depth: 1}, "main", ""}, {CheckoutRequest{Depth: 1}, "main", ""}, // from the mirror
+		{CheckoutRequest{Ref: "v1", Depth: 1}, "", "v1"}, {CheckoutRequest{Ref: "refs/tags/v1", Depth: 1}, "", "v1"}, {CheckoutRequest{Ref: sha, Depth: 1}, "", ""},
+		{CheckoutRequest{Ref: "side", Depth: 1, Tags: true}, "side", "other v1"}, {CheckoutRequest{Ref: "main"}, "main", "other v1"},
+	} {
+		req := c.req
 		var got string
 		dir := unpack(t, func(w io.Writer) (err error) {
 			got, err = r.Checkout(t.Context(), "o", "r", req, w)
@@ -300,6 +310,10 @@ func TestCheckoutOfAnotherRepository(t *testing.T) {
 		})
 		if got != sha || command(t, dir, "rev-parse", "HEAD") != sha {
 			t.Errorf("%+v: %s", req, got)
+		}
+		branch, tags := command(t, dir, "branch", "--show-current"), strings.Join(strings.Fields(command(t, dir, "tag")), " ")
+		if branch != c.branch || tags != c.tags {
+			t.Errorf("%+v: on %q, tags %q", req, branch, tags)
 		}
 	}
 	if _, err := r.Checkout(t.Context(), "o", "none", CheckoutRequest{}, io.Discard); !isInput(err) {

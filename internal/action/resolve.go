@@ -71,6 +71,7 @@ type Tree struct {
 	// Note is something to tell: an old copy was used, a directory stands in.
 	Note string
 	dir  string // a bare repository, or the directory
+	head string // the branch that it is of, if none was asked for; refs/heads/main
 }
 
 // Resolve finds the tree of a remote action. That there is no such repository or
@@ -141,7 +142,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo string, w want) (*Tre
 	have, stamp := r.kept(ctx, g, w)
 	immutable := git.ObjectID(ref)
 	if have != "" && (r.cfg.Offline || immutable || time.Since(stamp) < r.cfg.Fresh) {
-		t.SHA = have
+		t.SHA, t.head = have, head(g, w)
 		r.touch(dir)
 		return t, nil
 	}
@@ -154,7 +155,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo string, w want) (*Tre
 			return nil, context.Cause(ctx)
 		}
 		if _, gone := errors.AsType[*InputError](err); !gone && have != "" {
-			t.SHA, t.Note = have, fmt.Sprintf("%s could not be asked for news of %s (%v): the copy of %s is used", r.cfg.Server, ref, err, stamp.Format(time.DateTime))
+			t.SHA, t.head, t.Note = have, head(g, w), fmt.Sprintf("%s could not be asked for news of %s (%v): the copy of %s is used", r.cfg.Server, ref, err, stamp.Format(time.DateTime))
 			return t, nil
 		}
 		if _, ok := errors.AsType[*InputError](err); ok {
@@ -165,6 +166,7 @@ func (r *Resolver) mirror(ctx context.Context, owner, repo string, w want) (*Tre
 	if t.SHA, err = g.Run(ctx, "rev-parse", "--verify", "--quiet", w.kept()+"^{commit}"); err != nil {
 		return nil, inputError("Unable to resolve action `%s@%s`: it is no commit", name, ref)
 	}
+	t.head = head(g, w)
 	r.touch(dir)
 	r.trim(ctx)
 	return t, nil
@@ -185,6 +187,15 @@ func (r *Resolver) kept(ctx context.Context, g git.Dir, w want) (string, time.Ti
 
 func stamp(g git.Dir, w want) string {
 	return filepath.Join(g.Path(), "hearth-"+base64.RawURLEncoding.EncodeToString([]byte(w.String())))
+}
+
+// head is the branch that HEAD was on when what is wanted was fetched.
+func head(g git.Dir, w want) string {
+	b, err := os.ReadFile(stamp(g, w))
+	if err != nil || w.ref != "" || !ValidRef(string(b)) {
+		return ""
+	}
+	return string(b)
 }
 
 // fetch gets one ref, without a token first.
@@ -210,7 +221,12 @@ func (r *Resolver) fetch(ctx context.Context, g git.Dir, name string, w want) er
 	}
 	switch {
 	case err == nil:
-		return os.WriteFile(stamp(g, w), nil, 0o644)
+		// Beside the stamp stands which branch HEAD is; that it is not known is no fault.
+		head := ""
+		if w.ref == "" {
+			head, _ = g.HeadOf(ctx, from)
+		}
+		return os.WriteFile(stamp(g, w), []byte(head), 0o644)
 	case git.Missing(err):
 		return inputError("Unable to resolve action `%s@%s`, unable to find version `%s`", name, w.ref, w.ref)
 	case git.Denied(err):

@@ -76,7 +76,7 @@ func (r *Resolver) Checkout(ctx context.Context, owner, repo string, req Checkou
 	}
 	c := git.Checkout{From: git.At(t.dir), SHA: t.SHA, Depth: req.Depth, Tags: req.Tags, Origin: server, Note: req.Note, Modules: req.Modules,
 		LFS: req.Large("", server)}
-	if strings.HasPrefix(w2.ref, "refs/") {
+	if c.Ref = t.head; strings.HasPrefix(w2.ref, "refs/") {
 		c.Ref = w2.ref
 	}
 	err := c.Write(ctx, w)

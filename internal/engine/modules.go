@@ -178,6 +178,17 @@ func (m *moduleCheckout) clone(dir, repository string) (sha, msg string, err err
 	if msg, err = x.git(dir, "remote", "add", "origin", x.r.server()+"/"+repository); msg != "" || err != nil {
 		return "", msg, err
 	}
+	if ref == "" {
+		// The branch that it is on, as far as the server says.
+		out, _, err := x.gitSays(dir, append(args[:len(args):len(args)], "ls-remote", "--symref", "--", "origin", "HEAD")...)
+		if err != nil {
+			return "", "", err
+		}
+		line, _, _ := strings.Cut(out, "\t")
+		if head, ok := strings.CutPrefix(line, "ref: "); ok && action.ValidRef(head) {
+			ref = head
+		}
+	}
 	specs := []string{cmp.Or(ref, "HEAD")}
 	if ref != "" && !git.ObjectID(ref) && !strings.HasPrefix(ref, "refs/") {
 		specs = []string{"refs/heads/" + ref, "refs/tags/" + ref}
@@ -226,9 +237,8 @@ func (m *moduleCheckout) clone(dir, repository string) (sha, msg string, err err
 	if msg != "" || err != nil {
 		return "", msg, err
 	}
-	var out limited
-	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: []string{"git", "rev-parse", "--verify", "HEAD"}, Dir: dir, Stdout: &out})
-	if sha = strings.TrimSpace(out.String()); err == nil && (!exit.OK() || !git.ObjectID(sha)) {
+	sha, msg, err = x.gitSays(dir, "rev-parse", "--verify", "HEAD")
+	if sha = strings.TrimSpace(sha); err == nil && msg == "" && !git.ObjectID(sha) {
 		msg = "git rev-parse: there is no commit"
 	}
 	return sha, msg, err
@@ -245,13 +255,19 @@ func (m *moduleCheckout) settled(dir, at string, s git.Module, more []git.Module
 
 // git runs the machine's git in a directory. What it says when it fails comes back.
 func (x *execution) git(dir string, args ...string) (msg string, err error) {
-	var said limited
-	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: append([]string{"git"}, args...), Dir: dir, Stdout: &said, Stderr: &said,
+	_, msg, err = x.gitSays(dir, args...)
+	return msg, err
+}
+
+// gitSays is git that also returns what it prints.
+func (x *execution) gitSays(dir string, args ...string) (out, msg string, err error) {
+	var said, wrong limited
+	exit, err := x.r.job.Guest.Exec(x.ctx, guest.Cmd{Argv: append([]string{"git"}, args...), Dir: dir, Stdout: &said, Stderr: &wrong,
 		Env: []string{"GIT_TERMINAL_PROMPT=0", "GIT_LITERAL_PATHSPECS=1"}})
 	if err == nil && !exit.OK() && context.Cause(x.ctx) == nil {
-		msg = fmt.Sprintf("git %v: %s", exit, strings.TrimSpace(said.String()))
+		msg = fmt.Sprintf("git %v: %s", exit, strings.TrimSpace(wrong.String()))
 	}
-	return msg, err
+	return said.String(), msg, err
 }
 
 // largeFilter lets git take files of Git LFS for what they are, if the machine has

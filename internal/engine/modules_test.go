@@ -153,7 +153,7 @@ func TestCheckoutWithAToken(t *testing.T) {
 	b := newBench(t, `
       - uses: actions/checkout@v4
         with: {repository: o/r, token: "${{ secrets.T }}"}
-      - run: cat main.txt; git log --format=%s; git tag; git rev-parse --is-shallow-repository
+      - run: cat main.txt; git branch --show-current; git log --format=%s; git tag; git rev-parse --is-shallow-repository
       - uses: actions/checkout@v4
         id: v1
         with: {repository: o/r, token: "${{ secrets.T }}", ref: v1, fetch-tags: true, path: tag, persist-credentials: false}
@@ -183,7 +183,7 @@ func TestCheckoutWithAToken(t *testing.T) {
 	if res.Conclusion != ci.Success || res.Steps[6].Outcome != ci.Failure || res.Steps[7].Outcome != ci.Failure {
 		t.Errorf("%s\n%s", steps(res), b.log())
 	}
-	b.wantOutput("two\nsecond\ntrue\n" + "one\n0\nv1\n0\n" + "side\n  origin/main\n  origin/side\nv1\n" + "one\n \n")
+	b.wantOutput("two\nmain\nsecond\ntrue\n" + "one\n0\nv1\n0\n" + "side\n  origin/main\n  origin/side\nv1\n" + "one\n \n")
 	if strings.Contains(b.log(), token) {
 		t.Error("the token is shown")
 	}

@@ -28,18 +28,46 @@ type Remote struct {
 
 // Fetch brings objects and refs. flags and specs are git fetch's own.
 func (d Dir) Fetch(ctx context.Context, r Remote, flags []string, specs ...string) error {
+	d, err := d.asking(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return d.fetch(ctx, cancel, r.URL, MaxFetch, flags, specs)
+}
+
+// HeadOf is the full ref of the branch that a remote's HEAD is on, "" if it is on none.
+func (d Dir) HeadOf(ctx context.Context, r Remote) (string, error) {
+	d, err := d.asking(r)
+	if err != nil {
+		return "", err
+	}
+	out, err := d.Run(ctx, "ls-remote", "--symref", "--", r.URL, "HEAD")
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := strings.Cut(out, "\n")
+	ref, is := strings.CutPrefix(line, "ref: ")
+	ref, _, _ = strings.Cut(ref, "\t")
+	if !is || !strings.HasPrefix(ref, "refs/heads/") {
+		return "", nil
+	}
+	return ref, nil
+}
+
+// asking is d with what it takes to ask a remote.
+func (d Dir) asking(r Remote) (Dir, error) {
 	u, err := url.Parse(r.URL)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" && u.Scheme != "file" {
-		return fmt.Errorf("%.200q is no address to fetch from: want https://…", r.URL)
+		return d, fmt.Errorf("%.200q is no address to fetch from: want https://…", r.URL)
 	}
 	d = d.Over(u.Scheme)
 	if r.Token != "" {
 		auth := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + r.Token))
 		d = d.With(fmt.Sprintf("http.%s://%s/.extraHeader=Authorization: Basic %s", u.Scheme, u.Host, auth))
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	return d.fetch(ctx, cancel, r.URL, MaxFetch, flags, specs)
+	return d, nil
 }
 
 func (d Dir) fetch(ctx context.Context, cancel context.CancelCauseFunc, from string, max int64, flags, specs []string) error {
