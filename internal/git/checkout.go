@@ -85,7 +85,7 @@ func (c Checkout) Write(ctx context.Context, w io.Writer) (err error) {
 		return err
 	}
 	if c.Note != nil && t.pointers > 0 {
-		c.Note(fmt.Sprintf("Git LFS: %s, for instance %.200q, came as pointers: files are taken as they are in the repository. Run `git lfs pull` in a step of your own.", count(t.pointers, "file"), t.pointer))
+		c.Note(fmt.Sprintf("Git LFS: %s, for instance %.200q, came as pointers: files are taken as they are in the repository. `lfs: true` at the checkout brings the files.", count(t.pointers, "file"), t.pointer))
 	}
 	if c.Modules != nil {
 		found, err := modules(ctx, t.gitmodules, c.Origin, t.links)
