@@ -222,7 +222,10 @@ func (x *execution) startContainer(c *container) *outcome {
 func (x *execution) pull(image string, auth docker.Auth) (string, *outcome) {
 	r, cl := x.r, x.r.engineClient()
 	registry := docker.RegistryOf(image)
-	if auth.Username == "" && auth.Password == "" && r.job.Token != "" && (registry == "ghcr.io" || registry == "containers.pkg.github.com") {
+	if auth.Username == "" || auth.Password == "" {
+		auth = docker.Auth{} // as on GitHub: a secret that is not there is nobody
+	}
+	if auth.Username == "" && r.job.Token != "" && (registry == "ghcr.io" || registry == "containers.pkg.github.com") {
 		auth.Username, auth.Password = r.job.Run.GitHub.Get("actor").ToString(), r.job.Token // as on GitHub
 	}
 	if auth.Server = registry; registry == docker.Hub {
@@ -230,7 +233,7 @@ func (x *execution) pull(image string, auth docker.Auth) (string, *outcome) {
 	}
 	from := image
 	if reg := r.job.Images; reg != nil {
-		if auth.Username != "" || auth.Password != "" {
+		if auth.Username != "" {
 			reg.Login(registry, auth.Username, auth.Password)
 			auth = docker.Auth{}
 		}
@@ -693,19 +696,22 @@ func (r *run) inContainer(ctx context.Context) (owner string, alpine bool) {
 	}
 	r.insideOnce.Do(func() {
 		var out limited
-		script := "id -u; id -g; cat /etc/*release | grep '^ID'"
-		exit, err := r.execIn(ctx, r.container, []string{"sh", "-c", script}, "/", nil, &out, io.Discard)
-		lines := strings.Split(out.String(), "\n")
-		if err != nil || exit.Cancelled || len(lines) < 2 {
-			r.owner = "0:0"
+		const script = `echo "$(id -u):$(id -g)"; cat /etc/*release`
+		r.owner = "0:0" // an image that cannot say has nobody else
+		if _, err := r.execIn(ctx, r.container, []string{"sh", "-c", script}, "/", nil, &out, io.Discard); err != nil {
 			return
 		}
-		uid, e1 := strconv.ParseUint(lines[0], 10, 31)
-		gid, e2 := strconv.ParseUint(lines[1], 10, 31)
-		if e1 == nil && e2 == nil {
-			r.owner = fmt.Sprintf("%d:%d", uid, gid)
+		for n, line := range strings.Split(out.String(), "\n") {
+			if uid, gid, ok := strings.Cut(line, ":"); n == 0 && ok {
+				_, e1 := strconv.ParseUint(uid, 10, 31)
+				_, e2 := strconv.ParseUint(gid, 10, 31)
+				if e1 == nil && e2 == nil {
+					r.owner = line
+				}
+			} else if strings.HasPrefix(line, "ID") {
+				r.alpine = r.alpine || strings.Contains(strings.ToLower(line), "alpine")
+			}
 		}
-		r.alpine = strings.Contains(strings.ToLower(strings.Join(lines[2:], "\n")), "alpine")
 	})
 	return r.owner, r.alpine
 }

@@ -437,7 +437,7 @@ func (e *Engine) run(p *process, out io.Writer) {
 	}
 	defer finish()
 	if rel := e.Images[p.c.Image].Release; rel != "" && strings.Contains(strings.Join(p.argv, " "), "/etc/*release") {
-		frame(out, 1, []byte("0\n0\n"+rel+"\n"))
+		frame(out, 1, []byte("0:0\n"+rel+"\n"))
 		code = 0
 		return
 	}
