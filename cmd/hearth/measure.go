@@ -194,3 +194,29 @@ usual. Of public histories two to seven of a thousand executions are taken for a
 		return w.Flush()
 	})
 }
+
+func (a *app) learnTimeoutsCommand() *cobra.Command {
+	return asks(a, &cobra.Command{
+		Use: "timeouts", Short: "Say which timeout-minutes jobs and steps might have, from how long they took", Args: cobra.NoArgs,
+		Long: `Say which timeout-minutes jobs and steps might have: half as much again as 99.5 % of their
+runs take, from the last thirty. It is advice: nothing is ended by it.`,
+	}, func(ctx context.Context, l *learn.Learner, repository string, _ []string) ([]learn.Timeout, error) {
+		list, err := l.Timeouts(ctx, repository)
+		if list == nil {
+			list = []learn.Timeout{}
+		}
+		return list, err
+	}, func(list []learn.Timeout, repository string, _ []string) error {
+		if len(list) == 0 {
+			_, err := fmt.Fprintf(a.err, "nothing to say %s yet: a job has to have run ten times%s\n", where(repository), otherwise(repository))
+			return err
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "MINUTES\tUSUALLY\t99.5 % TAKE LESS THAN\tRUNS\tJOB\tSTEP\tWORKFLOW\tREPOSITORY")
+		for _, v := range list {
+			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", v.Minutes, board.Short(v.Usual), board.Short(v.Bound), v.Runs, board.Clean(v.Job),
+				board.Cut(board.Clean(v.Step), 40), board.Clean(v.Workflow), board.Clean(v.Repository))
+		}
+		return w.Flush()
+	})
+}

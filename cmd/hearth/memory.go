@@ -26,7 +26,7 @@ func (a *app) learnCommand() *cobra.Command {
 	c := &cobra.Command{Use: "learn", Short: "What was learned, and how good the predictions are: of one's own history, and of files"}
 	c.AddCommand(a.learnReportCommand(), a.learnEvalCommand(), a.learnBlocksCommand(), a.learnFlakyCommand(), a.learnDurationsCommand(),
 		a.learnStatsCommand(), a.learnLessonsCommand(), a.learnTestsCommand())
-	c.AddCommand(a.learnEvalRetryCommand(), a.learnReplayCommand(), a.learnRetriesCommand(), a.learnShiftsCommand())
+	c.AddCommand(a.learnEvalRetryCommand(), a.learnReplayCommand(), a.learnRetriesCommand(), a.learnShiftsCommand(), a.learnTimeoutsCommand())
 	c.AddCommand(a.learnOrderCommand(), a.learnEvalOrderCommand())
 	c.AddCommand(a.learnImportCommand(), a.learnExportCommand(), a.learnForgetCommand())
 	return c

@@ -154,6 +154,14 @@ func TestShiftIsTold(t *testing.T) {
 		sha, branch := main(n)
 		w.run(sha, branch, 1, false)
 	}
+	limits, err := w.l.Timeouts(t.Context(), w.repo)
+	if err != nil || len(limits) != 4 || limits[0].Usual < 8*time.Second || limits[0].Usual > 10*time.Second || limits[0].Bound < limits[0].Usual ||
+		limits[0].Minutes != 1 || limits[0].Runs < 10 {
+		t.Errorf("%+v, %v", limits, err)
+	}
+	if limits, err := w.l.Timeouts(t.Context(), "o/other"); err != nil || len(limits) != 0 {
+		t.Errorf("%+v, %v", limits, err)
+	}
 	// Another process knows it from the record.
 	l, err := learn.Open(t.Context(), s, learn.Options{Now: func() time.Time { return w.now }})
 	if err != nil {
