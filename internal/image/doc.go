@@ -21,9 +21,9 @@
 // release after the base's, on that one's runc and iptables, unpacked and nothing
 // more: no script of a package runs. Where that release cannot be had, the layer is
 // empty and says why ([Image.NoEngine]). The modules are a disk because what a boot
-// does not need costs it time in an initrd: with those for jobs in it a boot took
-// three times as long, for the machine had to copy them and to run depmod. One initrd serves every
-// driver: virtio-mmio announced by ACPI (QEMU's microvm, Firecracker) and both
+// does not need costs it time in an initrd: with those for jobs in it a boot took the
+// emulator 7.0 s of processor time, without 4.3 s, for the machine had to copy them
+// and to run depmod. One initrd serves every driver: virtio-mmio announced by ACPI (QEMU's microvm, Firecracker) and both
 // channels to the agent (virtio console, vsock).
 //
 // # Who does the work

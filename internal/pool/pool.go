@@ -20,6 +20,13 @@
 // A warm machine's network cable is plugged in, with nobody at the other end:
 // the policy is the claimant's, and the network is made from it at the claim.
 //
+// # Containers
+//
+// A request with Containers has a kind of its own, whose template has the container
+// engine running: the agent starts it when somebody connects to its socket (package
+// guest/boot), which is done in the template, and asked of it often enough that a
+// clone has nothing left to load. All machines of an image have the engine's disk.
+//
 // # Means
 //
 // The pool promises no more CPUs and memory than Config.Means says, counted as the
