@@ -103,32 +103,48 @@ func serverLabels(cfg config.Config) []string {
 	return append(image.KnownLabels(), cfg.Labels...)
 }
 
-// serverImages makes what a server has images for ready: of each recipe that there is
-// one of already, and the default, which is named. It says which of them takes a job.
-func (a *app) serverImages(ctx context.Context, dirs config.Dirs, cfg config.Config) (choose func([]string) (string, string, error), chosen string,
-	err error) {
-	s, err := a.shelf(ctx, dirs, cfg.Image)
-	if err != nil {
-		return nil, "", err
+// serverImages are what a server's machines boot from.
+type serverImages struct {
+	image.Shelf
+	ids map[string]string // by name, so that what a name means does not change with what is built meanwhile
+}
+
+// serverImages makes the images of a server ready: of each recipe that there is one of
+// already, and the default. Others that have a name are there for those who name them.
+func (a *app) serverImages(ctx context.Context, dirs config.Dirs, cfg config.Config) (s serverImages, err error) {
+	s.ids = map[string]string{}
+	if s.Shelf, err = a.shelf(ctx, dirs, cfg.Image); err != nil || len(s.Recipes) == 0 {
+		return s, err
 	}
-	ids := map[string]string{} // so that a job's image does not change with what is built meanwhile
 	for _, name := range s.Recipes {
 		img, err := a.image(ctx, dirs, name)
 		if err != nil {
-			return nil, "", err
+			return s, err
 		}
-		ids[name] = img.ID
+		s.ids[name] = img.ID
 	}
-	return func(labels []string) (string, string, error) {
-		known := slices.DeleteFunc(slices.Clone(labels), func(label string) bool { // those of the settings say nothing about the system
-			return !slices.Contains(image.KnownLabels(), strings.ToLower(strings.TrimSpace(label)))
-		})
-		if len(known) == 0 {
-			return "", "", nil
+	all, err := image.List(dirs.Images())
+	if err != nil {
+		return s, &exit{exitInfrastructure, err}
+	}
+	for _, i := range all { // newest first
+		if s.ids[i.Name] == "" {
+			s.ids[i.Name] = i.ID
 		}
-		name, remark, err := image.ForLabels(known, nil, s)
-		return ids[name], remark, err
-	}, s.Default, nil
+	}
+	return s, nil
+}
+
+// forLabels says which image takes a job, and what there is to remark.
+func (s serverImages) forLabels(labels []string) (id, remark string, err error) {
+	known := slices.DeleteFunc(slices.Clone(labels), func(label string) bool { // those of the settings say nothing about the system
+		return !slices.Contains(image.KnownLabels(), strings.ToLower(strings.TrimSpace(label)))
+	})
+	if len(known) == 0 {
+		return "", "", nil
+	}
+	name, remark, err := image.ForLabels(known, nil, s.Shelf)
+	return s.ids[name], remark, err
 }
 
 func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
@@ -194,11 +210,11 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return usage("learn: %v", err)
 	}
 	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
-	choose, chosen, err := a.serverImages(ctx, dirs, cfg)
+	boots, err := a.serverImages(ctx, dirs, cfg)
 	if err != nil {
 		return err
 	}
-	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, image: chosen,
+	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, image: boots.Default,
 		cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm,
 		max: cfg.Machines})
 	if err != nil {
@@ -223,7 +239,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
 		URL:  cfg.URL,
-		Host: machines, Image: choose, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
+		Host: machines, Image: boots.forLabels, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
 		Package: prompt.Package, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, Registry: images, OIDC: issuer, Grace: serveGrace, Log: log,
 	})
@@ -245,7 +261,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	vms := api.New(api.Config{
 		Memory: memory, History: taught,
-		Machines: machines, Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
+		Machines: machines, Images: boots.ids,
+		Secret: []byte(cfg.JWTSecret), Issuers: cfg.API.Issuers, Audiences: cfg.API.Audiences, Revoked: passes.Revoked, Network: reach,
 		Quotas: api.Quotas{
 			VMs: cfg.API.VMs, AllVMs: cfg.API.AllVMs, Executions: cfg.API.Executions, AllExecutions: cfg.API.AllExecutions, Snapshots: cfg.API.Snapshots,
 			AllSnapshots: cfg.API.AllSnapshots, SnapshotBytes: int64(cfg.API.SnapshotSize), AllSnapshotBytes: int64(cfg.API.AllSnapshotSize),

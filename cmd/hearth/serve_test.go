@@ -20,6 +20,7 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
+	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/webhook"
 )
 
@@ -243,5 +244,21 @@ jobs:
 	out, err := p.command("events").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "done") {
 		t.Errorf("hearth events: %v\n%s", err, out)
+	}
+}
+
+// What labels of a server's settings say about the system is nothing; those of GitHub's
+// get the image that there is for them.
+func TestServerImages(t *testing.T) {
+	s := serverImages{image.Shelf{Default: image.Ubuntu2404, Recipes: []string{image.Ubuntu2404, image.Debian12}},
+		map[string]string{image.Ubuntu2404: "n", image.Debian12: "d", "ci": "c"}}
+	for labels, want := range map[string]string{"ubuntu-latest": "", "debian-12": "d", "gpu": "", "group:big": "", "gpu debian-12": "d",
+		"self-hosted linux": ""} {
+		if id, remark, err := s.forLabels(strings.Fields(labels)); id != want || remark != "" || err != nil {
+			t.Errorf("%s: %q, %q, %v", labels, id, remark, err)
+		}
+	}
+	if id, remark, err := s.forLabels([]string{"ubuntu-22.04"}); id != "" || !strings.Contains(remark, "--recipe ubuntu-22.04") || err != nil {
+		t.Errorf("%q, %q, %v", id, remark, err)
 	}
 }

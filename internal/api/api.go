@@ -65,6 +65,8 @@ import (
 type Config struct {
 	// Machines is where VMs come from.
 	Machines machine.Host
+	// Images are those that a request may name, name to what [machine.Request] has.
+	Images map[string]string
 	// Secret signs and checks tokens. Without one everything but /health is
 	// refused; New refuses a short one.
 	Secret []byte

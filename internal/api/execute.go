@@ -214,7 +214,7 @@ func (s *Server) check(e *execution) (language, time.Duration, error) {
 	case e.Count < 0 || e.Count > s.cfg.Quotas.VMs || len(e.VMs) > s.cfg.Quotas.AllVMs:
 		return bad(fmt.Sprintf("want at most %d", s.cfg.Quotas.VMs), "too many VMs at once: %d", max(e.Count, len(e.VMs)))
 	case (e.VM != "" || len(e.VMs) > 0) && e.order != (order{}):
-		return bad("leave them out, or leave vm_id out", "name, vm_type, cpus, memory_mib, containers, network and ttl_seconds are for a new VM")
+		return bad("leave them out, or leave vm_id out", "name, vm_type, image, cpus, memory_mib, containers, network and ttl_seconds are for a new VM")
 	}
 	if len(e.Env)+len(e.Secrets) > maxEnv {
 		return bad(fmt.Sprintf("want at most %d", maxEnv), "env and secrets have %d entries", len(e.Env)+len(e.Secrets))

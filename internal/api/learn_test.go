@@ -203,6 +203,27 @@ func TestMemoryNames(t *testing.T) {
 	}
 }
 
+// A VM boots from the image that a request names, of those that the server has.
+func TestImages(t *testing.T) {
+	s, _ := taught(t, Config{Images: map[string]string{"ubuntu-22.04": "0123", "ci": "4567"}})
+	for name, want := range map[string]string{"": "", "ubuntu-22.04": "0123", "ci": "4567"} {
+		if r, err := s.api.request(order{Image: name}); err != nil || r.Image != want {
+			t.Errorf("%q: %q, %v", name, r.Image, err)
+		}
+	}
+	for _, bad := range []string{"0123", "../ci", "CI", strings.Repeat("x", 1000)} {
+		for path, body := range map[string]map[string]any{"/api/vms": {}, "/api/llm/execute": {"language": "bash", "code": "true"}} {
+			body["image"] = bad
+			a := s.do("POST", path, s.token, body).want(400, "bad_request")
+			if !strings.Contains(a.raw, "this server has ci, ubuntu-22.04") || len(a.raw) > 500 {
+				t.Errorf("%s: %s", path, a.raw)
+			}
+		}
+	}
+	one, _ := taught(t, Config{})
+	one.do("POST", "/api/vms", one.token, map[string]any{"image": "ci"}).want(400, "bad_request")
+}
+
 // TestOthersRequests are requests as programs written for other servers send them:
 // verbatim, with fields that only they know, under names that only they have.
 func TestOthersRequests(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -96,7 +97,8 @@ func (m *owned) describe() view {
 // order is what machine is wanted.
 type order struct {
 	Name       string  `json:"name"`
-	Type       string  `json:"vm_type"` // a name of the client's; all machines boot the same image
+	Type       string  `json:"vm_type"` // a name of the client's
+	Image      string  `json:"image"`   // one of Config.Images; "" is the default one
 	OtherName  string  `json:"vm_name"` // name, as others call it
 	CPUs       int     `json:"cpus"`
 	MemoryMiB  int     `json:"memory_mib"`
@@ -132,6 +134,14 @@ func (s *Server) request(o order) (machine.Request, error) {
 	if o.Name != "" && o.OtherName != "" && o.Name != o.OtherName {
 		return bad("vm_name is another word for name: give one", "name and vm_name differ")
 	}
+	img, ok := s.cfg.Images[o.Image]
+	if o.Image != "" && !ok {
+		have := "leave it out: this server has one image"
+		if len(s.cfg.Images) > 0 {
+			have = "this server has " + strings.Join(slices.Sorted(maps.Keys(s.cfg.Images)), ", ")
+		}
+		return bad(have, "there is no image %.100q", o.Image)
+	}
 	ttl := s.cfg.TTL
 	if o.TTLSeconds != 0 {
 		if o.TTLSeconds < 1 || o.TTLSeconds > s.cfg.MaxTTL.Seconds() {
@@ -146,7 +156,7 @@ func (s *Server) request(o order) (machine.Request, error) {
 			return machine.Request{}, err
 		}
 	}
-	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Containers: o.Containers, Network: reach, Labels: []string{"api"},
+	return machine.Request{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Image: img, Containers: o.Containers, Network: reach, Labels: []string{"api"},
 		Deadline: time.Now().Add(ttl), NoWait: true}, nil
 }
 

@@ -171,7 +171,7 @@ func (d *Dispatcher) runner(run ci.Run, sink ci.Sink, t trust, repo forge.Repo) 
 		Sink: sink, Package: d.cfg.Package, Network: limit.Network, Learn: d.cfg.Learn, Actions: d.cfg.Actions, Results: d.cfg.Results,
 		Registry: d.cfg.Registry,
 		CPUs:     limit.CPUs, MemoryMiB: limit.MemoryMiB, Log: d.log, Tests: policy.Tests, Tree: func() string { return run.SHA },
-		Image: d.image, Commits: commitsOf(repo, run.SHA),
+		Image: d.image, TakesImage: "`\"image\": \"ci\"` in the server's settings", Commits: commitsOf(repo, run.SHA),
 		Token: func(ctx context.Context, job *plan.Job) (string, error) { return repo.Token(ctx, job.Permissions) },
 		Source: &source.Archive{SHA: run.SHA, Branch: branch, Repository: run.Repository, Server: d.cfg.Server,
 			Open: func(ctx context.Context, sha string) (io.ReadCloser, error) { return repo.Tarball(ctx, sha) },

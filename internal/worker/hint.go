@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -49,6 +50,10 @@ func (h *hooks) lacks(program string) string {
 	case !known:
 		return fmt.Sprintf("%s is not in the machine's image: bring it with an action that sets it up, or install it in a step.", program)
 	}
+	setup := ""
+	if program == "go" || program == "gofmt" {
+		setup = " actions/setup-go brings the version it is told to, at once if it is in the tool cache: `hearth image build --tools go@1.24`."
+	}
 	return fmt.Sprintf("%s is not in the machine's image: `sudo apt-get install %s` in a step brings it, or, for all jobs, "+
-		"`hearth image build --packages %[2]s --name ci` and `hearth run -P ubuntu-latest=ci`.", program, pkg)
+		"`hearth image build --packages %[2]s --name ci` and %s.%s", program, pkg, cmp.Or(h.runner.TakesImage, "`hearth run -P ubuntu-latest=ci`"), setup)
 }

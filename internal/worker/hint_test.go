@@ -5,7 +5,7 @@ import "testing"
 // A failure that comes from what the machine lacks says what to do; others say nothing.
 func TestHint(t *testing.T) {
 	h := &hooks{tokenless: true, runner: &Runner{Package: func(p string) (string, bool) {
-		return map[string]string{"cmake": "cmake", "docker-x": ""}[p], p == "cmake" || p == "docker-x"
+		return map[string]string{"cmake": "cmake", "docker-x": "", "go": "golang-go"}[p], p == "cmake" || p == "docker-x" || p == "go"
 	}}}
 	const image = " is not in the machine's image"
 	for _, c := range []struct{ line, want string }{
@@ -29,6 +29,12 @@ func TestHint(t *testing.T) {
 		if got := h.hint([]string{"before", c.line, "after"}); got != want {
 			t.Errorf("%s: %q, want %q", c.line, got, want)
 		}
+	}
+	h.runner.TakesImage = "a setting"
+	if got, want := h.hint([]string{"x.sh: line 1: go: command not found"}), "go"+image+": `sudo apt-get install golang-go` in a step brings it, or, for all jobs, "+
+		"`hearth image build --packages golang-go --name ci` and a setting. actions/setup-go brings the version it is told to, at once if it is in the tool cache: "+
+		"`hearth image build --tools go@1.24`."; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 	h.tokenless = false
 	if got := h.hint([]string{"Bad credentials"}); got != "" {

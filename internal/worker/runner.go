@@ -57,7 +57,10 @@ type Runner struct {
 	// Package says which package has a program, "" for none, if that is known; nil
 	// knows nothing.
 	Package func(program string) (pkg string, known bool)
-	Learn   *learn.Learner // nil and off: nothing is learned or said
+	// TakesImage says, for people, how an image called ci becomes that of all jobs; "" is
+	// by a flag of hearth run.
+	TakesImage string
+	Learn      *learn.Learner // nil and off: nothing is learned or said
 	// Commits lists the commits that the run's has since another one, for what may be to
 	// blame for a failure; nil knows none. See [learn.Failure].
 	Commits func(ctx context.Context, since string) ([]learn.Commit, error)
