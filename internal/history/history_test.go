@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,5 +240,65 @@ func BenchmarkCommand(b *testing.B) {
 				x.End(b.Context(), guest.Exit{Code: code, Duration: time.Second})
 			}
 		})
+	}
+}
+
+// TestPlace: where in its machine's history a command is, and that the history is bounded.
+func TestPlace(t *testing.T) {
+	k := keeper(t)
+	m := k.Open("m")
+	at := func(c Command, attempt int, since ...string) {
+		t.Helper()
+		x := m.Begin(t.Context(), c)
+		if x.run.Attempt != attempt || !slices.Equal(x.run.Since, since) {
+			t.Errorf("attempt %d since %q, want %d since %q", x.run.Attempt, x.run.Since, attempt, since)
+		}
+	}
+	at(shell("make"), 1)
+	does(t, m, shell("ls"), 0, "")
+	at(shell("make"), 1)
+	does(t, m, shell("make"), 1, "")
+	at(shell("make"), 2)
+	does(t, m, shell("make"), 1, "")
+	at(shell("make"), 3)
+	at(shell("A=1 make"), 1, "a change of the command itself")
+	does(t, m, shell("ls"), 0, "")
+	at(shell("make"), 1, "ls")
+	does(t, m, shell("make"), 0, "")
+	at(shell("make"), 1) // it has passed: what failed is over
+	for i := range 2 * maxFailing {
+		does(t, m, shell(fmt.Sprint("x", i)), 1, "")
+	}
+	if len(m.ended) != 8 || len(m.failing) != maxFailing || len(m.before) != 8 {
+		t.Errorf("%d ended, %d failing, %d before", len(m.ended), len(m.failing), len(m.before))
+	}
+}
+
+// TestOutput goes where it would have gone, and both streams are looked at.
+func TestOutput(t *testing.T) {
+	k := keeper(t)
+	x := k.Open("m").Begin(t.Context(), Command{Repository: own, Door: "api", Language: "sh", Code: "x"})
+	var stdout, stderr strings.Builder
+	o, e := x.Tee(&stdout, &stderr)
+	io.WriteString(o, "one\ntwo\n")
+	io.WriteString(e, "three")
+	if stdout.String() != "one\ntwo\n" || stderr.String() != "three" || !slices.Equal(x.lines(), []string{"one", "two", "three"}) {
+		t.Errorf("%q %q %q", stdout.String(), stderr.String(), x.lines())
+	}
+	why := x.End(t.Context(), guest.Exit{Code: -1, TimedOut: true, Duration: time.Hour})
+	if why == nil {
+		t.Error("a command that took too long is not explained")
+	}
+	counts, _ := k.Learn.Count(t.Context(), own)
+	f, _ := k.Learn.PredictCommand(t.Context(), own, "x")
+	if counts[0].Failures != 1 || f.ExpectedMS != 0 {
+		t.Errorf("%+v, and the next is expected to take %d ms: its time-out's", counts[0], f.ExpectedMS)
+	}
+	// An agent that does not say how long it took.
+	y := k.Open("n").Begin(t.Context(), Command{Repository: own, Door: "api", Language: "sh", Code: "y"})
+	time.Sleep(20 * time.Millisecond)
+	y.End(t.Context(), guest.Exit{})
+	if f, _ = k.Learn.PredictCommand(t.Context(), own, "y"); f.ExpectedMS < 15 || f.ExpectedMS > 20_000 {
+		t.Errorf("%d ms are expected of what slept for 20", f.ExpectedMS)
 	}
 }

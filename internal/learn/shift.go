@@ -216,7 +216,8 @@ func (v *level) rate(x *Execution, run string, failed bool, at time.Time) *Shift
 		// A rate is known as well as its executions allow: what is compared with is at
 		// the edge of that.
 		low, high := wilson(v.Rate[0]/n, n, 1.645)
-		for kind, p := range map[int][2]float64{shiftMore: {high, min(max(3*high, .3), .5+high/2)}, shiftLess: {max(low, 1e-3), max(low, 1e-3) / 4}} {
+		low, high = max(low, 1e-3), min(high, 1-1e-3) // what has always failed is not beyond doubt either
+		for kind, p := range map[int][2]float64{shiftMore: {high, min(max(3*high, .3), .5+high/2)}, shiftLess: {low, low / 4}} {
 			by := y*math.Log(p[1]/p[0]) + (1-y)*math.Log((1-p[1])/(1-p[0]))
 			if v.Sums[kind].step(by, rateBound, failed, x, run, at) {
 				c := v.Sums[kind]
