@@ -78,6 +78,9 @@ func written(v *workflow.Value) string {
 	})
 }
 
+// maxNesting is how deep commands stand in commands; people need two.
+const maxNesting = 6
+
 var (
 	formatHole = regexp.MustCompile(`\{\{|\}\}|\{\d+\}`)
 	heredoc    = regexp.MustCompile(`<<-?\s*(['"]?)([A-Za-z_]\w*)(['"]?)`)
@@ -85,7 +88,12 @@ var (
 
 // simpleCommands takes a script apart. What stands in $( ) and in backquotes is
 // among its commands.
-func simpleCommands(script string) []ran {
+func simpleCommands(script string) []ran { return simpleCommandsIn(script, 0) }
+
+func simpleCommandsIn(script string, depth int) []ran {
+	if depth > maxNesting {
+		return []ran{{text: "…", words: []string{"$("}}} // which nobody asks for
+	}
 	var out []ran
 	var cur strings.Builder
 	var lines []string
@@ -132,7 +140,7 @@ func simpleCommands(script string) []ran {
 			i++
 		case quote != '\'' && (strings.HasPrefix(s[i:], "$(") || c == '`'):
 			inner, n := substituted(s[i:])
-			out = append(out, simpleCommands(inner)...)
+			out = append(out, simpleCommandsIn(inner, depth+1)...)
 			cur.WriteString(s[i : i+n])
 			i += n - 1
 		case quote != 0:
@@ -450,7 +458,7 @@ func (im implied) carries(text string, vars map[string]bool) bool {
 		return true
 	}
 	for v := range vars {
-		if regexp.MustCompile(`\$\{?` + regexp.QuoteMeta(v) + `\b`).MatchString(text) {
+		if strings.Contains(text, "$"+v) || strings.Contains(text, "${"+v) {
 			return true
 		}
 	}

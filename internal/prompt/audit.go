@@ -33,7 +33,8 @@ func (r *reader) audit(yaml string) {
 type auditor struct {
 	*reader
 	have     string
-	fragment *node // the one that is looked at
+	fragment *node  // the one that is looked at
+	running  []bool // tokens that belong to a command that is run
 }
 
 // haystack is a workflow without the parts that repeat the request, with single spaces.
@@ -169,14 +170,19 @@ func (a *auditor) isTagExample(s string) bool { return number.MatchString(s) && 
 
 // inCommand says whether a token belongs to a command that is run.
 func (a *auditor) inCommand(at int) bool {
-	for i := max(0, at-40); i <= at; i++ {
-		for _, s := range a.c.commands(i) {
-			if s.end > at && a.command(a.commandOf(&node{start: i, end: s.end})) {
-				return true
+	if a.running == nil {
+		a.running = make([]bool, len(a.c.ts))
+		for i := range a.c.ts {
+			for _, s := range a.c.commands(i) {
+				if a.command(a.commandOf(&node{start: i, end: s.end})) {
+					for k := i; k < s.end; k++ {
+						a.running[k] = true
+					}
+				}
 			}
 		}
 	}
-	return false
+	return a.running[at]
 }
 
 // onSteps are fragments about steps that they name.
