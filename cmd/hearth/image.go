@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ system and a tools disk with Node. The default one is Ubuntu 24.04 where
 Ubuntu's archive answers, else Debian 12, and is built when it is first needed. Images are kept by what they are made of: what has not changed is not
 built again.`,
 	}
-	c.AddCommand(a.imageBuildCommand(), a.imageListCommand(), a.imageInspectCommand(), a.imageSBOMCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
+	c.AddCommand(a.imageBuildCommand(), a.imageImportCommand(), a.imageListCommand(), a.imageInspectCommand(), a.imageSBOMCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
 	return c
 }
 
@@ -134,6 +135,71 @@ func wantedTools(dir string, added []string) ([]image.Tool, error) {
 		added = append(added, t.String())
 	}
 	return image.ParseTools(added)
+}
+
+func (a *app) imageImportCommand() *cobra.Command {
+	var opt image.Options
+	c := &cobra.Command{
+		Use: "import IMAGE", Short: "Make a machine's image of a container image; print its id", Args: cobra.ExactArgs(1),
+		Long: `Make an image of a container image's file system, so that jobs find there what they
+find in it, with a kernel of their own below. IMAGE is one of
+
+  docker://NAME          in a registry, with what docker login left
+  docker-archive:FILE    what docker save writes
+  oci-archive:FILE       an OCI layout, as an archive
+  oci:DIRECTORY          or as a directory
+
+The user runner is added, and the image's environment kept; its entry point, user
+and volumes mean nothing to a machine. Jobs run there by the image's name:
+
+  hearth image import docker://golang:1.24-bookworm --name go
+  hearth run -P ubuntu-latest=go`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if opt.Name == "" {
+				opt.Name = importName(args[0])
+			}
+			if !regexp.MustCompile(imageNamePattern).MatchString(opt.Name) {
+				return usage("--name %q: want letters, digits and ._+- (at most 64)", opt.Name)
+			}
+			if opt.Name == image.Default || slices.Contains(image.Recipes(), opt.Name) {
+				return usage("--name %s is that of what a recipe makes; choose another", opt.Name)
+			}
+			dirs, err := a.dirs()
+			if err != nil {
+				return err
+			}
+			opt.Dir = dirs.Images()
+			tmp := filepath.Join(opt.Dir, "tmp")
+			if err := os.MkdirAll(tmp, 0o700); err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			opt.Import, err = image.OpenImport(c.Context(), args[0], tmp)
+			if err != nil {
+				return &exit{exitInfrastructure, err}
+			}
+			defer opt.Import.Close()
+			img, err := a.buildImage(c.Context(), opt)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, img.ID)
+			fmt.Fprintf(a.err, "image %s: %s of %s\n", img.Name, megabytes(img.Size()), board.Clean(opt.Import.Digest))
+			for _, w := range img.Wants() {
+				fmt.Fprintln(a.err, "note:", w)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&opt.Name, "name", "", "what it is called in lists, and with --image and -P (default: made of IMAGE)")
+	return c
+}
+
+// importName makes a name of a reference: docker://ghcr.io/acme/ci:1.2 is ci-1.2.
+func importName(reference string) string {
+	_, rest, _ := strings.Cut(reference, ":")
+	rest, _, _ = strings.Cut(rest, "@")
+	rest = strings.TrimSuffix(rest[strings.LastIndexByte(rest, '/')+1:], ".tar")
+	return strings.ReplaceAll(rest, ":", "-")
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%d MB", (n+500_000)/1_000_000) }

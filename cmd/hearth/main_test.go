@@ -238,11 +238,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code":     scriptCode,
-			"repo":     scriptRepo,
-			"records":  scriptRecords,
-			"clean":    scriptClean,
-			"registry": scriptRegistry,
+			"code":      scriptCode,
+			"repo":      scriptRepo,
+			"records":   scriptRecords,
+			"clean":     scriptClean,
+			"registry":  scriptRegistry,
+			"container": scriptContainer,
 		},
 	})
 }

@@ -521,9 +521,13 @@ func (s *Server) environment(id identity) (env []string) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
-	if id.uid != 0 && len(id.home) > 1 {
-		env = append(env, "PATH="+id.home+"/.local/bin:"+systemPath)
-	}
+	path := systemPath
+	defer func() {
+		if id.uid != 0 && len(id.home) > 1 {
+			path = id.home + "/.local/bin:" + path
+		}
+		env = append(env, "PATH="+path)
+	}()
 	b, err := io.ReadAll(io.LimitReader(f, maxEnvironment))
 	if err != nil {
 		return nil
@@ -531,7 +535,11 @@ func (s *Server) environment(id identity) (env []string) {
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSpace(line)
 		if k, v, ok := strings.Cut(line, "="); ok && k != "" && !strings.HasPrefix(line, "#") && !strings.Contains(line, "\x00") {
-			env = append(env, k+"="+strings.Trim(v, `"`))
+			if v = strings.Trim(v, `"`); k == "PATH" {
+				path = v // an imported image knows where its programs are
+				continue
+			}
+			env = append(env, k+"="+v)
 		}
 	}
 	return env

@@ -226,6 +226,12 @@ func TestExecEnvironmentFile(t *testing.T) {
 	if got := say(); got != "a b|c|1|/else" {
 		t.Error(got)
 	}
+	if err := os.WriteFile(file, []byte("PATH=\"/odd:/usr/bin:/bin\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := run(t, c, `echo "$PATH"`); !strings.HasSuffix(strings.TrimSpace(out), "/odd:/usr/bin:/bin") {
+		t.Errorf("PATH of the file: %s", out)
+	}
 	os.Remove(file)
 	if err := syscall.Mkfifo(file, 0o644); err != nil {
 		t.Fatal(err)

@@ -89,8 +89,14 @@
 // erofs and ext4 to within noise; the file is 367, 636 and 658 MB. QEMU's
 // process start to the end of the modules: 1.2 s of guest time.
 //
+// # Container images
+//
+// [OpenImport] and Options.Import make the base of a container image's layers instead of
+// a distribution's packages: stacked by package oci, written by package erofs, neither of
+// which unpacks anything onto this machine, so that neither root nor a namespace is
+// needed. Two layers of 240 MB took 4.6 s. The layer is found by the manifest's digest.
+//
 // # Not here
 //
-// Container images as roots for machines: a base layer from an OCI image would
-// fit beside mmdebstrap's, and is not written. Other architectures.
+// Other architectures; signatures of container images.
 package image

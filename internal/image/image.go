@@ -27,6 +27,9 @@ type Options struct {
 	AgentVersion string
 	// Recipe is the system that the image is made of, one of Recipes; "" is Debian12.
 	Recipe string
+	// Import is the container image that its file system is of, instead of a recipe's
+	// and packages; nil is none.
+	Import *Imported
 	// Name is what the image is called in lists; "" is the recipe's, with the
 	// extra packages if there are any.
 	Name string
@@ -95,6 +98,9 @@ func (i *Image) NoEngine() string {
 		if l.Kind == "engine" {
 			return l.Info[engineLacks] + ": `hearth image build --refresh` tries again"
 		}
+	}
+	if from := importOrigin(i.Layers); from != "" {
+		return "it was imported from " + from + ", and what is in that is all there is"
 	}
 	return "it was built by an older hearth: `hearth image build` makes it anew"
 }
@@ -197,6 +203,9 @@ func build(ctx context.Context, opt Options, kinds []string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opt.Import != nil {
+		kinds = slices.DeleteFunc(slices.Clone(kinds), func(k string) bool { return k == "engine" }) // its libraries are not this system's
+	}
 	b := &builder{store: st, opt: opt, recipe: r, tools: opt.Tools, kinds: kinds, fractions: map[string]float64{}}
 	agentSum, err := b.agentSum(opt.Agent)
 	if err != nil {
@@ -263,6 +272,9 @@ func (b *builder) inputs(kind string, kernel *Layer, agentSum string) (string, e
 	case "initrd":
 		return hashStrings("initrd", initrdVersion, kernel.ID, agentSum), nil
 	case "base":
+		if b.opt.Import != nil {
+			return hashStrings("import", importVersion, b.opt.Import.Digest), nil
+		}
 		return baseInputs(b.recipe, b.opt.Packages), nil
 	case "tools":
 		return toolsInputs()
@@ -380,6 +392,9 @@ func (b *builder) layerFor(ctx context.Context, kind string, kernel *Layer, agen
 		case "initrd":
 			return b.buildInitrd(ctx, dir, kernel, b.opt.Agent)
 		case "base":
+			if b.opt.Import != nil {
+				return b.buildImport(ctx, dir)
+			}
 			return b.buildBase(ctx, dir)
 		case "tools":
 			return b.buildTools(ctx, dir)
