@@ -63,16 +63,12 @@ var layers = map[string]layer{
 	// Who wants a driver asks here: one order of looking for them.
 	"vm/drivers":     {ours: []string{"vm", "vm/firecracker", "vm/jail", "vm/qemu"}},
 	"vm/firecracker": {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
-<<<<<<< HEAD
-	"image":          {ours: []string{"archive", "vm", "guest"}, others: []string{"github.com/pierrec/lz4", "golang.org/x/sys", "golang.org/x/mod", "github.com/CycloneDX/cyclonedx-go"}},
-=======
-	"image":          {ours: []string{"archive", "vm", "guest"}, others: []string{"github.com/google/go-containerregistry", "github.com/pierrec/lz4", "golang.org/x/sys", "github.com/CycloneDX/cyclonedx-go"}},
->>>>>>> 9fc97da (image: container images become machines' images)
+	"image":          {ours: []string{"archive", "vm", "guest"}, others: []string{"github.com/google/go-containerregistry", "github.com/pierrec/lz4", "golang.org/x/sys", "golang.org/x/mod", "github.com/CycloneDX/cyclonedx-go"}},
 	// The table of what images take from npm, and the program that keeps it.
-	"image/pin":        {},
+	"image/pin": {},
 	// Container images as machines' file systems.
-	"image/erofs": {},
-	"image/oci":   {},
+	"image/erofs":      {},
+	"image/oci":        {ours: []string{"image/erofs"}},
 	"image/pin/update": {ours: []string{"archive", "image/pin"}},
 	// What a machine is to those who work in one: no VM, no image, no disk.
 	"machine":             {ours: []string{"guest", "network"}},

@@ -26,7 +26,8 @@ system and a tools disk with Node. The default one is Ubuntu 24.04 where
 Ubuntu's archive answers, else Debian 12, and is built when it is first needed. Images are kept by what they are made of: what has not changed is not
 built again.`,
 	}
-	c.AddCommand(a.imageBuildCommand(), a.imageImportCommand(), a.imageListCommand(), a.imageInspectCommand(), a.imageSBOMCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
+	c.AddCommand(a.imageBuildCommand(), a.imageImportCommand(),
+		a.imageListCommand(), a.imageInspectCommand(), a.imageSBOMCommand(), a.imageVerifyCommand(), a.imageRemoveCommand())
 	return c
 }
 

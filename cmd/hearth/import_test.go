@@ -73,7 +73,7 @@ func containerImage() (v1.Image, error) {
 	put(w, tar.Header{Typeflag: tar.TypeLink, Name: "bin/sh", Linkname: "bin/dash", Mode: 0o755}, nil)
 	put(w, tar.Header{Typeflag: tar.TypeDir, Name: "srv/", Mode: 0o755}, nil)
 	put(w, tar.Header{Typeflag: tar.TypeReg, Name: "srv/gone", Mode: 0o644}, []byte("one"))
-	put(w, tar.Header{Typeflag: tar.TypeReg, Name: "srv/stays", Mode: 0o4711, Uid: 70_000, Gid: 5}, []byte("two"))
+	put(w, tar.Header{Typeflag: tar.TypeReg, Name: "srv/stays", Mode: 0o4755, Uid: 70_000, Gid: 5}, []byte("two"))
 	put(w, tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/root:/bin/sh\nother:x:1001:7::/:/bin/sh\n"))
 	if err := w.Close(); err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
+	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
@@ -87,7 +87,7 @@ func OpenImport(ctx context.Context, reference, tmp string) (_ *Imported, err er
 				return nil, err
 			}
 		}
-		index, err := layout.ImageIndexFromPath(dir)
+		index, err := ocilayout.ImageIndexFromPath(dir)
 		if err != nil {
 			return nil, err
 		}
@@ -233,7 +233,9 @@ func (b *builder) buildImport(ctx context.Context, dir string) (map[string]strin
 	if err = errors.Join(err, out.Close()); err != nil {
 		return nil, err
 	}
-	if err := writePackages(dir, []Package{{Type: "oci", Name: i.Reference, Version: i.Digest, SHA256: strings.TrimPrefix(i.Digest, "sha256:")}}, nil); err != nil {
+	if err := writePackages(dir, []Package{
+		{Type: "oci", Name: i.Reference, Version: i.Digest, SHA256: strings.TrimPrefix(i.Digest, "sha256:")},
+	}, nil); err != nil {
 		return nil, err
 	}
 	info := map[string]string{importedFrom: i.Reference, "digest": i.Digest, "layers": strconv.Itoa(len(layers))}
