@@ -393,11 +393,12 @@ func TestVersions(t *testing.T) {
 }
 
 func TestBootArgs(t *testing.T) {
-	disks := []vm.Disk{{ID: "base"}, {ID: "scratch"}}
+	disks := []vm.Disk{{ID: "base"}, {ID: "scratch"}, {ID: "modules"}, {ID: "engine"}}
 	const own = " reboot=k panic=-1 pci=off i8042.noaux i8042.nomux i8042.dumbkbd"
 	for in, want := range map[string]string{
 		"": "console=ttyS0" + own,
 		"quiet hearth.base=base hearth.scratch=scratch hearth.tools=tools hearth.host=base": "quiet hearth.base=vda hearth.scratch=vdb hearth.tools=tools hearth.host=base console=ttyS0" + own,
+		"hearth.modules=modules hearth.engine=engine":                                       "hearth.modules=vdc hearth.engine=vdd console=ttyS0" + own,
 		"console=hvc0 panic=5": "console=hvc0 panic=5 reboot=k pci=off i8042.noaux i8042.nomux i8042.dumbkbd",
 	} {
 		if got := bootArgs(in, disks); got != want {

@@ -75,6 +75,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -426,6 +427,9 @@ func (m *machine) configure(ctx context.Context) error {
 // ifaceID names the network device to Firecracker.
 const ifaceID = "eth0"
 
+// diskArgs are the agent's arguments that name disks: see package boot.
+var diskArgs = []string{"hearth.base", "hearth.tools", "hearth.modules", "hearth.engine", "hearth.toolcache", "hearth.scratch"}
+
 // bootArgs completes the guest kernel's command line with what Firecracker's
 // devices need, replacing Firecracker's own default, which forbids modules. What
 // the caller has set stays.
@@ -433,12 +437,12 @@ func bootArgs(given string, disks []vm.Disk) string {
 	words := strings.Fields(given)
 	for i, w := range words {
 		key, id, _ := strings.Cut(w, "=")
-		switch key {
-		case "hearth.base", "hearth.tools", "hearth.scratch":
-			for n, disk := range disks {
-				if disk.ID == id {
-					words[i] = key + "=" + deviceName(n)
-				}
+		if !slices.Contains(diskArgs, key) {
+			continue
+		}
+		for n, disk := range disks {
+			if disk.ID == id {
+				words[i] = key + "=" + deviceName(n)
 			}
 		}
 	}
