@@ -21,6 +21,7 @@ import (
 // without being run anywhere fails this test.
 var runElsewhere = map[string]string{
 	"hearth serve --config hearth.json":                            "serve_test.go",
+	"hearth vm run --explain -- make":                              "testdata/script/vm.txtar", // of what fails
 	"hearth debug":                                                 "testdata/script/debug.txtar",
 	"hearth debug RUN -- ls -la":                                   "testdata/script/debug.txtar",
 	"hearth debug RUN --retry":                                     "testdata/script/debug.txtar",

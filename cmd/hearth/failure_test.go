@@ -130,7 +130,10 @@ func TestDamagedImage(t *testing.T) {
 	}
 	copyFiles("refs")
 	copyFiles(img.ID)
-	for _, f := range []string{img.Kernel, img.Initrd, img.Base, img.Tools} {
+	for _, f := range []string{img.Kernel, img.Initrd, img.Base, img.Tools, img.Modules, img.Engine} {
+		if f == "" {
+			continue // an image without an engine
+		}
 		layer := filepath.Join("layers", filepath.Base(filepath.Dir(f)))
 		if !exists(filepath.Join(own, layer)) {
 			copyFiles(layer)

@@ -47,6 +47,10 @@ func (f *elsewhere) Workflows(_ context.Context, sha string) ([]forge.File, erro
 	return []forge.File{{Path: ".github/workflows/ci.yml", Content: []byte(passes)}}, nil
 }
 
+func (f *elsewhere) File(_ context.Context, name, _ string) ([]byte, error) {
+	return nil, &forge.Error{Forge: "Elsewhere", Op: "file " + name, Status: http.StatusNotFound}
+}
+
 func (f *elsewhere) Token(_ context.Context, permissions map[string]string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

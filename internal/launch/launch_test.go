@@ -207,11 +207,20 @@ func TestForgeFails(t *testing.T) {
 	server(&r)
 	away := errors.New("no answer")
 	var trouble error
-	r.Check.Files = func(context.Context, string, int64) ([]byte, error) {
+	locks := error(os.ErrNotExist)
+	r.Check.Files = func(_ context.Context, name string, _ int64) ([]byte, error) {
+		if name == workflow.LockFile {
+			return nil, locks
+		}
 		trouble = away
 		return nil, away
 	}
 	if run, ds := Plan(context.Background(), r); run == nil || len(ds) < 2 || trouble != away {
 		t.Errorf("%v, %v, %v", run, ds, trouble)
+	}
+	// What actions are locked to is not known then: nothing runs.
+	locks = away
+	if run, ds := Plan(context.Background(), r); run != nil || len(ds) == 0 || !strings.Contains(ds[len(ds)-1].Message, "no answer") {
+		t.Errorf("%v, %v", run, ds)
 	}
 }

@@ -377,7 +377,7 @@ func TestAnnotatedTag(t *testing.T) {
 // What is in Git LFS comes as a pointer, and that is said.
 func TestPointersAreSaid(t *testing.T) {
 	d := repository(t)
-	write(t, d.Root+"/big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+	write(t, d.Root+"/big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:"+strings.Repeat("0", 64)+"\nsize 9\n")
 	var said []string
 	if _, err := d.Checkout(t.Context(), action.CheckoutRequest{Depth: 1, Note: func(s string) { said = append(said, s) }}, io.Discard); err != nil {
 		t.Fatal(err)
