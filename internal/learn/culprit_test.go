@@ -67,7 +67,7 @@ func TestSuspects(t *testing.T) {
 	if kinds[0] != "chance nothing that changed" {
 		t.Errorf("a name that does not resolve:\n%s", got)
 	}
-	kinds, got = explain("r3", []string{"x: error: cannot find crate serde in the registry", "error: failed to select a version for the requirement"}, nil)
+	_, got = explain("r3", []string{"x: error: cannot find crate serde in the registry", "error: failed to select a version for the requirement"}, nil)
 	if !strings.Contains(got, "lock file Cargo.lock: changed by dddddddddd") {
 		t.Errorf("what is fetched:\n%s", got)
 	}

@@ -41,7 +41,6 @@ type OrderResult struct {
 
 type orderedTest struct {
 	name     string
-	suite    int // whose history is its own: the repository, workflow and job
 	failed   bool
 	seconds  float64 // < 0: not told
 	ran      bool    // it passed or failed

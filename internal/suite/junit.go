@@ -11,13 +11,13 @@ import (
 
 // testcase is a case of a report while it is read.
 type testcase struct {
-	class, name, file      string
-	seconds                float64
-	failed, skipped        bool
-	again                  int // failures that a rerun made good, or that were repeated
-	passedAtLast           bool
-	message                string
-	inMessage, wantMessage bool
+	class, name, file string
+	seconds           float64
+	failed, skipped   bool
+	again             int // failures that a rerun made good, or that were repeated
+	passedAtLast      bool
+	message           string
+	wantMessage       bool
 }
 
 // JUnit reads a report: <testcase> elements wherever they stand, with <failure>,

@@ -15,12 +15,10 @@ type Scanner struct {
 	said map[string]string
 	// go test's text: tests of a package whose name comes at its end.
 	waiting []goTest
-	last    string // the test of which output may follow
 
 	// TAP: tests are believed once there is a plan or a version.
-	tap     bool
-	held    []tapTest
-	tapTest string
+	tap  bool
+	held []tapTest
 }
 
 type goTest struct {

@@ -8,6 +8,8 @@
 // calls this test's own binary, in which [Main] must be called first.
 package dockertest
 
+//lint:file-ignore ST1005 these errors are worded as Docker words them
+
 import (
 	"bytes"
 	"context"
