@@ -51,7 +51,8 @@ const MaxDocuments = 4 << 20
 // Job is one job on the board.
 type Job struct {
 	Key, Name      string
-	Needs          []string
+	ID             string   // in the workflow: that of every cell of a matrix
+	Needs          []string // by ID
 	Status         ci.Status
 	Conclusion     ci.Conclusion
 	Reason         string
@@ -59,7 +60,9 @@ type Job struct {
 	// Of a job that cannot run here: where that is said, and what to do.
 	File, Hint     string
 	Line, Column   int
+	Queued         time.Time // with the run, whatever it needs
 	Started        time.Time
+	Finished       time.Time
 	Duration       time.Duration
 	Prediction     *ci.Prediction
 	Explanation    *ci.Explanation
@@ -112,7 +115,7 @@ func (b *Board) Apply(r ci.Record) {
 		b.Ran, b.Of = r.Ran, r.Jobs
 	case ci.JobQueued:
 		j := b.JobOf(r)
-		j.Status, j.Needs = ci.Queued, r.Needs
+		j.Status, j.Needs, j.Queued = ci.Queued, r.Needs, r.Time
 	case ci.JobStarted:
 		j := b.JobOf(r)
 		if !j.Started.IsZero() {
@@ -122,7 +125,7 @@ func (b *Board) Apply(r ci.Record) {
 		j.Status, j.Started = ci.InProgress, r.Time
 	case ci.JobFinished:
 		j := b.JobOf(r)
-		j.Status, j.Conclusion, j.Reason, j.Infrastructure = ci.Completed, r.Conclusion, r.Reason, r.Infrastructure
+		j.Status, j.Conclusion, j.Reason, j.Infrastructure, j.Finished = ci.Completed, r.Conclusion, r.Reason, r.Infrastructure, r.Time
 		j.File, j.Line, j.Column, j.Hint = r.File, r.Line, r.Column, r.Hint
 		j.EnvironmentURL = r.EnvironmentURL
 		if r.DurationMS != nil {
@@ -196,9 +199,12 @@ func (b *Board) JobOf(r ci.Record) *Job {
 		if b.byKey == nil {
 			b.byKey = map[string]*Job{}
 		}
-		j = &Job{Key: key, Name: cmp.Or(r.Name, key), Status: ci.Queued}
+		j = &Job{Key: key, ID: key, Name: cmp.Or(r.Name, key), Status: ci.Queued}
 		b.byKey[key] = j
 		b.Jobs = append(b.Jobs, j)
+	}
+	if r.Job != "" {
+		j.ID = r.Job
 	}
 	if r.Name != "" && r.Step == 0 {
 		j.Name = r.Name

@@ -83,13 +83,13 @@ func TestPageInBrowser(t *testing.T) {
 		t.Error("the page was loaded again")
 	}
 	var live []string
-	b.Eval(`[...document.querySelectorAll("#log .line")].map(l => l.innerText)`, &live)
+	b.Eval(`[...document.querySelectorAll("#log .line")].map(l => l.textContent)`, &live)
 	shot("live")
 
 	// And a page loaded now shows the very same lines.
 	b.Visit(s.http.URL + "/runs/" + s.runs()[0].ID + "?job=build")
 	var loaded []string
-	b.Eval(`[...document.querySelectorAll("#log .line")].map(l => l.innerText)`, &loaded)
+	b.Eval(`[...document.querySelectorAll("#log .line")].map(l => l.textContent)`, &loaded)
 	if strings.Join(live, "\n") != strings.Join(loaded, "\n") || len(live) < 6 {
 		t.Errorf("live:\n%s\nloaded:\n%s", strings.Join(live, "\n"), strings.Join(loaded, "\n"))
 	}

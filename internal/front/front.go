@@ -65,6 +65,19 @@ func (p Pages) LogFrom(ctx context.Context, runID, jobKey string, from int64, n 
 	return window(p.Store.LogFrom(ctx, runID, jobKey, from, n))
 }
 
+// LogFind searches a job's log.
+func (p Pages) LogFind(ctx context.Context, runID, jobKey, words string, from int64, n int) (web.Matches, error) {
+	m, err := p.Store.LogFind(ctx, runID, jobKey, words, from, n)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	out := web.Matches{Total: m.Total, Next: m.Next, Lines: make([]web.Line, len(m.Lines))}
+	for i, l := range m.Lines {
+		out.Lines[i] = web.Line{Record: l.Record, Number: l.Number}
+	}
+	return out, err
+}
+
 func window(w store.LogWindow, err error) (web.Window, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		err = nil // no such job yet

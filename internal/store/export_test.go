@@ -38,6 +38,14 @@ func LimitDecisions(t *testing.T, n int) {
 	t.Cleanup(func() { maxDecisions = was })
 }
 
+// LimitFinding shrinks for a test how much of a log one search reads.
+func LimitFinding(t *testing.T, n int64) {
+	t.Helper()
+	was := maxFound
+	maxFound = n
+	t.Cleanup(func() { maxFound = was })
+}
+
 // Failing makes a store over the database file, each of whose steps (statements,
 // rows, begins and commits) asks first whether it fails.
 func Failing(t *testing.T, path, logs string, fails func() error) *Store {

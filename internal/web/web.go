@@ -3,18 +3,25 @@
 // happened.
 //
 // Pages are rendered on the server from [Source] (html/template escapes whatever
-// came out of a machine) and work without JavaScript. A script of one small file
-// follows a run that is under way: one EventSource gives the run's board, as a
-// rendered fragment, whenever it has changed, and the log lines of the job that
-// is open. There is no build step and nothing from another host: the policy in
-// the headers allows none.
+// came out of a machine) and work without JavaScript: pictures are SVG that is part of
+// the page (picture.go), what folds is <details>, what is searched is a form, and a link
+// to lines of a log shows them wherever in it they are. Small scripts add what lives:
+// one EventSource gives a run's overview and board, as rendered fragments, whenever they
+// have changed, and the log lines of the job that is open; keys go through what can be
+// opened. There is no build step and nothing from another host: the policy in the
+// headers allows none.
+//
+// A run that failed begins with its failure: what it said, whether that was seen
+// before, what ended it then, what is suspect; and the same stands beside the line of
+// the log that says it.
 //
 // # What a page costs
 //
 // Logs can be large and jobs can be fast, and whoever may look may look often. So
 // what a request costs does not depend on how much there is: a page reads the
 // window of the log that it shows ([maxLines] lines, [maxText] bytes) and links to
-// those before and after, the stream sends what was written since in batches and
+// those before and after, a search reads a bounded part of a log and lists the first of
+// what it found, a picture has so many parts, the stream sends what was written since in batches and
 // leaves out what it cannot keep up with, a run's board is kept and goes on from
 // the last record it has seen. The plain text of a log is read as the client takes
 // it, [maxRaw] lines in one piece, which says where the next begins. What one client
@@ -39,9 +46,9 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"mime"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +66,9 @@ const (
 	maxRecords   = 20000     // that one request adds to a board
 	maxDocuments = 256 << 10 // bytes of a run's summaries that its board keeps
 	maxNotes     = 200
-	maxBoards    = 32 // kept
+	maxWords     = 200 // bytes of a search
+	maxHits      = 100 // lines that a page lists of it
+	maxBoards    = 32  // kept
 	writeTime    = 30 * time.Second
 	readAhead    = 500 // lines of one batch
 )
@@ -87,6 +96,13 @@ type Window struct {
 	First, Total int64
 }
 
+// Matches is what a search in a log found.
+type Matches struct {
+	Lines []Line // the first of Total
+	Total int64
+	Next  int64
+}
+
 // Event is a delivery and what came of it.
 type Event struct {
 	ci.Event
@@ -106,6 +122,10 @@ type Source interface {
 	// depend on how long the log is. Without such a log the window is empty.
 	LogTail(ctx context.Context, runID, jobKey string, n int) (Window, error)
 	LogFrom(ctx context.Context, runID, jobKey string, from int64, n int) (Window, error)
+	// LogFind returns the first n lines of a job's log, from a number on, that have the
+	// words, and how many do; Next is where the search goes on if the log is longer than
+	// one search reads, 0 if it is not.
+	LogFind(ctx context.Context, runID, jobKey, words string, from int64, n int) (Matches, error)
 	// Events returns the newest deliveries, without payloads.
 	Events(ctx context.Context, limit int) ([]Event, error)
 	// Watch receives after the run has changed.
@@ -182,16 +202,22 @@ func New(cfg Config) *Server {
 			}
 			return board.Short(to.Sub(from))
 		},
-		"link":     board.Link,
-		"markdown": (&documents{}).html,
-		"bar":      func(p *ci.Prediction, width float64) bar { return bar{p, width} },
-		"log":      func(lines []row, j *board.Job) []section { return sections(lines, j) },
-		"tone":     tone,
-		"parts":    parts,
-		"scale":    func(p, width float64) float64 { return min(max(p, 0), 1) * width },
-		"minus":    func(a, b float64) float64 { return a - b },
-		"when":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"link":      board.Link,
+		"markdown":  (&documents{}).html,
+		"bar":       func(p *ci.Prediction, width float64) bar { return bar{p, width} },
+		"stepclass": stepClass,
+		"jobclass":  jobClass,
+		"percents":  func(thousandth float64) string { return strconv.FormatFloat(thousandth/10, 'f', 2, 64) + "%" },
+		"mul":       func(a, b int) int { return a * b },
+		"add":       func(a, b int) int { return a + b },
+		"ago":       func(t time.Time) string { return ago(t, time.Now()) },
+		"line":      func(r row, job string, times bool) lineView { return lineView{r, job, times} },
+		"tone":      tone,
+		"parts":     parts,
+		"scale":     func(p, width float64) float64 { return min(max(p, 0), 1) * width },
+		"minus":     func(a, b float64) float64 { return a - b },
+		"when":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"iso":       func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"sha": func(s string) string {
 			if len(s) > 8 {
 				return s[:8]
@@ -220,33 +246,11 @@ type bar struct {
 	Width float64
 }
 
-// section is the lines of one step, with its name where that is known.
-type section struct {
-	Step  int
-	Name  string
-	Lines []row
-}
-
-func sections(lines []row, j *board.Job) []section {
-	var out []section
-	for _, l := range lines {
-		if n := len(out); n == 0 || out[n-1].Step != l.Step {
-			out = append(out, section{Step: l.Step, Name: stepName(j, l.Step)})
-		}
-		out[len(out)-1].Lines = append(out[len(out)-1].Lines, l)
-	}
-	return out
-}
-
-func stepName(j *board.Job, n int) string {
-	if j != nil {
-		for _, s := range j.Steps {
-			if s.Number == n {
-				return s.Name
-			}
-		}
-	}
-	return ""
+// lineView is a line of a job's log to be shown.
+type lineView struct {
+	Row   row
+	Job   string
+	Times bool
 }
 
 // tone is the CSS class of an event's state.
@@ -324,7 +328,8 @@ func (s *Server) Register(mux *http.ServeMux) {
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy",
+			"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
@@ -391,7 +396,8 @@ func (s *Server) runs(w http.ResponseWriter, r *http.Request) {
 	for _, run := range runs {
 		moving = moving || run.Status != ci.Completed
 	}
-	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Refresh": moving, "Version": s.version, "Login": s.login != nil})
+	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Refresh": moving, "Version": s.version,
+		"Login": s.login != nil, "Icon": ""})
 }
 
 // deliveries lists what GitHub delivered, and what came of it: where to look
@@ -410,28 +416,29 @@ func (s *Server) deliveries(w http.ResponseWriter, r *http.Request) {
 		"Login": s.login != nil})
 }
 
-// view is one run as a page shows it.
-type view struct {
+// frame is what is around every page.
+type frame struct {
 	Title, Version string
 	Refresh, Login bool
-	Run            ci.Run
-	Board          *board.Board
-	MoreNotes      int // than the board shows
-	Artifacts      []Artifact
-	Open           *board.Job // the job whose log is shown
-	Lines          []row
-	First, Last    int64 // numbers of the lines shown
-	Total          int64 // how many there are
-	Earlier, Later int64 // from which line to look for them; 0 if there are none
-	Tail           bool  // the end is shown, and may be followed
+	Icon           string // the state that the browser's tab shows: ok, bad, running; "" is none
 }
 
-type row struct {
-	N      int64
-	Step   int
-	Stream string
-	Text   string
-	Group  string // start, end
+func (s *Server) frame(_ *http.Request, title string) frame {
+	return frame{Title: title, Version: s.version, Login: s.login != nil}
+}
+
+// view is one run as a page shows it.
+type view struct {
+	frame
+	Run       ci.Run
+	Board     *board.Board
+	MoreNotes int // than the board shows
+	Artifacts []Artifact
+	Failures  []failure
+	Graph     chart
+	Timeline  timeline
+	Open      *board.Job // the job whose log is shown
+	Log       logView
 }
 
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
@@ -445,16 +452,44 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	v := view{Title: run.Workflow, Version: s.version, Login: s.login != nil, Run: run, Artifacts: s.left(ctx, run)}
+	v := view{frame: s.frame(r, run.Name), Run: run, Artifacts: s.left(ctx, run)}
+	v.Icon = class(run.Status, run.Conclusion, run.Infrastructure)
+	q := r.URL.Query()
+	ask := logAsk{Words: strings.TrimSpace(clip(q.Get("q"), maxWords)), Times: q.Get("times") == "1"}
+	ask.From, _ = strconv.ParseInt(q.Get("from"), 10, 64)
+	ask.Mark = markOf(q.Get("lines"))
+	if ask.Words != "" { // which reads much: so many at once as plain text
+		release, _ := s.logs.Take(s.client(r))
+		if release == nil {
+			w.Header().Set("Retry-After", "10")
+			http.Error(w, "too many searches at the moment: wait a little", http.StatusServiceUnavailable)
+			return
+		}
+		defer release()
+	}
+	// The log is read first: a board is nobody else's while it is shown.
+	key := ""
+	if err := s.boards.with(ctx, s.source, id, func(b *kept) error {
+		if j := open(&b.board, q.Get("job")); j != nil {
+			key = j.Key
+		}
+		return nil
+	}); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if key != "" {
+		if v.Log, err = s.logOf(ctx, id, key, ask); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+	}
 	var page bytes.Buffer
 	err = s.boards.with(ctx, s.source, id, func(b *kept) error {
-		v.Board, v.MoreNotes, v.Open = &b.board, b.moreNotes, open(&b.board, r.URL.Query().Get("job"))
-		if v.Open != nil {
-			from, _ := strconv.ParseInt(r.URL.Query().Get("from"), 10, 64)
-			if err := s.lines(ctx, &v, from); err != nil {
-				return err
-			}
+		if j := open(&b.board, key); j != nil && j.Key == key {
+			v.Log.sections(j)
 		}
+		v.show(b, key)
 		return s.pages.ExecuteTemplate(&page, "run.html", v)
 	})
 	if err != nil {
@@ -462,6 +497,13 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.send(w, http.StatusOK, &page)
+}
+
+// show fills in what a board says.
+func (v *view) show(b *kept, key string) {
+	v.Board, v.MoreNotes, v.Open = &b.board, b.moreNotes, open(&b.board, key)
+	v.Failures = failuresOf(v.Board)
+	v.Graph, v.Timeline = graphOf(v.Board, v.Open), timelineOf(v.Board, v.Open, time.Now())
 }
 
 // open picks the job to show: the one asked for, else the first that failed,
@@ -489,75 +531,6 @@ func open(b *board.Board, key string) *board.Job {
 	return best
 }
 
-// lines reads the part of the log that a page shows: from a line on, or the end.
-func (s *Server) lines(ctx context.Context, v *view, from int64) error {
-	var w Window
-	var err error
-	if from > 0 {
-		w, err = s.source.LogFrom(ctx, v.Run.ID, v.Open.Key, from, maxLines)
-	} else {
-		w, err = s.source.LogTail(ctx, v.Run.ID, v.Open.Key, maxLines)
-	}
-	if err != nil {
-		return err
-	}
-	v.Lines, v.Total = fit(w.Lines, from <= 0), w.Total
-	if n := len(v.Lines); n > 0 {
-		v.First, v.Last = v.Lines[0].N, v.Lines[n-1].N
-	} else {
-		v.First, v.Last = w.First, w.Total
-	}
-	if v.First > 1 {
-		v.Earlier = max(v.First-maxLines, 1)
-	}
-	if v.Tail = v.Last >= v.Total; !v.Tail {
-		v.Later = v.Last + 1
-	}
-	return nil
-}
-
-// fit makes rows of lines, of so many as go on a page: the last, or the first.
-func fit(lines []Line, last bool) []row {
-	rows := make([]row, 0, len(lines))
-	left := maxText
-	for i := range lines {
-		l := lines[i]
-		if last {
-			l = lines[len(lines)-1-i]
-		}
-		r := rowOf(l)
-		if left -= len(r.Text); left < 0 && len(rows) > 0 {
-			break
-		}
-		rows = append(rows, r)
-	}
-	if last {
-		slices.Reverse(rows)
-	}
-	return rows
-}
-
-// clip cuts a text and says so.
-func clip(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + fmt.Sprintf(" … %d bytes more", len(text)-most)
-}
-
-func rowOf(l Line) row {
-	r := l.Record
-	o := row{N: l.Number, Step: r.Step, Stream: r.Stream, Text: board.Clean(clip(r.Text, maxLine))}
-	if r.Type == ci.Group {
-		o.Group = r.Stream
-	}
-	// A record from before lines had a level says it in its text alone.
-	if text, said := strings.CutPrefix(o.Text, "##[error]"); r.Stream == "system" && (r.Level == "error" || r.Level == "" && said) {
-		o.Stream, o.Text = "error", text
-	}
-	return o
-}
-
 // rawLog is a job's log as plain text, from a line on: read as the client takes it.
 // Where it goes on is in a Link header, and for people at the end.
 func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
@@ -566,12 +539,17 @@ func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, ErrNotFound)
 		return
 	}
-	if _, err := s.source.Run(ctx, id); err != nil {
+	run, err := s.source.Run(ctx, id)
+	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
+	if r.URL.Query().Get("download") != "" {
+		name := fmt.Sprintf("%s-%d-%s.txt", run.Workflow, run.Number, key)
+		w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": fileName(name)}))
+	}
 	out := http.NewResponseController(w)
 	from, _ := strconv.ParseInt(r.URL.Query().Get("from"), 10, 64)
 	from = max(from, 1)
@@ -605,7 +583,7 @@ func (s *Server) rawLog(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// events streams what changes: "board" carries the rendered jobs, "log" new
+// events streams what changes: "board" and "overview" carry the rendered jobs and pictures, "log" new
 // lines of one job as JSON, "end" that nothing more will come. The lines are
 // those after line; without that there are none. Of lines that come faster than
 // they can be sent the last are, and their numbers show what was left out.
@@ -656,20 +634,24 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		done := run.Status == ci.Completed
-		var fragment bytes.Buffer
+		var fragment, overview bytes.Buffer
 		err = s.boards.with(ctx, s.source, id, func(b *kept) error {
 			if b.seq == seq {
 				return nil
 			}
 			seq = b.seq
-			return s.pages.ExecuteTemplate(&fragment, "board",
-				view{Run: run, Board: &b.board, MoreNotes: b.moreNotes, Artifacts: s.left(ctx, run), Open: open(&b.board, key)})
+			v := view{Run: run, Artifacts: s.left(ctx, run)}
+			v.show(b, key)
+			if err := s.pages.ExecuteTemplate(&overview, "overview", v); err != nil {
+				return err
+			}
+			return s.pages.ExecuteTemplate(&fragment, "board", v)
 		})
 		if err != nil {
 			s.log.Error("fragment", "run", id, "err", err)
 			return
 		}
-		if fragment.Len() > 0 && send("board", fragment.Bytes()) != nil {
+		if fragment.Len() > 0 && (send("board", fragment.Bytes()) != nil || send("overview", overview.Bytes()) != nil) {
 			return
 		}
 		if follow {

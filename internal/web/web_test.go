@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
+	"github.com/hearth-ci/hearth/internal/text"
 )
 
 // memory is a Source in memory.
@@ -80,6 +81,19 @@ func (m *memory) LogFrom(_ context.Context, _, job string, from int64, n int) (W
 	}
 	m.read += len(w.Lines)
 	return w, nil
+}
+
+func (m *memory) LogFind(ctx context.Context, run, job, words string, from int64, n int) (Matches, error) {
+	w, _ := m.LogFrom(ctx, run, job, from, len(m.lines))
+	var out Matches
+	for _, l := range w.Lines {
+		if find := text.Finder(words); find(l.Record.Text) >= 0 {
+			if out.Total++; len(out.Lines) < n {
+				out.Lines = append(out.Lines, l)
+			}
+		}
+	}
+	return out, nil
 }
 
 func (m *memory) Events(context.Context, int) ([]Event, error) { return m.events, m.broken }

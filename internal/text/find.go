@@ -1,0 +1,23 @@
+package text
+
+import "strings"
+
+// Finder returns what finds words in a line, or -1: what people mean by a search.
+// Upper and lower case of ASCII letters are one unless the words have a capital.
+func Finder(words string) func(line string) int {
+	if strings.ToLower(words) != words {
+		return func(line string) int { return strings.Index(line, words) }
+	}
+	return func(line string) int { return strings.Index(string(Lower(nil, []byte(line))), words) }
+}
+
+// Lower appends b to dst with its ASCII letters small; the length stays.
+func Lower(dst, b []byte) []byte {
+	for _, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
