@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -92,12 +93,13 @@ func TestFirecrackerWorkflow(t *testing.T) {
 			t.Errorf("hearth run: %v", err)
 		}
 	} else {
-		runNested(t, imageDisk(t, img.ID, img.Kernel, img.Initrd, img.Base, img.Tools, img.Modules, img.Engine),
-			nested.Config{Image: img, Root: true, CacheDir: cacheDir(t), Files: map[string]string{
-				"/usr/bin/firecracker": binary, "/usr/bin/hearth": hearth, "/usr/bin/hearth-guest": agent,
-				"/repository/.github/workflows/two.yml": filepath.Join(repository, ".github/workflows/two.yml"),
-				"/repository/word.txt":                  filepath.Join(repository, "word.txt"),
-			}}, argv, &out)
+		runNested(t, func() string {
+			return imageDisk(t, img.ID, img.Kernel, img.Initrd, img.Base, img.Tools, img.Modules, img.Engine)
+		}, nested.Config{Image: img, Root: true, CacheDir: cacheDir(t), Files: map[string]string{
+			"/usr/bin/firecracker": binary, "/usr/bin/hearth": hearth, "/usr/bin/hearth-guest": agent,
+			"/repository/.github/workflows/two.yml": filepath.Join(repository, ".github/workflows/two.yml"),
+			"/repository/word.txt":                  filepath.Join(repository, "word.txt"),
+		}}, argv, &out)
 	}
 	// Both jobs, each with its own success.
 	ended := map[string]string{}
@@ -165,44 +167,61 @@ func imageDisk(t *testing.T, id string, files ...string) string {
 	return out
 }
 
-// runNested runs hearth in a nested machine whose cache is on a disk.
-func runNested(t *testing.T, disk string, cfg nested.Config, argv []string, out *bytes.Buffer) {
+// runNested runs hearth in a nested machine whose cache is on a disk, and in another
+// one if that is lost (see inside).
+func runNested(t *testing.T, disk func() string, cfg nested.Config, argv []string, out *bytes.Buffer) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("SKIPPED, NOT PASSED: KVM does not work here, and qemu-system-x86_64, which would emulate it, is not installed: apt-get install qemu-system-x86")
 	}
-	cfg.Disks = []vm.Disk{{ID: "images", Path: disk}}
-	cfg.Log = nil
+	for lost := 1; ; lost++ {
+		cfg.Disks = []vm.Disk{{ID: "images", Path: disk()}} // a lost machine leaves its own half written
+		out.Reset()
+		err := runNestedOnce(t, cfg, argv, out)
+		if err == nil {
+			return
+		}
+		if t.Failed() || lost == lostLimit || !errors.Is(err, guest.ErrLost) {
+			t.Fatalf("nested machine: %v", err)
+		}
+		t.Logf("THE NESTED MACHINE WAS LOST, AND THE WORKFLOW IS RUN IN ANOTHER ONE: %v", err)
+	}
+}
+
+// runNestedOnce returns why the nested machine could not be used to the end.
+func runNestedOnce(t *testing.T, cfg nested.Config, argv []string, out *bytes.Buffer) error {
 	m, err := nested.Start(t.Context(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	t.Cleanup(func() {
+	defer func() {
 		if err := m.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-	})
+	}()
 	t.Logf("nested machine: agent after %v", m.Boot.Round(10*time.Millisecond))
-	run := func(stdout io.Writer, argv ...string) {
-		t.Helper()
+	run := func(stdout io.Writer, argv ...string) error {
 		began := time.Now()
 		var errs bytes.Buffer
 		x, err := m.Exec(t.Context(), guest.Cmd{Argv: argv, Dir: "/repository", User: "root", Stdout: stdout, Stderr: &errs,
 			Env: []string{"HEARTH_HOME=/hearth", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}})
-		if err != nil {
-			t.Fatalf("nested machine: %v", err)
-		}
 		for line := range strings.Lines(errs.String()) {
 			t.Log("| " + strings.TrimRight(line, "\n"))
 		}
+		if err != nil {
+			return err
+		}
 		if !x.OK() {
-			t.Fatalf("%s: %v", argv[0], x)
+			return fmt.Errorf("%s: %v", argv[0], x)
 		}
 		t.Logf("FIGURE %s: %v", argv[0], time.Since(began).Round(time.Millisecond))
+		return nil
 	}
 	// Templates and the like go there as well: what Firecracker writes to a file
 	// is not also an overlay's.
-	run(io.Discard, "/bin/sh", "-ec", `mkdir -p /hearth/cache/images
+	if err := run(io.Discard, "/bin/sh", "-ec", `mkdir -p /hearth/cache/images
 		for d in /sys/block/vd*; do [ "$(cat $d/serial)" = images ] && mount -o noatime "/dev/${d##*/}" /hearth/cache/images; done
-		mountpoint -q /hearth/cache/images`)
-	run(out, append([]string{"/usr/bin/hearth"}, argv...)...)
+		mountpoint -q /hearth/cache/images`); err != nil {
+		return err
+	}
+	return run(out, append([]string{"/usr/bin/hearth"}, argv...)...)
 }

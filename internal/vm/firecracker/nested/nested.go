@@ -52,9 +52,10 @@ var modules = []string{"irqbypass", "kvm", "kvm_amd", "tun", "bridge"}
 // Machine is a running machine. Close it.
 type Machine struct {
 	*guest.Client
-	vm   vm.Machine
-	dir  string // of what was made for it
-	Boot time.Duration
+	vm      vm.Machine
+	dir     string // of what was made for it
+	console vm.Console
+	Boot    time.Duration
 }
 
 // bootLimit is how long the machine may take until its agent answers.
@@ -81,19 +82,16 @@ func Start(ctx context.Context, cfg Config) (_ *Machine, err error) {
 		return nil, err
 	}
 	m := &Machine{dir: dir}
-	var console vm.Console
 	defer func() {
 		if err != nil {
-			if t := console.Tail(); t != "" {
-				err = fmt.Errorf("%w; it said last:\n%s", err, t)
-			}
+			err = m.lastWords(err)
 			err = errors.Join(fmt.Errorf("nested machine: %w", err), m.Close(context.WithoutCancel(ctx)))
 		}
 	}()
 	spec := vm.Spec{
 		ID:     fmt.Sprintf("nested-%d", os.Getpid()),
 		Kernel: cfg.Image.Kernel, Initrd: filepath.Join(dir, "initrd"), Cmdline: "quiet mitigations=off hearth.host=nested",
-		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Console: &console,
+		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Console: &m.console,
 	}
 	extra := image.Extra{Modules: modules}
 	if cfg.Root {
@@ -168,6 +166,32 @@ func orNil(err error) error {
 		return errors.New("it powered off")
 	}
 	return err
+}
+
+// lastWords adds to why a machine is of no use what its kernel said last.
+func (m *Machine) lastWords(err error) error {
+	if t := m.console.Tail(); t != "" {
+		return fmt.Errorf("%w; it said last:\n%s", err, t)
+	}
+	return err
+}
+
+// Exec is the client's; an error because the machine was lost has the machine's
+// last words, and how its monitor ended if it did.
+func (m *Machine) Exec(ctx context.Context, cmd guest.Cmd) (guest.Exit, error) {
+	x, err := m.Client.Exec(ctx, cmd)
+	if !errors.Is(err, guest.ErrLost) {
+		return x, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- orNil(m.vm.Wait()) }() // ends with the machine, at Close
+	select {
+	case end := <-ended:
+		err = fmt.Errorf("%w; the machine ended: %w", err, end)
+	case <-time.After(2 * time.Second):
+		err = fmt.Errorf("%w; the machine still runs", err)
+	}
+	return x, m.lastWords(err)
 }
 
 // Put copies a file of the host into the machine, mode included.
