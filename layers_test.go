@@ -92,9 +92,11 @@ var layers = map[string]layer{
 	"front/fronttest": {ours: []string{"ci", "learn", "store", "suite"}},
 	"front":           {ours: []string{"ci", "results", "store", "web", "webhook"}},
 	"conduct":         {ours: []string{"ci", "expr", "mask", "plan"}},
-	"desk":            {ours: []string{"ci", "conduct", "queue"}},
+	"desk":            {ours: []string{"ci", "conduct", "queue", "worker"}},
 	"worker":          {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "oidc", "registry", "results", "suite", "archive"}},
-	"session":         {ours: []string{"guest", "machine"}},
+	// What a worker on another host and its server say to each other.
+	"remote":  {ours: []string{"action", "ci", "conduct", "desk", "engine", "expr", "git", "learn", "mask", "network", "plan", "queue", "results", "suite", "worker", "workflow"}},
+	"session": {ours: []string{"guest", "machine"}},
 
 	"worker/behaviourtest": {ours: []string{"ci"}},
 

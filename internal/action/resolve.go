@@ -3,6 +3,7 @@ package action
 //lint:file-ignore ST1005 these errors are worded as GitHub words them
 
 import (
+	"archive/tar"
 	"cmp"
 	"context"
 	"encoding/base64"
@@ -41,7 +42,16 @@ type Config struct {
 	Fresh time.Duration
 	// MaxBytes bounds the mirrors together; the least recently used go first. 0 is 4 GiB.
 	MaxBytes int64
-	Log      *slog.Logger // nil discards
+	// From brings everything, if it is set: then there are no mirrors here.
+	From From
+	Log  *slog.Logger // nil discards
+}
+
+// From brings actions and other repositories from where they are resolved: a [Resolver]
+// elsewhere, say.
+type From interface {
+	Resolve(ctx context.Context, ref Ref) (*Tree, error)
+	Checkout(ctx context.Context, owner, repo string, req CheckoutRequest, w io.Writer) (string, error)
 }
 
 // Resolver brings remote actions. It is safe for concurrent use.
@@ -70,8 +80,42 @@ type Tree struct {
 	SHA        string // "" for a directory
 	// Note is something to tell: an old copy was used, a directory stands in.
 	Note string
-	dir  string // a bare repository, or the directory
-	head string // the branch that it is of, if none was asked for; refs/heads/main
+	dir  string        // a bare repository, or the directory
+	pack io.ReadSeeker // the whole tree as a tar archive, in place of dir
+	head string        // the branch that it is of, if none was asked for; refs/heads/main
+
+	mu sync.Mutex // of pack
+}
+
+// Packed is a tree that somebody else has resolved, as [Tree.Tar] wrote it. Nothing is
+// unpacked on this host.
+func Packed(repository, ref, sha, note string, pack io.ReadSeeker) *Tree {
+	return &Tree{Repository: repository, Ref: ref, SHA: sha, Note: note, pack: pack}
+}
+
+// unpack reads one file of a packed tree.
+func (t *Tree) unpack(name string, max int64) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, err := t.pack.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	for in := tar.NewReader(t.pack); ; {
+		h, err := in.Next()
+		if err == io.EOF {
+			return nil, os.ErrNotExist
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Repository, err)
+		}
+		if h.Typeflag != tar.TypeReg || path.Clean(h.Name) != path.Clean(name) {
+			continue
+		}
+		if h.Size > max {
+			return nil, fmt.Errorf("%s is larger than %d bytes", name, max)
+		}
+		return io.ReadAll(io.LimitReader(in, max))
+	}
 }
 
 // Resolve finds the tree of a remote action. That there is no such repository or
@@ -79,6 +123,9 @@ type Tree struct {
 func (r *Resolver) Resolve(ctx context.Context, ref Ref) (*Tree, error) {
 	if r == nil {
 		return nil, inputError("remote actions are switched off")
+	}
+	if r.cfg.From != nil {
+		return r.cfg.From.Resolve(ctx, ref)
 	}
 	name := ref.Repository()
 	for key, dir := range r.cfg.Overrides {
@@ -399,6 +446,9 @@ func mirrorName(dir string) string {
 // ReadFile returns a file of the tree; name is relative to its root. The error
 // is os.ErrNotExist if there is none.
 func (t *Tree) ReadFile(ctx context.Context, name string, max int64) ([]byte, error) {
+	if t.pack != nil {
+		return t.unpack(name, max)
+	}
 	if t.SHA == "" {
 		root, err := os.OpenRoot(t.dir)
 		if err != nil {
@@ -424,6 +474,15 @@ func (t *Tree) ReadFile(ctx context.Context, name string, max int64) ([]byte, er
 
 // Tar writes the whole tree as a tar archive.
 func (t *Tree) Tar(ctx context.Context, w io.Writer) error {
+	if t.pack != nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		_, err := t.pack.Seek(0, io.SeekStart)
+		if err == nil {
+			_, err = io.Copy(w, t.pack)
+		}
+		return err
+	}
 	if t.SHA == "" {
 		return tarDir(ctx, t.dir, w, func(name string) bool { return name == ".git" })
 	}

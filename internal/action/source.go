@@ -57,6 +57,9 @@ func (r *Resolver) Checkout(ctx context.Context, owner, repo string, req Checkou
 	if r == nil {
 		return "", inputError("checking out other repositories is switched off")
 	}
+	if r.cfg.From != nil {
+		return r.cfg.From.Checkout(ctx, owner, repo, req, w)
+	}
 	server := r.cfg.Server + "/" + owner + "/" + repo
 	w2 := want{ref: req.Ref, depth: req.Depth, tags: req.Tags || req.Depth == 0}
 	forms := []string{req.Ref}

@@ -51,6 +51,9 @@ func (r *Record) AppendJSON(b []byte) ([]byte, error) {
 	if r.Attempt != 0 {
 		number(`,"attempt":`, int64(r.Attempt))
 	}
+	if r.Sent != 0 {
+		number(`,"sent":`, r.Sent)
+	}
 	return append(b, '}'), nil
 }
 

@@ -110,7 +110,13 @@ type Record struct {
 	// with the machine or the script changed, perhaps. What came of it says nothing of
 	// the step as it is.
 	Assisted bool `json:"assisted,omitempty"`
+	// Sent is the number under which a worker on another host sent the record, so that
+	// it is kept once: 2^40 times the attempt at the job, and the record's place in it.
+	Sent int64 `json:"sent,omitempty"`
 }
+
+// SentBy is the Sent of the nth record, from 1, of an attempt at a job.
+func SentBy(attempt int, n int64) int64 { return int64(attempt)<<40 + n }
 
 // Prediction is what the learner expects before something starts.
 type Prediction struct {

@@ -35,6 +35,8 @@ type Task struct {
 	// Handed counts what the jobs of the run hand on as outputs, this one too; nil
 	// counts those of this job alone.
 	Handed *plan.Allowance
+	// Part is what of the run the job needs, by itself: what can be sent elsewhere.
+	Part *plan.Run
 	// Waits is to be called as soon as the job has its place among those that wait
 	// for a machine, so that the job after it comes behind it; nil asks for nothing.
 	Waits func()
@@ -214,7 +216,10 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 				mine, next := turn, make(chan struct{})
 				turn = next
 				place := c.enter(stop, a.Job.Concurrency)
-				go func() { messages <- c.execute(jobCtx, stop, a, place, mine, sync.OnceFunc(func() { close(next) })) }()
+				part := c.Run.Part(a.Job) // now: the run goes on meanwhile
+				go func() {
+					messages <- c.execute(jobCtx, stop, a, part, place, mine, sync.OnceFunc(func() { close(next) }))
+				}()
 			}
 		}
 		if progress {
@@ -373,7 +378,8 @@ var closed = func() chan struct{} {
 // execute runs one job within its concurrency group. It waits for turn before it
 // asks for a machine, unless it has to wait for its group longer; next lets the
 // one behind it ask.
-func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a plan.Action, p place, turn <-chan struct{}, next func()) message {
+func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a plan.Action, part *plan.Run, p place, turn <-chan struct{},
+	next func()) message {
 	defer stop(nil)
 	defer next()
 	began := time.Now()
@@ -387,7 +393,7 @@ func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a
 	if err != nil {
 		out = Outcome{Conclusion: ci.Cancelled, Reason: err.Error()}
 	} else {
-		out = c.Executor.Execute(ctx, Task{Run: c.Run, Job: a.Job, Needs: a.Needs, Handed: &c.handed, Waits: next})
+		out = c.Executor.Execute(ctx, Task{Run: c.Run, Job: a.Job, Needs: a.Needs, Handed: &c.handed, Part: part, Waits: next})
 		release()
 	}
 	if !out.Conclusion.Valid() {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type counter struct {
 	rec   *store.Recorder
 	run   ci.Run
 	job   ci.Job
+	grace time.Duration
 }
 
 func newCounter(t *testing.T) *counter {
@@ -54,6 +56,10 @@ func newCounter(t *testing.T) *counter {
 			state, n, _, _, err := s.QueueState(ctx, id)
 			return state, n, err
 		},
+		Holder: func(ctx context.Context, id string) (string, int, string, error) {
+			state, n, worker, _, err := s.QueueState(ctx, id)
+			return state, n, worker, err
+		},
 	}
 	t.Cleanup(func() { c.rec.Close(); s.Close() })
 	return c
@@ -65,7 +71,11 @@ func (c *counter) work(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.desk.Work(ctx, "w", []string{"linux"}, 1)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { c.desk.Watch(ctx) })
+		w := &desk.Worker{Counter: c.desk, Offer: queue.Offer{Worker: "w", Labels: []string{"linux"}}, Slots: 1, Grace: c.grace, Log: c.desk.Log}
+		w.Work(ctx)
 	}()
 	stop = func() { cancel(); <-done }
 	c.t.Cleanup(stop)
@@ -139,7 +149,7 @@ func TestDeskLosesWorkers(t *testing.T) {
 		}
 		var ghosts []ci.Sink
 		die := func() {
-			claim, err := c.queue.Claim(t.Context(), "ghost", []string{"linux"})
+			claim, err := c.queue.Claim(t.Context(), queue.Offer{Worker: "ghost", Labels: []string{"linux"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -209,7 +219,7 @@ func TestDeskLosesItsLease(t *testing.T) {
 // Workers that are to stop give back what does not end in time, unrecorded.
 func TestDeskStops(t *testing.T) {
 	c := newCounter(t)
-	c.desk.Grace = time.Millisecond
+	c.grace = time.Millisecond
 	stop := c.work(t.Context())
 	ctx, cancel := context.WithCancelCause(t.Context())
 	running := make(chan struct{})

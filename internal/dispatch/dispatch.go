@@ -52,6 +52,8 @@ type Config struct {
 	// StrictLabels leaves out jobs with a label that nobody is known by; otherwise one
 	// that begins with ubuntu stands for the default image.
 	StrictLabels bool
+	// Elsewhere leaves all jobs to workers on other hosts: see [Dispatcher.Desk].
+	Elsewhere bool
 	// Machines is how many jobs run at once; 0 is 1.
 	Machines int
 
@@ -125,7 +127,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		return nil, errors.New("dispatch: no store or no queue given")
 	}
 	if cfg.Run == nil {
-		if cfg.Host == nil {
+		if cfg.Host == nil && !cfg.Elsewhere {
 			return nil, errors.New("dispatch: no pool given")
 		}
 		cfg.Run = func(ctx context.Context, r *worker.Runner, t conduct.Task) conduct.Outcome { return r.Execute(ctx, t) }
@@ -153,7 +155,7 @@ func New(cfg Config) (*Dispatcher, error) {
 	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: conduct.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log},
 		wake:    make(chan struct{}, 1),
 		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}, shown: map[string]func(){}}
-	d.desk = &desk.Desk{Queue: cfg.Queue, Grace: cfg.Grace, Log: cfg.Log,
+	d.desk = &desk.Desk{Queue: cfg.Queue, Log: cfg.Log,
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
 			j, err := cfg.Store.Job(ctx, id)
 			return j.Conclusion, j.Status == ci.Completed, err
@@ -162,9 +164,16 @@ func New(cfg Config) (*Dispatcher, error) {
 			state, attempt, _, _, err := cfg.Store.QueueState(ctx, id)
 			return state, attempt, err
 		},
+		Holder: func(ctx context.Context, id string) (string, int, string, error) {
+			state, attempt, worker, _, err := cfg.Store.QueueState(ctx, id)
+			return state, attempt, worker, err
+		},
 	}
 	return d, nil
 }
+
+// Desk is where workers on other hosts get their jobs, by way of package remote.
+func (d *Dispatcher) Desk() *desk.Desk { return d.desk }
 
 // Wake makes the dispatcher look for events now. It never blocks.
 func (d *Dispatcher) Wake() {
@@ -182,6 +191,10 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 	keep := context.WithoutCancel(ctx)
 	d.report, d.endReports = context.WithCancelCause(keep)
 	defer d.endReports(nil)
+	// Workers elsewhere went on while no server was there to be told.
+	if err := d.cfg.Queue.Grace(keep, desk.Remote); err != nil {
+		return err
+	}
 	if err := d.resume(keep); err != nil {
 		d.stop()
 		return err
@@ -208,11 +221,12 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 			}
 		}
 	})
-	wg.Go(func() {
-		if err := d.desk.Work(ctx, "serve-"+ci.NewID(), d.cfg.Labels, d.cfg.Machines); err != nil {
-			d.log.Error("workers ended", "err", err)
-		}
-	})
+	wg.Go(func() { d.desk.Watch(ctx) })
+	if !d.cfg.Elsewhere {
+		here := &desk.Worker{Counter: d.desk, Offer: queue.Offer{Worker: "serve-" + ci.NewID(), Labels: d.cfg.Labels}, Slots: d.cfg.Machines, Grace: d.cfg.Grace,
+			Poll: d.cfg.Queue.Poll(), Log: d.log}
+		wg.Go(func() { here.Work(ctx) })
+	}
 	wg.Wait()
 	d.stop()
 	return nil

@@ -143,12 +143,16 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	}
 	ids := &jobIDs{store: d.cfg.Store, run: run.ID}
 	policy, _ := d.policy(run.Repository)
-	handed := &desk.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find,
-		Run: func(ctx context.Context, sink ci.Sink, t conduct.Task) conduct.Outcome {
+	limit := d.limit(run.Repository, trustOf(planned))
+	handed := &desk.Handed{Desk: d.desk, RunID: run.ID, Records: entry, ID: ids.find, CPUs: limit.CPUs, MemoryMiB: limit.MemoryMiB,
+		Runner: func(sink ci.Sink) *worker.Runner {
 			works := d.runner(run, sink, trustOf(planned), repo)
 			works.Risk = worker.StepRisk(entry.Forecast)
-			return d.cfg.Run(ctx, works, t)
+			return works
 		},
+	}
+	handed.Run = func(ctx context.Context, sink ci.Sink, t conduct.Task) conduct.Outcome {
+		return d.cfg.Run(ctx, handed.Runner(sink), t)
 	}
 	con.Executor = &bounded{Executor: handed, slots: &d.slots, repository: run.Repository, policy: policy, fork: trustOf(planned) == ofFork}
 	_, err = con.Drive(ctx, nil)

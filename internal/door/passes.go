@@ -24,6 +24,7 @@ type Kind string
 const (
 	Link    Kind = "link"    // a login, once
 	Session Kind = "session" // the pages
+	Worker  Kind = "worker"  // jobs, for a worker on another host
 	Token   Kind = "token"   // the HTTP API; it is signed, not looked up: noted to be listed and taken back
 )
 
@@ -36,7 +37,7 @@ type Pass struct {
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
 	Revoked bool      `json:"revoked,omitempty"`
-	Sum     string    `json:"sum,omitempty"` // SHA-256 of what opens, hex; of links and sessions
+	Sum     string    `json:"sum,omitempty"` // SHA-256 of what opens, hex; of all but tokens
 }
 
 // How many passes are kept of a kind; of more the oldest go. Those that were
@@ -45,6 +46,7 @@ const (
 	maxLinks    = 100
 	maxSessions = 1000
 	maxTokens   = 1000
+	maxWorkers  = 1000
 	maxRevoked  = 10_000
 	maxFile     = 8 << 20 // bytes
 )
@@ -75,7 +77,7 @@ func sum(secret string) string {
 // NewID returns a name for a pass.
 func NewID() string { return strings.ToLower(rand.Text()[:12]) }
 
-// Issue makes a link or a session, good for ttl, and returns what opens it.
+// Issue makes a link, a session or a worker's token, good for ttl, and returns what opens it.
 func (l *Passes) Issue(kind Kind, subject string, ttl time.Duration) (secret string, p Pass, err error) {
 	secret = rand.Text() + rand.Text()
 	now := time.Now().UTC()
@@ -108,13 +110,18 @@ func (l *Passes) Redeem(link string, ttl time.Duration) (secret string, p Pass, 
 }
 
 // Check returns the session that a secret opens, or ErrNoPass.
-func (l *Passes) Check(session string) (Pass, error) {
+func (l *Passes) Check(session string) (Pass, error) { return l.check(Session, session) }
+
+// CheckWorker returns the worker that has a token, or ErrNoPass.
+func (l *Passes) CheckWorker(token string) (Pass, error) { return l.check(Worker, token) }
+
+func (l *Passes) check(kind Kind, secret string) (Pass, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.load(); err != nil {
 		return Pass{}, err
 	}
-	if i, ok := l.bySum[sum(session)]; ok && l.passes[i].good(Session) {
+	if i, ok := l.bySum[sum(secret)]; ok && l.passes[i].good(kind) {
 		return l.passes[i], nil
 	}
 	return Pass{}, ErrNoPass
@@ -249,7 +256,7 @@ func (l *Passes) change(fn func() error) error {
 func (l *Passes) prune() {
 	now := time.Now()
 	l.passes = slices.DeleteFunc(l.passes, func(p Pass) bool { return !now.Before(p.Expires) })
-	left := map[Kind]int{Link: maxLinks, Session: maxSessions, Token: maxTokens}
+	left := map[Kind]int{Link: maxLinks, Session: maxSessions, Token: maxTokens, Worker: maxWorkers}
 	for i := len(l.passes) - 1; i >= 0; i-- {
 		p := l.passes[i]
 		if p.Revoked {

@@ -142,6 +142,16 @@ func (e *Entry) ForAttempt(jobKey string, attempt int) ci.Sink {
 	})
 }
 
+// Flush makes what was emitted last, whatever becomes of this process. The error says
+// that nothing is taken any more: what was emitted before may not be on record.
+func (e *Entry) Flush() error {
+	err := e.rec.Flush()
+	if e.sealed.Load() {
+		return errors.New("the server stops")
+	}
+	return err
+}
+
 // SetPlan keeps a plan that has changed.
 func (e *Entry) SetPlan(plan any) error {
 	b, err := json.Marshal(plan)

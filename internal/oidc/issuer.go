@@ -2,7 +2,9 @@ package oidc
 
 import (
 	"cmp"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
@@ -188,6 +190,14 @@ func (i *Issuer) Desk(c Claims, subject []string, audience string) *Desk {
 	var b [32]byte
 	rand.Read(b[:]) // never fails
 	return &Desk{issuer: i, claims: maps.Clone(c), subject: slices.Clone(subject), owner: audience, request: hex.EncodeToString(b[:])}
+}
+
+// Resume makes the request token that which the key's holder had from a desk before.
+// Call it before the first request.
+func (d *Desk) Resume(key []byte) {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte("request token"))
+	d.request = hex.EncodeToString(h.Sum(nil))
 }
 
 // RequestToken is ACTIONS_ID_TOKEN_REQUEST_TOKEN.

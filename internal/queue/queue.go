@@ -14,9 +14,12 @@
 // caller's clock; all processes on one database are taken to have about the same
 // time, within a small part of a lease.
 //
+// A worker on another host has a claim through a server, and renews it there; a
+// [Keeper] holds it in the same way.
+//
 // The queue itself is a table of the store (package store), which is reached
-// through the [Store] interface. Nothing runs by itself here but what [Queue.Work]
-// and [Queue.Hold] start, and they wait for it.
+// through the [Store] interface. Nothing runs by itself here but what [Work]
+// and [Keeper.Hold] start, and they wait for it.
 package queue
 
 import (
@@ -33,11 +36,12 @@ import (
 // Store is what a queue needs of a store. *store.Store has it.
 type Store interface {
 	QueueAdd(ctx context.Context, it Item, now time.Time, maxAttempts int) (bool, error)
-	QueueClaim(ctx context.Context, worker string, labels []string, now, lease time.Time) (jobID string, attempt int, ok bool, err error)
+	QueueClaim(ctx context.Context, o Offer, now, lease time.Time) (jobID string, attempt int, ok bool, err error)
 	QueueRenew(ctx context.Context, jobID string, attempt int, lease time.Time) (held bool, cancel string, err error)
 	QueueFinish(ctx context.Context, jobID string, attempt int, conclusion ci.Conclusion, reason string) (held bool, err error)
 	QueueRelease(ctx context.Context, jobID string, attempt int, available time.Time, reason string) (held bool, err error)
 	QueueExpire(ctx context.Context, now time.Time) (requeued, lost []string, err error)
+	QueueGrace(ctx context.Context, prefix string, lease time.Time) error
 	QueueCancel(ctx context.Context, jobID, reason string) (was string, err error)
 }
 
@@ -99,6 +103,17 @@ type Item struct {
 	Labels   []string  // what the runner must have; at least one; case does not count
 	Priority float64   // higher is earlier
 	After    time.Time // not before; zero: at once
+	// CPUs and MemoryMiB are what its machine has; 0 is what any worker can give.
+	CPUs, MemoryMiB int
+}
+
+// Offer is who asks for a job.
+type Offer struct {
+	Worker string // its name, for people and for [Queue.Grace]
+	Labels []string
+	// CPUs and MemoryMiB are the most that a machine of its may have; 0 is no bound: a
+	// job that wants more than there is fails there, and says so.
+	CPUs, MemoryMiB int
 }
 
 // Add puts a job in. It reports false, and changes nothing, if the job was put
@@ -170,9 +185,9 @@ type Claim struct {
 }
 
 // TryClaim claims a job that fits, if there is one; nil otherwise.
-func (q *Queue) TryClaim(ctx context.Context, worker string, labels []string) (*Claim, error) {
+func (q *Queue) TryClaim(ctx context.Context, o Offer) (*Claim, error) {
 	now := q.cfg.Now()
-	id, attempt, ok, err := q.store.QueueClaim(ctx, worker, labels, now, now.Add(q.cfg.Lease))
+	id, attempt, ok, err := q.store.QueueClaim(ctx, o, now, now.Add(q.cfg.Lease))
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
@@ -182,12 +197,24 @@ func (q *Queue) TryClaim(ctx context.Context, worker string, labels []string) (*
 	return &Claim{q: q, JobID: id, Attempt: attempt}, nil
 }
 
+// Resume is a claim that was made before, by an earlier process perhaps: whether it is
+// held still its next heartbeat says.
+func (q *Queue) Resume(jobID string, attempt int) *Claim {
+	return &Claim{q: q, JobID: jobID, Attempt: attempt}
+}
+
+// Lease is how long a claim lasts without a heartbeat.
+func (q *Queue) Lease() time.Duration { return q.cfg.Lease }
+
+// Poll is how often a worker looks for jobs without being woken.
+func (q *Queue) Poll() time.Duration { return q.cfg.Poll }
+
 // Claim waits for a job that fits. The error is the cause of ctx's end, or the
 // store's.
-func (q *Queue) Claim(ctx context.Context, worker string, labels []string) (*Claim, error) {
+func (q *Queue) Claim(ctx context.Context, o Offer) (*Claim, error) {
 	for {
 		woken := q.woken() // before looking, or what comes meanwhile is missed
-		c, err := q.TryClaim(ctx, worker, labels)
+		c, err := q.TryClaim(ctx, o)
 		if err != nil || c != nil {
 			return c, err
 		}
@@ -252,47 +279,98 @@ func (c *Claim) Release(ctx context.Context, after time.Duration, reason string)
 // in the second case the heartbeats go on until fn has returned, so that it can
 // clean up. Hold returns when fn has.
 func (c *Claim) Hold(ctx context.Context, fn func(context.Context) error) error {
+	k := Keeper{Job: c.JobID, Renew: c.Renew, Every: c.q.cfg.Lease / 3, Answer: c.q.cfg.Lease / 3, Patience: c.q.cfg.Lease, Now: c.q.cfg.Now, Log: c.q.cfg.Log}
+	return k.Hold(ctx, fn)
+}
+
+// Keeper keeps a claim while its job runs, whoever it is renewed with.
+type Keeper struct {
+	Job string // its id, for the log
+	// Renew is one heartbeat, and answers as [Claim.Renew] does; any other error that
+	// is a [Stopper] ends the job, too.
+	Renew func(ctx context.Context) error
+	// Every is the time between heartbeats; 0 is none, where Renew waits for news.
+	Every time.Duration
+	// Answer is how long a heartbeat may take.
+	Answer time.Duration
+	// Patience is how long the job goes on while no heartbeat is answered.
+	Patience time.Duration
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger
+}
+
+// Stopper is an error of a heartbeat that says why the job is to end: its Cause.
+type Stopper interface {
+	error
+	Cause() error
+}
+
+// Cause is the error itself.
+func (e *CancelledError) Cause() error { return e }
+
+// unanswered is how long the next heartbeat waits after one that had no answer, where
+// nothing else paces them.
+const unanswered = time.Second
+
+// Hold runs fn, as [Claim.Hold] does.
+func (k Keeper) Hold(ctx context.Context, fn func(context.Context) error) error {
+	if k.Now == nil {
+		k.Now = time.Now
+	}
 	held, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	done := make(chan struct{})
+	// What fn has ended no heartbeat need wait for.
+	beating, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	pause := func(d time.Duration) bool {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-beating.Done():
+			return false
+		case <-t.C:
+			return true
+		}
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		t := time.NewTicker(c.q.cfg.Lease / 3)
-		defer t.Stop()
-		until := c.q.cfg.Now().Add(c.q.cfg.Lease)
-		for {
-			select {
-			case <-done:
+		until := k.Now().Add(k.Patience)
+		for beating.Err() == nil {
+			if k.Every > 0 && !pause(k.Every) {
 				return
-			case <-t.C:
 			}
 			// The job may be winding up after its context has ended; its lease is
 			// kept for that.
-			hb, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.q.cfg.Lease/3)
-			asked := c.q.cfg.Now()
-			err := c.Renew(hb)
+			hb, cancel := context.WithTimeout(beating, k.Answer)
+			asked := k.Now()
+			err := k.Renew(hb)
 			cancel()
-			var cancelled *CancelledError
+			var told Stopper
 			switch {
 			case err == nil:
-				until = asked.Add(c.q.cfg.Lease)
+				until = asked.Add(k.Patience)
 			case errors.Is(err, ErrLost):
 				stop(ErrLost)
 				return
-			case errors.As(err, &cancelled):
-				until = asked.Add(c.q.cfg.Lease)
-				stop(cancelled)
+			case errors.As(err, &told):
+				until = asked.Add(k.Patience)
+				stop(told.Cause())
+			case beating.Err() != nil:
+				return
 			default:
-				c.q.cfg.Log.Warn("a heartbeat failed", "job", c.JobID, "err", err)
-				if !c.q.cfg.Now().Before(until) {
+				k.Log.Warn("a heartbeat failed", "job", k.Job, "err", err)
+				if !k.Now().Before(until) {
 					stop(ErrLost)
+					return
+				}
+				if k.Every == 0 && !pause(unanswered) {
 					return
 				}
 			}
 		}
 	})
 	err := fn(held)
-	close(done)
+	end()
 	wg.Wait()
 	return err
 }
@@ -315,61 +393,69 @@ func (q *Queue) Expire(ctx context.Context) (Expired, error) {
 	return Expired{Requeued: requeued, Lost: lost}, nil
 }
 
-// Work claims jobs and runs each in fn, at most n at once, until ctx ends; it
-// returns when all of them have. Meanwhile it takes back claims that have
-// ended, of all workers, and calls expired with them, which may be nil. fn has
-// to end its claim by Finish or Release; a claim it leaves runs out.
-func (q *Queue) Work(ctx context.Context, worker string, labels []string, n int, fn func(context.Context, *Claim) error, expired func(Expired)) error {
+// Grace gives the workers whose names begin with prefix another lease for what they
+// hold: nobody was there whom they could have told that they live.
+func (q *Queue) Grace(ctx context.Context, prefix string) error {
+	if err := q.store.QueueGrace(ctx, prefix, q.cfg.Now().Add(q.cfg.Lease)); err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	return nil
+}
+
+// Watch takes back claims that have ended, of all workers, and calls expired with
+// them, which may be nil, until ctx ends.
+func (q *Queue) Watch(ctx context.Context, expired func(Expired)) {
+	t := time.NewTicker(q.cfg.Poll)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		e, err := q.Expire(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				q.cfg.Log.Error("leases that have ended could not be taken back", "err", err)
+			}
+			continue
+		}
+		if expired != nil && len(e.Requeued)+len(e.Lost) > 0 {
+			expired(e)
+		}
+	}
+}
+
+// Work takes what take hands out and runs each in fn, at most n at once, until ctx
+// ends; it returns when all of them have. take waits for something to do; after an
+// error of its it is asked again a poll later.
+func Work[T any](ctx context.Context, n int, poll time.Duration, log *slog.Logger, take func(context.Context) (T, error), fn func(context.Context, T)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() {
-		t := time.NewTicker(q.cfg.Poll)
-		defer t.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-			}
-			e, err := q.Expire(ctx)
-			if err != nil {
-				if ctx.Err() == nil {
-					q.cfg.Log.Error("leases that have ended could not be taken back", "err", err)
-				}
-				continue
-			}
-			if expired != nil && len(e.Requeued)+len(e.Lost) > 0 {
-				expired(e)
-			}
-		}
-	})
 	slots := make(chan struct{}, max(n, 1))
 	for {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
-			return nil
+			return
 		}
-		c, err := q.Claim(ctx, worker, labels)
+		c, err := take(ctx)
 		if err != nil {
 			<-slots
 			if ctx.Err() != nil {
-				return nil
+				return
 			}
-			q.cfg.Log.Error("claiming a job failed; trying again", "err", err)
+			log.Error("claiming a job failed; trying again", "err", err)
 			select {
 			case <-ctx.Done():
-				return nil
-			case <-time.After(q.cfg.Poll):
+				return
+			case <-time.After(poll):
 			}
 			continue
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := c.Hold(ctx, func(ctx context.Context) error { return fn(ctx, c) })
-			if err != nil {
-				q.cfg.Log.Error("a job could not be run", "job", c.JobID, "attempt", c.Attempt, "err", err)
-			}
+			fn(ctx, c)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -71,7 +72,7 @@ func TestQueue(t *testing.T) {
 
 func claim(t *testing.T, q *queue.Queue, worker string, labels ...string) *queue.Claim {
 	t.Helper()
-	c, err := q.TryClaim(t.Context(), worker, labels)
+	c, err := q.TryClaim(t.Context(), queue.Offer{Worker: worker, Labels: labels})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,7 @@ func testRace(t *testing.T, a, b *store.Store) {
 		q := queue.New(s, queue.Config{})
 		wg.Go(func() {
 			for {
-				c, err := q.TryClaim(t.Context(), fmt.Sprint("w", i), []string{"race"})
+				c, err := q.TryClaim(t.Context(), queue.Offer{Worker: fmt.Sprint("w", i), Labels: []string{"race"}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -313,7 +314,7 @@ func (silent) QueueRenew(ctx context.Context, _ string, _ int, _ time.Time) (boo
 	return false, "", ctx.Err()
 }
 
-func (silent) QueueClaim(context.Context, string, []string, time.Time, time.Time) (string, int, bool, error) {
+func (silent) QueueClaim(context.Context, queue.Offer, time.Time, time.Time) (string, int, bool, error) {
 	return "x", 1, true, nil
 }
 
@@ -322,7 +323,7 @@ func (silent) QueueClaim(context.Context, string, []string, time.Time, time.Time
 func TestHoldEndsWithTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := queue.New(silent{}, queue.Config{Lease: 30 * time.Second})
-		c, err := q.TryClaim(t.Context(), "w", nil)
+		c, err := q.TryClaim(t.Context(), queue.Offer{Worker: "w", Labels: nil})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,6 +341,22 @@ func TestHoldEndsWithTheLease(t *testing.T) {
 	})
 }
 
+// work runs a worker as a process has it: its jobs held, and leases that have ended
+// taken back meanwhile.
+func work(q *queue.Queue, ctx context.Context, labels []string, n int, fn func(context.Context, *queue.Claim) error, expired func(queue.Expired)) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { q.Watch(ctx, expired) })
+	queue.Work(ctx, n, q.Poll(), slog.New(slog.DiscardHandler),
+		func(ctx context.Context) (*queue.Claim, error) {
+			return q.Claim(ctx, queue.Offer{Worker: "w", Labels: labels})
+		},
+		func(ctx context.Context, c *queue.Claim) {
+			c.Hold(ctx, func(ctx context.Context) error { return fn(ctx, c) })
+		})
+	return nil
+}
+
 func TestWork(t *testing.T) {
 	s, err := store.Open(t.Context(), t.TempDir()+"/hearth.db")
 	if err != nil {
@@ -352,7 +369,7 @@ func TestWork(t *testing.T) {
 	running, most, ran := 0, 0, 0
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		err := q.Work(ctx, "w", []string{"l"}, 2, func(ctx context.Context, c *queue.Claim) error {
+		err := work(q, ctx, []string{"l"}, 2, func(ctx context.Context, c *queue.Claim) error {
 			mu.Lock()
 			running++
 			most = max(most, running)

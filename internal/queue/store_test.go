@@ -41,7 +41,7 @@ func (s *scripted) QueueAdd(_ context.Context, it queue.Item, now time.Time, att
 	return s.fresh, s.err
 }
 
-func (s *scripted) QueueClaim(_ context.Context, _ string, _ []string, now, lease time.Time) (string, int, bool, error) {
+func (s *scripted) QueueClaim(_ context.Context, _ queue.Offer, now, lease time.Time) (string, int, bool, error) {
 	s.mu.Lock()
 	s.claims, s.leases = append(s.claims, now), append(s.leases, lease)
 	n := len(s.claims)
@@ -51,6 +51,8 @@ func (s *scripted) QueueClaim(_ context.Context, _ string, _ []string, now, leas
 	}
 	return s.claim(n)
 }
+
+func (s *scripted) QueueGrace(context.Context, string, time.Time) error { return s.err }
 
 func (s *scripted) QueueRenew(_ context.Context, _ string, _ int, lease time.Time) (bool, string, error) {
 	s.mu.Lock()
@@ -117,7 +119,7 @@ func TestConfig(t *testing.T) {
 				t.Errorf("%+v: %d attempts", c.cfg, s.added.attempts)
 			}
 			start := time.Now()
-			if _, err := q.Claim(t.Context(), "w", []string{"l"}); err != nil {
+			if _, err := q.Claim(t.Context(), queue.Offer{Worker: "w", Labels: []string{"l"}}); err != nil {
 				t.Error(err)
 			}
 			if d := time.Since(start); d != c.poll {
@@ -147,7 +149,7 @@ func TestStoreFails(t *testing.T) {
 	ctx := t.Context()
 	s := &scripted{fresh: true, held: true, was: "queued", claim: func(n int) (string, int, bool, error) { return "x", 1, true, nil }}
 	q := queue.New(s, queue.Config{})
-	c, err := q.TryClaim(ctx, "w", nil)
+	c, err := q.TryClaim(ctx, queue.Offer{Worker: "w", Labels: nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,8 +159,11 @@ func TestStoreFails(t *testing.T) {
 		"finish":  func() (bool, error) { err := c.Finish(ctx, ci.Success, ""); return err == nil, err },
 		"release": func() (bool, error) { err := c.Release(ctx, time.Second, ""); return err == nil, err },
 		"renew":   func() (bool, error) { err := c.Renew(ctx); return err == nil, err },
-		"claim":   func() (bool, error) { c, err := q.TryClaim(ctx, "w", nil); return c != nil, err },
-		"expire":  func() (bool, error) { e, err := q.Expire(ctx); return len(e.Requeued) > 0, err },
+		"claim": func() (bool, error) {
+			c, err := q.TryClaim(ctx, queue.Offer{Worker: "w", Labels: nil})
+			return c != nil, err
+		},
+		"expire": func() (bool, error) { e, err := q.Expire(ctx); return len(e.Requeued) > 0, err },
 	}
 	s.expire = func() ([]string, []string, error) { return []string{"x"}, nil, s.err }
 	for name, call := range calls {
@@ -174,7 +179,7 @@ func TestStoreFails(t *testing.T) {
 			t.Errorf("%s of a store that fails: %v %v", name, ok, err)
 		}
 	}
-	if _, err := q.Claim(ctx, "w", nil); !errors.Is(err, errStore) {
+	if _, err := q.Claim(ctx, queue.Offer{Worker: "w", Labels: nil}); !errors.Is(err, errStore) {
 		t.Errorf("waiting for a job of a store that fails: %v", err)
 	}
 	s.err, s.held, s.fresh, s.was = nil, false, false, "claimed"
@@ -207,13 +212,13 @@ func TestWoken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scripted{claim: once, held: true}
 		q := queue.New(s, queue.Config{Poll: time.Hour})
-		c, err := q.TryClaim(t.Context(), "w", nil)
+		c, err := q.TryClaim(t.Context(), queue.Offer{Worker: "w", Labels: nil})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancelCause(t.Context())
 		ended := make(chan error, 1)
-		go func() { _, err := q.Claim(ctx, "w", nil); ended <- err }()
+		go func() { _, err := q.Claim(ctx, queue.Offer{Worker: "w", Labels: nil}); ended <- err }()
 		synctest.Wait()
 		add := func() { _, _ = q.Add(ctx, queue.Item{JobID: ci.NewID(), Labels: []string{"l"}}) }
 		expire := func() { _, _ = q.Expire(ctx) }
@@ -296,7 +301,7 @@ func TestHold(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &scripted{renew: c.renew, claim: once}
 				q := queue.New(s, queue.Config{Lease: lease})
-				claim, err := q.TryClaim(t.Context(), "w", nil)
+				claim, err := q.TryClaim(t.Context(), queue.Offer{Worker: "w", Labels: nil})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -341,7 +346,7 @@ func TestHold(t *testing.T) {
 func TestHoldOutlives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scripted{claim: once}
-		c, err := queue.New(s, queue.Config{Lease: 3 * time.Second}).TryClaim(t.Context(), "w", nil)
+		c, err := queue.New(s, queue.Config{Lease: 3 * time.Second}).TryClaim(t.Context(), queue.Offer{Worker: "w", Labels: nil})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -395,7 +400,7 @@ func TestWorkers(t *testing.T) {
 				expired = nil
 			}
 			go func() {
-				ended <- q.Work(ctx, "w", []string{"l"}, n, func(ctx context.Context, c *queue.Claim) error {
+				ended <- work(q, ctx, []string{"l"}, n, func(ctx context.Context, c *queue.Claim) error {
 					mu.Lock()
 					running, ran = running+1, ran+1
 					most = max(most, running)
@@ -433,7 +438,7 @@ func TestWorkers(t *testing.T) {
 			s = &scripted{}
 			ctx, stop = context.WithCancel(t.Context())
 			go func() {
-				ended <- queue.New(s, queue.Config{Poll: time.Hour}).Work(ctx, "w", nil, 1, nil, nil)
+				ended <- work(queue.New(s, queue.Config{Poll: time.Hour}), ctx, nil, 1, nil, nil)
 			}()
 			synctest.Wait()
 			start := time.Now()
@@ -445,7 +450,7 @@ func TestWorkers(t *testing.T) {
 			s = &scripted{claim: func(int) (string, int, bool, error) { return "", 0, false, errStore }}
 			ctx, stop = context.WithCancel(t.Context())
 			go func() {
-				ended <- queue.New(s, queue.Config{Poll: time.Hour}).Work(ctx, "w", nil, 1, nil, nil)
+				ended <- work(queue.New(s, queue.Config{Poll: time.Hour}), ctx, nil, 1, nil, nil)
 			}()
 			synctest.Wait()
 			start = time.Now()

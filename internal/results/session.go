@@ -51,6 +51,13 @@ type Job struct {
 	Base string
 	// Until is when the token ends; zero is a day from now.
 	Until time.Time
+	// Secret, 32 bytes, and Begun make the token and the addresses of contents: a session
+	// that is opened Again with those of an earlier one answers to what that one gave out.
+	// Of it Until is the same, and its artifacts stay; uploads that were open are lost.
+	// Without a Secret there is no other session like it.
+	Secret []byte
+	Begun  time.Time
+	Again  bool
 }
 
 // Session is the service of one execution of a job.
@@ -87,7 +94,18 @@ func (s *Store) Open(job Job) (*Session, error) {
 	}
 	n := &Session{store: s, job: job, dir: filepath.Join(s.dir, repositoryDir(job.Repository)),
 		uploads: map[string]*upload{}, pending: map[string]string{}}
-	rand.Read(n.key[:]) // never fails
+	if len(job.Secret) == 0 {
+		rand.Read(n.key[:]) // never fails
+	} else if copy(n.key[:], job.Secret); len(job.Secret) != len(n.key) {
+		return nil, fmt.Errorf("a session's secret has %d bytes, not %d", len(job.Secret), len(n.key))
+	}
+	if job.Begun.IsZero() {
+		n.job.Begun = s.now()
+	}
+	if job.Again {
+		n.token = n.issue()
+		return n, nil
+	}
 	x, err := s.view(job.Repository)
 	if err != nil {
 		return nil, err
@@ -136,7 +154,7 @@ func (n *Session) issue() string {
 		}
 	}
 	ac, _ := json.Marshal(scopes) // strings and numbers
-	now := n.store.now()
+	now := n.job.Begun
 	claims, _ := json.Marshal(map[string]any{
 		"scp": "Actions.Results:" + n.job.Run + ":" + jobID(n.job.Key), "ac": string(ac),
 		"iss": "hearth", "iat": now.Unix(), "nbf": now.Add(-time.Minute).Unix(), "exp": n.job.Until.Unix(),

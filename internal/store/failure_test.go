@@ -105,14 +105,14 @@ func TestEveryStatementFails(t *testing.T) {
 			return ignore(s.QueueAdd(ctx, queue.Item{JobID: jobs[0].ID, Labels: []string{"l"}, After: now}, now, 2))
 		}},
 		{"claim it", func() error {
-			_, _, _, err := s.QueueClaim(ctx, "w", []string{"l"}, now, now.Add(time.Minute))
+			_, _, _, err := s.QueueClaim(ctx, queue.Offer{Worker: "w", Labels: []string{"l"}}, now, now.Add(time.Minute))
 			return err
 		}},
 		{"renew it", func() error { _, _, err := s.QueueRenew(ctx, jobs[0].ID, 1, now.Add(time.Minute)); return err }},
 		{"its state", func() error { _, _, _, _, err := s.QueueState(ctx, jobs[0].ID); return err }},
 		{"release the job", func() error { return ignore(s.QueueRelease(ctx, jobs[0].ID, 1, now, "")) }},
 		{"claim it again", func() error {
-			_, _, _, err := s.QueueClaim(ctx, "w", []string{"l"}, now, now.Add(time.Minute))
+			_, _, _, err := s.QueueClaim(ctx, queue.Offer{Worker: "w", Labels: []string{"l"}}, now, now.Add(time.Minute))
 			return err
 		}},
 		{"expire it", func() error { _, _, err := s.QueueExpire(ctx, now.Add(time.Hour)); return err }},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -209,7 +210,7 @@ func (s *Store) lastLogged(runID string) (int64, error) {
 	}
 	var last int64
 	for _, name := range files {
-		n, err := lastSeq(name)
+		n, err := lastNumber(name, "seq")
 		if err != nil {
 			return 0, fmt.Errorf("store: log files: %w", err)
 		}
@@ -218,8 +219,27 @@ func (s *Store) lastLogged(runID string) (int64, error) {
 	return last, nil
 }
 
-func lastSeq(name string) (int64, error) {
+// LastSent is the greatest number, as [ci.Record].Sent has it, of what is on record of a
+// job; 0 where nothing of it was sent.
+func (s *Store) LastSent(ctx context.Context, runID, jobID, jobKey string) (int64, error) {
+	last, err := lastNumber(filepath.Join(s.logDir, runID, jobID+".ndjson"), "sent")
+	if err != nil {
+		return 0, fmt.Errorf("store: log files: %w", err)
+	}
+	return last, s.EachRunRecord(ctx, runID, func(r ci.Record) {
+		if r.JobKey == jobKey {
+			last = max(last, r.Sent)
+		}
+	})
+}
+
+// lastNumber is the last number under a key in a log file; 0 where there is none, or no
+// such file.
+func lastNumber(name, key string) (int64, error) {
 	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -241,10 +261,14 @@ func lastSeq(name string) (int64, error) {
 		}
 		for _, l := range slices.Backward(lines) {
 			var rec struct {
-				Seq int64 `json:"seq"`
+				Seq  int64 `json:"seq"`
+				Sent int64 `json:"sent"`
 			}
-			if json.Unmarshal(l, &rec) == nil && rec.Seq > 0 {
-				return rec.Seq, nil
+			if json.Unmarshal(l, &rec) != nil {
+				continue
+			}
+			if n := map[string]int64{"seq": rec.Seq, "sent": rec.Sent}[key]; n > 0 {
+				return n, nil
 			}
 		}
 		if span == size || span > 2*maxLine {

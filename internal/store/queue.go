@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -32,9 +33,9 @@ func (s *Store) QueueAdd(ctx context.Context, it queue.Item, now time.Time, maxA
 	if err != nil {
 		return false, err
 	}
-	ok, err := changed(s.write.ExecContext(ctx, `INSERT INTO queue (job_id, labels, state, attempt, max_attempts, priority, worker, lease, available, cancel, created, conclusion, reason)
-		VALUES ($1, $2, 'queued', 0, $3, $4, '', 0, $5, '', $6, '', '') ON CONFLICT (job_id) DO NOTHING`,
-		it.JobID, l, maxAttempts, it.Priority, millis(it.After), millis(now)))
+	ok, err := changed(s.write.ExecContext(ctx, `INSERT INTO queue (job_id, labels, state, attempt, max_attempts, priority, worker, lease, available, cancel, created, conclusion, reason, cpus, memory_mib)
+		VALUES ($1, $2, 'queued', 0, $3, $4, '', 0, $5, '', $6, '', '', $7, $8) ON CONFLICT (job_id) DO NOTHING`,
+		it.JobID, l, maxAttempts, it.Priority, millis(it.After), millis(now), it.CPUs, it.MemoryMiB))
 	if err != nil {
 		return false, fmt.Errorf("store: queue job %s: %w", it.JobID, err)
 	}
@@ -45,10 +46,16 @@ func (s *Store) QueueAdd(ctx context.Context, it queue.Item, now time.Time, maxA
 // attempt, counted from 1, is the fence of all that is written about it; the
 // job's row takes it over in the same transaction. ok is false when nothing
 // fits.
-func (s *Store) QueueClaim(ctx context.Context, worker string, labels []string, now, lease time.Time) (jobID string, attempt int, ok bool, err error) {
-	l, err := lowerLabels(labels)
+func (s *Store) QueueClaim(ctx context.Context, o queue.Offer, now, lease time.Time) (jobID string, attempt int, ok bool, err error) {
+	l, err := lowerLabels(o.Labels)
 	if err != nil {
 		return "", 0, false, err
+	}
+	most := func(n int) int64 { // 0 is no bound
+		if n <= 0 {
+			return math.MaxInt64
+		}
+		return int64(n)
 	}
 	fits := `NOT EXISTS (SELECT 1 FROM json_each(q.labels) w WHERE w.value NOT IN (SELECT value FROM json_each($4)))`
 	if s.dialect == PostgreSQL {
@@ -56,9 +63,9 @@ func (s *Store) QueueClaim(ctx context.Context, worker string, labels []string, 
 	}
 	err = s.tx(ctx, "claim", func(tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `UPDATE queue SET state = 'claimed', attempt = attempt + 1, worker = $2, lease = $3 WHERE job_id = (
-			SELECT job_id FROM queue q WHERE state = 'queued' AND available <= $1 AND `+fits+`
+			SELECT job_id FROM queue q WHERE state = 'queued' AND available <= $1 AND q.cpus <= $5 AND q.memory_mib <= $6 AND `+fits+`
 			ORDER BY priority DESC, created, job_id LIMIT 1`+s.skipLocked()+`) RETURNING job_id, attempt`,
-			millis(now), worker, millis(lease), l).Scan(&jobID, &attempt)
+			millis(now), o.Worker, millis(lease), l, most(o.CPUs), most(o.MemoryMiB)).Scan(&jobID, &attempt)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -96,9 +103,10 @@ func (s *Store) QueueFinish(ctx context.Context, jobID string, attempt int, conc
 	return held, nil
 }
 
-// QueueRelease gives a claim back, to be claimed again from available on.
+// QueueRelease gives a claim back, to be claimed again from available on. Its attempt
+// is none of those that the job may have.
 func (s *Store) QueueRelease(ctx context.Context, jobID string, attempt int, available time.Time, reason string) (held bool, err error) {
-	held, err = changed(s.write.ExecContext(ctx, `UPDATE queue SET state = 'queued', worker = '', lease = 0, available = $3, reason = $4
+	held, err = changed(s.write.ExecContext(ctx, `UPDATE queue SET state = 'queued', worker = '', lease = 0, available = $3, reason = $4, max_attempts = max_attempts + 1
 		WHERE job_id = $1 AND attempt = $2 AND state = 'claimed'`, jobID, attempt, millis(available), clean(reason)))
 	if err != nil {
 		return false, fmt.Errorf("store: release job %s: %w", jobID, err)
@@ -126,6 +134,17 @@ func (s *Store) QueueExpire(ctx context.Context, now time.Time) (requeued, lost 
 		return err
 	})
 	return requeued, lost, err
+}
+
+// QueueGrace prolongs the claims of the workers whose names begin with prefix, where
+// they end sooner.
+func (s *Store) QueueGrace(ctx context.Context, prefix string, lease time.Time) error {
+	_, err := s.write.ExecContext(ctx, `UPDATE queue SET lease = $2 WHERE state = 'claimed' AND lease < $2 AND substr(worker, 1, $3) = $1`,
+		prefix, millis(lease), len(prefix))
+	if err != nil {
+		return fmt.Errorf("store: prolong claims: %w", err)
+	}
+	return nil
 }
 
 // QueueCancel asks that a job stop. One that is still queued is done at once;

@@ -168,6 +168,18 @@ func (r *Recorder) Refused() int {
 	return r.refused
 }
 
+// Flush writes what is buffered: what was emitted before stays if this process dies.
+// The error says that the Recorder takes no records any more.
+func (r *Recorder) Flush() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return errors.New("the record is closed")
+	}
+	r.flush()
+	return nil
+}
+
 // Close writes what is buffered, closes the log files and returns the first
 // error of the Recorder's life. It is idempotent.
 func (r *Recorder) Close() error {
@@ -242,6 +254,12 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 		// A reader that sees that a step has ended must find its whole log.
 		if rec.Type == ci.StepFinished || rec.Type == ci.JobFinished || rec.Type == ci.RunFinished {
 			r.flush()
+		}
+		// What is kept of an attempt is all that was sent up to the last of it.
+		if j := r.jobs[rec.JobKey]; rec.Sent > 0 && j != nil && j.w != nil {
+			if err := j.w.Flush(); err != nil {
+				r.fail(fmt.Errorf("store: write log %s: %w", j.path, err))
+			}
 		}
 		_, known := r.jobs[rec.JobKey]
 		// The row of a job has its outputs whole: other jobs are handed them.

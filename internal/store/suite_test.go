@@ -557,10 +557,10 @@ func testQueueTable(t *testing.T, a, b *store.Store) {
 	if !added || again {
 		t.Fatalf("added %v then %v", added, again)
 	}
-	if _, _, got, err := a.QueueClaim(ctx, "w", []string{"linux"}, now, now.Add(time.Minute)); err != nil || got {
+	if _, _, got, err := a.QueueClaim(ctx, queue.Offer{Worker: "w", Labels: []string{"linux"}}, now, now.Add(time.Minute)); err != nil || got {
 		t.Fatalf("claimed without the labels: %v %v", got, err)
 	}
-	jid, attempt, got, err := a.QueueClaim(ctx, "w", []string{"LINUX", "it's", "more"}, now, now.Add(time.Minute))
+	jid, attempt, got, err := a.QueueClaim(ctx, queue.Offer{Worker: "w", Labels: []string{"LINUX", "it's", "more"}}, now, now.Add(time.Minute))
 	ok(t, err)
 	if !got || jid != id || attempt != 1 {
 		t.Fatal(jid, attempt, got)
@@ -570,7 +570,7 @@ func testQueueTable(t *testing.T, a, b *store.Store) {
 	if len(requeued) != 1 || len(lost) != 0 {
 		t.Fatal(requeued, lost)
 	}
-	_, attempt, got, err = b.QueueClaim(ctx, "w2", []string{"linux", "it's"}, now.Add(2*time.Minute), now.Add(3*time.Minute))
+	_, attempt, got, err = b.QueueClaim(ctx, queue.Offer{Worker: "w2", Labels: []string{"linux", "it's"}}, now.Add(2*time.Minute), now.Add(3*time.Minute))
 	ok(t, err)
 	if !got || attempt != 2 {
 		t.Fatal(attempt, got)

@@ -14,11 +14,14 @@ const idTokenPath = "/idtoken"
 // openOIDC is where a job gets tokens: nil for one that may have none. A run that may
 // only read, which is one of a fork's or of Dependabot's, has none, whatever its file
 // asks for.
-func (r *Runner) openOIDC(run *plan.Run, job *plan.Job) (*oidc.Desk, engine.IDToken) {
+func (r *Runner) openOIDC(run *plan.Run, job *plan.Job, t Ticket) (*oidc.Desk, engine.IDToken) {
 	if r.OIDC == nil || run.ReadOnly || !job.Permissions.Allows("id-token", "write") {
 		return nil, engine.IDToken{}
 	}
 	d := r.OIDC.Desk(OIDCClaims(run, job), r.OIDCSubject, run.GitHub.Get("server_url").AsString()+"/"+run.GitHub.Get("repository_owner").AsString())
+	if len(t.Key) > 0 {
+		d.Resume(t.Key)
+	}
 	// Clients add &audience=…, so that there has to be a query before it.
 	return d, engine.IDToken{URL: serviceURL + idTokenPath + "?api-version=2.0", Token: d.RequestToken()}
 }

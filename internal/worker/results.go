@@ -2,12 +2,16 @@ package worker
 
 import (
 	"cmp"
+	"errors"
+	"net/http"
 	"slices"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/expr"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
+	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/plan"
 	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/results"
@@ -20,18 +24,58 @@ const servicePort = 80
 // reads the parts of a blob's address by that.
 var serviceURL = "http://" + network.Gateway.String()
 
-// openResults begins the artifact and cache service of a job: nil without a store.
-func (r *Runner) openResults(run *plan.Run, job *plan.Job, until time.Time) (*results.Session, engine.Results, error) {
-	if r.Results == nil {
-		return nil, engine.Results{}, nil
+// Served is what a job's machine finds at its gateway, and what the job is told of it.
+type Served struct {
+	http.ServeMux
+	Results engine.Results
+	IDToken engine.IDToken
+	closers []func() error
+}
+
+// Close ends the services. What is served and was not closed ends with its tokens.
+func (s *Served) Close() error {
+	var errs []error
+	for _, c := range s.closers {
+		errs = append(errs, c())
 	}
-	mode := results.Mode(plan.NarrowCacheMode(cmp.Or(job.CacheMode, plan.UsualCacheMode(run.Event)), string(r.CacheMode)))
-	s, err := r.Results.Open(results.Job{Repository: r.Repository, Run: r.RunID, Attempt: max(r.Attempt, 1), Key: job.Key,
-		Scopes: CacheScopes(r.Ref, run.GitHub), Mode: mode, Stranger: run.ReadOnly, Base: serviceURL, Until: until})
-	if err != nil {
-		return nil, engine.Results{}, err
+	return errors.Join(errs...)
+}
+
+// Ticket is what the services of an attempt are opened with again, in another process:
+// the tokens that the job has stay good. Whoever has it has them. The zero Ticket is that
+// of services which begin and are never opened again.
+type Ticket struct {
+	Key   []byte    `json:"key,omitempty"` // 32 bytes
+	Begun time.Time `json:"begun,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	Again bool      `json:"-"` // they were opened before
+}
+
+// ServiceTime is how long a job's machine may live, and so what it was given.
+func ServiceTime(job *plan.Job) time.Duration {
+	return minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + machine.MaxLease/8
+}
+
+// Serve opens the services that are here: artifacts, caches and identity tokens.
+func (r *Runner) Serve(run *plan.Run, job *plan.Job, until time.Time, t Ticket) (*Served, error) {
+	s := &Served{}
+	if r.Results != nil {
+		mode := results.Mode(plan.NarrowCacheMode(cmp.Or(job.CacheMode, plan.UsualCacheMode(run.Event)), string(r.CacheMode)))
+		session, err := r.Results.Open(results.Job{Repository: r.Repository, Run: r.RunID, Attempt: max(r.Attempt, 1), Key: job.Key,
+			Scopes: CacheScopes(r.Ref, run.GitHub), Mode: mode, Stranger: run.ReadOnly, Base: serviceURL, Until: until,
+			Secret: t.Key, Begun: t.Begun, Again: t.Again})
+		if err != nil {
+			return nil, err
+		}
+		s.Handle("/", session)
+		s.closers = append(s.closers, session.Close)
+		s.Results = engine.Results{URL: serviceURL + "/", Token: session.Token(), CacheMode: string(mode)}
 	}
-	return s, engine.Results{URL: serviceURL + "/", Token: s.Token(), CacheMode: string(mode)}, nil
+	var desk *oidc.Desk
+	if desk, s.IDToken = r.openOIDC(run, job, t); desk != nil {
+		s.Handle(idTokenPath, desk)
+	}
+	return s, nil
 }
 
 // openRegistry begins what a job's machine pulls images from: nil without a cache.

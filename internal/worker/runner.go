@@ -60,7 +60,7 @@ type Runner struct {
 	// TakesImage says, for people, how an image called ci becomes that of all jobs; "" is
 	// by a flag of hearth run.
 	TakesImage string
-	Learn      *learn.Learner // nil and off: nothing is learned or said
+	Learn      Memory // nil and off: nothing is learned or said
 	// Commits lists the commits that the run's has since another one, for what may be to
 	// blame for a failure; nil knows none. See [learn.Failure].
 	Commits func(ctx context.Context, since string) ([]learn.Commit, error)
@@ -75,6 +75,13 @@ type Runner struct {
 	// most that jobs may do with caches.
 	Results   *results.Store
 	CacheMode results.Mode
+	// Uploads reads what jobs have uploaded; nil is Results.
+	Uploads Uploads
+	// Services opens what a job's machine finds beside it; nil is what is here: [Runner.Serve].
+	Services func(run *plan.Run, job *plan.Job, until time.Time) (*Served, error)
+	// Given is what the job is handed, if somebody has looked it up: then Secrets,
+	// EnvironmentSecrets, EnvironmentVars and Token say nothing. See [Runner.Give].
+	Given *Given
 
 	// Registry is what machines pull container images from; nil is none but the world's.
 	Registry *registry.Cache
@@ -98,6 +105,58 @@ type Runner struct {
 	Layout          engine.Layout // of the machine; zero is that of our images
 	Log             *slog.Logger
 }
+
+// Memory is what is known of failures and tests: *learn.Learner is one.
+type Memory interface {
+	ModeOf(repository string) learn.Mode
+	Explain(ctx context.Context, f learn.Failure) (ci.Explanation, error)
+	Retry(ctx context.Context, f learn.Failure, e ci.Explanation) learn.Decision
+	TestsRan(ctx context.Context, r learn.TestRun) ([]ci.TestNote, error)
+}
+
+// Uploads reads what jobs have uploaded: *results.Store does.
+type Uploads interface {
+	Artifacts(repository, run string) ([]results.Artifact, error)
+	OpenArtifact(repository string, a results.Artifact) (*os.File, error)
+}
+
+// Mode is what may be learned and done for the run's repository.
+func (r *Runner) Mode() learn.Mode {
+	if r.Learn == nil {
+		return learn.Off
+	}
+	return r.Learn.ModeOf(r.Repository)
+}
+
+// Given is what a job is handed.
+type Given struct {
+	Run     *plan.Run // with the variables of the job's environment
+	Secrets map[string]string
+	Token   string // github.token; "" is none
+}
+
+// Give looks up what a job is handed. An error of the type [*Denied] is the author's, any
+// other its token's.
+func (r *Runner) Give(ctx context.Context, run *plan.Run, job *plan.Job) (*Given, error) {
+	secrets, err := run.Secrets(job, r.Secrets)
+	if err != nil {
+		return nil, &Denied{err}
+	}
+	g := &Given{}
+	g.Run, g.Secrets = r.environment(run, job, secrets)
+	if r.Token != nil {
+		if g.Token, err = r.Token(ctx, job); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// Denied is why a job cannot be handed what it asks for, in words for its author.
+type Denied struct{ err error }
+
+func (d *Denied) Error() string { return d.err.Error() }
+func (d *Denied) Unwrap() error { return d.err }
 
 // releaseTime bounds how long a machine may take to go.
 const releaseTime = 30 * time.Second
@@ -131,34 +190,44 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	if err := hide(r.Secrets); err != nil {
 		return lost("masking", err)
 	}
-	secrets, err := run.Secrets(job, r.Secrets)
-	if err != nil {
-		return conduct.Outcome{Conclusion: ci.Failure, Reason: err.Error()}
+	given := r.Given
+	if given == nil {
+		var err error
+		given, err = r.Give(ctx, run, job)
+		if denied, ok := errors.AsType[*Denied](err); ok {
+			return conduct.Outcome{Conclusion: ci.Failure, Reason: denied.Error()}
+		}
+		if err != nil {
+			return lost("the job's token", err)
+		}
+		run = given.Run
 	}
-	run, secrets = r.environment(run, job, secrets)
+	secrets, token := given.Secrets, given.Token
 	if err := hide(secrets); err != nil {
 		return lost("masking", err)
 	}
-	var token string
-	if r.Token != nil {
-		if token, err = r.Token(ctx, job); err != nil {
-			return lost("the job's token", err)
-		}
+	if token != "" {
 		if err := hide(map[string]string{"GITHUB_TOKEN": token}); err != nil {
 			return lost("masking", err)
 		}
 	}
-	deadline := time.Now().Add(minutes(job.TimeoutMinutes) + minutes(job.CancelTimeoutMinutes) + machine.MaxLease/8)
-	service, served, err := r.openResults(run, job, deadline)
+	deadline := time.Now().Add(ServiceTime(job))
+	serve := r.Services
+	if serve == nil {
+		serve = func(run *plan.Run, job *plan.Job, until time.Time) (*Served, error) {
+			return r.Serve(run, job, until, Ticket{})
+		}
+	}
+	served, err := serve(run, job, deadline)
 	if err != nil {
 		return lost("artifacts and caches", err)
 	}
-	mux := http.NewServeMux()
-	services := map[uint16]http.Handler{servicePort: mux}
-	desk, idToken := r.openOIDC(run, job)
-	if desk != nil {
-		mux.Handle(idTokenPath, desk)
-	}
+	services := map[uint16]http.Handler{servicePort: served}
+	defer func() { // after the machine is gone
+		if err := served.Close(); err != nil {
+			r.Log.Error("what a job had uploaded in part is still there: hearth gc removes it", "job", job.Key, "err", err)
+		}
+	}()
 	images, err := r.openRegistry(run)
 	if err != nil {
 		return lost("container images", err)
@@ -167,14 +236,6 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	if images != nil {
 		named, services[registry.Port] = images, images
 		defer images.Close()
-	}
-	if service != nil {
-		mux.Handle("/", service)
-		defer func() { // after the machine is gone
-			if err := service.Close(); err != nil {
-				r.Log.Error("what a job had uploaded in part is still there: hearth gc removes it", "job", job.Key, "err", err)
-			}
-		}()
 	}
 	request := machine.Request{
 		CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, Labels: job.Labels, Waits: t.Waits, Deadline: deadline,
@@ -218,7 +279,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 		fate:   sync.OnceValue(func() string { return masked.Field(lease.Fate()) }),
 		tests:  r.newTests(job, run.ReadOnly, masked, func() GuestFiles { return lease.Client() }),
 		points: &points{policy: r.Points, machine: lease}}
-	if r.Points == "" && r.Learn.ModeOf(r.Repository) == learn.Act {
+	if r.Points == "" && r.Mode() == learn.Act {
 		hooks.points.policy = RiskyPoints
 	}
 	if overlapping(job) {
@@ -229,7 +290,7 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
-		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served, IDToken: idToken, Images: named,
+		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served.Results, IDToken: served.IDToken, Images: named,
 		Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
 		Runner: engine.Runner{Name: "hearth-" + lease.ID()},
@@ -461,7 +522,7 @@ func (h *hooks) explained(ctx context.Context, s engine.StepInfo, res engine.Ste
 			Level:   "notice",
 			Message: hint}))
 	}
-	if r.Learn.ModeOf(r.Repository) == learn.Off {
+	if r.Mode() == learn.Off {
 		return nil
 	}
 	f := learn.Failure{Run: r.RunID, Repository: r.Repository, Workflow: r.File, JobKey: h.job.Key, Step: s.Number, Name: s.Name, Command: s.Command,

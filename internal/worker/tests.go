@@ -68,7 +68,7 @@ type tests struct {
 }
 
 func (r *Runner) newTests(job *plan.Job, stranger bool, masked *mask.Set, g func() GuestFiles) *tests {
-	if r.Learn.ModeOf(r.Repository) == learn.Off {
+	if r.Mode() == learn.Off {
 		return nil
 	}
 	ps, _ := workflow.ParsePatterns(append(append([]string(nil), ReportPatterns...), r.Tests...)) // those of settings were checked there
@@ -220,10 +220,14 @@ var errEnough = errors.New("enough was read")
 // artifacts reads the test reports among the artifacts of the job.
 func (t *tests) artifacts() *suite.Set {
 	set, r := &suite.Set{}, t.runner
-	if r.Results == nil {
-		return set
+	uploads := r.Uploads
+	if uploads == nil {
+		if r.Results == nil {
+			return set
+		}
+		uploads = r.Results
 	}
-	list, err := r.Results.Artifacts(r.Repository, r.RunID)
+	list, err := uploads.Artifacts(r.Repository, r.RunID)
 	if err != nil {
 		r.Log.Debug("no test reports: artifacts cannot be listed", "job", t.job.Key, "err", err)
 		return set
@@ -233,7 +237,7 @@ func (t *tests) artifacts() *suite.Set {
 		if a.Job != t.job.Key || a.Attempt != max(r.Attempt, 1) || !a.Zip() || a.Size > maxArtifact {
 			continue
 		}
-		f, err := r.Results.OpenArtifact(r.Repository, a)
+		f, err := uploads.OpenArtifact(r.Repository, a)
 		if err != nil {
 			continue
 		}

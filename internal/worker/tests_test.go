@@ -26,10 +26,11 @@ func (s *stove) remembering() *learn.Learner {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { st.Close() })
-	if s.Learn, err = learn.Open(s.t.Context(), st, learn.Options{}); err != nil {
+	l, err := learn.Open(s.t.Context(), st, learn.Options{})
+	if s.Learn = l; err != nil {
 		s.t.Fatal(err)
 	}
-	return s.Learn
+	return l
 }
 
 // another is the next run of the same commit.
