@@ -262,8 +262,11 @@ type site struct {
 
 const pushed = "6113728f27ae82c7b1a177c8d03f9e96e0adf246"
 
-func newSite(t *testing.T, database string) *site {
+func newSite(t *testing.T, database string) *site { t.Helper(); return newSiteWith(t, database, nil) }
+
+func newSiteWith(t *testing.T, database string, change func(*serverSettings)) *site {
 	t.Helper()
+	t.Parallel() // they wait, most of the time
 	s := &site{t: t, dir: t.TempDir(), gh: githubtest.New()}
 	t.Cleanup(s.gh.Close)
 	must := func(err error) {
@@ -285,6 +288,9 @@ runs: {using: composite, steps: [{shell: bash, run: 'cat "$GITHUB_ACTION_PATH/wo
 	l.Close()
 	s.settings = serverSettings{Dir: s.dir, Database: cmp.Or(database, filepath.Join(s.dir, "hearth.db")), Listen: l.Addr().String(), GitHub: s.gh.URL,
 		AppID: s.gh.AppID, Key: s.gh.Key(), Actions: greet, LeaseMS: 3000}
+	if change != nil {
+		change(&s.settings)
+	}
 	secret, _, err := door.OpenPasses(filepath.Join(s.dir, "passes")).Issue(door.Worker, "east", time.Hour)
 	must(err)
 	s.token = filepath.Join(s.dir, "token")
