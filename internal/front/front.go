@@ -30,9 +30,23 @@ func (s Deliveries) Record(ctx context.Context, e ci.Event, v webhook.Verdict) (
 // Pages is what the web pages show: a store as a [web.Source].
 type Pages struct{ Store *store.Store }
 
-// Runs lists the newest runs.
-func (p Pages) Runs(ctx context.Context, limit int) ([]ci.Run, error) {
-	return p.Store.Runs(ctx, store.RunFilter{Limit: limit})
+// Runs lists runs, the newest first.
+func (p Pages) Runs(ctx context.Context, q web.RunQuery) ([]ci.Run, error) {
+	f := store.RunFilter{Repository: q.Repository, Event: q.Event, Branch: q.Branch, Actor: q.Actor, Text: q.Text, Limit: q.Limit}
+	if q.Result == web.Moving {
+		f.Moving = true
+	} else {
+		f.Conclusion = ci.Conclusion(q.Result)
+	}
+	if q.After != nil {
+		f.After = &store.RunPlace{Created: q.After.Created, Number: q.After.Number, ID: q.After.ID}
+	}
+	return p.Store.Runs(ctx, f)
+}
+
+// Repositories lists those that have had runs.
+func (p Pages) Repositories(ctx context.Context, limit int) ([]string, error) {
+	return p.Store.Repositories(ctx, limit)
 }
 
 // Run reads one run.

@@ -2,12 +2,15 @@ package front
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/front/fronttest"
@@ -95,5 +98,93 @@ func TestRunPageInBrowser(t *testing.T) {
 	var wide bool
 	if phone.Eval("document.documentElement.scrollWidth > innerWidth", &wide); wide {
 		t.Error("on a phone the page is wider than the window")
+	}
+}
+
+func TestRunsInBrowser(t *testing.T) {
+	s, url := past(t)
+	b := webtest.Open(t, 1360, 1000)
+	b.Visit(url)
+	shots(b, "runs")
+	// From page to page, each run once.
+	seen := map[string]bool{}
+	for range 3 {
+		var links []string
+		b.Eval(`[...document.querySelectorAll("a.run-link")].map(a => a.href)`, &links)
+		if len(links) != 50 {
+			t.Fatalf("%d runs", len(links))
+		}
+		for _, l := range links {
+			if seen[l] {
+				t.Error("twice:", l)
+			}
+			seen[l] = true
+		}
+		b.Eval(`document.querySelector("a[rel=next]").click()`, nil)
+		b.Until(`document.readyState === "complete" && document.querySelector("a.run-link").href !== "` + links[0] + `"`)
+	}
+	b.Visit(url + "/?result=failure&repository=acme%2Fpayments")
+	var other int
+	b.Eval(`[...document.querySelectorAll("#runs tr")].filter(r => !r.innerText.includes("failure") || !r.innerText.includes("acme/payments")).length`,
+		&other)
+	if other != 0 {
+		t.Errorf("%d others", other)
+	}
+	shots(b, "runs-failed")
+	// What is new comes by itself, and the keys go through the runs.
+	b.Visit(url + "/?actor=somebody")
+	b.Until(`document.body.innerText.includes("No run is like this")`)
+	b.Visit(url)
+	b.Eval("window.untouched = true", nil)
+	for range 2 {
+		b.Eval(`document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true}))`, nil)
+	}
+	var second bool
+	b.Eval(`document.activeElement === document.querySelectorAll("a.run-link")[1]`, &second)
+	if !second {
+		t.Error("j j is not at the second run")
+	}
+	run, _, err := s.CreateRun(context.Background(), ci.Run{Repository: "acme/storefront", Workflow: "CI", File: "ci.yml", Name: "<b>Live</b>",
+		Ref: "refs/heads/main"}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := s.Recorder(context.Background(), run.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Emit(ci.Record{Type: ci.RunStarted})
+	b.Until(`document.querySelector("#runs tr").innerText.includes("<b>Live</b>") && window.untouched && document.querySelector("#icon").href.endsWith("hearth-running.svg")`)
+	if err := rec.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if errs := b.Errors(); len(errs) > 0 {
+		t.Errorf("the browser complains: %v", errs)
+	}
+	phone := webtest.Open(t, 400, 860)
+	phone.Visit(url)
+	shots(phone, "runs-phone")
+}
+
+// BenchmarkPages is how long pages take over a past of five thousand runs.
+func BenchmarkPages(b *testing.B) {
+	s, url := past(b)
+	for name, path := range map[string]string{"runs": "/", "failed": "/?result=failure", "text": "/?q=zzz", "run": "/runs/" + failed(b, s).ID,
+		"events": "/events"} {
+		b.Run(name, func(b *testing.B) {
+			var first []time.Duration
+			for b.Loop() {
+				begin := time.Now()
+				resp, err := http.Get(url + path)
+				if err != nil {
+					b.Fatal(err)
+				}
+				first = append(first, time.Since(begin))
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			slices.Sort(first)
+			b.ReportMetric(float64(first[len(first)*99/100].Microseconds())/1000, "p99-first-ms")
+		})
 	}
 }

@@ -22,6 +22,9 @@ func RawForTest(t *testing.T, path string) *sql.DB {
 // Statements splits a migration.
 var Statements = statements
 
+// RunsQuery is what [Store.Runs] asks the database.
+func RunsQuery(f RunFilter) (string, []any) { return f.query() }
+
 // LimitFailures shrinks for a test what a repository may fill with failures.
 func LimitFailures(t *testing.T, signatures, hits, lessons int) {
 	t.Helper()

@@ -84,7 +84,8 @@ func insertJob(ctx context.Context, q querier, j *ci.Job) error {
 	if err != nil {
 		return err
 	}
-	_, err = q.ExecContext(ctx, `INSERT INTO jobs (id, run_id, position, key, job, name, attempt, labels, status, conclusion, reason, infra, outputs, created, started, finished)
+	_, err = q.ExecContext(ctx,
+		`INSERT INTO jobs (id, run_id, position, key, job, name, attempt, labels, status, conclusion, reason, infra, outputs, created, started, finished)
 		VALUES ($1,$2,(SELECT COUNT(*) FROM jobs WHERE run_id = $2),$3,$4,$5,$6,$7,$8,$9,$10,0,'',$11,$12,$13)`,
 		j.ID, j.RunID, clean(j.Key), clean(j.Job), clean(j.Name), j.Attempt, string(labels), string(j.Status), string(j.Conclusion),
 		clean(j.Reason), millis(j.Created), millis(j.Started), millis(j.Finished))
@@ -113,14 +114,28 @@ type RunFilter struct {
 	Status     ci.Status
 	Conclusion ci.Conclusion
 	EventID    string
+	Actor      string
+	Moving     bool      // not completed
+	Branch     string    // or tag, or ref, by its name
+	Text       string    // in the run's name, workflow, branch or repository, or the beginning of its commit; of the last maxRunsSearched runs
 	Before     time.Time // created before
+	After      *RunPlace // in the list
 	Limit      int       // 0: 50
 }
 
-// Runs lists runs, the newest first.
-func (s *Store) Runs(ctx context.Context, f RunFilter) ([]ci.Run, error) {
+// RunPlace is a run's place in the list of all: where the next page begins.
+type RunPlace struct {
+	Created time.Time
+	Number  int64
+	ID      string
+}
+
+// maxRunsSearched is among how many runs, the newest, a text is looked for.
+const maxRunsSearched = 20_000
+
+// query is the list's.
+func (f RunFilter) query() (query string, args []any) {
 	var where []string
-	var args []any
 	add := func(cond string, v any) {
 		args = append(args, v)
 		where = append(where, strings.ReplaceAll(cond, "?", fmt.Sprintf("$%d", len(args))))
@@ -149,10 +164,32 @@ func (s *Store) Runs(ctx context.Context, f RunFilter) ([]ci.Run, error) {
 	if f.EventID != "" {
 		add("event_id = ?", f.EventID)
 	}
+	if f.Actor != "" {
+		add("actor = ?", f.Actor)
+	}
+	if f.Moving {
+		where = append(where, "status IN ('queued', 'in_progress')")
+	}
+	if f.Branch != "" {
+		args = append(args, f.Branch, "refs/heads/"+f.Branch, "refs/tags/"+f.Branch)
+		where = append(where, fmt.Sprintf("ref IN ($%d, $%d, $%d)", len(args)-2, len(args)-1, len(args)))
+	}
+	if f.Text != "" {
+		text := strings.ToLower(f.Text)
+		add(`(LOWER(name) LIKE ? ESCAPE '\' OR LOWER(workflow) LIKE ? ESCAPE '\' OR LOWER(ref) LIKE ? ESCAPE '\' OR LOWER(repository) LIKE ? ESCAPE '\')`,
+			like(text))
+		args = append(args, strings.TrimPrefix(like(text), "%"), maxRunsSearched)
+		where[len(where)-1] = fmt.Sprintf(`(%s OR sha LIKE $%d ESCAPE '\')
+			AND created >= COALESCE((SELECT created FROM runs ORDER BY created DESC LIMIT 1 OFFSET $%d), 0)`, where[len(where)-1], len(args)-1, len(args))
+	}
 	if !f.Before.IsZero() {
 		add("created < ?", millis(f.Before))
 	}
-	query := `SELECT ` + runColumns + ` FROM runs`
+	if a := f.After; a != nil {
+		args = append(args, millis(a.Created), a.Number, a.ID)
+		where = append(where, fmt.Sprintf("(created, number, id) < ($%d, $%d, $%d)", len(args)-2, len(args)-1, len(args)))
+	}
+	query = `SELECT ` + runColumns + ` FROM runs`
 	if len(where) > 0 {
 		query += ` WHERE ` + strings.Join(where, " AND ")
 	}
@@ -160,10 +197,33 @@ func (s *Store) Runs(ctx context.Context, f RunFilter) ([]ci.Run, error) {
 		f.Limit = 50
 	}
 	args = append(args, f.Limit)
-	query += fmt.Sprintf(` ORDER BY created DESC, number DESC, id DESC LIMIT $%d`, len(args))
+	return query + fmt.Sprintf(` ORDER BY created DESC, number DESC, id DESC LIMIT $%d`, len(args)), args
+}
+
+// Runs lists runs, the newest first.
+func (s *Store) Runs(ctx context.Context, f RunFilter) ([]ci.Run, error) {
+	query, args := f.query()
 	out, err := collect(ctx, s.read, func(r *sql.Rows) (ci.Run, error) { return scanRun(r) }, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("store: runs: %w", err)
+	}
+	return out, nil
+}
+
+// Repositories lists those that have had runs, by name, at most so many.
+func (s *Store) Repositories(ctx context.Context, limit int) ([]string, error) {
+	// Each is the next in the index, whatever the number of its runs.
+	var out []string
+	for last := ""; len(out) < limit; {
+		var next sql.NullString
+		if err := s.read.QueryRowContext(ctx, `SELECT MIN(repository) FROM runs WHERE repository > $1`, last).Scan(&next); err != nil {
+			return nil, fmt.Errorf("store: repositories: %w", err)
+		}
+		if !next.Valid {
+			break
+		}
+		last = next.String
+		out = append(out, last)
 	}
 	return out, nil
 }

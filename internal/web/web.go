@@ -113,7 +113,10 @@ type Event struct {
 
 // Source is where the pages' facts come from.
 type Source interface {
-	Runs(ctx context.Context, limit int) ([]ci.Run, error)
+	// Runs lists runs, the newest first.
+	Runs(ctx context.Context, q RunQuery) ([]ci.Run, error)
+	// Repositories lists those that have had runs, by name.
+	Repositories(ctx context.Context, limit int) ([]string, error)
 	Run(ctx context.Context, id string) (ci.Run, error)
 	// Records returns a run's records without log lines, after a sequence number.
 	Records(ctx context.Context, runID string, after int64, limit int) ([]ci.Record, error)
@@ -313,6 +316,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.Handle("GET /static/", http.StripPrefix("/static/", secure(http.FileServerFS(files))))
 	page := func(h http.HandlerFunc) http.Handler { return secure(s.member(s.bounded(s.rendered, h))) }
 	mux.Handle("GET /{$}", page(s.runs))
+	mux.Handle("GET /runs/events", secure(s.member(s.bounded(s.streams, s.runsLive))))
 	mux.Handle("GET /events", page(s.deliveries))
 	mux.Handle("GET /runs/{id}", page(s.run))
 	mux.Handle("GET /runs/{id}/events", secure(s.member(s.bounded(s.streams, s.events))))
@@ -384,20 +388,6 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.Error("page", "path", r.URL.Path, "err", err)
 	s.render(w, http.StatusInternalServerError, "error.html",
 		map[string]any{"Title": "Error", "Text": "The record could not be read. The server's log says why.", "Version": s.version, "Login": s.login != nil})
-}
-
-func (s *Server) runs(w http.ResponseWriter, r *http.Request) {
-	runs, err := s.source.Runs(r.Context(), 100)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	moving := false
-	for _, run := range runs {
-		moving = moving || run.Status != ci.Completed
-	}
-	s.render(w, http.StatusOK, "runs.html", map[string]any{"Title": "Runs", "Runs": runs, "Refresh": moving, "Version": s.version,
-		"Login": s.login != nil, "Icon": ""})
 }
 
 // deliveries lists what GitHub delivered, and what came of it: where to look
@@ -600,25 +590,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	key := r.URL.Query().Get("job")
 	n, err := strconv.ParseInt(r.URL.Query().Get("line"), 10, 64)
 	follow := err == nil && n >= 0 && key != ""
-	out := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusOK)
 	changed, stop := s.source.Watch(id)
 	defer stop()
-	send := func(event string, data []byte) error {
-		out.SetWriteDeadline(time.Now().Add(writeTime))
-		var e bytes.Buffer
-		fmt.Fprintf(&e, "event: %s\n", event)
-		for line := range bytes.Lines(data) {
-			fmt.Fprintf(&e, "data: %s\n", bytes.TrimRight(line, "\r\n"))
-		}
-		e.WriteByte('\n')
-		if _, err := w.Write(e.Bytes()); err != nil {
-			return err
-		}
-		return out.Flush()
-	}
+	send := sender(w)
 	// Changes come in bursts: one look at the record serves all of a moment. And
 	// a server on another host wakes nobody here, hence the slow second look.
 	slow := time.NewTicker(2 * time.Second)
@@ -676,6 +650,27 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
+	}
+}
+
+// sender begins an answer that is a stream of events, and returns what sends one.
+func sender(w http.ResponseWriter) func(event string, data []byte) error {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	out := http.NewResponseController(w)
+	return func(event string, data []byte) error {
+		out.SetWriteDeadline(time.Now().Add(writeTime))
+		var e bytes.Buffer
+		fmt.Fprintf(&e, "event: %s\n", event)
+		for line := range bytes.Lines(data) {
+			fmt.Fprintf(&e, "data: %s\n", bytes.TrimRight(line, "\r\n"))
+		}
+		e.WriteByte('\n')
+		if _, err := w.Write(e.Bytes()); err != nil {
+			return err
+		}
+		return out.Flush()
 	}
 }
 

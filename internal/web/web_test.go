@@ -31,7 +31,9 @@ type memory struct {
 	broken  error
 }
 
-func (m *memory) Runs(context.Context, int) ([]ci.Run, error) {
+func (m *memory) Repositories(context.Context, int) ([]string, error) { return []string{"o/r"}, nil }
+
+func (m *memory) Runs(context.Context, RunQuery) ([]ci.Run, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]ci.Run(nil), m.runs...), m.broken
