@@ -7,6 +7,7 @@ func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.runCommand(),
 		a.serveCommand(),
+		a.workerCommand(),
 		a.eventsCommand(),
 		a.approveCommand(),
 		a.runsCommand(),

@@ -20,18 +20,22 @@ import (
 // the test that runs it, so that a command that is written into a document
 // without being run anywhere fails this test.
 var runElsewhere = map[string]string{
-	"hearth serve --config hearth.json":                            "serve_test.go",
-	"hearth vm run --explain -- make":                              "testdata/script/vm.txtar", // of what fails
-	"hearth debug":                                                 "testdata/script/debug.txtar",
-	"hearth debug RUN -- ls -la":                                   "testdata/script/debug.txtar",
-	"hearth debug RUN --retry":                                     "testdata/script/debug.txtar",
-	"hearth debug RUN --rewind":                                    "testdata/script/debug.txtar",
-	"hearth debug RUN --run fixed.sh":                              "testdata/script/debug.txtar",
-	"hearth debug RUN --continue":                                  "testdata/script/debug.txtar",
-	"hearth image build --recipe ubuntu-24.04":                     "testdata/script/ubuntu.txtar",
-	"hearth image build --tools node@20,go@1.24":                   "testdata/script/toolcache.txtar",
-	"hearth image import docker://ghcr.io/acme/ci:1.2 --name acme": "testdata/script/import.txtar", // of archives: tests have no registry of the world's
-	"hearth run -P ubuntu-latest=acme":                             "testdata/script/import.txtar",
+	"hearth serve --config hearth.json":                                                                            "serve_test.go",
+	"hearth token --worker --subject east-1 > east-1.token":                                                        "testdata/script/worker.txtar",
+	"hearth token --revoke ID":                                                                                     "testdata/script/worker.txtar",
+	"hearth doctor --server https://hearth.example.org --token-file east-1.token":                                  "worker_test.go", // which has a server
+	"hearth worker --server https://hearth.example.org --token-file east-1.token --labels gpu,group:big --slots 4": "worker_test.go",
+	"hearth vm run --explain -- make":                                                                              "testdata/script/vm.txtar", // of what fails
+	"hearth debug":                                                                                                 "testdata/script/debug.txtar",
+	"hearth debug RUN -- ls -la":                                                                                   "testdata/script/debug.txtar",
+	"hearth debug RUN --retry":                                                                                     "testdata/script/debug.txtar",
+	"hearth debug RUN --rewind":                                                                                    "testdata/script/debug.txtar",
+	"hearth debug RUN --run fixed.sh":                                                                              "testdata/script/debug.txtar",
+	"hearth debug RUN --continue":                                                                                  "testdata/script/debug.txtar",
+	"hearth image build --recipe ubuntu-24.04":                                                                     "testdata/script/ubuntu.txtar",
+	"hearth image build --tools node@20,go@1.24":                                                                   "testdata/script/toolcache.txtar",
+	"hearth image import docker://ghcr.io/acme/ci:1.2 --name acme":                                                 "testdata/script/import.txtar", // of archives: tests have no registry of the world's
+	"hearth run -P ubuntu-latest=acme":                                                                             "testdata/script/import.txtar",
 }
 
 // documents are the files whose sh blocks are commands.

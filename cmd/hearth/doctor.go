@@ -21,6 +21,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/git"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/pool"
+	"github.com/hearth-ci/hearth/internal/remote"
 	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/drivers"
 	"github.com/hearth-ci/hearth/internal/vm/firecracker"
@@ -65,14 +66,21 @@ func (e *examination) fault(name, fix, format string, args ...any) {
 
 func (a *app) doctorCommand() *cobra.Command {
 	var asJSON bool
+	var server, token string
 	c := &cobra.Command{
 		Use: "doctor", Short: "Say what this machine can do, why, and how to mend what it cannot", Args: cobra.NoArgs,
 		Long: `Say what this machine can do and why, with the command that mends each fault.
 Whether KVM works is found out by booting a guest, once; the verdict is kept.
 
+With --server it asks that server, as hearth worker would: whether it answers, speaks
+the same version, knows the token, and has the same time.
+
 Exit code: 0 machines can run here, 3 they cannot.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			e := a.examine(c.Context())
+			if server != "" {
+				a.examineServer(c.Context(), e, server, token)
+			}
 			if c.Context().Err() != nil {
 				return &exit{exitCancelled, context.Cause(c.Context())}
 			}
@@ -92,6 +100,8 @@ Exit code: 0 machines can run here, 3 they cannot.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	c.Flags().StringVar(&server, "server", "", "whether a worker here could run jobs of the server at this `URL`, too")
+	c.Flags().StringVar(&token, "token-file", a.getenv("HEARTH_TOKEN_FILE"), "`file` with the worker's token")
 	return c
 }
 
@@ -164,6 +174,29 @@ func (a *app) examine(ctx context.Context) *examination {
 	examineMemory(e)
 	examineDisk(e, dirs)
 	return e
+}
+
+// examineServer asks a server as a worker would.
+func (a *app) examineServer(ctx context.Context, e *examination, server, token string) {
+	c, err := connect(server, token, remote.ClientConfig{Log: a.log()})
+	if err != nil {
+		e.fault("server", "give --server https://HOST and --token-file FILE", "%v", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	asked := time.Now()
+	hello, err := c.Hello(ctx)
+	if err != nil {
+		e.fault("server", "look at what the server's log says", "%s: %v", server, err)
+		return
+	}
+	took := time.Since(asked)
+	e.ok("server", "%s answers in %v: hearth %s, protocol %d (ours is %d); the token is that of %s", server, took.Round(time.Millisecond), hello.Version, hello.Protocol,
+		remote.Protocol, hello.Worker)
+	if d := hello.Time.Sub(asked.Add(took / 2)); d.Abs() > remote.Skew {
+		e.fault("clock", "set the clock (timedatectl set-ntp true)", "the server's clock differs by %v: jobs are refused beyond %v", d.Round(time.Second), remote.Skew)
+	}
 }
 
 func systemName() string {

@@ -107,7 +107,7 @@ func theirs(ctx context.Context, dir string, names ...string) bool {
 // read takes from a repository what an event is made of.
 func (p *project) read(ctx context.Context, r *git.Repository) error {
 	p.git, p.sha, p.branch = true, r.Head, r.Branch
-	p.repository, p.server = remote(r.Origin, p.server)
+	p.repository, p.server = repositoryAt(r.Origin, p.server)
 	if d := r.DefaultBranch(ctx); d != "" {
 		p.def = d
 	} else if p.branch == "master" {
@@ -121,8 +121,8 @@ func (p *project) read(ctx context.Context, r *git.Repository) error {
 
 var scpLike = regexp.MustCompile(`^(?:[\w.-]+@)?([\w.-]+):(.+)$`)
 
-// remote takes owner/name and the server out of a remote's address.
-func remote(address, server string) (string, string) {
+// repositoryAt takes owner/name and the server out of a remote's address.
+func repositoryAt(address, server string) (string, string) {
 	host, path := "", ""
 	if u, err := url.Parse(address); err == nil && u.Host != "" {
 		host, path = u.Hostname(), u.Path

@@ -31,11 +31,13 @@ import (
 	"github.com/hearth-ci/hearth/internal/history"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/machine"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/prompt"
 	"github.com/hearth-ci/hearth/internal/queue"
 	"github.com/hearth-ci/hearth/internal/registry"
+	"github.com/hearth-ci/hearth/internal/remote"
 	"github.com/hearth-ci/hearth/internal/store"
 	"github.com/hearth-ci/hearth/internal/vm/jail"
 	"github.com/hearth-ci/hearth/internal/web"
@@ -65,6 +67,9 @@ are app_id, app_key_file and HEARTH_WEBHOOK_SECRET. The setting repositories say
 which are served; deliveries of others are refused. Without an App there are the
 pages and the API only. The pages want a login as soon as others may reach them
 (an App, or an address that is not loopback): hearth token --login makes one.
+
+Workers on other hosts (hearth worker) take jobs, too; the setting "jobs":
+"elsewhere" leaves all of them to those.
 
 The first SIGTERM or Ctrl-C takes nothing new, lets jobs end for half a minute
 and leaves the others in the queue for the next start; the second ends it at once,
@@ -210,21 +215,22 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return usage("learn: %v", err)
 	}
 	a.walls = &jail.Policy{Require: cfg.Jail == config.JailRequire, UIDBase: cfg.UIDBase}
-	boots, err := a.serverImages(ctx, dirs, cfg)
-	if err != nil {
-		return err
-	}
-	machines, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, image: boots.Default,
-		cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm,
-		max: cfg.Machines})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closePool(machines)) }()
-	atOnce := cfg.Machines
-	if atOnce == 0 {
-		means := machines.Stats().Means
-		atOnce = max(min(means.CPUs/cfg.CPUs, means.MemoryMiB/cfg.MemoryMiB), 1)
+	var boots serverImages
+	var machines machine.Host = nowhere{}
+	var imageFor func(labels []string) (id, remark string, err error)
+	if cfg.Jobs != config.JobsElsewhere {
+		if boots, err = a.serverImages(ctx, dirs, cfg); err != nil {
+			return err
+		}
+		imageFor = boots.forLabels
+		here, err := a.machines(ctx, dirs, machineOptions{driver: cfg.Driver, image: boots.Default,
+			cpus: cfg.CPUs, memoryMiB: cfg.MemoryMiB, diskMiB: cfg.DiskMiB, warm: cfg.Warm,
+			max: cfg.Machines})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closePool(here)) }()
+		machines = here
 	}
 	server := github.ServerOf(cfg.GitHubURL)
 	// Without credentials, and apart from the mirrors of `hearth run`, which may have
@@ -239,8 +245,9 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	d, err := dispatch.New(dispatch.Config{
 		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
 		URL:  cfg.URL,
-		Host: machines, Image: boots.forLabels, Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
-		Package: prompt.Package, Machines: atOnce, Policy: cfg.Policy, Secrets: secrets, Vars: vars,
+		Host: machines, Elsewhere: cfg.Jobs == config.JobsElsewhere, Image: imageFor,
+		Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,
+		Package: prompt.Package, Machines: atOnce(cfg, machines.Stats().Means), Policy: cfg.Policy, Secrets: secrets, Vars: vars,
 		Actions: resolver, Shells: image.Shells(), Learn: learner, Results: kept, Registry: images, OIDC: issuer, Grace: serveGrace, Log: log,
 	})
 	if err != nil {
@@ -286,6 +293,10 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	web.New(pages).Register(mux)
 	vms.Register(mux)
+	remote.NewServer(remote.Config{Desk: d.Desk(), LastSent: s.LastSent, Version: version, Log: log, Check: func(token string) (string, error) {
+		p, err := passes.CheckWorker(token)
+		return p.Subject, err
+	}}).Register(mux)
 	issuer.Register(mux, oidcPath)                    // for everybody: relying parties have no login
 	doors, err := door.SameOrigin(base, mux, "/api/") // which answers in its own words
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -40,9 +41,17 @@ type served struct {
 // serve starts `hearth serve` and waits until it serves.
 func (p *place) serve(gh *githubtest.Server) *served {
 	p.t.Helper()
+	return p.serveWith(gh, nil)
+}
+
+// serveWith does so with further settings.
+func (p *place) serveWith(gh *githubtest.Server, more map[string]any) *served {
+	p.t.Helper()
 	key, file := filepath.Join(p.home, "app.pem"), filepath.Join(p.home, "hearth.json")
-	settings, err := json.Marshal(map[string]any{"listen": "127.0.0.1:0", "app_id": gh.AppID, "app_key_file": key, "github_url": gh.URL, "cpus": 1,
-		"memory_mib": 512, "machines": 1, "repositories": []string{"octo/*"}})
+	all := map[string]any{"listen": "127.0.0.1:0", "app_id": gh.AppID, "app_key_file": key, "github_url": gh.URL, "cpus": 1,
+		"memory_mib": 512, "machines": 1, "repositories": []string{"octo/*"}}
+	maps.Copy(all, more)
+	settings, err := json.Marshal(all)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -58,6 +67,14 @@ func (p *place) serve(gh *githubtest.Server) *served {
 	}
 	s := &served{t: p.t, cmd: p.command("serve", "--config", file), people: &http.Client{Jar: jar}}
 	s.cmd.Env = append(s.cmd.Env, "HEARTH_WEBHOOK_SECRET="+serveSecret)
+	s.begin("hearth serves ")
+	return s
+}
+
+// begin starts the command and waits until it says that it is ready, with its URL.
+func (s *served) begin(says string) {
+	p := s
+	p.t.Helper()
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
 		p.t.Fatal(err)
@@ -73,7 +90,7 @@ func (p *place) serve(gh *githubtest.Server) *served {
 			s.mu.Lock()
 			s.stderr.WriteString(lines.Text() + "\n")
 			s.mu.Unlock()
-			if url, ok := strings.CutPrefix(lines.Text(), "hearth serves "); ok {
+			if url, ok := strings.CutPrefix(lines.Text(), says); ok {
 				ready <- url
 			}
 		}
@@ -84,9 +101,8 @@ func (p *place) serve(gh *githubtest.Server) *served {
 	case <-time.After(10 * time.Minute): // an image may have to be built
 	}
 	if s.url == "" {
-		p.t.Fatalf("it does not serve:\n%s", s.said())
+		p.t.Fatalf("it does not come to say %q:\n%s", says, s.said())
 	}
-	return s
 }
 
 func (s *served) said() string {

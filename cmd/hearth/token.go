@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,10 +18,19 @@ import (
 	"github.com/hearth-ci/hearth/internal/door"
 )
 
+// How long a worker's token is good for, and may be.
+const (
+	workerTTL    = 90 * 24 * time.Hour
+	maxWorkerTTL = 400 * 24 * time.Hour
+)
+
+// workerName is what a worker may be called: its name is part of others.
+var workerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
 func (a *app) tokenCommand() *cobra.Command {
 	var ttl time.Duration
 	var who, vm, file, revoke string
-	var admin, login, list bool
+	var admin, login, worker, list bool
 	c := &cobra.Command{
 		Use: "token", Short: "Let somebody in to hearth serve: a token for its HTTP API, a link to its pages", Args: cobra.NoArgs,
 		Long: `Make a bearer token for the HTTP API of hearth serve, signed with the secret that the
@@ -30,11 +40,18 @@ Its bearer sees the machines of its subject, with --admin everybody's.
   export HEARTH_JWT_SECRET=$(openssl rand -hex 32)
   curl -H "Authorization: Bearer $(hearth token)" http://127.0.0.1:8787/api/vms
 
+With --worker it prints a token for a hearth worker on another host, good for 90
+days unless --ttl says otherwise. Any number of them are good at once: give a worker
+the new one, then take the old one back.
+
 With --login it prints a link to the pages, which works once, for ten minutes. With
 --list it lists what was given out and is still good, with --revoke ID it takes that
-back, at once. These three want the server's state directory: run them on its
+back, at once. These four want the server's state directory: run them on its
 machine, as its user.`,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
+			if worker && !c.Flags().Changed("ttl") {
+				ttl = workerTTL
+			}
 			cfg, err := config.Load(file, a.getenv)
 			if err != nil {
 				return usage("%v", err)
@@ -54,6 +71,20 @@ machine, as its user.`,
 					return &exit{exitInfrastructure, err}
 				}
 				_, err = fmt.Fprintf(a.err, "%s %s is not good any more\n", p.Kind, board.Clean(p.ID))
+				return err
+			case worker:
+				if ttl <= 0 || ttl > maxWorkerTTL {
+					return usage("--ttl %v: a worker's token is good for %v at most", ttl, maxWorkerTTL)
+				}
+				if !workerName.MatchString(who) {
+					return usage("--subject %q: a worker's name is letters, digits, and . _ - between them", who)
+				}
+				secret, p, err := passes.Issue(door.Worker, who, ttl)
+				if err != nil {
+					return &exit{exitInfrastructure, err}
+				}
+				fmt.Fprintf(a.err, "worker's token %s for %s, good until %s\n", p.ID, who, p.Expires.Local().Format("2006-01-02 15:04"))
+				_, err = fmt.Fprintln(a.out, secret)
 				return err
 			case login:
 				secret, _, err := passes.Issue(door.Link, who, door.LinkTime)
@@ -83,10 +114,11 @@ machine, as its user.`,
 	f.StringVar(&vm, "vm", "", "good for this VM alone")
 	f.BoolVar(&admin, "admin", false, "good for the machines of all subjects")
 	f.BoolVar(&login, "login", false, "print a link to the pages instead")
+	f.BoolVar(&worker, "worker", false, "print a token for a worker on another host instead")
 	f.BoolVar(&list, "list", false, "list the tokens and logins that are good, and those taken back")
 	f.StringVar(&revoke, "revoke", "", "take back the token or login of this `ID` (a token's is its jti)")
 	f.StringVar(&file, "config", a.getenv("HEARTH_CONFIG"), "configuration file of the server")
-	c.MarkFlagsMutuallyExclusive("login", "list", "revoke", "admin", "vm")
+	c.MarkFlagsMutuallyExclusive("login", "worker", "list", "revoke", "admin", "vm")
 	return c
 }
 

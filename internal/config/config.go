@@ -140,6 +140,9 @@ type Config struct {
 	// UIDBase is the first of the 4096 users that machines have, one each, where
 	// hearth runs as root; 0 is 1900000000. No account may be among them.
 	UIDBase int `json:"uid_base"`
+	// Jobs is "here", where this server runs jobs beside its workers on other hosts, or
+	// "elsewhere", where those run all of them and it makes no machine.
+	Jobs string `json:"jobs"`
 	// Machines is how many run at once; 0 asks the machine.
 	Machines int `json:"machines"`
 	// Warm is how many machines wait ready.
@@ -179,6 +182,12 @@ const MinDisk = 256
 const (
 	UnknownUbuntu = "ubuntu"
 	UnknownRefuse = "refuse"
+)
+
+// What Jobs may be; "" is the first.
+const (
+	JobsHere      = "here"
+	JobsElsewhere = "elsewhere"
 )
 
 // What Jail may be.
@@ -380,6 +389,11 @@ func (c Config) Validate() error {
 	case "", UnknownUbuntu, UnknownRefuse:
 	default:
 		bad("unknown_labels %q: want %s or %s", c.UnknownLabels, UnknownUbuntu, UnknownRefuse)
+	}
+	switch c.Jobs {
+	case "", JobsHere, JobsElsewhere:
+	default:
+		bad("jobs %q: want %s or %s", c.Jobs, JobsHere, JobsElsewhere)
 	}
 	switch c.Jail {
 	case JailRequire, JailBest:
