@@ -90,7 +90,7 @@ var layers = map[string]layer{
 	"prompt":          {ours: []string{"workflow", "expr"}},
 	"dispatch":        {ours: []string{"ci", "board", "expr", "launch", "ledger", "workflow", "plan", "engine", "action", "source", "conduct", "desk", "worker", "queue", "store", "learn", "forge", "git", "oidc", "registry", "results", "webhook", "network", "image", "machine", "config"}},
 	"front/fronttest": {ours: []string{"ci", "learn", "store", "suite"}},
-	"front":           {ours: []string{"ci", "results", "store", "web", "webhook"}},
+	"front":           {ours: []string{"ci", "learn", "results", "store", "web", "webhook"}},
 	"conduct":         {ours: []string{"ci", "expr", "mask", "plan"}},
 	"desk":            {ours: []string{"ci", "conduct", "queue", "worker"}},
 	"worker":          {ours: []string{"ci", "conduct", "expr", "machine", "mask", "workflow", "plan", "engine", "guest", "learn", "action", "network", "oidc", "registry", "results", "suite", "archive"}},

@@ -287,7 +287,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
-	pages := web.Config{Source: front.Pages{Store: s}, Artifacts: front.Artifacts{Results: kept}, Version: version, Log: log}
+	pages := web.Config{Source: front.Pages{Store: s}, Artifacts: front.Artifacts{Results: kept}, Insight: front.NewInsight(s, learner),
+		Version: version, Log: log}
 	if cfg.Login == "always" || app != nil || !door.Loopback(listener.Addr()) || !door.LoopbackName(base.Hostname()) {
 		pages.Login = &door.Login{Passes: passes, Secure: base.Scheme == "https", TTL: time.Duration(cfg.LoginTTL)}
 	}

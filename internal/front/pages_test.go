@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,9 +23,9 @@ import (
 // past is the pages of a server with a long past.
 func past(t testing.TB) (*store.Store, string) {
 	t.Helper()
-	s, _ := fronttest.Open(t, fronttest.Runs)
+	s, l := fronttest.Open(t, fronttest.Runs)
 	mux := http.NewServeMux()
-	web.New(web.Config{Source: Pages{Store: s}, Version: "test", Log: slog.New(slog.DiscardHandler)}).Register(mux)
+	web.New(web.Config{Source: Pages{Store: s}, Insight: NewInsight(s, l), Version: "test", Log: slog.New(slog.DiscardHandler)}).Register(mux)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return s, server.URL
@@ -170,7 +171,9 @@ func TestRunsInBrowser(t *testing.T) {
 func BenchmarkPages(b *testing.B) {
 	s, url := past(b)
 	for name, path := range map[string]string{"runs": "/", "failed": "/?result=failure", "text": "/?q=zzz", "run": "/runs/" + failed(b, s).ID,
-		"events": "/events"} {
+		"events":     "/events",
+		"repository": "/repository?name=acme/storefront",
+		"step":       "/repository?name=acme/storefront&workflow=.github/workflows/ci.yml&job=build&step=Build"} {
 		b.Run(name, func(b *testing.B) {
 			var first []time.Duration
 			for b.Loop() {
@@ -186,5 +189,32 @@ func BenchmarkPages(b *testing.B) {
 			slices.Sort(first)
 			b.ReportMetric(float64(first[len(first)*99/100].Microseconds())/1000, "p99-first-ms")
 		})
+	}
+}
+
+func TestRepositoryInBrowser(t *testing.T) {
+	_, url := past(t)
+	b := webtest.Open(t, 1360, 1500)
+	b.Visit(url + "/repositories")
+	b.Eval(`[...document.querySelectorAll("main a")].find(a => a.innerText === "acme/storefront").click()`, nil)
+	b.Until(`document.querySelector("h1").innerText === "acme/storefront"`)
+	shots(b, "repository")
+	var figures, rows, circles int
+	b.Eval(`document.querySelectorAll("figure.trend svg").length`, &figures)
+	b.Eval(`document.querySelectorAll(".parts tbody tr").length`, &rows)
+	if figures != 4 || rows < 10 {
+		t.Errorf("%d figures, %d steps", figures, rows)
+	}
+	if text := b.Text(); !strings.Contains(text, "adds the tax once") || !strings.Contains(text, "before since") {
+		t.Error(text)
+	}
+	b.Eval(`[...document.querySelectorAll(".parts a")].find(a => a.innerText === "Build").click()`, nil)
+	b.Until(`document.querySelector("h2").innerText.endsWith("build › Build")`)
+	shots(b, "step")
+	if b.Eval(`document.querySelectorAll("figure.trend circle.ok").length`, &circles); circles < 100 {
+		t.Errorf("%d executions", circles)
+	}
+	if errs := b.Errors(); len(errs) > 0 {
+		t.Errorf("the browser complains: %v", errs)
 	}
 }

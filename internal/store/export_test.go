@@ -25,6 +25,9 @@ var Statements = statements
 // RunsQuery is what [Store.Runs] asks the database.
 func RunsQuery(f RunFilter) (string, []any) { return f.query() }
 
+// TrendQuery is what [Store.Trend] asks the database.
+func TrendQuery(p Place, limit int) (string, []any) { return p.trend(limit) }
+
 // LimitFailures shrinks for a test what a repository may fill with failures.
 func LimitFailures(t *testing.T, signatures, hits, lessons int) {
 	t.Helper()

@@ -80,8 +80,12 @@ func (s *Store) Predictions(ctx context.Context, runID string) ([]Prediction, er
 // ClosedPredictions lists a repository's predictions ("": of all) whose outcome
 // is known and counts, the newest first.
 func (s *Store) ClosedPredictions(ctx context.Context, repository string, limit int) ([]Prediction, error) {
+	of := `$1 = ''`
+	if repository != "" {
+		of = `repository = $1` // by itself, or no index would serve it
+	}
 	out, err := collect(ctx, s.read, scanPrediction, `SELECT `+predictionColumns+` FROM predictions
-		WHERE ($1 = '' OR repository = $1) AND closed > 0 AND failed >= 0 ORDER BY closed DESC, id LIMIT $2`, clean(repository), limit)
+		WHERE `+of+` AND closed > 0 AND failed >= 0 ORDER BY closed DESC, id LIMIT $2`, clean(repository), limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: predictions: %w", err)
 	}

@@ -31,7 +31,7 @@ func TestConformance(t *testing.T) {
 			{"attempt fence", testAttemptFence}, {"step retry", testStepRetry}, {"taken up again", testTakenUpAgain}, {"matrix cell late", testLateCell},
 			{"hostile text", testHostileText}, {"no conclusion", testNoConclusion},
 			{"log windows", testLogWindows},
-			{"run lists", testRunLists},
+			{"run lists", testRunLists}, {"trends", testTrends},
 			{"cursor order", testCursorOrder}, {"learn once", testLearnOnce}, {"queue", testQueueTable},
 			{"predictions", testPredictions}, {"folded predictions", testFoldedPredictions}, {"signatures", testSignatures}, {"lessons", testLessons},
 			{"decisions", testDecisions},

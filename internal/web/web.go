@@ -49,6 +49,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -161,15 +162,18 @@ type Config struct {
 	Source Source
 	// Artifacts are shown with their runs; nil is none.
 	Artifacts Artifacts
-	Login     *door.Login // nil asks nobody who they are
-	Version   string
-	Log       *slog.Logger
+	// Insight makes pages about repositories; nil is none.
+	Insight Insight
+	Login   *door.Login // nil asks nobody who they are
+	Version string
+	Log     *slog.Logger
 }
 
 // Server serves the pages.
 type Server struct {
 	source    Source
 	artifacts Artifacts
+	insight   Insight
 	login     *door.Login
 	log       *slog.Logger
 	pages     *template.Template
@@ -213,14 +217,22 @@ func New(cfg Config) *Server {
 		"percents":  func(thousandth float64) string { return strconv.FormatFloat(thousandth/10, 'f', 2, 64) + "%" },
 		"mul":       func(a, b int) int { return a * b },
 		"add":       func(a, b int) int { return a + b },
-		"ago":       func(t time.Time) string { return ago(t, time.Now()) },
-		"line":      func(r row, job string, times bool) lineView { return lineView{r, job, times} },
-		"tone":      tone,
-		"parts":     parts,
-		"scale":     func(p, width float64) float64 { return min(max(p, 0), 1) * width },
-		"minus":     func(a, b float64) float64 { return a - b },
-		"when":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"iso":       func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"plot":      func(share, from, by float64) float64 { return from + min(max(share, 0), 1)*by },
+		"share":     func(n, of int) float64 { return float64(n) / float64(max(of, 1)) },
+		"seconds":   func(n float64) string { return board.Short(time.Duration(min(max(n, 0), 1e8) * float64(time.Second))) },
+		"jobid":     func(key string) string { id, _, _ := strings.Cut(key, " ("); return id },
+		"recentOf":  recentOf,
+		"recentSays": func(s string) string {
+			return fmt.Sprintf("%d of the last %d failed", len(slices.DeleteFunc(recentOf(s), func(c string) bool { return c != "bad" })), len(recentOf(s)))
+		},
+		"ago":   func(t time.Time) string { return ago(t, time.Now()) },
+		"line":  func(r row, job string, times bool) lineView { return lineView{r, job, times} },
+		"tone":  tone,
+		"parts": parts,
+		"scale": func(p, width float64) float64 { return min(max(p, 0), 1) * width },
+		"minus": func(a, b float64) float64 { return a - b },
+		"when":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"sha": func(s string) string {
 			if len(s) > 8 {
 				return s[:8]
@@ -237,7 +249,7 @@ func New(cfg Config) *Server {
 		},
 	}).ParseFS(templates, "templates/*.html"))
 	return &Server{
-		source: cfg.Source, artifacts: cfg.Artifacts, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
+		source: cfg.Source, artifacts: cfg.Artifacts, insight: cfg.Insight, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
 		streams: door.NewSlots(maxStreams, clientStreams), rendered: door.NewSlots(maxPages, clientPages), logs: door.NewSlots(maxLogs, clientLogs),
 		raw: maxRaw,
 	}
@@ -247,6 +259,18 @@ func New(cfg Config) *Server {
 type bar struct {
 	*ci.Prediction
 	Width float64
+}
+
+// recentOf are the classes of how a test ended lately, the newest at the end.
+func recentOf(s string) (out []string) {
+	for _, c := range s[max(0, len(s)-31):] {
+		class := "ok"
+		if c == 'F' {
+			class = "bad"
+		}
+		out = append(out, class)
+	}
+	return out
 }
 
 // lineView is a line of a job's log to be shown.
@@ -318,6 +342,8 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.Handle("GET /{$}", page(s.runs))
 	mux.Handle("GET /runs/events", secure(s.member(s.bounded(s.streams, s.runsLive))))
 	mux.Handle("GET /events", page(s.deliveries))
+	mux.Handle("GET /repositories", page(s.repositories))
+	mux.Handle("GET /repository", page(s.repository))
 	mux.Handle("GET /runs/{id}", page(s.run))
 	mux.Handle("GET /runs/{id}/events", secure(s.member(s.bounded(s.streams, s.events))))
 	mux.Handle("GET /runs/{id}/log", secure(s.member(s.bounded(s.logs, s.rawLog))))
