@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/action"
 	"github.com/hearth-ci/hearth/internal/api"
 	"github.com/hearth-ci/hearth/internal/board"
+	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/dispatch"
 	"github.com/hearth-ci/hearth/internal/door"
@@ -101,6 +103,12 @@ which loses nothing either.`,
 	c.Flags().StringVar(&file, "config", a.getenv("HEARTH_CONFIG"), "settings, JSON")
 	c.Flags().StringVar(&listen, "listen", "", "host:port to listen on")
 	return c
+}
+
+// serverName is what a server's process is known by to others on the same database.
+func serverName() string {
+	host, _ := os.Hostname()
+	return cmp.Or(host, "serve") + "-" + ci.NewID()
 }
 
 // serverLabels are what the workers of a server answer to.
@@ -243,7 +251,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		return err
 	}
 	d, err := dispatch.New(dispatch.Config{
-		Store: s, Queue: queue.New(s, queue.Config{Log: log}), Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
+		Store: s, Queue: queue.New(s, queue.Config{Owner: serverName(), Log: log}),
+		Forge: app, AppID: cfg.AppID, Server: server, API: strings.TrimRight(cfg.GitHubURL, "/"),
 		URL:  cfg.URL,
 		Host: machines, Elsewhere: cfg.Jobs == config.JobsElsewhere, Image: imageFor,
 		Labels: serverLabels(cfg), StrictLabels: cfg.UnknownLabels == config.UnknownRefuse,

@@ -8,6 +8,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,17 +26,31 @@ type Dirs struct {
 	Cache string // images, templates, actions: can be deleted at any time, costs a rebuild
 	State string // hearth.db and logs: the record and what was learned
 	Run   string // sockets and machines' private directories: empty when nothing runs
+	// Shared is where servers on one database keep what all of them show and use: logs,
+	// artifacts, caches, logins, the keys of jobs' tokens. "" is State.
+	Shared string
 }
 
 // FindDirs resolves the directories: $HEARTH_HOME/{cache,state,run} if that is
-// set, the XDG directories otherwise.
+// set, the XDG directories otherwise; and $HEARTH_SHARED.
 func FindDirs(getenv func(string) string) (Dirs, error) {
+	d, err := findDirs(getenv)
+	if shared := getenv("HEARTH_SHARED"); err == nil && shared != "" {
+		if !filepath.IsAbs(shared) {
+			return Dirs{}, fmt.Errorf("HEARTH_SHARED=%s: want an absolute path", shared)
+		}
+		d.Shared = filepath.Clean(shared)
+	}
+	return d, err
+}
+
+func findDirs(getenv func(string) string) (Dirs, error) {
 	if home := getenv("HEARTH_HOME"); home != "" {
 		abs, err := filepath.Abs(home)
 		if err != nil {
 			return Dirs{}, fmt.Errorf("HEARTH_HOME=%s: %w", home, err)
 		}
-		return Dirs{filepath.Join(abs, "cache"), filepath.Join(abs, "state"), filepath.Join(abs, "run")}, nil
+		return Dirs{Cache: filepath.Join(abs, "cache"), State: filepath.Join(abs, "state"), Run: filepath.Join(abs, "run")}, nil
 	}
 	home := getenv("HOME")
 	if home == "" {
@@ -67,20 +82,27 @@ func (d Dirs) Make() error {
 			return fmt.Errorf("creating %s: %w; set HEARTH_HOME to a directory you can write to", dir, err)
 		}
 	}
+	if d.Shared != "" {
+		if err := os.MkdirAll(d.Shared, 0o700); err != nil {
+			return fmt.Errorf("creating HEARTH_SHARED: %w", err)
+		}
+	}
 	return ownedByUs(d.Run)
 }
+
+func (d Dirs) shared() string { return cmp.Or(d.Shared, d.State) }
 
 // Database is the path of the SQLite file.
 func (d Dirs) Database() string { return filepath.Join(d.State, "hearth.db") }
 
 // Logs is where the output of jobs is kept.
-func (d Dirs) Logs() string { return filepath.Join(d.State, "logs") }
+func (d Dirs) Logs() string { return filepath.Join(d.shared(), "logs") }
 
 // Results is where artifacts and caches are kept.
-func (d Dirs) Results() string { return filepath.Join(d.State, "results") }
+func (d Dirs) Results() string { return filepath.Join(d.shared(), "results") }
 
 // OIDC is where the keys are that sign jobs' tokens.
-func (d Dirs) OIDC() string { return filepath.Join(d.State, "oidc") }
+func (d Dirs) OIDC() string { return filepath.Join(d.shared(), "oidc") }
 
 // Running is where the locks of runs are that are under way.
 func (d Dirs) Running() string { return filepath.Join(d.State, "running") }
@@ -90,7 +112,7 @@ func (d Dirs) Running() string { return filepath.Join(d.State, "running") }
 func (d Dirs) Spool() string { return filepath.Join(d.State, "spool") }
 
 // Passes is the file of logins, and of tokens that were taken back.
-func (d Dirs) Passes() string { return filepath.Join(d.State, "passes.json") }
+func (d Dirs) Passes() string { return filepath.Join(d.shared(), "passes.json") }
 
 // Registry is where container images are kept that jobs have pulled.
 func (d Dirs) Registry() string { return filepath.Join(d.Cache, "registry") }

@@ -108,3 +108,14 @@ func TestDirs(t *testing.T) {
 		t.Errorf("run directory is %v", info.Mode())
 	}
 }
+
+func TestSharedDirectory(t *testing.T) {
+	d, err := FindDirs(env("HEARTH_HOME", "/h", "HEARTH_SHARED", "/s/../s"))
+	if err != nil || d.Logs() != "/s/logs" || d.Results() != "/s/results" || d.OIDC() != "/s/oidc" ||
+		d.Passes() != "/s/passes.json" || d.Spool() != "/h/state/spool" {
+		t.Errorf("%+v %v", d, err)
+	}
+	if _, err := FindDirs(env("HEARTH_HOME", "/h", "HEARTH_SHARED", "s")); err == nil {
+		t.Error("a relative path was taken")
+	}
+}

@@ -201,7 +201,7 @@ func TestDeskLosesItsLease(t *testing.T) {
 			return conduct.Outcome{Conclusion: ci.Success, Outputs: map[string]string{"by": "the second"}}
 		}
 		// To everybody else the lease has run out.
-		if requeued, _, err := c.store.QueueExpire(context.Background(), time.Now().Add(time.Second)); err != nil || len(requeued) != 1 {
+		if requeued, _, err := c.store.QueueExpire(context.Background(), "", time.Now().Add(time.Second)); err != nil || len(requeued) != 1 {
 			t.Errorf("%v, %v", requeued, err)
 		}
 		<-ctx.Done()

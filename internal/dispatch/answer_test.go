@@ -23,7 +23,7 @@ func TestWhatIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	r := &reporter{d: &Dispatcher{cfg: Config{Retry: time.Second, Store: s}, log: slog.New(slog.DiscardHandler)}}
+	r := &reporter{d: &Dispatcher{cfg: Config{Retry: time.Second, Store: s}, log: slog.New(slog.DiscardHandler)}, lane: &lane{}}
 	for _, c := range []struct {
 		code      int
 		bare      bool

@@ -421,7 +421,12 @@ func TestAttackFirstTimeContributor(t *testing.T) {
 	}
 	wait()
 	// Approved is this commit. A push to the branch waits again.
-	if _, err := s.d.approved(t.Context(), hello, run.ID, githubtest.SHA("another"), "me"); err == nil {
+	ln, _, err := s.d.repos.take(t.Context(), hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.d.approved(t.Context(), ln, hello, run.ID, githubtest.SHA("another"), "me")
+	if ln.done(); err == nil {
 		t.Error("another commit was approved")
 	}
 	wait()

@@ -42,6 +42,7 @@ type openCheck struct {
 // often and never something else. One goroutine sends.
 type reporter struct {
 	d    *Dispatcher
+	lane *lane
 	run  ci.Run
 	head string
 	repo forge.Repo
@@ -70,8 +71,8 @@ type check struct {
 	over   bool
 }
 
-func (d *Dispatcher) reporter(run ci.Run, head string, repo forge.Repo) *reporter {
-	return &reporter{d: d, run: run, head: head, repo: repo, wake: make(chan struct{}, 1)}
+func (d *Dispatcher) reporter(ln *lane, run ci.Run, head string, repo forge.Repo) *reporter {
+	return &reporter{d: d, lane: ln, run: run, head: head, repo: repo, wake: make(chan struct{}, 1)}
 }
 
 // note writes down that a check has to be ended.
@@ -84,7 +85,7 @@ func (r *reporter) write(c *check) error {
 	if err != nil {
 		return err
 	}
-	return r.d.cfg.Store.SetFact(context.Background(), checks, c.id, string(text))
+	return r.d.cfg.Store.Under(r.lane.lease).SetFact(context.Background(), checks, c.id, string(text))
 }
 
 // expect notes the checks of all jobs that are planned so far.
@@ -161,61 +162,114 @@ func (r *reporter) recall(ctx context.Context, jobs []store.StoredJob) error {
 	return nil
 }
 
+// maxHopeless is how many runs are remembered whose checks cannot be told of.
+const maxHopeless = 10_000
+
 // settle ends the checks of runs that have ended without GitHub hearing of it, and
-// shows those of runs that wait for approval: of all runs that are not taken, or of
+// shows those of runs that wait for approval: of all runs that nobody drives, or of
 // only one.
-func (d *Dispatcher) settle(ctx context.Context, taken map[string]bool, only string) error {
+func (d *Dispatcher) settle(ctx context.Context, only string) error {
 	facts, err := d.cfg.Store.Facts(ctx, checks)
 	if err != nil {
 		return err
 	}
+	looked := map[string]bool{}
 	for id, text := range facts {
 		var f openCheck
-		err := json.Unmarshal([]byte(text), &f)
-		if err == nil && (taken[f.Run] || only != "" && f.Run != only) {
+		bad := json.Unmarshal([]byte(text), &f)
+		if bad == nil && (looked[f.Run] || only != "" && f.Run != only || d.driven(f.Run)) {
 			continue
 		}
-		taken[f.Run] = true
-		run, rerr := d.cfg.Store.Run(ctx, f.Run)
-		if err != nil || errors.Is(rerr, store.ErrNotFound) {
+		looked[f.Run] = true
+		run, err := d.cfg.Store.Run(ctx, f.Run)
+		if bad != nil || errors.Is(err, store.ErrNotFound) {
+			// Noted before its run is on record: a server may be at it.
+			if age, err := d.cfg.Store.FactAge(ctx, checks, id); err != nil || bad == nil && age < 2*d.cfg.Hold {
+				continue
+			}
 			if err := d.cfg.Store.DropFact(ctx, checks, id); err != nil {
 				return err
 			}
-			delete(taken, f.Run)
+			delete(looked, f.Run)
 			continue
 		}
-		if rerr != nil {
-			return rerr
-		}
-		jobs, err := d.cfg.Store.Jobs(ctx, run.ID)
 		if err != nil {
 			return err
 		}
-		installation := int64(0)
-		if e, err := d.cfg.Store.Event(ctx, run.EventID); err == nil {
-			if p, _, err := decode(e); err == nil {
-				installation = p.Installation.ID
-			}
+		if run.Status != ci.Completed && f.Sent != "" || d.givenUp(run.ID) {
+			continue // it waits, and GitHub knows; or it is under way, and will be taken up
 		}
-		repo, err := d.repo(ctx, run.Repository, installation)
+		ln, mine, err := d.repos.take(ctx, run.Repository)
 		if err != nil {
-			d.log.Error("the checks of a run are not ended", "run", run.ID, "err", err)
-			continue
-		}
-		r := d.reporter(run, f.Head, repo)
-		r.waits = run.Status != ci.Completed
-		if err := r.recall(ctx, jobs); err != nil {
 			return err
 		}
-		if r.whole {
-			var own openCheck
-			if err := json.Unmarshal([]byte(facts[run.ID]), &own); err == nil {
-				r.checks = append(r.checks, &check{id: run.ID, number: own.ID, sent: own.Sent, unsure: own.ID == 0})
-			}
+		if mine {
+			err = d.tell(ctx, ln, run, f.Head)
+			ln.done()
 		}
-		r.close()
-		d.show(r)
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// givenUp reports whether the checks of a run were given up by this process.
+func (d *Dispatcher) givenUp(run string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hopeless[run]
+}
+
+// tell brings GitHub to what is on record about a run that nobody drives.
+func (d *Dispatcher) tell(ctx context.Context, ln *lane, run ci.Run, head string) error {
+	if d.driven(run.ID) {
+		return nil
+	}
+	jobs, err := d.cfg.Store.Jobs(ctx, run.ID)
+	if err != nil {
+		return err
+	}
+	if run, err = d.cfg.Store.Run(ctx, run.ID); err != nil {
+		return err
+	}
+	if a, asked, err := approvalOf(ctx, d.cfg.Store, run.ID); err != nil || run.Status != ci.Completed && (!asked || a.By != "") {
+		return err
+	}
+	installation := int64(0)
+	if e, err := d.cfg.Store.Event(ctx, run.EventID); err == nil {
+		if p, _, err := decode(e); err == nil {
+			installation = p.Installation.ID
+		}
+	}
+	repo, err := d.repo(ctx, run.Repository, installation)
+	if err != nil {
+		if isTemporary(err) {
+			return err
+		}
+		d.log.Error("the checks of a run are not ended", "run", run.ID, "err", err)
+		d.mu.Lock()
+		if len(d.hopeless) >= maxHopeless {
+			clear(d.hopeless)
+		}
+		d.hopeless[run.ID] = true
+		d.mu.Unlock()
+		return nil
+	}
+	r := d.reporter(ln, run, head, repo)
+	r.waits = run.Status != ci.Completed
+	if err := r.recall(ctx, jobs); err != nil {
+		return err
+	}
+	if r.whole {
+		var own openCheck
+		text, err := d.cfg.Store.Fact(ctx, checks, run.ID)
+		if err == nil && json.Unmarshal([]byte(text), &own) == nil {
+			r.checks = append(r.checks, &check{id: run.ID, number: own.ID, sent: own.Sent, unsure: own.ID == 0})
+		}
+	}
+	r.close()
+	d.show(r)
 	return nil
 }
 
@@ -297,6 +351,9 @@ func (r *reporter) work(ctx context.Context) {
 				return
 			}
 			continue
+		}
+		if !r.lane.mine() {
+			return // who took the run over says it
 		}
 		err := r.send(ctx, c, what)
 		if ctx.Err() != nil {
@@ -394,7 +451,7 @@ func (r *reporter) sent(c *check, what forge.Check, err error) {
 	}
 	keep := context.Background()
 	if c.over = c.over || c.sent == ci.Completed; c.over {
-		err = r.d.cfg.Store.DropFact(keep, checks, c.id)
+		err = r.d.cfg.Store.Under(r.lane.lease).DropFact(keep, checks, c.id)
 	} else {
 		err = r.write(c)
 	}

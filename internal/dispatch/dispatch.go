@@ -82,6 +82,9 @@ type Config struct {
 	// Hold is how long an event is held while it is handled, and the most that
 	// handling it may take; 0 is 90 s.
 	Hold time.Duration
+	// Lease is how long this server has the repositories whose runs it drives without
+	// a sign of life: what it drives when it dies, another one takes up then; 0 is 12 s.
+	Lease time.Duration
 	// Poll is how often events are looked for without being woken; 0 is 5 s.
 	Poll time.Duration
 	// Retry is the first wait after GitHub did not answer, doubled with each try
@@ -99,6 +102,7 @@ type Dispatcher struct {
 	desk   *desk.Desk
 	ledger *ledger.Ledger
 	groups *conduct.Groups
+	repos  *lanes // those whose runs this server drives
 	slots  slots
 	wake   chan struct{}
 
@@ -107,6 +111,8 @@ type Dispatcher struct {
 	lanes    map[string]chan struct{} // by repository: closed when its last event so far is done
 	runs     map[string]*conducted    // by id
 	shown    map[string]func()        // by id of a run that waits for approval: ends its reporter
+	busy     map[string]int           // by id of a run: what is made of it, or told of it, right now
+	hopeless map[string]bool          // runs whose checks cannot be told of
 	stopping bool
 
 	conductors sync.WaitGroup
@@ -138,6 +144,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		}
 	}
 	or(&cfg.Hold, 90*time.Second)
+	or(&cfg.Lease, 12*time.Second)
 	or(&cfg.Poll, 5*time.Second)
 	or(&cfg.Retry, 5*time.Second)
 	or(&cfg.GiveUp, 24*time.Hour)
@@ -154,7 +161,15 @@ func New(cfg Config) (*Dispatcher, error) {
 	}
 	d := &Dispatcher{cfg: cfg, log: cfg.Log, groups: conduct.NewGroups(), ledger: &ledger.Ledger{Store: cfg.Store, Learn: cfg.Learn, Log: cfg.Log},
 		wake:    make(chan struct{}, 1),
-		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}, shown: map[string]func(){}}
+		flights: map[string]*flight{}, lanes: map[string]chan struct{}{}, runs: map[string]*conducted{}, shown: map[string]func(){},
+		busy: map[string]int{}, hopeless: map[string]bool{}}
+	owner := cfg.Queue.Owner()
+	if owner == "" {
+		owner = "serve-" + ci.NewID()
+		cfg.Queue.Own(owner)
+	}
+	d.repos = newLanes(cfg.Store, owner, cfg.Lease, cfg.Log)
+	d.repos.lost = d.lost
 	d.desk = &desk.Desk{Queue: cfg.Queue, Log: cfg.Log,
 		Ended: func(ctx context.Context, id string) (ci.Conclusion, bool, error) {
 			j, err := cfg.Store.Job(ctx, id)
@@ -183,8 +198,8 @@ func (d *Dispatcher) Wake() {
 	}
 }
 
-// Serve takes up what an earlier process left, then takes events and runs jobs
-// until ctx ends. Then it takes nothing new, lets jobs go on for Grace, leaves
+// Serve takes up what dead processes left, whenever they do, takes events and runs
+// jobs until ctx ends. Then it takes nothing new, lets jobs go on for Grace, leaves
 // in the queue what has not ended by then, and returns when nothing runs any
 // more. The error is of the start.
 func (d *Dispatcher) Serve(ctx context.Context) error {
@@ -195,11 +210,16 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 	if err := d.cfg.Queue.Grace(keep, desk.Remote); err != nil {
 		return err
 	}
-	if err := d.resume(keep); err != nil {
-		d.stop()
-		return err
-	}
+	renewing, endRenewing := context.WithCancel(keep)
+	var renewed sync.WaitGroup
+	renewed.Go(func() { d.repos.run(renewing) })
+	defer func() {
+		endRenewing()
+		renewed.Wait()
+		d.repos.close(keep)
+	}()
 	var wg sync.WaitGroup
+	wg.Go(func() { d.watch(ctx) })
 	if d.cfg.Learn.On() {
 		wg.Go(func() {
 			if err := d.cfg.Learn.Follow(ctx); err != nil {
@@ -223,7 +243,7 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 	})
 	wg.Go(func() { d.desk.Watch(ctx) })
 	if !d.cfg.Elsewhere {
-		here := &desk.Worker{Counter: d.desk, Offer: queue.Offer{Worker: "serve-" + ci.NewID(), Labels: d.cfg.Labels}, Slots: d.cfg.Machines, Grace: d.cfg.Grace,
+		here := &desk.Worker{Counter: d.desk, Offer: queue.Offer{Worker: d.repos.owner, Labels: d.cfg.Labels}, Slots: d.cfg.Machines, Grace: d.cfg.Grace,
 			Poll: d.cfg.Queue.Poll(), Log: d.log}
 		wg.Go(func() { here.Work(ctx) })
 	}
@@ -256,13 +276,15 @@ func (d *Dispatcher) events(ctx context.Context) {
 		return
 	}
 	slots := make(chan struct{}, maxEvents)
+	came, stopWatch := d.cfg.Store.Watch(store.EventsChanged) // at other servers, too
+	defer stopWatch()
 	for {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		e, ok, err := d.cfg.Store.TakeEvent(ctx, time.Now(), d.cfg.Hold)
+		e, repo, ok, err := d.repos.event(ctx, d.cfg.Hold)
 		if err != nil && ctx.Err() == nil {
 			d.log.Error("taking an event", "err", err)
 		}
@@ -274,6 +296,7 @@ func (d *Dispatcher) events(ctx context.Context) {
 				t.Stop()
 				return
 			case <-d.wake:
+			case <-came:
 			case <-t.C:
 			}
 			t.Stop()
@@ -281,11 +304,13 @@ func (d *Dispatcher) events(ctx context.Context) {
 		}
 		before, mine, fresh := d.enter(e)
 		if !fresh {
+			repo.done()
 			<-slots // its handler lives; taking it has prolonged the hold
 			continue
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
+			defer repo.done()
 			defer d.leave(e, mine)
 			if before != nil {
 				select {
@@ -293,7 +318,7 @@ func (d *Dispatcher) events(ctx context.Context) {
 				case <-ctx.Done():
 				}
 			}
-			d.handle(ctx, e)
+			d.handle(ctx, repo, e)
 		})
 	}
 }
@@ -331,12 +356,18 @@ func (d *Dispatcher) tries(id string) int {
 }
 
 // handle brings one event to its end, or back.
-func (d *Dispatcher) handle(ctx context.Context, e store.StoredEvent) {
+func (d *Dispatcher) handle(ctx context.Context, repo *lane, e store.StoredEvent) {
 	keep := context.WithoutCancel(ctx)
 	bounded, cancel := context.WithTimeout(ctx, d.cfg.Hold*4/5)
+	bounded, leave := repo.during(bounded)
 	began := time.Now()
-	detail, err := d.start(bounded, e)
+	detail, err := d.start(bounded, repo, e)
+	leave()
 	cancel()
+	if !repo.mine() {
+		d.log.Warn("an event is left to another server", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery)
+		return
+	}
 	tries := d.tries(e.ID)
 	if err == nil {
 		d.log.Info("event handled", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "took", time.Since(began), "reason", detail)

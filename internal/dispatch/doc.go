@@ -18,6 +18,17 @@
 // GitHub has acknowledged its end, so that it ends, and is looked for by its
 // external id (the job's) before it would be made a second time.
 //
+// # One server of several
+//
+// Servers on one database hold repositories (lanes.go): whatever is done for a
+// repository, of an event, a run or its checks, is done under a lease in the store,
+// and all of it is one server's. So the order of pushes, concurrency groups and bounds
+// are in memory. A lease that cannot be renewed is lost, by this process's clock
+// before anybody else can have it: conductors end without a word, and jobs are put
+// back. What is written later all the same (a process can be suspended anywhere) is
+// refused by the store, since each write asks for the fence. What a dead server left is
+// found by looking, every few seconds.
+//
 // # Which commit
 //
 // Workflow files are read at the sha of the run: of a push what was pushed; of a

@@ -27,7 +27,9 @@ import (
 
 // conducted is a run in this process's hands.
 type conducted struct {
-	cancel context.CancelCauseFunc
+	repository string
+	cancel     context.CancelCauseFunc
+	soft       chan string // why somebody wants it to end; holds one
 
 	mu    sync.Mutex
 	entry *ledger.Entry // once it is open
@@ -87,31 +89,40 @@ const (
 
 // conduct drives a run to its end in a goroutine of its own. before is the jobs of
 // a run that is not just made.
-func (d *Dispatcher) conduct(run ci.Run, planned *plan.Run, repo forge.Repo, before []store.StoredJob, at stage) {
+func (d *Dispatcher) conduct(ln *lane, run ci.Run, planned *plan.Run, repo forge.Repo, before []store.StoredJob, at stage) {
+	ln.use()
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.stopping || d.runs[run.ID] != nil {
-		return // the next process will find it; or it is under way
+		d.mu.Unlock()
+		ln.done() // the next process will find it; or it is under way
+		return
 	}
+	defer d.mu.Unlock()
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &conducted{cancel: cancel}
+	c := &conducted{repository: ln.lease.Repository, cancel: cancel, soft: make(chan string, 1)}
 	d.runs[run.ID] = c
 	d.conductors.Go(func() {
+		defer ln.done()
 		defer func() {
 			d.mu.Lock()
 			delete(d.runs, run.ID)
 			d.mu.Unlock()
 			cancel(nil)
 		}()
-		if err := d.drive(ctx, c, run, planned, repo, before, at); err != nil {
+		if !ln.mine() {
+			return // it was lost before d.lost could know of this run
+		}
+		if err := d.drive(ctx, c, ln, run, planned, repo, before, at); err != nil {
 			d.log.Error("run", "run", run.ID, "repository", run.Repository, "err", err)
 		}
 	})
 }
 
-func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planned *plan.Run, repo forge.Repo, before []store.StoredJob, at stage) error {
+func (d *Dispatcher) drive(ctx context.Context, c *conducted, ln *lane, run ci.Run, planned *plan.Run, repo forge.Repo, before []store.StoredJob,
+	at stage,
+) error {
 	keep := context.WithoutCancel(ctx)
-	r := d.reporter(run, headOf(planned), repo)
+	r := d.reporter(ln, run, headOf(planned), repo)
 	r.plan = planned
 	defer r.close()
 	if at != made {
@@ -119,7 +130,16 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 			return err
 		}
 	}
-	entry, err := d.ledger.Resume(ctx, run, r)
+	if at != made {
+		// Workers elsewhere went on while nobody drove the run.
+		if err := d.cfg.Queue.Grace(keep, desk.Remote); err != nil {
+			return err
+		}
+		if err := d.cfg.Store.Under(ln.lease).Adopt(keep, run.ID, d.repos.owner); err != nil {
+			return err
+		}
+	}
+	entry, err := d.ledger.Under(ln.lease).Resume(ctx, run, r)
 	if err != nil {
 		return err
 	}
@@ -128,7 +148,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 	if err := r.expect(keep, planned); err != nil {
 		return errors.Join(err, entry.Close())
 	}
-	d.reporters.Go(func() { r.work(d.report) })
+	d.show(r)
 	con := &conduct.Conductor{Run: planned, ID: run.ID, Sink: entry, Groups: d.groups, Scope: scope(run, planned),
 		Mask: d.runner(run, nil, trustOf(planned), repo).Hidden(), Late: d.late, Expanded: func(p *plan.Run) error { return entry.SetPlan(p) }}
 	if at != begun {
@@ -155,7 +175,7 @@ func (d *Dispatcher) drive(ctx context.Context, c *conducted, run ci.Run, planne
 		return d.cfg.Run(ctx, handed.Runner(sink), t)
 	}
 	con.Executor = &bounded{Executor: handed, slots: &d.slots, repository: run.Repository, policy: policy, fork: trustOf(planned) == ofFork}
-	_, err = con.Drive(ctx, nil)
+	_, err = con.Drive(ctx, c.soft)
 	if entry.Sealed() {
 		err = nil
 	}
@@ -220,34 +240,122 @@ func (j *jobIDs) find(ctx context.Context, key string) (string, error) {
 	return "", fmt.Errorf("run %s has no job %q", j.run, key)
 }
 
-// resume takes up what an earlier process left: runs that have not completed,
-// and checks that GitHub has not been told the end of.
+// lost ends, without a word about them, the runs of a repository that is another
+// server's, or will be.
+func (d *Dispatcher) lost(repository string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.runs {
+		if c.repository == repository {
+			c.shut()
+		}
+	}
+}
+
+// occupy keeps resume from taking up a run that is being made, or told of, until the
+// function it returns is called.
+func (d *Dispatcher) occupy(run string) func() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.busy[run]++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.busy[run]--; d.busy[run] == 0 {
+			delete(d.busy, run)
+		}
+	}
+}
+
+// driven reports whether this process has a run in its hands.
+func (d *Dispatcher) driven(run string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.runs[run] != nil || d.busy[run] > 0
+}
+
+// watch looks, until ctx ends, for what other processes left, and for runs that
+// somebody wants to end.
+func (d *Dispatcher) watch(ctx context.Context) {
+	t := time.NewTicker(d.cfg.Lease / 4)
+	defer t.Stop()
+	for {
+		if err := d.resume(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("looking for what other servers left", "err", err)
+		}
+		if err := d.heed(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("looking for runs to be cancelled", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// heed ends the runs of this server that somebody wants to end.
+func (d *Dispatcher) heed(ctx context.Context) error {
+	all, err := d.cfg.Store.Cancelled(ctx)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, reason := range all {
+		if c := d.runs[id]; c != nil {
+			select {
+			case c.soft <- reason:
+			default: // it was told
+			}
+		}
+	}
+	return nil
+}
+
+// resume takes up what other processes left: runs that have not completed, and
+// checks that GitHub has not been told the end of, of repositories that nobody
+// drives.
 func (d *Dispatcher) resume(ctx context.Context) error {
 	runs, err := d.cfg.Store.Unfinished(ctx)
 	if err != nil {
 		return err
 	}
-	taken := map[string]bool{}
+	var errs []error // what is wrong with one holds up no other
 	for _, run := range runs {
-		if run.EventID == "" {
-			continue // of a `hearth run` on the same database
+		if run.EventID == "" || d.driven(run.ID) {
+			continue // of a `hearth run` on the same database; or under way here
 		}
-		if a, asked, err := approvalOf(ctx, d.cfg.Store, run.ID); err != nil {
-			return err
-		} else if asked && a.By == "" {
+		if a, asked, err := approvalOf(ctx, d.cfg.Store, run.ID); err != nil || asked && a.By == "" {
+			errs = append(errs, err)
 			continue // it waits
 		}
-		if taken[run.ID], err = d.takeUp(ctx, run, begun); err != nil {
-			return err
+		ln, mine, err := d.repos.take(ctx, run.Repository)
+		if mine {
+			err = d.pickUp(ctx, ln, run)
+			ln.done()
 		}
+		errs = append(errs, err)
 	}
-	return d.settle(ctx, taken, "")
+	return errors.Join(append(errs, d.settle(ctx, ""))...)
+}
+
+// pickUp takes up a run as it is by now.
+func (d *Dispatcher) pickUp(ctx context.Context, ln *lane, run ci.Run) error {
+	run, err := d.cfg.Store.Run(ctx, run.ID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && run.Status == ci.Completed || d.driven(run.ID) {
+		return nil
+	}
+	if err == nil {
+		_, err = d.takeUp(ctx, ln, run, begun)
+	}
+	return err
 }
 
 // takeUp goes on with a run, or ends it if it cannot be gone on with.
-func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducted bool, err error) {
+func (d *Dispatcher) takeUp(ctx context.Context, ln *lane, run ci.Run, at stage) (conducted bool, err error) {
 	if _, served := d.policy(run.Repository); !served {
-		return false, d.ledger.Cancel(ctx, run, webhook.NotServed(run.Repository))
+		return false, d.ledger.Under(ln.lease).Cancel(ctx, run, webhook.NotServed(run.Repository))
 	}
 	text, err := d.cfg.Store.Plan(ctx, run.ID)
 	if err != nil {
@@ -264,7 +372,7 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducte
 		if repo, err = d.repo(ctx, run.Repository, max(installation, 0)); err == nil {
 			d.log.Info("run taken up", "run", run.ID, "repository", run.Repository, "workflow", run.Workflow)
 			planned.Limit(d.limit(run.Repository, trustOf(&planned)).MaxTimeout.Minutes())
-			d.conduct(run, &planned, repo, jobs, at)
+			d.conduct(ln, run, &planned, repo, jobs, at)
 			return true, nil
 		}
 		if isTemporary(err) {
@@ -272,7 +380,7 @@ func (d *Dispatcher) takeUp(ctx context.Context, run ci.Run, at stage) (conducte
 		}
 	}
 	d.log.Error("a run cannot be taken up again", "run", run.ID, "err", err)
-	return false, d.ledger.Lose(ctx, run, "the server stopped while it ran, and it could not be taken up again")
+	return false, d.ledger.Under(ln.lease).Lose(ctx, run, "the server stopped while it ran, and it could not be taken up again")
 }
 
 // How much a forge is asked about what may be to blame for one failure.

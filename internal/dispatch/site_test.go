@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -73,6 +74,7 @@ type seen struct {
 // access is how to reach the GitHub of a test.
 type access struct {
 	Dir, URL string
+	Database string // "" is a file in Dir
 	AppID    int64
 	Key      []byte
 }
@@ -82,7 +84,7 @@ func open(f access, log *slog.Logger, change func(*Config)) (*live, error) {
 	ctx := context.Background()
 	s := &live{dir: f.Dir}
 	var err error
-	if s.store, err = store.Open(ctx, filepath.Join(f.Dir, "hearth.db")); err != nil {
+	if s.store, err = store.Open(ctx, cmp.Or(f.Database, filepath.Join(f.Dir, "hearth.db")), store.WithLogs(filepath.Join(f.Dir, "logs"))); err != nil {
 		return nil, err
 	}
 	app, err := github.New(github.Config{BaseURL: f.URL, AppID: f.AppID, Key: f.Key, Sleep: func(context.Context, time.Duration) error { return nil }})
@@ -97,11 +99,12 @@ func open(f access, log *slog.Logger, change func(*Config)) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
+	jobs := queue.Config{Lease: time.Second, Poll: 20 * time.Millisecond, Owner: fmt.Sprintf("%d-%s", os.Getpid(), ci.NewID())}
 	cfg := Config{
-		Store: s.store, Queue: queue.New(s.store, queue.Config{Lease: time.Second, Poll: 20 * time.Millisecond}), Forge: app, AppID: f.AppID,
+		Store: s.store, Queue: queue.New(s.store, jobs), Forge: app, AppID: f.AppID,
 		Labels: []string{"ubuntu-latest", "linux", "x64", "self-hosted"}, Machines: 4, Learn: learner,
 		Policy:  config.Config{Repositories: config.Repositories{"Codertocat/*": {}, "octo-org/*": {}}}.Policy,
-		Secrets: secrets, Run: s.run, Retry: 20 * time.Millisecond, Poll: 50 * time.Millisecond, Log: log,
+		Secrets: secrets, Run: s.run, Retry: 20 * time.Millisecond, Lease: 2 * time.Second, Poll: 50 * time.Millisecond, Log: log,
 	}
 	mux := http.NewServeMux()
 	s.http = httptest.NewServer(mux)

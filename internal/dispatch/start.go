@@ -59,7 +59,7 @@ func (d *Dispatcher) repo(ctx context.Context, full string, installation int64) 
 
 // start turns an event into runs. detail says what came of it. What an earlier
 // try has made already is left alone.
-func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail string, err error) {
+func (d *Dispatcher) start(ctx context.Context, ln *lane, e store.StoredEvent) (detail string, err error) {
 	if _, served := d.policy(e.Repository); !served {
 		return "", bar("%s", webhook.NotServed(e.Repository))
 	}
@@ -68,7 +68,7 @@ func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail str
 		if err := json.Unmarshal(e.Payload, &a); err != nil {
 			return "", refuse("the approval cannot be read: %v", err)
 		}
-		return d.approved(ctx, e.Repository, a.Run, a.SHA, a.By)
+		return d.approved(ctx, ln, e.Repository, a.Run, a.SHA, a.By)
 	}
 	p, whole, err := decode(e)
 	if err != nil {
@@ -83,9 +83,9 @@ func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail str
 	if d.own(p) {
 		switch {
 		case p.Action == "rerequested":
-			return d.rerun(ctx, e, p)
+			return d.rerun(ctx, ln, e, p)
 		case p.Action == "requested_action" && p.RequestedAction.Identifier == approveButton:
-			return d.pressed(ctx, e, p)
+			return d.pressed(ctx, ln, e, p)
 		}
 		return "about this server's own checks", nil
 	}
@@ -102,7 +102,7 @@ func (d *Dispatcher) start(ctx context.Context, e store.StoredEvent) (detail str
 		said = append(said, reason)
 	}
 	for _, o := range occasions {
-		lines, err := d.occur(ctx, cause{event: e, payload: p, repo: repo, occasion: o})
+		lines, err := d.occur(ctx, cause{lane: ln, event: e, payload: p, repo: repo, occasion: o})
 		if err != nil {
 			return "", err
 		}
@@ -121,6 +121,7 @@ func (d *Dispatcher) own(p payload) bool {
 // cause is what a run is made for: an event, what it says, whose repository, and
 // which of the occasions that it is.
 type cause struct {
+	lane    *lane // that the event's repository is in this server's hands
 	event   store.StoredEvent
 	payload payload
 	repo    forge.Repo
@@ -268,14 +269,15 @@ func (d *Dispatcher) plan(ctx context.Context, o cause, w *workflow.Workflow) (c
 		}
 	}
 	// From here on the run exists, whatever becomes of ctx.
-	run, _, err = d.cfg.Store.CreateRun(keep, run, jobs, text)
+	defer d.occupy(run.ID)()
+	run, _, err = d.cfg.Store.Under(o.lane.lease).CreateRun(keep, run, jobs, text)
 	if err != nil {
 		return run, err
 	}
 	if o.Waits {
-		return run, d.await(keep, run, planned, d.reporter(run, headOf(planned), o.repo))
+		return run, d.await(keep, o.lane, run, planned, d.reporter(o.lane, run, headOf(planned), o.repo))
 	}
-	d.conduct(run, planned, o.repo, nil, made)
+	d.conduct(o.lane, run, planned, o.repo, nil, made)
 	return run, nil
 }
 
@@ -454,12 +456,13 @@ func (d *Dispatcher) invalid(ctx context.Context, o cause, file, name string, ds
 	}
 	// The check is noted before the run is there: after a crash between the two
 	// there is a check too much, never one too few.
-	r := d.reporter(run, head, o.repo)
+	r := d.reporter(o.lane, run, head, o.repo)
 	r.whole = true
 	if err := r.note(run.ID, 0); err != nil {
 		return err
 	}
-	entry, err := d.ledger.Open(ctx, run, nil, nil, r)
+	defer d.occupy(run.ID)()
+	entry, err := d.ledger.Under(o.lane.lease).Open(ctx, run, nil, nil, r)
 	if err != nil {
 		return err
 	}
@@ -472,13 +475,13 @@ func (d *Dispatcher) invalid(ctx context.Context, o cause, file, name string, ds
 	entry.Emit(ci.Record{Type: ci.RunFinished, Conclusion: ci.Failure, Reason: "the workflow is invalid", DurationMS: new(int64(0))})
 	err = entry.Close()
 	r.close()
-	d.reporters.Go(func() { r.work(d.report) })
+	d.show(r)
 	return err
 }
 
 // rerun runs once more what a re-requested check belongs to: the whole workflow,
 // at the same commits, as a further attempt.
-func (d *Dispatcher) rerun(ctx context.Context, e store.StoredEvent, p payload) (string, error) {
+func (d *Dispatcher) rerun(ctx context.Context, ln *lane, e store.StoredEvent, p payload) (string, error) {
 	if p.CheckRun == nil || !ci.ValidID(p.CheckRun.ExternalID) {
 		return "re-run one check by itself: GitHub names no workflow here", nil
 	}
@@ -527,7 +530,7 @@ func (d *Dispatcher) rerun(ctx context.Context, e store.StoredEvent, p payload) 
 			return "", err
 		}
 		source.ID = e.ID
-		c := cause{event: source, payload: was, repo: repo, occasion: o, number: run.Number, attempt: run.Attempt + 1}
+		c := cause{lane: ln, event: source, payload: was, repo: repo, occasion: o, number: run.Number, attempt: run.Attempt + 1}
 		w, diags := workflow.Parse(run.File, text, workflow.Options{})
 		if workflow.Errors(diags) {
 			return "it is still invalid", d.invalid(ctx, c, run.File, run.Workflow, diags)

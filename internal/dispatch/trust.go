@@ -319,9 +319,9 @@ func (d *Dispatcher) setApproval(ctx context.Context, runID string, a approval) 
 }
 
 // await records a run that has to be approved and shows its jobs as waiting.
-func (d *Dispatcher) await(ctx context.Context, run ci.Run, planned *plan.Run, r *reporter) error {
+func (d *Dispatcher) await(ctx context.Context, ln *lane, run ci.Run, planned *plan.Run, r *reporter) error {
 	r.plan, r.waits = planned, true
-	entry, err := d.ledger.Resume(ctx, run, r)
+	entry, err := d.ledger.Under(ln.lease).Resume(ctx, run, r)
 	if err != nil {
 		return err
 	}
@@ -338,10 +338,14 @@ func (d *Dispatcher) await(ctx context.Context, run ci.Run, planned *plan.Run, r
 // show has a reporter send what it knows. That of a run which waits for approval
 // ends when the run starts: another one has its checks then.
 func (d *Dispatcher) show(r *reporter) {
-	ctx, stop := context.WithCancel(d.report)
+	ctx, stop := r.lane.during(d.report)
 	done := make(chan struct{})
+	r.lane.use()
+	free := d.occupy(r.run.ID)
 	d.reporters.Go(func() {
 		defer close(done)
+		defer r.lane.done()
+		defer free()
 		defer stop()
 		r.work(ctx)
 	})
@@ -366,7 +370,7 @@ func (d *Dispatcher) hide(runID string) {
 const waitText = "This run is of a pull request from a fork and waits for approval: look at what it changes first"
 
 // approved starts a run that has waited. sha is the commit that was looked at.
-func (d *Dispatcher) approved(ctx context.Context, repository, runID, sha, by string) (string, error) {
+func (d *Dispatcher) approved(ctx context.Context, ln *lane, repository, runID, sha, by string) (string, error) {
 	run, err := d.cfg.Store.Run(ctx, runID)
 	if err != nil || !strings.EqualFold(run.Repository, repository) {
 		return "", bar("there is no such run of %s", repository)
@@ -387,11 +391,12 @@ func (d *Dispatcher) approved(ctx context.Context, repository, runID, sha, by st
 		a.By = "somebody"
 	}
 	keep := context.WithoutCancel(ctx)
+	defer d.occupy(run.ID)()
 	if err := d.setApproval(keep, run.ID, a); err != nil {
 		return "", err
 	}
 	d.hide(run.ID)
-	if _, err := d.takeUp(keep, run, approvedNow); err != nil {
+	if _, err := d.takeUp(keep, ln, run, approvedNow); err != nil {
 		a.By = "" // it can be tried again
 		return "", errors.Join(err, d.setApproval(keep, run.ID, a))
 	}
@@ -400,7 +405,7 @@ func (d *Dispatcher) approved(ctx context.Context, repository, runID, sha, by st
 
 // pressed is the button of a check that waits. GitHub shows it to many; only who
 // may write to the repository is heard.
-func (d *Dispatcher) pressed(ctx context.Context, e store.StoredEvent, p payload) (string, error) {
+func (d *Dispatcher) pressed(ctx context.Context, ln *lane, e store.StoredEvent, p payload) (string, error) {
 	run, _, err := d.ofCheck(ctx, e, p)
 	if err != nil {
 		return "", err
@@ -416,7 +421,7 @@ func (d *Dispatcher) pressed(ctx context.Context, e store.StoredEvent, p payload
 	if !may {
 		return "", bar("%s may not write to %s, and so cannot approve", p.Sender.Login, run.Repository)
 	}
-	return d.approved(ctx, e.Repository, run.ID, run.SHA, p.Sender.Login)
+	return d.approved(ctx, ln, e.Repository, run.ID, run.SHA, p.Sender.Login)
 }
 
 // ofCheck finds the run that a check of ours belongs to. It has to be of the
@@ -469,6 +474,11 @@ func (d *Dispatcher) expire(ctx context.Context, now time.Time) error {
 	for id, text := range facts {
 		run, err := d.cfg.Store.Run(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
+			// It is noted before its run is on record, perhaps by another server: without
+			// the note the run would not wait.
+			if age, err := d.cfg.Store.FactAge(ctx, approvals, id); err != nil || age < 2*d.cfg.Hold {
+				continue
+			}
 			if err := d.cfg.Store.DropFact(ctx, approvals, id); err != nil {
 				return err
 			}
@@ -481,11 +491,20 @@ func (d *Dispatcher) expire(ctx context.Context, now time.Time) error {
 		if err := json.Unmarshal([]byte(text), &a); err != nil || a.By != "" || run.Status == ci.Completed || now.Sub(run.Created) < keepWaiting {
 			continue
 		}
-		d.hide(run.ID)
-		if err := d.ledger.Cancel(ctx, run, "nobody approved of it within 30 days"); err != nil {
+		ln, mine, err := d.repos.take(ctx, run.Repository)
+		if err != nil {
 			return err
 		}
-		if err := d.settle(ctx, map[string]bool{}, run.ID); err != nil {
+		if !mine {
+			continue // it is the affair of who drives the repository's runs
+		}
+		d.hide(run.ID)
+		err = d.ledger.Under(ln.lease).Cancel(ctx, run, "nobody approved of it within 30 days")
+		ln.done()
+		if err == nil {
+			err = d.settle(ctx, run.ID)
+		}
+		if err != nil {
 			return err
 		}
 	}

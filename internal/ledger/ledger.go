@@ -46,6 +46,16 @@ type Ledger struct {
 	// Dir holds the locks of the runs that end with their process; "" is none.
 	Dir string
 	Log *slog.Logger
+
+	lease store.Lease // of the runs' repository
+}
+
+// Under returns the ledger of a server that holds a lease: what is written by it is
+// refused once the runs' repository has changed hands.
+func (l *Ledger) Under(lease store.Lease) *Ledger {
+	held := *l
+	held.lease = lease
+	return &held
 }
 
 // Entry is one run that this process drives. It is where the run's records go,
@@ -70,7 +80,7 @@ func (l *Ledger) Open(ctx context.Context, run ci.Run, jobs []ci.Job, plan []byt
 	if err != nil {
 		return nil, err
 	}
-	if run, _, err = l.Store.CreateRun(context.WithoutCancel(ctx), run, jobs, plan); err != nil {
+	if run, _, err = l.Store.Under(l.lease).CreateRun(context.WithoutCancel(ctx), run, jobs, plan); err != nil {
 		release()
 		return nil, err
 	}
@@ -92,7 +102,7 @@ func (l *Ledger) Resume(ctx context.Context, run ci.Run, taps ...ci.Sink) (*Entr
 		}
 	})
 	var err error
-	if e.rec, err = l.Store.Recorder(e.keep, run.ID, append([]ci.Sink{watch}, taps...)...); err != nil {
+	if e.rec, err = l.Store.Under(l.lease).Recorder(e.keep, run.ID, append([]ci.Sink{watch}, taps...)...); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -158,7 +168,7 @@ func (e *Entry) SetPlan(plan any) error {
 	if err != nil || e.sealed.Load() {
 		return err
 	}
-	return e.ledger.Store.SetPlan(e.keep, e.Run.ID, b)
+	return e.ledger.Store.Under(e.ledger.lease).SetPlan(e.keep, e.Run.ID, b)
 }
 
 // Seal ends the entry without another word: the run stays as it is for the

@@ -40,7 +40,7 @@ type Store interface {
 	QueueRenew(ctx context.Context, jobID string, attempt int, lease time.Time) (held bool, cancel string, err error)
 	QueueFinish(ctx context.Context, jobID string, attempt int, conclusion ci.Conclusion, reason string) (held bool, err error)
 	QueueRelease(ctx context.Context, jobID string, attempt int, available time.Time, reason string) (held bool, err error)
-	QueueExpire(ctx context.Context, now time.Time) (requeued, lost []string, err error)
+	QueueExpire(ctx context.Context, owner string, now time.Time) (requeued, lost []string, err error)
 	QueueGrace(ctx context.Context, prefix string, lease time.Time) error
 	QueueCancel(ctx context.Context, jobID, reason string) (was string, err error)
 }
@@ -63,8 +63,12 @@ type Config struct {
 	// Poll is how often a worker looks for jobs, and the queue for leases that
 	// have ended, without being woken; 0: 1 s.
 	Poll time.Duration
-	Now  func() time.Time // nil: time.Now
-	Log  *slog.Logger     // nil: silent
+	// Owner is the server whose queue this is, where several share a store: it gives
+	// out the jobs of the runs that it drives, and takes back no others. "" gives out
+	// all.
+	Owner string
+	Now   func() time.Time // nil: time.Now
+	Log   *slog.Logger     // nil: silent
 }
 
 // Queue is the queue over one store. It is safe for concurrent use.
@@ -105,6 +109,7 @@ type Item struct {
 	After    time.Time // not before; zero: at once
 	// CPUs and MemoryMiB are what its machine has; 0 is what any worker can give.
 	CPUs, MemoryMiB int
+	Owner           string // set by Add
 }
 
 // Offer is who asks for a job.
@@ -114,6 +119,7 @@ type Offer struct {
 	// CPUs and MemoryMiB are the most that a machine of its may have; 0 is no bound: a
 	// job that wants more than there is fails there, and says so.
 	CPUs, MemoryMiB int
+	Owner           string // set by TryClaim
 }
 
 // Add puts a job in. It reports false, and changes nothing, if the job was put
@@ -129,6 +135,7 @@ func (q *Queue) Add(ctx context.Context, it Item) (bool, error) {
 	if it.After.IsZero() {
 		it.After = q.cfg.Now()
 	}
+	it.Owner = q.cfg.Owner
 	ok, err := q.store.QueueAdd(ctx, it, now, q.cfg.Attempts)
 	if err != nil {
 		return false, fmt.Errorf("queue: %w", err)
@@ -138,6 +145,12 @@ func (q *Queue) Add(ctx context.Context, it Item) (bool, error) {
 	}
 	return ok, nil
 }
+
+// Owner is the server whose queue this is; "" is none.
+func (q *Queue) Owner() string { return q.cfg.Owner }
+
+// Own makes it a server's queue, before it is used.
+func (q *Queue) Own(owner string) { q.cfg.Owner = owner }
 
 // now is the moment of an entry, later than that of the entry before it: jobs
 // come out in the order in which they were put in, those of one millisecond too.
@@ -187,6 +200,7 @@ type Claim struct {
 // TryClaim claims a job that fits, if there is one; nil otherwise.
 func (q *Queue) TryClaim(ctx context.Context, o Offer) (*Claim, error) {
 	now := q.cfg.Now()
+	o.Owner = q.cfg.Owner
 	id, attempt, ok, err := q.store.QueueClaim(ctx, o, now, now.Add(q.cfg.Lease))
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
@@ -383,7 +397,7 @@ type Expired struct {
 
 // Expire takes back the claims whose lease has ended.
 func (q *Queue) Expire(ctx context.Context) (Expired, error) {
-	requeued, lost, err := q.store.QueueExpire(ctx, q.cfg.Now())
+	requeued, lost, err := q.store.QueueExpire(ctx, q.cfg.Owner, q.cfg.Now())
 	if err != nil {
 		return Expired{}, fmt.Errorf("queue: %w", err)
 	}

@@ -75,7 +75,7 @@ func (s *scripted) QueueRelease(_ context.Context, _ string, _ int, available ti
 	return s.held, s.err
 }
 
-func (s *scripted) QueueExpire(context.Context, time.Time) ([]string, []string, error) {
+func (s *scripted) QueueExpire(context.Context, string, time.Time) ([]string, []string, error) {
 	if s.expire != nil {
 		return s.expire()
 	}

@@ -79,7 +79,12 @@ func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState, deta
 		if errors.Is(err, sql.ErrNoRows) {
 			return tx.QueryRowContext(ctx, `SELECT id FROM events WHERE delivery = $1`, delivery).Scan(&e.ID)
 		}
-		if fresh = err == nil; !fresh || delivery == nil || state != EventPending {
+		if fresh = err == nil; fresh && state == EventPending {
+			if err := s.notify(ctx, tx, EventsChanged); err != nil {
+				return err
+			}
+		}
+		if !fresh || delivery == nil || state != EventPending {
 			return err
 		}
 		digest := sha256.Sum256(e.Payload)
@@ -101,6 +106,9 @@ func (s *Store) AddEvent(ctx context.Context, e ci.Event, state EventState, deta
 	})
 	if err != nil {
 		return "", false, err
+	}
+	if state == EventPending && fresh {
+		s.hub.wake(EventsChanged)
 	}
 	return e.ID, fresh, nil
 }
@@ -138,21 +146,46 @@ func (s *Store) Events(ctx context.Context, limit int) ([]StoredEvent, error) {
 	return out, nil
 }
 
-// TakeEvent hands out the oldest pending event and holds it until the given
-// time has passed; a holder that dies by then has its event handed out again.
-// ok is false when there is none.
-func (s *Store) TakeEvent(ctx context.Context, now time.Time, hold time.Duration) (e StoredEvent, ok bool, err error) {
+// TakeEvent hands a server the oldest pending event of a repository that no other
+// server holds, with the lease on that repository, and holds it until the given
+// time has passed; a holder that dies by then has its event handed out again: when
+// its lease has ended, or else when its hold has. ok is false when there is none.
+func (s *Store) TakeEvent(ctx context.Context, owner string, length time.Duration, now time.Time, hold time.Duration) (
+	e StoredEvent, l Lease, ok bool, err error,
+) {
+	of := ""
+	if s.dialect == PostgreSQL {
+		of = " FOR UPDATE OF e SKIP LOCKED"
+	}
+	clock := s.clock()
 	query := `UPDATE events SET state = 'taken', tries = tries + 1, due = $2 WHERE id = (
-		SELECT id FROM events WHERE state IN ('pending', 'taken') AND due <= $1
-		ORDER BY received, id LIMIT 1` + s.skipLocked() + `) RETURNING ` + eventColumns
-	e, err = scanEvent(s.write.QueryRowContext(ctx, query, millis(now), millis(now.Add(hold))))
-	if errors.Is(err, sql.ErrNoRows) {
-		return StoredEvent{}, false, nil
+		SELECT e.id FROM events e LEFT JOIN leases l ON l.repository = lower(e.repository)
+		WHERE e.state IN ('pending', 'taken')
+			AND (e.due <= $1 OR e.state = 'taken' AND l.owner <> $3 AND l.owner <> '' AND l.lease <= ` + clock + `)
+			AND (l.repository IS NULL OR l.owner = $3 OR l.lease <= ` + clock + `)
+		ORDER BY e.received, e.id LIMIT 1` + of + `) RETURNING ` + eventColumns
+	others := errors.New("it is another's by now")
+	err = s.tx(ctx, "take event", func(tx *sql.Tx) error {
+		var err error
+		if e, err = scanEvent(tx.QueryRowContext(ctx, query, millis(now), millis(now.Add(hold)), owner)); err != nil {
+			return err
+		}
+		var got bool
+		if l, got, err = s.lease(ctx, tx, e.Repository, owner, length); err == nil && !got {
+			err = others
+		}
+		if err == nil { // taking the lease made it due
+			_, err = tx.ExecContext(ctx, `UPDATE events SET due = $2 WHERE id = $1`, e.ID, millis(now.Add(hold)))
+		}
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) || errors.Is(err, others) {
+		return StoredEvent{}, Lease{}, false, nil
 	}
 	if err != nil {
-		return e, false, fmt.Errorf("store: take event: %w", err)
+		return e, l, false, err
 	}
-	return e, true, nil
+	return e, l, true, nil
 }
 
 // ReleaseEvent makes a taken event pending again, not before due. tries fences:
@@ -189,7 +222,8 @@ func (s *Store) ReplayEvent(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("store: replay event %s: %w", id, err)
 	}
-	return nil
+	s.hub.wake(EventsChanged)
+	return s.notify(ctx, s.write, EventsChanged)
 }
 
 // skipLocked is one of the places where the dialects differ: SQLite has one

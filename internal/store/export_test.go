@@ -19,6 +19,11 @@ func RawForTest(t *testing.T, path string) *sql.DB {
 	return db
 }
 
+// QueryForTest reads one value.
+func QueryForTest(s *Store, query string, into any) error {
+	return s.read.QueryRow(query).Scan(into)
+}
+
 // Statements splits a migration.
 var Statements = statements
 

@@ -42,7 +42,7 @@ func TestEveryStatementFails(t *testing.T) {
 	later := time.Now()
 	take := func() (err error) {
 		later = later.Add(time.Hour)
-		event, _, err = s.TakeEvent(ctx, later, time.Minute)
+		event, _, _, err = s.TakeEvent(ctx, "s", time.Minute, later, time.Minute)
 		return err
 	}
 	var run ci.Run
@@ -115,7 +115,7 @@ func TestEveryStatementFails(t *testing.T) {
 			_, _, _, err := s.QueueClaim(ctx, queue.Offer{Worker: "w", Labels: []string{"l"}}, now, now.Add(time.Minute))
 			return err
 		}},
-		{"expire it", func() error { _, _, err := s.QueueExpire(ctx, now.Add(time.Hour)); return err }},
+		{"expire it", func() error { _, _, err := s.QueueExpire(ctx, "", now.Add(time.Hour)); return err }},
 		{"cancel it", func() error { return ignore(s.QueueCancel(ctx, jobs[0].ID, "")) }},
 		{"finish another", func() error { return ignore(s.QueueFinish(ctx, jobs[1].ID, 1, ci.Success, "")) }},
 		{"record a run that starts", func() error { return record(ci.Record{Type: ci.RunStarted}) }},

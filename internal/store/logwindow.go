@@ -109,6 +109,14 @@ func (s *Store) window(ctx context.Context, runID, job string, fn func(*logFile)
 
 // openLogFile opens a job's log; nil if nothing was logged.
 func (s *Store) openLogFile(ctx context.Context, runID, jobID string) (*os.File, error) {
+	f, err := s.tryLogFile(ctx, runID, jobID)
+	if errors.Is(err, fs.ErrNotExist) { // it has just moved to the server that took the run over
+		f, err = s.tryLogFile(ctx, runID, jobID)
+	}
+	return f, err
+}
+
+func (s *Store) tryLogFile(ctx context.Context, runID, jobID string) (*os.File, error) {
 	var path string
 	err := s.read.QueryRowContext(ctx, `SELECT path FROM logs WHERE run_id = $1 AND job_id = $2`, runID, jobID).Scan(&path)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -27,19 +27,38 @@ func lowerLabels(labels []string) (string, error) {
 	return string(b), err
 }
 
-// QueueAdd puts a job in the queue. It reports false if it was there already.
+// QueueAdd puts a job in the queue. It reports false if it was there already. An
+// owner has to hold the lease on the run's repository.
 func (s *Store) QueueAdd(ctx context.Context, it queue.Item, now time.Time, maxAttempts int) (bool, error) {
 	l, err := lowerLabels(it.Labels)
 	if err != nil {
 		return false, err
 	}
-	ok, err := changed(s.write.ExecContext(ctx, `INSERT INTO queue (job_id, labels, state, attempt, max_attempts, priority, worker, lease, available, cancel, created, conclusion, reason, cpus, memory_mib)
-		VALUES ($1, $2, 'queued', 0, $3, $4, '', 0, $5, '', $6, '', '', $7, $8) ON CONFLICT (job_id) DO NOTHING`,
-		it.JobID, l, maxAttempts, it.Priority, millis(it.After), millis(now), it.CPUs, it.MemoryMiB))
-	if err != nil {
-		return false, fmt.Errorf("store: queue job %s: %w", it.JobID, err)
-	}
-	return ok, nil
+	var ok bool
+	err = s.tx(ctx, "queue job "+it.JobID, func(tx *sql.Tx) error {
+		if it.Owner != "" {
+			share := ""
+			if s.dialect == PostgreSQL {
+				share = " FOR SHARE OF l"
+			}
+			var owner string
+			err := tx.QueryRowContext(ctx, `SELECT l.owner FROM leases l JOIN runs r ON lower(r.repository) = l.repository JOIN jobs j ON j.run_id = r.id
+				WHERE j.id = $1`+share, it.JobID).Scan(&owner)
+			if err == nil && owner != it.Owner || errors.Is(err, sql.ErrNoRows) {
+				err = ErrFenced
+			}
+			if err != nil {
+				return err
+			}
+		}
+		var err error
+		ok, err = changed(tx.ExecContext(ctx, `INSERT INTO queue (job_id, labels, state, attempt, max_attempts, priority, worker, lease, available, cancel,
+			created, conclusion, reason, cpus, memory_mib, owner)
+			VALUES ($1, $2, 'queued', 0, $3, $4, '', 0, $5, '', $6, '', '', $7, $8, $9) ON CONFLICT (job_id) DO NOTHING`,
+			it.JobID, l, maxAttempts, it.Priority, millis(it.After), millis(now), it.CPUs, it.MemoryMiB, it.Owner))
+		return err
+	})
+	return ok, err
 }
 
 // QueueClaim hands the first fitting job to worker until the lease ends. Its
@@ -57,15 +76,20 @@ func (s *Store) QueueClaim(ctx context.Context, o queue.Offer, now, lease time.T
 		}
 		return int64(n)
 	}
+	args := []any{millis(now), o.Worker, millis(lease), l, most(o.CPUs), most(o.MemoryMiB)}
+	mine := ""
+	if o.Owner != "" {
+		mine = " AND q.owner = $7"
+		args = append(args, o.Owner)
+	}
 	fits := `NOT EXISTS (SELECT 1 FROM json_each(q.labels) w WHERE w.value NOT IN (SELECT value FROM json_each($4)))`
 	if s.dialect == PostgreSQL {
 		fits = `q.labels::jsonb <@ $4::jsonb`
 	}
 	err = s.tx(ctx, "claim", func(tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `UPDATE queue SET state = 'claimed', attempt = attempt + 1, worker = $2, lease = $3 WHERE job_id = (
-			SELECT job_id FROM queue q WHERE state = 'queued' AND available <= $1 AND q.cpus <= $5 AND q.memory_mib <= $6 AND `+fits+`
-			ORDER BY priority DESC, created, job_id LIMIT 1`+s.skipLocked()+`) RETURNING job_id, attempt`,
-			millis(now), o.Worker, millis(lease), l, most(o.CPUs), most(o.MemoryMiB)).Scan(&jobID, &attempt)
+			SELECT job_id FROM queue q WHERE state = 'queued' AND available <= $1`+mine+` AND q.cpus <= $5 AND q.memory_mib <= $6 AND `+fits+`
+			ORDER BY priority DESC, created, job_id LIMIT 1`+s.skipLocked()+`) RETURNING job_id, attempt`, args...).Scan(&jobID, &attempt)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -114,9 +138,10 @@ func (s *Store) QueueRelease(ctx context.Context, jobID string, attempt int, ava
 	return held, nil
 }
 
-// QueueExpire takes back the claims whose lease has ended: those with attempts
+// QueueExpire takes back the claims whose lease has ended, of one owner's jobs or
+// of all: those with attempts
 // left, and not cancelled, go back into the queue, the others are lost.
-func (s *Store) QueueExpire(ctx context.Context, now time.Time) (requeued, lost []string, err error) {
+func (s *Store) QueueExpire(ctx context.Context, owner string, now time.Time) (requeued, lost []string, err error) {
 	err = s.tx(ctx, "expire leases", func(tx *sql.Tx) error {
 		scan := func(r *sql.Rows) (string, error) {
 			var id string
@@ -125,12 +150,12 @@ func (s *Store) QueueExpire(ctx context.Context, now time.Time) (requeued, lost 
 		var err error
 		lost, err = collect(ctx, tx, scan, `UPDATE queue SET state = 'lost', lease = 0, conclusion = 'failure',
 			reason = CASE WHEN cancel <> '' THEN cancel ELSE 'the worker was lost' END
-			WHERE state = 'claimed' AND lease <= $1 AND (attempt >= max_attempts OR cancel <> '') RETURNING job_id`, millis(now))
+			WHERE state = 'claimed' AND lease <= $1 AND ($2 = '' OR owner = $2) AND (attempt >= max_attempts OR cancel <> '') RETURNING job_id`, millis(now), owner)
 		if err != nil {
 			return err
 		}
 		requeued, err = collect(ctx, tx, scan, `UPDATE queue SET state = 'queued', worker = '', lease = 0, available = $1, reason = 'the worker was lost'
-			WHERE state = 'claimed' AND lease <= $1 RETURNING job_id`, millis(now))
+			WHERE state = 'claimed' AND lease <= $1 AND ($2 = '' OR owner = $2) RETURNING job_id`, millis(now), owner)
 		return err
 	})
 	return requeued, lost, err

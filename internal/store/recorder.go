@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +48,8 @@ type Recorder struct {
 	s   *Store
 	ctx context.Context
 	run string
+	// lease is asked with every write; the first that is refused ends the Recorder.
+	lease Lease
 
 	mu      sync.Mutex
 	seq     int64
@@ -55,6 +59,7 @@ type Recorder struct {
 	refused int
 	err     error
 	closed  bool
+	fenced  bool   // somebody else records the run by now
 	dirty   bool   // log bytes written since the last flush
 	logged  int64  // bytes of all log files
 	line    []byte // of the log, used again
@@ -77,6 +82,7 @@ type recordedJob struct {
 	full    bool
 	steps   map[int]*stepSpan
 	changed bool
+	left    string // the file of an earlier lease, to be removed
 }
 
 type stepSpan struct {
@@ -92,13 +98,17 @@ const flushEvery = 200 * time.Millisecond
 // whose end has to be recorded too. taps get every record after it has been
 // numbered, in order.
 func (s *Store) Recorder(ctx context.Context, runID string, taps ...ci.Sink) (*Recorder, error) {
+	return s.recorder(ctx, Lease{}, runID, taps...)
+}
+
+func (s *Store) recorder(ctx context.Context, l Lease, runID string, taps ...ci.Sink) (*Recorder, error) {
 	if !ci.ValidID(runID) {
 		return nil, fmt.Errorf("store: record run %q: no run id", runID)
 	}
 	if _, err := s.Run(ctx, runID); err != nil {
 		return nil, err
 	}
-	r := &Recorder{s: s, ctx: ctx, run: runID, jobs: map[string]*recordedJob{}, taps: taps, stop: make(chan struct{}), done: make(chan struct{})}
+	r := &Recorder{s: s, ctx: ctx, run: runID, lease: l, jobs: map[string]*recordedJob{}, taps: taps, stop: make(chan struct{}), done: make(chan struct{})}
 	jobs, err := s.Jobs(ctx, runID)
 	if err != nil {
 		return nil, err
@@ -176,7 +186,9 @@ func (r *Recorder) Flush() error {
 	if r.closed {
 		return errors.New("the record is closed")
 	}
-	r.flush()
+	if r.flush(); r.fenced {
+		return ErrFenced
+	}
 	return nil
 }
 
@@ -226,7 +238,7 @@ func (r *Recorder) fail(err error) {
 func (r *Recorder) emit(rec ci.Record, attempt int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed || r.fenced {
 		r.refused++
 		return
 	}
@@ -266,10 +278,16 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 		brief := rec
 		brief.Outputs = ci.Brief(rec.Outputs)
 		err = r.s.tx(r.ctx, "record "+string(rec.Type), func(tx *sql.Tx) error {
+			if err := r.holds(tx); err != nil {
+				return err
+			}
 			if err := r.apply(tx, rec, attempt); err != nil {
 				return err
 			}
-			return appendRecord(r.ctx, tx, brief)
+			if err := appendRecord(r.ctx, tx, brief); err != nil {
+				return err
+			}
+			return r.s.notify(r.ctx, tx, r.run)
 		})
 		if err == nil {
 			r.s.hub.wake(r.run)
@@ -291,6 +309,13 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 	for _, t := range r.taps {
 		t.Emit(rec)
 	}
+}
+
+// holds notes, as the error, that the run has changed hands. The caller holds mu.
+func (r *Recorder) holds(tx *sql.Tx) error {
+	err := r.s.holds(r.ctx, tx, r.lease)
+	r.fenced = errors.Is(err, ErrFenced)
+	return err
 }
 
 // apply brings the rows to what the record tells.
@@ -534,6 +559,13 @@ func (r *Recorder) openLog(j *recordedJob) error {
 	if name == "" {
 		name = "run"
 	}
+	if r.lease.Fence != 0 {
+		// Whoever had the run before may not know yet that it is not its run any more.
+		name += fmt.Sprintf(".%d", r.lease.Fence)
+		if err := r.inherit(j, filepath.Join(dir, name+".ndjson")); err != nil {
+			return fmt.Errorf("store: log file: %w", err)
+		}
+	}
 	f, err := os.OpenFile(filepath.Join(dir, name+".ndjson"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("store: log file: %w", err)
@@ -572,10 +604,30 @@ func (r *Recorder) openLog(j *recordedJob) error {
 	return r.s.loadSpans(r.ctx, r.run, j)
 }
 
+// inherit begins a log file with what there is of the job's log under an earlier
+// lease, in a file that its writer may still write to and nobody reads any more.
+func (r *Recorder) inherit(j *recordedJob, path string) error {
+	old, err := r.s.openLogFile(r.ctx, r.run, j.id)
+	if err != nil || old == nil {
+		return err
+	}
+	defer old.Close()
+	if old.Name() == path {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, old)
+	j.left = old.Name()
+	return errors.Join(err, f.Close())
+}
+
 // flush brings the log files and the pointers into them up to date. The caller
 // holds mu.
 func (r *Recorder) flush() {
-	if !r.dirty {
+	if !r.dirty || r.fenced {
 		return
 	}
 	r.dirty = false
@@ -598,10 +650,13 @@ func (r *Recorder) flush() {
 	if len(touched) == 0 {
 		return
 	}
-	r.fail(r.s.tx(r.ctx, "log pointers", func(tx *sql.Tx) error {
+	err := r.s.tx(r.ctx, "log pointers", func(tx *sql.Tx) error {
+		if err := r.holds(tx); err != nil {
+			return err
+		}
 		for _, j := range touched {
 			if _, err := tx.ExecContext(r.ctx, `INSERT INTO logs (run_id, job_id, path, bytes, lines) VALUES ($1,$2,$3,$4,$5)
-				ON CONFLICT (run_id, job_id) DO UPDATE SET bytes = excluded.bytes, lines = excluded.lines`, r.run, j.id, j.path, j.size, j.lines); err != nil {
+				ON CONFLICT (run_id, job_id) DO UPDATE SET path = excluded.path, bytes = excluded.bytes, lines = excluded.lines`, r.run, j.id, j.path, j.size, j.lines); err != nil {
 				return err
 			}
 			for n, sp := range j.steps {
@@ -615,7 +670,18 @@ func (r *Recorder) flush() {
 				}
 			}
 		}
-		return nil
-	}))
+		return r.s.notify(r.ctx, tx, r.run)
+	})
+	if r.fenced {
+		return
+	}
+	r.fail(err)
+	for _, j := range touched {
+		if err == nil && j.left != "" {
+			os.Remove(j.left)
+			os.Remove(strings.TrimSuffix(j.left, ".ndjson") + ".idx")
+			j.left = ""
+		}
+	}
 	r.s.hub.wake(r.run)
 }

@@ -24,6 +24,10 @@ type StoredJob struct {
 // file), attempts and creation times, and returns both as stored. plan is the
 // planner's JSON, given back by [Store.Plan]; it may be nil.
 func (s *Store) CreateRun(ctx context.Context, run ci.Run, jobs []ci.Job, plan []byte) (ci.Run, []ci.Job, error) {
+	return s.createRun(ctx, Lease{}, run, jobs, plan)
+}
+
+func (s *Store) createRun(ctx context.Context, l Lease, run ci.Run, jobs []ci.Job, plan []byte) (ci.Run, []ci.Job, error) {
 	now := time.Now()
 	if run.ID == "" {
 		run.ID = ci.NewID()
@@ -37,6 +41,9 @@ func (s *Store) CreateRun(ctx context.Context, run ci.Run, jobs []ci.Job, plan [
 	}
 	jobs = append([]ci.Job(nil), jobs...)
 	err := s.tx(ctx, "create run", func(tx *sql.Tx) error {
+		if err := s.holds(ctx, tx, l); err != nil {
+			return err
+		}
 		if run.Number == 0 {
 			n, err := take(ctx, tx, "run:"+run.Repository+":"+run.File, 1)
 			if err != nil {
@@ -269,14 +276,16 @@ func (s *Store) Plan(ctx context.Context, runID string) ([]byte, error) {
 
 // SetPlan replaces the stored plan of a run that has not completed.
 func (s *Store) SetPlan(ctx context.Context, runID string, plan []byte) error {
-	ok, err := changed(s.write.ExecContext(ctx, `UPDATE runs SET plan = $2 WHERE id = $1 AND status <> 'completed'`, runID, clean(string(plan))))
-	if err == nil && !ok {
-		err = ErrTerminal
-	}
-	if err != nil {
-		return fmt.Errorf("store: plan of run %s: %w", runID, err)
-	}
-	return nil
+	return s.setPlan(ctx, Lease{}, runID, plan)
+}
+
+func (s *Store) setPlan(ctx context.Context, l Lease, runID string, plan []byte) error {
+	return s.tx(ctx, "plan of run "+runID, func(tx *sql.Tx) error {
+		if err := s.holds(ctx, tx, l); err != nil {
+			return err
+		}
+		return once(tx.ExecContext(ctx, `UPDATE runs SET plan = $2 WHERE id = $1 AND status <> 'completed'`, runID, clean(string(plan))))
+	})
 }
 
 const jobColumns = `id, run_id, key, job, name, attempt, labels, status, conclusion, reason, infra, outputs, created, started, finished`

@@ -8,6 +8,13 @@
 // conformance suite (suite_test.go) runs on SQLite always and on a real
 // PostgreSQL server where its programs are installed.
 //
+// # Several servers
+//
+// Servers that share a PostgreSQL database hold repositories by leases
+// (leases.go), and what one records wakes those who watch at the others
+// (listen.go). What a server has open when it is stopped does not hold up the
+// others for long: the database ends transactions in which nothing happens.
+//
 // # Writers
 //
 // SQLite has one writer at a time. Within a process all writes go over one
@@ -56,8 +63,9 @@ import (
 	"sync"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // registers "pgx"
-	_ "modernc.org/sqlite"             // registers "sqlite"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // registers "sqlite"
 )
 
 // Errors that callers tell apart.
@@ -91,6 +99,8 @@ type Store struct {
 	dialect Dialect
 	logDir  string
 	hub     hub
+	// Of PostgreSQL: what other processes record.
+	listener *listener
 	// How large log files get: of a job, and of a run's jobs together.
 	jobLog, runLog int64
 }
@@ -116,10 +126,15 @@ func Open(ctx context.Context, dsn string, options ...Option) (*Store, error) {
 	s := &Store{jobLog: LogLimit, runLog: RunLogLimit}
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		s.dialect = PostgreSQL
-		db, err := sql.Open("pgx", dsn)
+		cfg, err := pgx.ParseConfig(dsn)
 		if err != nil {
 			return nil, errors.New("open PostgreSQL: the URL cannot be read; its form is postgres://user:password@host:5432/database")
 		}
+		if cfg.RuntimeParams["idle_in_transaction_session_timeout"] == "" {
+			cfg.RuntimeParams["idle_in_transaction_session_timeout"] = idleInTransaction
+		}
+		db := stdlib.OpenDB(*cfg)
+		s.listener = &listener{config: cfg, hub: &s.hub}
 		db.SetMaxOpenConns(16)
 		s.write, s.read = db, db
 	} else {
@@ -184,6 +199,7 @@ func (s *Store) openSQLite(path string) error {
 
 // Close closes the database. Recorders must be closed before.
 func (s *Store) Close() error {
+	s.listener.close()
 	err := errors.Join(s.check.close(), s.write.Close())
 	if s.read != s.write {
 		err = errors.Join(err, s.read.Close())
@@ -391,10 +407,12 @@ type hub struct {
 }
 
 // Watch returns a channel that gets a value after something was recorded about
-// the run by this process (runID "" for any run), and a function that ends the
-// watch. Wake-ups coalesce. What other processes record does not wake: a
-// watcher that shares its database also looks now and then by itself.
+// the run (runID "" for any run; [EventsChanged] for events that came), and a
+// function that ends the watch. Wake-ups coalesce. What other processes record
+// wakes with PostgreSQL, while its connection holds; a watcher that shares its
+// database also looks now and then by itself.
 func (s *Store) Watch(runID string) (<-chan struct{}, func()) {
+	s.listener.start()
 	ch := make(chan struct{}, 1)
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()

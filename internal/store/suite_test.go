@@ -87,15 +87,19 @@ func testEvents(t *testing.T, a, b *store.Store) {
 		}
 	}
 	now := time.Now()
-	e, took, err := a.TakeEvent(ctx, now, time.Minute)
+	e, lease, took, err := a.TakeEvent(ctx, "a", time.Minute, now, time.Minute)
 	ok(t, err)
 	if !took || e.ID != id || string(e.Payload) != string(payload) || e.Tries != 1 {
 		t.Fatalf("took %v %+v", took, e)
 	}
-	if _, took, err := b.TakeEvent(ctx, now, time.Minute); err != nil || took {
+	if _, _, took, err := b.TakeEvent(ctx, "b", time.Minute, now, time.Minute); err != nil || took {
 		t.Fatalf("a held event was handed out again (%v, %v)", took, err)
 	}
-	e2, took, err := b.TakeEvent(ctx, now.Add(2*time.Minute), time.Minute) // its holder is dead
+	if _, _, took, err := b.TakeEvent(ctx, "b", time.Minute, now.Add(2*time.Minute), time.Minute); err != nil || took {
+		t.Fatalf("an event of another server's repository was handed out (%v, %v)", took, err)
+	}
+	ok(t, a.ReleaseLease(ctx, lease, "a"))
+	e2, _, took, err := b.TakeEvent(ctx, "b", time.Minute, now.Add(2*time.Minute), time.Minute) // its holder is dead
 	ok(t, err)
 	if !took || e2.Tries != 2 {
 		t.Fatalf("took %v %+v", took, e2)
@@ -158,7 +162,7 @@ func testBodies(t *testing.T, a, b *store.Store) {
 		t.Fatalf("%d of one body wait: %v", n, err)
 	}
 	for range n + 2 {
-		e, took, err := a.TakeEvent(ctx, time.Now().Add(time.Hour), time.Minute)
+		e, _, took, err := a.TakeEvent(ctx, "a", time.Minute, time.Now().Add(time.Hour), time.Minute)
 		if err != nil || !took {
 			t.Fatal(took, err)
 		}
@@ -566,7 +570,7 @@ func testQueueTable(t *testing.T, a, b *store.Store) {
 	if !got || jid != id || attempt != 1 {
 		t.Fatal(jid, attempt, got)
 	}
-	requeued, lost, err := b.QueueExpire(ctx, now.Add(2*time.Minute))
+	requeued, lost, err := b.QueueExpire(ctx, "", now.Add(2*time.Minute))
 	ok(t, err)
 	if len(requeued) != 1 || len(lost) != 0 {
 		t.Fatal(requeued, lost)
@@ -582,7 +586,7 @@ func testQueueTable(t *testing.T, a, b *store.Store) {
 	if j := must[store.StoredJob](t)(a.Job(ctx, id)); j.Attempt != 2 || j.RunID != run.ID {
 		t.Fatalf("%+v", j)
 	}
-	if _, lost, err := a.QueueExpire(ctx, now.Add(4*time.Minute)); err != nil || len(lost) != 1 {
+	if _, lost, err := a.QueueExpire(ctx, "", now.Add(4*time.Minute)); err != nil || len(lost) != 1 {
 		t.Fatal(lost, err)
 	}
 }
