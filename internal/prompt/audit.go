@@ -28,6 +28,7 @@ func (r *reader) audit(yaml string) {
 	a.order()
 	a.jobsCounted()
 	a.unasked()
+	a.idle()
 }
 
 type auditor struct {
@@ -104,6 +105,9 @@ func (a *auditor) kept(n *node) {
 		return
 	}
 	for i := n.start; i < n.end; i++ {
+		if n.name == "purpose.path" || n.name == "command.by" && n.get("c").start > i {
+			continue // what the command that is named does it to
+		}
 		t := a.c.ts[i]
 		switch {
 		case t.kind == word && abbreviations[strings.ToLower(t.text)] != "":
@@ -270,9 +274,6 @@ func (a *auditor) jobsCounted() {
 
 // order looks for what is said to come after a command: "./deploy.sh, after make test".
 func (a *auditor) order() {
-	if len(a.p.jobs) != 1 {
-		return // what jobs wait for is said by their needs
-	}
 	command := func(i int) string {
 		if i < 0 || i >= len(a.nodes) {
 			return ""
@@ -284,18 +285,79 @@ func (a *auditor) order() {
 	}
 	for i, n := range a.nodes {
 		c := n.get("c")
-		if n.name != "onpass" && n.name != "passes" || c == nil || !a.isCommand(c) {
+		if n.name != "onpass" && n.name != "passes" {
+			continue
+		}
+		if what, _ := a.purposeOf(n.get("s")); what != "" && c == nil { // "after build"
+			a.jobWaits(n, what)
+			continue
+		}
+		if c == nil || !a.isCommand(c) {
 			continue
 		}
 		what := command(i + 1)
+		if what == "" && i+1 < len(a.nodes) && a.nodes[i+1].name == "colon" {
+			what = command(i + 2)
+		}
 		if what == "" {
 			what = command(i - 1)
+		}
+		if x, y := a.jobOf(a.commandOf(c)), a.jobOf(what); x != nil && y != nil && x != y {
+			if !waits(y, x, 0) {
+				a.fail(n, "nothing would wait for it", "say which jobs need which: job test runs `make test` and needs build")
+			}
+			continue
 		}
 		first, then := strings.Index(a.have, spaced(a.commandOf(c))), strings.Index(a.have, spaced(what))
 		if what != "" && first >= 0 && then >= 0 && then < first && what != a.commandOf(c) {
 			a.fail(n, "it is not clear what comes first", "name the steps in their order: run `make test`, then `./deploy.sh`")
 		}
 	}
+}
+
+// jobWaits looks for the wait of a job for another one that is named by its purpose.
+func (a *auditor) jobWaits(n *node, what string) {
+	if len(a.explicit) < 2 {
+		return
+	}
+	var first, own *job
+	for _, j := range a.p.jobs {
+		if j.purpose == what || j.id == what {
+			first = j
+		}
+	}
+	for i := n.end; i < len(a.c.ts) && own == nil; i++ {
+		for _, s := range a.c.commands(i) {
+			if j := a.jobOf(a.commandOf(&node{start: i, end: s.end})); j != nil {
+				own = j
+			}
+		}
+		if a.c.ts[i].text == "." || a.c.ts[i].text == ";" || a.c.ts[i].text == "\n" {
+			break
+		}
+	}
+	if first != nil && own != nil && !waits(own, first, 0) {
+		a.fail(n, "nothing would wait for it", "say which jobs need which: job test runs `make test` and needs build")
+	}
+}
+
+// jobOf is the job that runs a command; nil if none or several do.
+func (a *auditor) jobOf(command string) *job {
+	var found *job
+	for _, j := range a.p.jobs {
+		if command != "" && slices.ContainsFunc(j.steps, func(s *step) bool { return s.command == command }) {
+			if found != nil {
+				return nil
+			}
+			found = j
+		}
+	}
+	return found
+}
+
+// waits says whether a job runs after another one, by way of others too.
+func waits(j, other *job, depth int) bool {
+	return j == other || depth < len(j.steps)+64 && slices.ContainsFunc(j.needs, func(k *job) bool { return waits(k, other, depth+1) })
 }
 
 // subjects are words that speak of something which is then to be seen in a
@@ -332,7 +394,7 @@ var subjectsOf = []struct {
 // subjects looks for what the request speaks of.
 func (a *auditor) subjects() {
 	for _, n := range a.nodes {
-		if base, _, _ := strings.Cut(n.name, "."); base == "named" || base == "title3" || base == "onpass" || base == "onfail" {
+		if base, _, _ := strings.Cut(n.name, "."); base == "named" || base == "title3" || n.name == "env.cmd" || base == "onpass" || base == "onfail" {
 			continue // "only if it succeeded" is what happens anyway
 		}
 		for i := n.start; i < n.end; i++ {
@@ -376,6 +438,27 @@ func (a *auditor) unasked() {
 	for _, u := range unaskedFor {
 		if strings.Contains(a.have, u.sign) && !u.words.MatchString(said) {
 			a.problem(strings.TrimSpace(a.p.request), "the workflow would have "+u.what+", which is not asked for", "say it in sentences of their own")
+		}
+	}
+}
+
+// effectless are fragments that may change nothing: what they say happens anyway.
+var effectless = set("aside onpass passes useinput afterboth done onpush on os sched tolerate mustpass by checkout tool purpose open close job dash command deps does always concurrency parallel separate approval environment to mode parens each nowhere")
+
+// idle looks for fragments without which the workflow would be the same: what
+// they say was forgotten.
+func (a *auditor) idle() {
+	if len(a.problems) > 0 {
+		return
+	}
+	for i, n := range a.nodes {
+		base, _, _ := strings.Cut(n.name, ".")
+		if isSeparator(n.name) || empty[n.name] || empty[base] || effectless[base] || base == "needs" && a.has("needs:") {
+			continue
+		}
+		without := read(a.c, slices.Delete(slices.Clone(a.nodes), i, i+1))
+		if len(without.problems) == 0 && haystack(without.p.write()) == a.have {
+			a.fail(n, "it would change nothing", "say it in a sentence of its own; commands stand in backquotes: run `make check`")
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -122,6 +123,74 @@ func (r *reader) times(n *node) ([]hourMinute, error) {
 	return out, nil
 }
 
+// withinHours are the cron lines of what happens from one hour to another, both included.
+func (r *reader) withinHours(n *node) ([]string, string, error) {
+	hour := func(name, half string) (int, error) {
+		k := n.get(name)
+		if h := n.get(half); h != nil {
+			k = &node{start: k.start, end: k.end, kids: []*node{{name: "h", start: k.start, end: k.end}, {name: "p", start: h.start, end: h.end}}}
+		} else {
+			k = &node{start: k.start, end: k.end, kids: []*node{{name: map[bool]string{true: "h", false: "c"}[allDigits(r.word(k))], start: k.start, end: k.end}}}
+		}
+		t, err := r.clockOf(k)
+		if err == nil && t.m != 0 {
+			err = errors.New("hours within which something runs begin at full hours")
+		}
+		return t.h, err
+	}
+	from, err := hour("hf", "hf2")
+	if err != nil {
+		return nil, "", err
+	}
+	to, err := hour("ht", "ht2")
+	switch {
+	case err != nil:
+		return nil, "", err
+	case from >= to:
+		return nil, "", errors.New("the hours run backwards")
+	}
+	days := "*"
+	for _, k := range n.kids {
+		if k.name == "w" || k.name == "e" || k.name == "d" && dayNumber(r.word(k)) >= 0 || k.name == "from" {
+			lines, _, err := r.crons(&node{start: n.start, end: n.end, kids: slices.DeleteFunc(slices.Clone(n.kids), func(k *node) bool {
+				return k.name != "w" && k.name != "e" && k.name != "from" && k.name != "to" && (k.name != "d" || dayNumber(r.word(k)) < 0)
+			})})
+			if err != nil {
+				return nil, "", err
+			}
+			days = lines[0][strings.LastIndexByte(lines[0], ' ')+1:]
+			break
+		}
+	}
+	minute, hours := "0", fmt.Sprintf("%d-%d", from, to)
+	if k := n.get("hourly"); k == nil {
+		how := &node{start: n.start, end: n.end, kids: slices.DeleteFunc(slices.Clone(n.kids), func(k *node) bool {
+			return k.name != "n" && k.name != "u" && (k.name != "d" || dayNumber(r.word(k)) >= 0)
+		})}
+		lines, _, err := r.crons(how)
+		if err != nil {
+			return nil, "", err
+		}
+		f := strings.Fields(lines[0])
+		if f[2] != "*" {
+			return nil, "", errors.New("that happens less often than daily")
+		}
+		if minute = f[0]; strings.HasPrefix(f[1], "*/") {
+			hours += f[1][1:]
+		}
+	}
+	shift, note := 0, ""
+	if n.has("z") || n.has("city") {
+		if shift, note, err = r.zone(n); err != nil {
+			return nil, "", err
+		}
+	}
+	if shift != 0 {
+		return nil, "", errors.New("give the hours in UTC")
+	}
+	return []string{minute + " " + hours + " * * " + days}, note, nil
+}
+
 // crons are the cron lines of a schedule.
 func (r *reader) crons(n *node) ([]string, string, error) {
 	if n.has("half") && strings.Contains(r.words(n.get("half")), "half") && !n.has("n") {
@@ -129,6 +198,9 @@ func (r *reader) crons(n *node) ([]string, string, error) {
 	}
 	if strings.Contains(r.words(n), "quarter of an hour") || strings.Contains(r.words(n), "quarter hour") {
 		return []string{"*/15 * * * *"}, "", nil
+	}
+	if n.has("hf") {
+		return r.withinHours(n)
 	}
 	if n.has("quarter") {
 		return []string{"0 3 1 */3 *"}, "", nil

@@ -162,8 +162,8 @@ func (c *chart) program(at, start int) (*program, int) {
 		return &program{name: name}, 2
 	case p == nil:
 		// A program that nobody has heard of, but with flags behind it.
-		if said && !lex.knows(t.word) && !t.mended && at+1 < len(c.ts) && option.MatchString(c.ts[at+1].text) && c.ts[at+1].kind == word {
-			return &program{name: name}, 3
+		if (said || c.behind(start, "with", "using", "via")) && !lex.knows(t.word) && !t.mended && plainName.MatchString(name) && c.flagged(at+1) {
+			return &program{name: name, subs: map[string]bool{"*": true}}, 3
 		}
 		return nil, 0
 	}
@@ -215,6 +215,19 @@ func (c *chart) program(at, start int) (*program, int) {
 		return p, 2
 	}
 	return nil, 0
+}
+
+// flagged says whether a flag stands at a token, or behind a subcommand there.
+func (c *chart) flagged(at int) bool {
+	for i := at; i < min(at+2, len(c.ts)) && c.ts[i].kind == word; i++ {
+		if option.MatchString(c.ts[i].text) {
+			return true
+		}
+		if c.g.lex.knows(c.ts[i].word) || c.ts[i].mended || !plainName.MatchString(c.ts[i].text) {
+			return false
+		}
+	}
+	return false
 }
 
 // lone says whether a program may do its work without arguments: one that somebody
@@ -581,6 +594,13 @@ var classes = map[string]func(c *chart, t token) bool{
 		}
 		return len(one) == 1
 	},
+	// a word on which nothing depends: of the idle ones, or one that nobody has a meaning for
+	"idle": func(c *chart, t token) bool {
+		return t.kind == word && (c.g.lex.is("idle", t.word) || plainName.MatchString(t.text) && !t.mended && !c.g.lex.knows(t.word) &&
+			!c.g.lex.subs[t.word] && c.g.lex.programs[t.text] == nil && !(envName.MatchString(t.text) && strings.Contains(t.text, "_")) &&
+			!pathLike.MatchString(t.text) && !execPath.MatchString(t.text))
+	},
+	"bot":    func(c *chart, t token) bool { return t.kind == word && strings.HasSuffix(t.text, "[bot]") },
 	"dotted": func(c *chart, t token) bool { return t.kind == word && dottedVersion.MatchString(t.text) },
 	"slash":  func(c *chart, t token) bool { return t.kind == word && slashWord.MatchString(t.text) },
 	"ciname": func(c *chart, t token) bool {

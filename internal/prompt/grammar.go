@@ -554,9 +554,9 @@ func (c *chart) cover() []*node {
 		here := best[i].cost
 		for _, r := range c.g.fragments {
 			for _, m := range c.rule(r, i) {
-				if m.end == i || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) ||
+				if m.end == i || standing[r.name] != nil && !standing[r.name](c, i, m.end) || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) ||
 					cutting[r.name] && c.cuts(i, m.end) || r.name == "purpose.bare" && !c.apart(i, m.end) ||
-					r.name == "does" && c.begins(i) && c.surely(i) || places[r.name] && c.environment(i, m.end) {
+					r.name == "does" && c.begins(i) && c.surely(i) || places[r.name] && c.environment(r.name, i, m.end) {
 					continue
 				}
 				if cost := here + r.cost + m.cost; cost < best[m.end].cost {
@@ -584,8 +584,12 @@ var places = set("onlyon noton onpush onpush.bare on.label")
 
 // environment says whether what may be a branch is where something is deployed to:
 // "in production" is no branch, "on pushes to production" is one.
-func (c *chart) environment(from, to int) bool {
-	found := false
+// "Push to production" where a command stands is no event either.
+func (c *chart) environment(name string, from, to int) bool {
+	found := name == "onpush.bare" && c.ts[from].word == "push" && c.begins(from) && to > from+2 && deployedTo[c.ts[to-1].word]
+	if found {
+		return true
+	}
 	for i := from; i < to; i++ {
 		w := c.ts[i].word
 		if strings.HasPrefix(w, "push") || strings.HasPrefix(w, "merg") || strings.HasPrefix(w, "commit") || strings.HasPrefix(w, "branch") || w == "pr" {
@@ -615,6 +619,23 @@ func (c *chart) apart(from, to int) bool {
 	}
 	next := c.ts[to]
 	return c.begins(from) && (next.kind == punct && next.text != ":" || next.word == "and" || next.word == "then")
+}
+
+// standing says of fragments where they may stand.
+var standing = map[string]func(c *chart, from, to int) bool{
+	"aside": func(c *chart, from, to int) bool {
+		clause := from == 0 || c.ts[from-1].kind == punct && c.ts[from-1].text != "," && c.ts[from-1].text != "("
+		switch c.ts[from].word {
+		case "because", "since", "so", "as", "which":
+			clause = true
+		}
+		return clause && (to == len(c.ts) || c.ts[to].kind == punct && c.ts[to].text != "(" && c.ts[to].text != "->") && to > from+1 && !c.hides(from, to)
+	},
+	"command.by": func(c *chart, from, _ int) bool { return c.begins(from) },
+	"title4.step": func(c *chart, from, to int) bool { // "- unit: make unit"
+		start := from == 0 || c.ts[from-1].kind == bullet || c.ts[from-1].text == "\n"
+		return start && to < len(c.ts) && c.surely(to)
+	},
 }
 
 // verbs are names of events that are verbs, and more often so.

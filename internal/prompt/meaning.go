@@ -15,6 +15,7 @@ var meanings map[string]func(*reader, *node)
 
 func init() { // they call each other
 	meanings = map[string]func(*reader, *node){
+		"aside":   (*reader).readAside,
 		"isdraft": (*reader).readIsDraft, "skipstep": (*reader).readSkipStep,
 		"command": (*reader).readCommand, "purpose": (*reader).readPurpose, "by": (*reader).readBy, "gloss": (*reader).readGloss, "say": (*reader).readSay,
 		"surepass": (*reader).readSurePass, "allow": (*reader).readAllow, "tool": (*reader).readTool, "title": (*reader).readTitle,
@@ -62,6 +63,11 @@ func (r *reader) readCommand(n *node) {
 	if len(r.heading) > 0 {
 		r.headed = append(r.headed, s)
 	}
+}
+
+// readAside is what a request tells besides: nothing depends on it, and whoever asks is told that it was left out.
+func (r *reader) readAside(n *node) {
+	r.p.notes = append(r.p.notes, "nothing was made of “"+r.c.text(n)+"”")
 }
 
 var purposes = []string{"test", "build", "lint", "format", "deps", "bench", "release", "docs", "check", "verify", "typecheck", "deploy",
@@ -466,7 +472,17 @@ func (r *reader) occasion(n *node, o *occasion) {
 	inSegment := r.segment < len(r.steps)
 	m := modifier{name: "on", o: o, apply: func(*step) {}}
 	direct, seps, step := r.follows()
+	only := strings.HasPrefix(n.name, "on.only")
 	switch {
+	case inSegment && !(r.endsWithColon() && step) && only && len(r.steps) > 1:
+		which, ok := r.conditioned(r.c.text(n))
+		if !ok {
+			return
+		}
+		o.steps = append(o.steps, which...)
+		for _, s := range which {
+			s.modified = true
+		}
 	case inSegment && !(r.endsWithColon() && step):
 		if len(r.steps) == len(r.coordinated()) || r.sentenceStart == 0 && len(r.occasions) == 1 {
 			o.whole = true
@@ -616,6 +632,11 @@ func (r *reader) readOtherRun(n *node) {
 
 func (r *reader) readSchedule(n *node) {
 	o := &occasion{}
+	if n.name == "sched.hours" {
+		r.schedule(&o.t, n)
+		r.occasion(n, o)
+		return
+	}
 	r.schedule(&o.t, n.get("s"))
 	o.vague = !r.timed(n.get("s"))
 	r.occasion(n, o)
@@ -1150,6 +1171,10 @@ var elsewise = regexp.MustCompile(`^(?:, )?(?:and |but |or )?(?:otherwise|or els
 var conditional = set("onlyon noton onlyev notev paths ignore label draft isdraft actor fork ifinput exists onlyos onlyver message skipstep")
 
 func (r *reader) readOnFail(n *node) {
+	if o := r.otherRun(n); o != nil {
+		o.conds = []string{"github.event.workflow_run.conclusion == 'failure'"}
+		return
+	}
 	of := r.subject(n, true)
 	w := r.words(n)
 	if elsewise.MatchString(w) {
@@ -1187,12 +1212,17 @@ func (r *reader) readOnFail(n *node) {
 }
 
 func (r *reader) readOnPass(n *node) {
+	if o := r.otherRun(n); o != nil {
+		o.conds = []string{"github.event.workflow_run.conclusion == 'success'"}
+		return
+	}
 	r.subject(n, true)
 	all := regexp.MustCompile(`\b(?:both|all|jobs|everything)\b`).MatchString(r.words(n))
 	if r.job != nil {
 		// What waits is the job that is spoken of, or the one that comes.
 		j := r.job
-		if r.segment == len(r.steps) {
+		empty := !slices.ContainsFunc(r.steps, func(s *step) bool { return s.job == j })
+		if r.segment == len(r.steps) && !empty {
 			r.passNext = func(next *job) { next.needsPrev, next.needsAll = !all, all }
 		} else {
 			j.needsPrev, j.needsAll = !all, all
@@ -1208,6 +1238,20 @@ func (r *reader) readOnPass(n *node) {
 	}
 	r.afterThen = true
 	r.drop(func(m *modifier) bool { return m.used && m.tight })
+}
+
+// itEnded is said of a run that something else waits for.
+var itEnded = regexp.MustCompile(`^(?:, )?(?:and |but )?(?:only )?(?:if|when|provided|in case) (?:it|that|this|the run|the workflow|that run|that workflow)\b`)
+
+// otherRun is the occasion that is another workflow's end, where "if it succeeded"
+// behind the only steps speaks of that.
+func (r *reader) otherRun(n *node) *occasion {
+	for _, o := range r.occasions {
+		if len(o.t.runs) > 0 && len(o.conds) == 0 && itEnded.MatchString(r.words(n)) && len(r.steps) == len(r.coordinated()) {
+			return o
+		}
+	}
+	return nil
 }
 
 func (r *reader) newGroupHere() {
@@ -1238,6 +1282,19 @@ func (r *reader) readAlways(n *node) {
 }
 
 func (r *reader) readTolerate(n *node) {
+	if v := n.get("v"); v != nil { // "nightly may fail"
+		value := strings.TrimPrefix(r.plain(v), "v")
+		r.queued = append(r.queued, func() {
+			for _, x := range r.base.versions {
+				if slices.Contains(x.values, value) {
+					r.base.tolerable = append(r.base.tolerable, [2]string{x.lang.key, value})
+					return
+				}
+			}
+			r.fail(n, "no such version is tested", "say: run cargo test on stable and nightly; nightly may fail")
+		})
+		return
+	}
 	if n.has("c") || n.has("s") {
 		if s := r.subject(n, true); s != nil { // "keep going when npm run lint fails"
 			s.tolerate = true
@@ -1296,7 +1353,8 @@ func unitSeconds(u string) int {
 	return 60
 }
 
-func (r *reader) readTimeout(n *node) {
+// seconds are how long a Dur node lasts.
+func (r *reader) seconds(n *node) int {
 	seconds := 0
 	switch {
 	case n.has("half") && n.has("n"):
@@ -1319,6 +1377,11 @@ func (r *reader) readTimeout(n *node) {
 			seconds += r.number(m) * 60
 		}
 	}
+	return seconds
+}
+
+func (r *reader) readTimeout(n *node) {
+	seconds := r.seconds(n)
 	if seconds < 1 || seconds > 3*86400 {
 		r.fail(n, "a time limit is between a second and three days", "say: with a timeout of 20 minutes")
 		return
@@ -1336,6 +1399,22 @@ func (r *reader) readTimeout(n *node) {
 }
 
 func (r *reader) readRetry(n *node) {
+	wait := -1
+	if w := n.get("w"); w != nil {
+		if wait = r.seconds(w); wait < 0 || wait > 3600 {
+			r.fail(n, "the pause between two tries is an hour at most", "say: retry it up to 3 times, waiting 10 seconds in between")
+			return
+		}
+		r.attach2(n, modifier{name: "retry", apply: func(s *step) { s.pause = wait }})
+	}
+	if n.name == "retry.wait" {
+		r.queued = append(r.queued, func() {
+			if !slices.ContainsFunc(r.steps, func(s *step) bool { return s.tries > 1 }) {
+				r.fail(n, "between what is not said", "say: retry it up to 3 times, waiting 10 seconds in between")
+			}
+		})
+		return
+	}
 	times := 2
 	if c := n.get("c"); c != nil && n.name == "retry.cmd" {
 		s := r.add(&step{command: r.commandOf(c), text: r.c.text(c), verb: true}, n)
@@ -1570,6 +1649,11 @@ func (r *reader) readServiceMatrix(n *node) {
 }
 
 func (r *reader) readService(n *node) {
+	if c := n.get("c"); c != nil { // "postgres must be up for make test"
+		defer r.add(&step{command: r.commandOf(c), text: r.c.text(c), verb: true}, n)
+	} else if what, tool := r.purposeOf(n.get("s")); what != "" {
+		defer r.add(&step{purpose: what, tool: tool, text: r.c.text(n.get("s")), verb: true}, n)
+	}
 	if n.name == "service.bare" {
 		n = n.get("s1")
 	}
@@ -1661,7 +1745,7 @@ func (r *reader) service(spec *serviceSpec, sv *node) {
 }
 
 func (r *reader) readVersion(n *node) {
-	if n.name == "version.bare" {
+	if n.name != "version" {
 		r.readBareVersion(n)
 		return
 	}
@@ -1848,7 +1932,7 @@ func (r *reader) readParens(n *node) {
 func (r *reader) readBareVersion(n *node) {
 	r.queued = append(r.queued, func() {
 		for _, s := range r.steps {
-			if t := r.c.g.lex.toolOf(s.command); t != nil && r.c.g.lex.languageNamed(t.language) != nil {
+			if t := r.c.g.lex.toolOf(s.command); t != nil && r.c.g.lex.languageNamed(t.language) != nil && (n.name == "version.bare" || t.language == "rust") {
 				var values []string
 				for _, v := range n.all("v") {
 					values = append(values, strings.TrimPrefix(r.plain(v), "v"))
@@ -2123,6 +2207,9 @@ func (r *reader) readContainer(n *node) {
 }
 
 func (r *reader) readShell(n *node) {
+	if c := n.get("c"); c != nil {
+		r.add(&step{command: r.commandOf(c), text: r.c.text(c), verb: true}, n)
+	}
 	sh := r.word(n.get("s"))
 	if sh == "zsh" || sh == "dash" || sh == "fish" {
 		sh += " -e {0}"
@@ -2564,7 +2651,9 @@ func (r *reader) readAfterBoth(n *node) {
 
 func (r *reader) readConcurrency(n *node) {
 	g := &concurrency{group: "${{ github.workflow }}-${{ github.ref }}", cancel: true}
-	if n.has("only") || n.has("g") || n.has("nocancel") {
+	if n.name == "concurrency.per" {
+		g.cancel = strings.Contains(r.words(n), "cancels")
+	} else if n.has("only") || n.has("g") || n.has("nocancel") {
 		g.cancel = false
 	}
 	if k := n.get("g"); k != nil {

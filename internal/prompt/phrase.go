@@ -47,10 +47,7 @@ func parse(request string) (*phrased, error) {
 	if len(c.ts) > maxTokens {
 		return nil, &Refusal{Reason: "the request has too many words", Hint: "write one workflow at a time"}
 	}
-	r := &reader{c: c, nodes: c.cover(), p: &plan{request: c.src}, parallel: map[int]bool{}, serial: map[int]bool{}, separate: map[int]bool{},
-		ordered: map[int]bool{}}
-	r.run()
-	r.resolve()
+	r := read(c, c.cover())
 	if len(r.problems) > 0 {
 		return nil, r.refusal()
 	}
@@ -74,6 +71,15 @@ func parse(request string) (*phrased, error) {
 		}
 	}
 	return out, nil
+}
+
+// read makes a plan of fragments.
+func read(c *chart, nodes []*node) *reader {
+	r := &reader{c: c, nodes: nodes, p: &plan{request: c.src}, parallel: map[int]bool{}, serial: map[int]bool{}, separate: map[int]bool{},
+		ordered: map[int]bool{}}
+	r.run()
+	r.resolve()
+	return r
 }
 
 // refusal names everything that stands against a request.

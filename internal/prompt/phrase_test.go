@@ -89,6 +89,9 @@ func gist(t *testing.T, yaml string) string {
 		if j.IfSource != "" {
 			say(" [%s]", j.IfSource)
 		}
+		if j.ContinueOnError != nil {
+			say(" [?%s]", strings.Trim(j.ContinueOnError.Str, "${ }"))
+		}
 		if j.Strategy != nil {
 			for _, kv := range j.Strategy.Matrix.Pairs {
 				var v []string

@@ -63,6 +63,7 @@ type job struct {
 	axes        []axis
 	excludes    [][2][2]string
 	noFailFast  bool
+	tolerable   [][2]string // cells that may fail: the matrix's key and value
 	maxParallel string
 	permissions [][2]string
 	needsNames  []string
@@ -106,6 +107,7 @@ type step struct {
 	minutes       int
 	seconds       int
 	tries         int
+	pause         int // seconds between two of them; 0 is the usual ones
 	environment   string
 	verb          bool // it has a verb of its own
 	text          string
@@ -375,7 +377,7 @@ func sameTool(bare, called string) bool {
 func isStep(name string) bool {
 	base, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{"command", "purpose", "by", "say", "artifact", "notify", "pages", "download", "allow", "surepass",
-		"skipstep", "before", "deps", "notallow"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd"
+		"skipstep", "before", "deps", "notallow"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd" || name == "shell.cmd" || name == "service.for"
 }
 
 func isSeparator(name string) bool {
@@ -390,6 +392,7 @@ func (r *reader) follows() (direct bool, seps []string, step bool) {
 		switch {
 		case isStep(n.name):
 			return len(seps) == 0, seps, true
+		case n.name == "and" && r.words(n) == "also": // "on main also run ./deploy.sh"
 		case isSeparator(n.name):
 			if (n.name == "stop" || n.name == "line") && !slices.Contains(seps, "colon") && !r.endsWithColon() {
 				return false, append(seps, n.name), false
@@ -514,25 +517,33 @@ func (r *reader) behind(m modifier, before []*step, wide bool) {
 	which := before[len(before)-1:]
 	if c := r.coordinated(); len(c) > 1 {
 		switch {
-		case wide:
+		case wide && (m.name != "secret" || slices.IndexFunc(c, deploying) != len(c)-1): // the build has no need of what publishes
 			which = c
 		case m.name == "cond":
-			deploys := func(s *step) bool { return deploying(s) }
-			if n := slices.IndexFunc(c, deploys); n == len(c)-1 {
-				break // "npm test and ./deploy.sh only on main" is about deploying
-			}
-			if m.o == nil || r.sentenceStart == 0 && len(c) == len(r.steps) {
-				r.problem(m.text, "it is not clear whether this is about all of the commands before it or about the last one",
-					"say it in a sentence for each: on main, run "+c[len(c)-1].text)
+			var ok bool
+			if which, ok = r.conditioned(m.text); !ok {
 				return
 			}
-			which = c
 		}
 	}
 	for _, s := range which {
 		m.apply(s)
 		s.modified = true
 	}
+}
+
+// conditioned are the steps of the clause that a condition behind it is about: the
+// last one, if it deploys and those before it do not. "npm test and make lint
+// only on main" may be meant in two ways, and is a problem.
+func (r *reader) conditioned(text string) ([]*step, bool) {
+	c := r.coordinated()
+	last := c[len(c)-1:]
+	if len(c) > 1 && slices.IndexFunc(c, deploying) != len(c)-1 {
+		r.problem(text, "it is not clear whether this is about all of the commands before it or about the last one",
+			"say it in a sentence for each: on main, run "+last[0].text)
+		return nil, false
+	}
+	return last, true
 }
 
 // deploying says whether a step brings something out into the world.

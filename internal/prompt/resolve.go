@@ -950,6 +950,7 @@ func (r *reader) dress(j *job, jobs []*job, caches []*step) {
 		j.excludes = r.base.excludes
 		j.noFailFast = r.base.noFailFast
 		j.maxParallel = r.base.maxParallel
+		j.tolerable = r.base.tolerable
 		j.versions = append(j.versions, r.base.versions...)
 		j.services = r.base.services
 		if j.container == "" {

@@ -332,6 +332,13 @@ func (j *job) writeMatrix(y *yamlText) {
 		}
 		return strings.Join(out, ", ")
 	}
+	var may []string
+	for _, t := range j.tolerable {
+		may = append(may, "matrix."+t[0]+" == "+exprString(t[1]))
+	}
+	if len(may) > 0 {
+		y.line(2, "continue-on-error: ${{ %s }}", strings.Join(may, " || "))
+	}
 	y.line(2, "strategy:")
 	if j.noFailFast {
 		y.line(3, "fail-fast: false")
@@ -421,7 +428,7 @@ func (s *step) write(y *yamlText, j *job, shell, dir string) {
 			run = fmt.Sprintf("timeout %d %s", s.seconds, run)
 		}
 		if s.tries > 1 {
-			run = retrying(run, s.tries)
+			run = retrying(run, s.tries, s.pause)
 		}
 		if strings.Contains(run, "\n") {
 			put("run: |")
@@ -463,7 +470,10 @@ func (s *step) write(y *yamlText, j *job, shell, dir string) {
 }
 
 // retrying runs a command until it succeeds, a number of times at most.
-func retrying(command string, times int) string {
+func retrying(command string, times, pause int) string {
+	if pause == 0 {
+		pause = 5
+	}
 	var n []string
 	for i := range times {
 		n = append(n, strconv.Itoa(i+1))
@@ -472,7 +482,7 @@ func retrying(command string, times int) string {
 		command = "{ " + strings.ReplaceAll(strings.TrimSpace(command), "\n", "; ") + "; }"
 	}
 	return "for attempt in " + strings.Join(n,
-		" ") + "; do\n  " + command + " && break\n  [ \"$attempt\" -lt " + strconv.Itoa(times) + " ] || exit 1\n  sleep 5\ndone"
+		" ") + "; do\n  " + command + " && break\n  [ \"$attempt\" -lt " + strconv.Itoa(times) + " ] || exit 1\n  sleep " + strconv.Itoa(pause) + "\ndone"
 }
 
 // title is the request in a few words.
