@@ -105,7 +105,7 @@ func (a *auditor) kept(n *node) {
 		return
 	}
 	for i := n.start; i < n.end; i++ {
-		if n.name == "purpose.path" || n.name == "command.by" && n.get("c").start > i {
+		if n.name == "purpose.path" || (n.name == "command.by" || n.name == "command.label") && n.get("c").start > i {
 			continue // what the command that is named does it to
 		}
 		t := a.c.ts[i]
@@ -166,7 +166,7 @@ func (a *auditor) kind(t token) bool {
 		plain := regexp.MustCompile(`[A-Za-z0-9_.-]+`).FindAllString(s, -1)
 		return !slices.ContainsFunc(plain, func(w string) bool { return !a.has(w) })
 	}
-	return strings.HasPrefix(s, "#") || a.isTagExample(s) || zoneWord.MatchString(t.word)
+	return strings.HasPrefix(s, "#") || a.isTagExample(s) || s == "v-tags" || s == "v-tag" || zoneWord.MatchString(t.word)
 }
 
 // isTagExample says whether a token is one tag that stands for all of its kind.
@@ -299,8 +299,8 @@ func (a *auditor) order() {
 		if what == "" && i+1 < len(a.nodes) && a.nodes[i+1].name == "colon" {
 			what = command(i + 2)
 		}
-		if what == "" {
-			what = command(i - 1)
+		for k := i - 1; k >= 0 && what == ""; k-- {
+			what = command(k)
 		}
 		if x, y := a.jobOf(a.commandOf(c)), a.jobOf(what); x != nil && y != nil && x != y {
 			if !waits(y, x, 0) {
@@ -443,7 +443,7 @@ func (a *auditor) unasked() {
 }
 
 // effectless are fragments that may change nothing: what they say happens anyway.
-var effectless = set("aside onpass passes useinput afterboth done onpush on os sched tolerate mustpass by checkout tool purpose open close job dash command deps does always concurrency parallel separate approval environment to mode parens each nowhere")
+var effectless = set("aside onpass passes useinput afterboth done onpush on os sched retry lead3 tolerate mustpass by checkout tool purpose open close job dash command deps does always concurrency parallel separate approval environment to mode parens each nowhere")
 
 // idle looks for fragments without which the workflow would be the same: what
 // they say was forgotten.

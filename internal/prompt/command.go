@@ -34,7 +34,7 @@ var english = set(`just task time test find cut sort kill head tail true set fal
 var named = set(`node python python3 java ruby php perl R julia lua elixir swift dart zig bun deno crystal nim go rustc ghc terraform dotnet flutter`)
 
 // nesting are words behind which another program's name comes.
-var nesting = set(`exec run npx uvx bunx sudo xargs dlx x env time timeout nohup`)
+var nesting = set(`exec run npx uvx bunx sudo xargs dlx x artisan bin/console env time timeout nohup`)
 
 // twoWords are programs whose subcommands have two words: "gh release upload".
 var twoWords = set("gh glab aws az gcloud doctl wrangler")
@@ -391,7 +391,7 @@ loop:
 			}
 		case !english:
 			bare++
-		case prog.subs[x] && bare <= 1:
+		case prog.subs[x] && bare <= 1, prog.name == "java" && properName.MatchString(x): // a class
 			bare++
 		case bare == 1 && twoWords[prog.name]:
 			bare++
@@ -491,6 +491,12 @@ var (
 	tagLike       = regexp.MustCompile(`^[\w.\[\]+-]*[*\[][\w.*\[\]+/-]*$|^v$|^v?\d[\d.x]*$|^[\w-]+[-/@]v?\*?$`)
 )
 
+// inflected says whether what was taken for a slip is a form of the word it was taken for.
+func inflected(t token) bool {
+	end, ok := strings.CutPrefix(strings.ToLower(t.text), strings.TrimSuffix(t.word, "e"))
+	return ok && (end == "ed" || end == "s" || end == "ing" || end == "es")
+}
+
 // classes are the #names of the grammar: tokens that are known by how they look.
 var classes = map[string]func(c *chart, t token) bool{
 	"num": func(c *chart, t token) bool {
@@ -581,7 +587,7 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	// a tool that does one thing only, named where a command may stand
 	"soletool": func(c *chart, t token) bool {
-		if t.kind != word || c.g.lex.programs[t.word] == nil {
+		if t.kind != word {
 			return false
 		}
 		x := c.g.lex.toolNamed(t.word)
@@ -596,9 +602,12 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	// a word on which nothing depends: of the idle ones, or one that nobody has a meaning for
 	"idle": func(c *chart, t token) bool {
-		return t.kind == word && (c.g.lex.is("idle", t.word) || plainName.MatchString(t.text) && !t.mended && !c.g.lex.knows(t.word) &&
+		return t.kind == word && (c.g.lex.is("idle", t.word) || plainName.MatchString(t.text) && (!t.mended || inflected(t)) && (t.mended || !c.g.lex.knows(t.word)) &&
 			!c.g.lex.subs[t.word] && c.g.lex.programs[t.text] == nil && !(envName.MatchString(t.text) && strings.Contains(t.text, "_")) &&
 			!pathLike.MatchString(t.text) && !execPath.MatchString(t.text))
+	},
+	"vtags": func(c *chart, t token) bool {
+		return t.kind == word && regexp.MustCompile(`^v\*?-tags?$`).MatchString(t.word)
 	},
 	"bot":    func(c *chart, t token) bool { return t.kind == word && strings.HasSuffix(t.text, "[bot]") },
 	"dotted": func(c *chart, t token) bool { return t.kind == word && dottedVersion.MatchString(t.text) },

@@ -618,7 +618,7 @@ func (c *chart) apart(from, to int) bool {
 		return c.begins(from)
 	}
 	next := c.ts[to]
-	return c.begins(from) && (next.kind == punct && next.text != ":" || next.word == "and" || next.word == "then")
+	return c.begins(from) && (next.kind == punct && next.text != ":" || next.word == "and" || next.word == "then" || next.word == "for")
 }
 
 // standing says of fragments where they may stand.
@@ -631,7 +631,14 @@ var standing = map[string]func(c *chart, from, to int) bool{
 		}
 		return clause && (to == len(c.ts) || c.ts[to].kind == punct && c.ts[to].text != "(" && c.ts[to].text != "->") && to > from+1 && !c.hides(from, to)
 	},
-	"command.by": func(c *chart, from, _ int) bool { return c.begins(from) },
+	"aside.for": func(c *chart, from, to int) bool {
+		return from > 0 && !c.hides(from, to) && (to == len(c.ts) || c.ts[to].kind == punct && c.ts[to].text != "(" || c.ts[to].word == "with" || c.ts[to].word == "using")
+	},
+	"login.any": func(c *chart, _, _ int) bool { return pushed.MatchString(c.src) },
+	"command.label": func(c *chart, from, _ int) bool {
+		return from == 0 || c.begins(from) || c.ts[from-1].word == "parallel"
+	},
+	"command.by": func(c *chart, from, _ int) bool { return c.begins(from) || c.g.lex.is("filler", c.ts[from-1].word) },
 	"title4.step": func(c *chart, from, to int) bool { // "- unit: make unit"
 		start := from == 0 || c.ts[from-1].kind == bullet || c.ts[from-1].text == "\n"
 		return start && to < len(c.ts) && c.surely(to)
@@ -687,6 +694,11 @@ func newChart(g *grammar, request string) *chart {
 	c := &chart{g: g, src: request, ts: tokenize(request), inputs: map[string]bool{}, memo: map[cell][]match{}, looks: map[classAt]bool{},
 		cmds: map[int][]span{}}
 	mend(c.ts, g.lex)
+	for i := 0; i+3 < len(c.ts); i++ { // "if and only if"
+		if c.ts[i].word == "if" && c.ts[i+1].word == "and" && c.ts[i+2].word == "only" && c.ts[i+3].word == "if" {
+			c.ts = slices.Delete(c.ts, i, i+2)
+		}
+	}
 	c.declare()
 	return c
 }

@@ -24,7 +24,7 @@ func init() { // they call each other
 		"onpush": (*reader).readOn, "on": (*reader).readOn, "merged": (*reader).readMerged, "otherrun": (*reader).readOtherRun,
 		"sched": (*reader).readSchedule,
 		"zone":  (*reader).readZone, "paths": (*reader).readPaths, "ignore": (*reader).readPaths,
-		"onlyon": (*reader).readOnlyOn, "noton": (*reader).readNotOn, "onlyev": (*reader).readOnlyEvent, "notev": (*reader).readNotEvent,
+		"onlyon": (*reader).readOnlyOn, "other": (*reader).readOtherBranches, "noton": (*reader).readNotOn, "onlyev": (*reader).readOnlyEvent, "notev": (*reader).readNotEvent,
 		"draft":   (*reader).readDraft,
 		"message": (*reader).readMessage, "label": (*reader).readLabel, "actor": (*reader).readActor, "fork": (*reader).readFork,
 		"ifinput": (*reader).readIfInput,
@@ -67,6 +67,14 @@ func (r *reader) readCommand(n *node) {
 
 // readAside is what a request tells besides: nothing depends on it, and whoever asks is told that it was left out.
 func (r *reader) readAside(n *node) {
+	if n.has("t") {
+		for _, k := range n.all("t") {
+			if t := r.c.g.lex.toolNamed(r.word(k)); t != nil {
+				r.tools = append(r.tools, t)
+			}
+		}
+		return
+	}
 	r.p.notes = append(r.p.notes, "nothing was made of “"+r.c.text(n)+"”")
 }
 
@@ -97,6 +105,12 @@ func (r *reader) purposeOf(n *node) (what, tool string) {
 
 func (r *reader) readPurpose(n *node) {
 	what, tool := r.purposeOf(n.get("p"))
+	if tl := n.get("tl"); n.name == "purpose.bare" && r.c.g.lex.programs[r.word(tl)] == nil { // "clippy": its one command
+		for _, does := range r.c.g.lex.toolNamed(r.word(tl)).does {
+			r.add(&step{command: does, text: r.c.text(tl)}, n)
+			return
+		}
+	}
 	if tl := n.get("tl"); tl != nil { // "run cypress with npx cypress run"
 		r.add(&step{purpose: "tool", tool: r.word(tl), text: r.c.text(tl), verb: true}, n)
 		return
@@ -347,6 +361,10 @@ func (r *reader) event(t *triggers, n *node) {
 		case "tag":
 			t.add("push")
 			pattern := k.get("p")
+			if v := k.get("v"); v != nil && r.c.isClass("vtags", v.start) { // "v-tags"
+				t.tags = append(t.tags, "v*")
+				break
+			}
 			if pattern == nil {
 				pattern = k.get("v")
 			}
@@ -839,6 +857,36 @@ func (r *reader) readOnlyOn(n *node) {
 	r.attach(modifier{name: "cond", apply: r.cond(onBranches(b, false))})
 }
 
+// readOtherBranches is about all branches that were not named so far: "on main run
+// a; on other branches run b".
+func (r *reader) readOtherBranches(n *node) {
+	var named []string
+	for _, o := range r.occasions {
+		if len(o.t.branches["push"]) == 0 || len(o.t.events) > 1 || len(o.t.tags) > 0 {
+			r.fail(n, "which branches are named before that is not clear", "say: on main, run `make deploy`; not on main, run `make preview`")
+			return
+		}
+		named = append(named, o.t.branches["push"]...)
+	}
+	for _, s := range r.steps {
+		for _, c := range s.conds {
+			for _, m := range refIs.FindAllStringSubmatch(c, -1) {
+				named = append(named, m[1])
+			}
+		}
+	}
+	if len(named) == 0 {
+		r.fail(n, "other than which branches is not said", "say: not on main, run `make preview`")
+		return
+	}
+	if len(r.occasions) > 0 {
+		o := &occasion{}
+		o.t.add("push")
+		r.occasion(n, o)
+	}
+	r.attach(modifier{name: "other", apply: r.cond(onBranches(named, true))})
+}
+
 func (r *reader) readNotOn(n *node) {
 	r.attach(modifier{name: "cond", apply: r.cond(onBranches(r.branchesOf(n), true))})
 }
@@ -1090,7 +1138,7 @@ func (r *reader) subject(n *node, make_ bool) *step {
 			}
 		}
 		if make_ {
-			return r.insert(&step{command: cmd, text: r.c.text(c), verb: true})
+			return r.insert(&step{command: cmd, text: r.c.text(n), verb: true})
 		}
 		return nil
 	}
@@ -1124,6 +1172,8 @@ func (r *reader) insert(s *step) *step {
 		at = r.segment
 	} else if _, _, more := r.follows(); !more && len(r.before()) > 0 {
 		at -= len(r.coordinated()) // ", after make test"
+	} else if !more && at > 0 && strings.Contains(r.words(r.nodes[r.at]), "only") {
+		at-- // "./deploy.sh; only after make test"
 	}
 	s.group, s.sentence, s.job = r.group, r.sentence, r.job
 	if at < len(r.steps) {
@@ -1969,6 +2019,9 @@ func (r *reader) readBefore(n *node) {
 		for last+1 < len(r.steps) && r.steps[last+1].sentence == s.sentence {
 			last++
 		}
+		if last == at && len(r.cacheNodes) > 0 && len(r.steps) == 1 {
+			return // "restore a cache of ~/.m2 before mvn verify"
+		}
 		if last == at {
 			r.fail(n, "what is to be done before that is not said", "say: before `make deploy`, run `make test`")
 			return
@@ -2071,10 +2124,22 @@ func (r *reader) claim(what string, n *node) {
 }
 
 // readLogin logs the docker client in to a registry.
+// pushed finds where an image goes.
+var pushed = regexp.MustCompile(`\bdocker push (?:-\S+ )*([\w./:@$-]+)`)
+
 func (r *reader) readLogin(n *node) {
 	host, user, secret := "", `"$GITHUB_ACTOR"`, "GITHUB_TOKEN"
 	reg := n.get("reg")
 	switch {
+	case n.name == "login.any":
+		m := pushed.FindStringSubmatch(r.c.src)
+		if m == nil {
+			r.fail(n, "where is not said", "say: log in to docker hub with the secrets DOCKER_USER and DOCKER_PASSWORD")
+			return
+		}
+		if first, _, ok := strings.Cut(m[1], "/"); ok && strings.ContainsAny(first, ".:") {
+			host = " " + first
+		}
 	case reg == nil, reg.has("hub"):
 	case reg.has("host") && r.plain(reg.get("host")) != "ghcr.io":
 		host = " " + r.plain(reg.get("host"))
@@ -2610,6 +2675,11 @@ func (r *reader) needsOf(n *node, j *job) {
 }
 
 func (r *reader) readNeeds(n *node) {
+	if k := len(r.explicit); r.job == nil && k > 0 && r.at > 0 && strings.HasPrefix(r.nodes[r.at-1].name, "job") {
+		j := r.explicit[k-1] // "make b in a second job which waits for the first"
+		r.needsOf(n, j)
+		return
+	}
 	if r.job != nil {
 		r.needsOf(n, r.job)
 		return
@@ -2711,7 +2781,12 @@ func (r *reader) readApproval(n *node) {
 func (r *reader) readDestination(n *node) {
 	b := r.before()
 	if len(b) == 0 || !deploying(b[len(b)-1]) {
-		r.fail(n, "I do not understand where that is", "say: in the environment "+r.plain(n.get("e"))+"; or in the directory …")
+		e := r.plain(n.get("e"))
+		r.queued = append(r.queued, func() {
+			if !slices.ContainsFunc(r.steps, func(s *step) bool { return s.environment == e }) {
+				r.fail(n, "I do not understand where that is", "say: in the environment "+e+"; or in the directory …")
+			}
+		})
 		return
 	}
 	b[len(b)-1].name = ""

@@ -377,7 +377,7 @@ func sameTool(bare, called string) bool {
 func isStep(name string) bool {
 	base, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{"command", "purpose", "by", "say", "artifact", "notify", "pages", "download", "allow", "surepass",
-		"skipstep", "before", "deps", "notallow"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd" || name == "shell.cmd" || name == "service.for"
+		"skipstep", "before", "login", "deps", "notallow"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd" || name == "shell.cmd" || name == "service.for"
 }
 
 func isSeparator(name string) bool {

@@ -76,6 +76,14 @@ swap:
 			}
 		}
 	}
+	for i, s := range r.steps { // who pushes is logged in
+		k := slices.IndexFunc(r.steps[:i], func(x *step) bool { return imagePushed.MatchString(x.command) && x.job == s.job })
+		if k >= 0 && strings.Contains(s.command, "| docker login") {
+			r.steps = slices.Insert(slices.Delete(r.steps, i, i+1), k, s)
+			s.group, s.conds = r.steps[k+1].group, slices.Clone(r.steps[k+1].conds)
+			break
+		}
+	}
 	if s := r.steps[0]; len(r.steps) > 1 && strings.HasPrefix(s.uses, "actions/upload-artifact") && s.status == "" && len(s.conds) == 0 &&
 		s.job == r.steps[1].job {
 		k := 1
@@ -150,7 +158,7 @@ func (r *reader) purposes() {
 	title := func(s *step) bool { return s.titled && s.command == "" && s.uses == "" && s.tool == "" }
 	for _, s := range r.steps {
 		if title(s) && slices.ContainsFunc(r.steps, func(x *step) bool {
-			return x.sentence > s.sentence && x.purpose == "" && purposeOfCommand(x.command) == s.purpose
+			return x.sentence > s.sentence && x.purpose == "" && x.command != "" && (s.purpose == "check" || purposeOfCommand(x.command) == s.purpose)
 		}) {
 			titles[s.sentence] = true
 		}
