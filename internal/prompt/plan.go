@@ -377,7 +377,8 @@ func sameTool(bare, called string) bool {
 func isStep(name string) bool {
 	base, _, _ := strings.Cut(name, ".")
 	return slices.Contains([]string{"command", "purpose", "by", "say", "artifact", "notify", "pages", "download", "allow", "surepass",
-		"skipstep", "before", "login", "deps", "notallow"}, base) || name == "retry.cmd" || name == "timeout.cmd" || name == "env.cmd" || name == "shell.cmd" || name == "service.for"
+		"skipstep", "before", "login", "deps", "notallow"}, base) ||
+		slices.Contains([]string{"retry.cmd", "timeout.cmd", "env.cmd", "shell.cmd", "service.for"}, name)
 }
 
 func isSeparator(name string) bool {
