@@ -602,7 +602,8 @@ var classes = map[string]func(c *chart, t token) bool{
 	},
 	// a word on which nothing depends: of the idle ones, or one that nobody has a meaning for
 	"idle": func(c *chart, t token) bool {
-		return t.kind == word && (c.g.lex.is("idle", t.word) || plainName.MatchString(t.text) && (!t.mended || inflected(t)) && (t.mended || !c.g.lex.knows(t.word)) &&
+		unknown := t.mended && inflected(t) || !t.mended && !c.g.lex.knows(t.word)
+		return t.kind == word && (c.g.lex.is("idle", t.word) || plainName.MatchString(t.text) && unknown &&
 			!c.g.lex.subs[t.word] && c.g.lex.programs[t.text] == nil && !(envName.MatchString(t.text) && strings.Contains(t.text, "_")) &&
 			!pathLike.MatchString(t.text) && !execPath.MatchString(t.text))
 	},

@@ -554,9 +554,8 @@ func (c *chart) cover() []*node {
 		here := best[i].cost
 		for _, r := range c.g.fragments {
 			for _, m := range c.rule(r, i) {
-				if m.end == i || standing[r.name] != nil && !standing[r.name](c, i, m.end) || empty[r.name] && c.hides(i, m.end) || r.name == "title3" && i > 0 || r.name == "onpush.bare" && c.bareWord(i, m.end) ||
-					cutting[r.name] && c.cuts(i, m.end) || r.name == "purpose.bare" && !c.apart(i, m.end) ||
-					r.name == "does" && c.begins(i) && c.surely(i) || places[r.name] && c.environment(r.name, i, m.end) {
+				if m.end == i || standing[r.name] != nil && !standing[r.name](c, i, m.end) || empty[r.name] && c.hides(i, m.end) ||
+					cutting[r.name] && c.cuts(i, m.end) || places[r.name] && c.environment(r.name, i, m.end) {
 					continue
 				}
 				if cost := here + r.cost + m.cost; cost < best[m.end].cost {
@@ -632,9 +631,14 @@ var standing = map[string]func(c *chart, from, to int) bool{
 		return clause && (to == len(c.ts) || c.ts[to].kind == punct && c.ts[to].text != "(" && c.ts[to].text != "->") && to > from+1 && !c.hides(from, to)
 	},
 	"aside.for": func(c *chart, from, to int) bool {
-		return from > 0 && !c.hides(from, to) && (to == len(c.ts) || c.ts[to].kind == punct && c.ts[to].text != "(" || c.ts[to].word == "with" || c.ts[to].word == "using")
+		ends := to == len(c.ts) || c.ts[to].kind == punct && c.ts[to].text != "(" || c.ts[to].word == "with" || c.ts[to].word == "using"
+		return from > 0 && !c.hides(from, to) && ends
 	},
-	"login.any": func(c *chart, _, _ int) bool { return pushed.MatchString(c.src) },
+	"title3":       func(_ *chart, from, _ int) bool { return from == 0 },
+	"onpush.bare":  func(c *chart, from, to int) bool { return !c.bareWord(from, to) },
+	"purpose.bare": (*chart).apart,
+	"does":         func(c *chart, from, _ int) bool { return !c.begins(from) || !c.surely(from) },
+	"login.any":    func(c *chart, _, _ int) bool { return pushed.MatchString(c.src) },
 	"command.label": func(c *chart, from, _ int) bool {
 		return from == 0 || c.begins(from) || c.ts[from-1].word == "parallel"
 	},

@@ -2,6 +2,7 @@ package prompt
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -2441,7 +2442,8 @@ func (r *reader) caches() []*step {
 				paths = append(paths, r.plain(p))
 			}
 			c := [3]string{strings.Join(paths, "\n"), "", strings.Trim(notName.ReplaceAllString(path.Base(strings.TrimRight(paths[0], "/")), "-"), "-.")}
-			for _, known := range cacheable {
+			for _, name := range slices.Sorted(maps.Keys(cacheable)) { // in an order, so that what comes out is the same each time
+				known := cacheable[name]
 				if slices.Contains(strings.Split(known[0], "\n"), strings.TrimRight(paths[0], "/")) || strings.TrimRight(paths[0], "/") == "~/.cargo" &&
 					known[2] == "cargo" || strings.TrimRight(paths[0], "/") == "~/.m2" && known[2] == "maven" {
 					c[1], c[2] = known[1], known[2]
