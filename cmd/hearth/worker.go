@@ -49,8 +49,8 @@ memory_mib, machines, labels, registries, jail) come from --config FILE and
 HEARTH_* variables, as hearth serve has them.
 
 The first SIGTERM or Ctrl-C takes no more jobs and lets those that run end, for as
-long as --drain says; what is left then goes to other workers, as it does at once
-with the second one.`,
+long as --drain says; what is left then goes to other workers. The second one ends
+it at once: its jobs go to others when their leases end, 20 seconds later.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(file, a.getenv)
 			if err != nil {
@@ -135,7 +135,7 @@ func (a *app) worker(ctx context.Context, cfg config.Config, server, token strin
 		return err
 	}
 	h := &jobHost{log: log}
-	client, err := connect(server, token, remote.ClientConfig{Run: h.run, Log: log})
+	client, err := connect(server, token, remote.ClientConfig{Run: h.run, Slots: cfg.Machines, Log: log})
 	if err != nil {
 		return err
 	}

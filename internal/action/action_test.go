@@ -320,3 +320,37 @@ func TestCheckoutOfAnotherRepository(t *testing.T) {
 		t.Errorf("no such repository: %v", err)
 	}
 }
+
+// A packed tree is read without being unpacked: files by their names, bounded, and the
+// whole as it was.
+func TestPacked(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []tar.Header{{Name: "pax_global_header", Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}},
+		{Name: "dir/", Typeflag: tar.TypeDir}, {Name: "dir/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"},
+		{Name: "./dir/action.yml", Typeflag: tar.TypeReg, Size: 5}, {Name: "large", Typeflag: tar.TypeReg, Size: 9}} {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte("name: too long")[:h.Size])
+	}
+	w.Close()
+	tree := Packed("acme/x", "v1", "abc", "", bytes.NewReader(b.Bytes()))
+	for range 2 {
+		if got, err := tree.ReadFile(t.Context(), "dir/action.yml", 5); string(got) != "name:" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	for _, name := range []string{"dir/link", "dir", "none", "../large"} {
+		if _, err := tree.ReadFile(t.Context(), name, 100); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := tree.ReadFile(t.Context(), "large", 8); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Errorf("too large: %v", err)
+	}
+	var out bytes.Buffer
+	if err := tree.Tar(t.Context(), &out); err != nil || !bytes.Equal(out.Bytes(), b.Bytes()) {
+		t.Errorf("%d bytes of %d, %v", out.Len(), b.Len(), err)
+	}
+}

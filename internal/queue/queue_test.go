@@ -63,7 +63,7 @@ func TestQueue(t *testing.T) {
 			test func(*testing.T, *store.Store, *store.Store)
 		}{
 			{"labels", testLabels}, {"order", testOrder}, {"order of one moment", testMoment}, {"two workers race", testRace}, {"a killed worker", testKilled},
-			{"heartbeat", testHeartbeat}, {"cancel", testCancel}, {"release", testRelease},
+			{"heartbeat", testHeartbeat}, {"cancel", testCancel}, {"release", testRelease}, {"sizes", testSizes}, {"grace", testGrace}, {"given back", testGivenBack},
 		} {
 			t.Run(c.name, func(t *testing.T) { c.test(t, a, b) })
 		}
@@ -125,6 +125,75 @@ func testLabels(t *testing.T, a, b *store.Store) {
 	}
 	if _, err := q.Add(t.Context(), queue.Item{JobID: ci.NewID()}); err == nil {
 		t.Fatal("a job without labels was taken")
+	}
+}
+
+// A worker gets no job whose machine it cannot hold; one without a bound gets any.
+func testSizes(t *testing.T, a, _ *store.Store) {
+	q := queue.New(a, queue.Config{})
+	id := ci.NewID()
+	if _, err := q.Add(t.Context(), queue.Item{JobID: id, Labels: []string{"sized"}, CPUs: 8, MemoryMiB: 4096}); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []queue.Offer{{CPUs: 7, MemoryMiB: 1 << 20}, {CPUs: 64, MemoryMiB: 4095}, {CPUs: 1}} {
+		o.Labels = []string{"sized"}
+		if c, err := q.TryClaim(t.Context(), o); c != nil || err != nil {
+			t.Errorf("%+v got %+v, %v", o, c, err)
+		}
+	}
+	if c, err := q.TryClaim(t.Context(), queue.Offer{Labels: []string{"sized"}, CPUs: 8, MemoryMiB: 4096}); err != nil || c == nil || c.JobID != id {
+		t.Errorf("%+v, %v", c, err)
+	}
+	other := ci.NewID()
+	if _, err := q.Add(t.Context(), queue.Item{JobID: other, Labels: []string{"sized"}, CPUs: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if c := claim(t, q, "w", "sized"); c == nil || c.JobID != other {
+		t.Errorf("%+v", c)
+	}
+}
+
+// A server that starts gives workers elsewhere time to say that they live, and no others.
+func testGrace(t *testing.T, a, _ *store.Store) {
+	clk := &clock{t: time.Now()}
+	q := queue.New(a, queue.Config{Now: clk.now, Lease: 20 * time.Second})
+	ids := addJobs(t, a, q, 2, "grace")
+	claim(t, q, "remote/east/1", "grace")
+	claim(t, q, "serve-1", "grace")
+	clk.pass(10 * time.Minute)
+	if err := q.Grace(t.Context(), "remote/"); err != nil {
+		t.Fatal(err)
+	}
+	e, err := q.Expire(t.Context())
+	if err != nil || slices.Contains(e.Requeued, ids[0]) || !slices.Contains(e.Requeued, ids[1]) { // with what other tests left
+		t.Errorf("%+v, %v", e, err)
+	}
+	clk.pass(21 * time.Second)
+	if e, err = q.Expire(t.Context()); err != nil || !slices.Equal(e.Requeued, ids[:1]) {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// A claim that was given back is none of the attempts that a job may have.
+func testGivenBack(t *testing.T, a, _ *store.Store) {
+	clk := &clock{t: time.Now()}
+	q := queue.New(a, queue.Config{Now: clk.now, Lease: time.Second, Attempts: 2})
+	addJobs(t, a, q, 1, "back")
+	for range 3 {
+		if err := claim(t, q, "w", "back").Release(t.Context(), 0, "stopping"); err != nil {
+			t.Fatal(err)
+		}
+		clk.pass(time.Second)
+	}
+	claim(t, q, "w", "back")
+	clk.pass(2 * time.Second)
+	if e, err := q.Expire(t.Context()); err != nil || len(e.Requeued) != 1 || len(e.Lost) != 0 {
+		t.Errorf("lost once: %+v, %v", e, err)
+	}
+	claim(t, q, "w", "back")
+	clk.pass(2 * time.Second)
+	if e, err := q.Expire(t.Context()); err != nil || len(e.Lost) != 1 {
+		t.Errorf("lost twice: %+v, %v", e, err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/action"
@@ -37,6 +38,7 @@ import (
 type ClientConfig struct {
 	Server string        // its URL
 	Token  func() string // asked for every request: it may be another one by now
+	Slots  int           // jobs that the worker runs at once, for people
 	Name   string        // of the worker's host, for people
 	// Run runs a job. What of the Runner belongs to this host (Host, Image, Registry,
 	// Package, Log) is Run's to fill in.
@@ -109,7 +111,7 @@ func (c *Client) request(ctx context.Context, method, path string, in any) (*htt
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxRetried))
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	told := &refusal{}
 	if json.Unmarshal(b, told) != nil || told.Message == "" {
 		told.Message = fmt.Sprintf("%s answered %s: is it a server of Hearth's?", c.base.Host, resp.Status)
@@ -164,7 +166,7 @@ func (c *Client) take(ctx context.Context, o queue.Offer) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := claimRequest{Time: time.Now().UTC(), Key: key.PublicKey().Bytes(), Labels: o.Labels, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB,
+	q := claimRequest{Time: time.Now().UTC(), Key: key.PublicKey().Bytes(), Labels: o.Labels, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Slots: c.cfg.Slots,
 		WaitMS: claimWait.Milliseconds(), Holding: []fence{}}
 	c.mu.Lock()
 	for f := range c.live {
@@ -209,6 +211,7 @@ type job struct {
 	brief *brief
 	lease time.Duration
 	spool *spool
+	ended atomic.Bool     // job.finished was emitted
 	ctx   context.Context // ends when the attempt is ours no more
 	lost  context.CancelCauseFunc
 }
@@ -221,6 +224,9 @@ const (
 
 // final says that the server has answered, and will answer so again.
 func final(err error) bool {
+	if _, ok := errors.AsType[*unsent](err); ok {
+		return true
+	}
 	told, ok := errors.AsType[*refusal](err)
 	if !ok {
 		return false
@@ -360,6 +366,9 @@ func (j *job) runner(sink ci.Sink) *worker.Runner {
 
 // Emit implements [desk.Job].
 func (j *job) Emit(r ci.Record) {
+	if r.Type == ci.JobFinished {
+		j.ended.Store(true)
+	}
 	if err := j.spool.put(r); err != nil && j.ctx.Err() == nil {
 		j.c.cfg.Log.Error("a record could not be kept", "job", j.fence.Job, "err", err)
 	}
@@ -399,8 +408,8 @@ func (j *job) Release(ctx context.Context, reason string) error {
 	return err
 }
 
-// Ended implements [desk.Job]: whoever holds the attempt learns of its end from its beats.
-func (j *job) Ended(context.Context) (bool, error) { return false, nil }
+// Ended implements [desk.Job]: what this attempt has told counts, or nothing does.
+func (j *job) Ended(context.Context) (bool, error) { return j.ended.Load(), nil }
 
 // services passes what the job's machine asks of its services to the server.
 func (j *job) services(*plan.Run, *plan.Job, time.Time) (*worker.Served, error) {
@@ -410,7 +419,7 @@ func (j *job) services(*plan.Run, *plan.Job, time.Time) (*worker.Served, error) 
 	}
 	s := &worker.Served{Results: j.brief.Results, IDToken: j.brief.IDToken}
 	prefix := strings.TrimRight(j.c.base.Path, "/") + Root + j.path("service")
-	s.Handle("/", &httputil.ReverseProxy{Transport: j.c.http.Transport, FlushInterval: -1, ErrorLog: slog.NewLogLogger(j.c.cfg.Log.Handler(), slog.LevelDebug),
+	s.Handle("/", &httputil.ReverseProxy{Transport: untilThere{j}, FlushInterval: -1, ErrorLog: slog.NewLogLogger(j.c.cfg.Log.Handler(), slog.LevelDebug),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			own := r.In.Header.Get("Authorization")
 			for _, h := range []string{innerAuth, ticketHeader, workerHeader, protocolHeader} {
@@ -432,6 +441,38 @@ func (j *job) services(*plan.Run, *plan.Job, time.Time) (*worker.Served, error) 
 		}})
 	return s, nil
 }
+
+// untilThere sends requests, and those for which there was no connection again until
+// there is a server, or whoever asks is gone.
+type untilThere struct{ j *job }
+
+func (u untilThere) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		defer r.Body.Close()
+	}
+	var resp *http.Response
+	err := u.j.again(r.Context(), "service", func(ctx context.Context) error {
+		try := *r
+		if r.Body != nil {
+			try.Body = io.NopCloser(r.Body) // of which nothing was read where nobody was reached
+		}
+		var err error
+		resp, err = u.j.c.http.Transport.RoundTrip(&try)
+		if dial, ok := errors.AsType[*net.OpError](err); err == nil || ok && dial.Op == "dial" {
+			return err
+		}
+		return &unsent{err}
+	})
+	if failed, ok := errors.AsType[*unsent](err); ok {
+		err = failed.err
+	}
+	return resp, err
+}
+
+// unsent is a request that was cut: it cannot be sent again.
+type unsent struct{ err error }
+
+func (u *unsent) Error() string { return u.err.Error() }
 
 // memory is the server's learner.
 type memory struct{ j *job }

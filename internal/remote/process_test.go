@@ -260,6 +260,19 @@ type site struct {
 	store    *store.Store
 }
 
+// called is a workflow for those of a test that call it.
+const called = `on:
+  workflow_call:
+    inputs: {who: {type: string, required: true}}
+    secrets: {K: {required: true}, NONE: {}}
+jobs:
+  in:
+    runs-on: ubuntu-latest
+    strategy: {matrix: {n: [1]}}
+    steps:
+      - run: echo "for ${{ inputs.who }} ${{ matrix.n }} ${{ secrets.K }} [${{ secrets.DEPLOY_KEY }}]"
+`
+
 const pushed = "6113728f27ae82c7b1a177c8d03f9e96e0adf246"
 
 func newSite(t *testing.T, database string) *site { t.Helper(); return newSiteWith(t, database, nil) }
@@ -318,7 +331,7 @@ func (s *site) worker(name string, change func(*workerSettings)) *proc {
 func (s *site) push(jobs string) {
 	s.t.Helper()
 	s.gh.Commit("Codertocat/Hello-World", pushed, map[string]string{".github/workflows/ci.yml": "name: CI\non: push\njobs:\n" + jobs,
-		"main.go": "package main\n"})
+		".github/workflows/called.yml": called, "main.go": "package main\n"})
 	b, err := os.ReadFile("../dispatch/testdata/push.json")
 	if err != nil {
 		s.t.Fatal(err)

@@ -22,6 +22,11 @@ const everything = `
           echo "::warning file=main.go,line=1::package name"
           echo "sum" >> $GITHUB_STEP_SUMMARY
         env: {KEY: "${{ secrets.DEPLOY_KEY }}"}
+  call:
+    needs: build
+    uses: ./.github/workflows/called.yml
+    with: {who: "${{ needs.build.outputs.answer }}"}
+    secrets: {K: "${{ secrets.DEPLOY_KEY }}"}
   test:
     needs: build
     runs-on: ubuntu-latest
@@ -36,8 +41,8 @@ func TestPush(t *testing.T) {
 	s := newSite(t, "")
 	w := s.worker("w1", nil)
 	s.push(everything)
-	got := s.checks(3, time.Minute)
-	for name, want := range map[string]string{"CI / build": "success", "CI / test (1)": "success", "CI / test (2)": "failure"} {
+	got := s.checks(4, time.Minute)
+	for name, want := range map[string]string{"CI / build": "success", "CI / call / in (1)": "success", "CI / test (1)": "success", "CI / test (2)": "failure"} {
 		if got[name].Conclusion != want {
 			t.Errorf("%s: %s: %s", name, got[name].Conclusion, got[name].Output.Title)
 		}
@@ -54,6 +59,9 @@ func TestPush(t *testing.T) {
 	}
 	if strings.Contains(log, "hunter2") || job.Outputs["answer"] != "42" || job.Attempt != 1 {
 		t.Errorf("%+v\n%s", job, log)
+	}
+	if lines, _ := s.lines("call / in (1)", "for "); strings.Join(lines, "") != "42 1 *** []" { // the called one has what it is handed
+		t.Errorf("the called workflow: %q", lines)
 	}
 	if strings.Contains(w.text(), "hunter2") || strings.Contains(s.server.text(), "hunter2") {
 		t.Error("somebody tells the secret")

@@ -52,6 +52,7 @@ type Server struct {
 	mu   sync.Mutex
 	live map[fence]*live
 	keys map[string]time.Time // of claims: when they were made
+	seen map[string]time.Time // workers: when they last claimed
 }
 
 // live is an attempt in the hands of a worker.
@@ -75,7 +76,7 @@ func NewServer(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg, slot: make(chan struct{}, maxAtOnce), live: map[fence]*live{}, keys: map[string]time.Time{}}
+	return &Server{cfg: cfg, slot: make(chan struct{}, maxAtOnce), live: map[fence]*live{}, keys: map[string]time.Time{}, seen: map[string]time.Time{}}
 }
 
 // Register adds what workers ask to a mux, below [Root].
@@ -222,6 +223,9 @@ func (s *Server) fresh(q *claimRequest, who string) error {
 			delete(s.keys, k)
 		}
 	}
+	if len(s.keys) >= maxKeys {
+		return refuse(http.StatusTooManyRequests, "there were %d claims in the last minutes: try again later", len(s.keys))
+	}
 	if _, again := s.keys[string(q.Key)]; again {
 		return refuse(http.StatusConflict, "this claim was made before: every claim has a key of its own")
 	}
@@ -243,6 +247,7 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request, who string) error
 	if err := s.fresh(&q, who); err != nil {
 		return err
 	}
+	s.meet(who, &q)
 	s.forgotten(r.Context(), who, q.Holding)
 	ctx, cancel := context.WithTimeout(r.Context(), min(time.Duration(max(q.WaitMS, 0))*time.Millisecond, claimWait))
 	defer cancel()
@@ -279,6 +284,26 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request, who string) error
 	}
 	s.cfg.Log.Info("a worker took a job", "job", l.fence.Job, "attempt", l.fence.Attempt, "name", who)
 	return answer(w, http.StatusOK, claimAnswer{fence: l.fence, LeaseMS: s.cfg.Desk.Queue.Lease().Milliseconds(), Sealed: sealed})
+}
+
+// meet notes that a worker is there, and what it can hold.
+func (s *Server) meet(who string, q *claimRequest) {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	_, known := s.seen[who]
+	if len(s.seen) < maxSeen {
+		s.seen[who] = now
+	}
+	for name, at := range s.seen {
+		if now.Sub(at) > time.Hour {
+			delete(s.seen, name)
+		}
+	}
+	s.mu.Unlock()
+	if !known {
+		s.cfg.Log.Info("a worker is there", "name", who, "reason", fmt.Sprintf("%d jobs at once, machines of %d CPUs and %d MiB at most, labels %q",
+			q.Slots, q.CPUs, q.MemoryMiB, q.Labels))
+	}
 }
 
 // forgotten gives back what was given to a worker that never heard of it.
@@ -418,6 +443,10 @@ func (s *Server) resume(ctx context.Context, f fence, who string) (*live, error)
 	case errors.Is(err, desk.ErrOver):
 		return nil, &refusal{Status: http.StatusGone, Message: "job " + f.Job + " has ended", Over: true}
 	case errors.Is(err, desk.ErrElsewhere):
+		// It is this worker's, and lives: that nobody conducts its run yet is no reason to lose it.
+		if rerr := s.cfg.Desk.Queue.Resume(f.Job, f.Attempt).Renew(ctx); errors.Is(rerr, queue.ErrLost) {
+			return nil, errGone(f)
+		}
 		return nil, refuse(http.StatusServiceUnavailable, "%v: its run is about to be taken up, or another server has it", err)
 	case err != nil:
 		return nil, err
@@ -692,13 +721,47 @@ func rolling(w http.ResponseWriter, d time.Duration) {
 	c.SetWriteDeadline(until)
 }
 
-// rollTime is how long a stream may stand still.
-const rollTime = time.Minute
+const (
+	// rollTime is how long a request or an answer may stand still.
+	rollTime = time.Minute
+	// stillTime is how long a stream says nothing while what it is of is made ready; then
+	// it says that there is nothing yet.
+	stillTime = 15 * time.Second
+)
 
 // stream writes an archive in frames, and how it ended.
 type stream struct {
 	w   http.ResponseWriter
+	mu  sync.Mutex
 	buf *bufio.Writer
+}
+
+// alive writes empty frames until stop is called: whoever is between us and the worker
+// sees that this goes on.
+func (s *stream) alive() (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(stillTime)
+		defer t.Stop()
+		for {
+			if err := s.frame(frameData, nil); err == nil {
+				s.flush()
+			}
+			select {
+			case <-done:
+				return
+			case <-t.C:
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+func (s *stream) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(s.buf.Flush(), http.NewResponseController(s.w).Flush())
 }
 
 const (
@@ -708,6 +771,8 @@ const (
 )
 
 func (s *stream) frame(kind byte, b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	rolling(s.w, rollTime)
 	var head [5]byte
 	head[0] = kind
@@ -735,7 +800,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, fn func(ctx contex
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &stream{w: w, buf: bufio.NewWriterSize(w, 64<<10)}
 	var end pulled
-	if err := fn(r.Context(), out, &end); err != nil {
+	stop := out.alive()
+	err := fn(r.Context(), out, &end)
+	if stop(); err != nil {
 		if input, ok := errors.AsType[*action.InputError](err); ok {
 			end.Input = input.Msg
 		} else if errors.Is(err, action.ErrNotHere) {
@@ -749,7 +816,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, fn func(ctx contex
 	}
 	b, err := json.Marshal(end)
 	if err == nil {
-		err = errors.Join(out.frame(frameEnd, b), out.buf.Flush())
+		err = errors.Join(out.frame(frameEnd, b), out.flush())
 	}
 	if err != nil {
 		s.cfg.Log.Debug("a worker was gone", "path", r.URL.Path, "err", err)

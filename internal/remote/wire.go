@@ -54,7 +54,9 @@ const (
 	maxLabel   = 256
 	claimWait  = 25 * time.Second
 	maxPulled  = 8 << 30 // of a tree that is fetched
-	maxRetried = 20 << 10
+	maxRefusal = 20 << 10
+	maxKeys    = 100_000 // claims that are remembered
+	maxSeen    = 10_000  // workers that are
 )
 
 // Hello is what a server says of itself.
@@ -71,6 +73,7 @@ type claimRequest struct {
 	Labels    []string  `json:"labels"`
 	CPUs      int       `json:"cpus"`
 	MemoryMiB int       `json:"memory_mib"`
+	Slots     int       `json:"slots,omitempty"` // jobs that it runs at once, for people
 	WaitMS    int64     `json:"wait_ms"`
 	// Holding are the attempts that the worker knows of. Another one of its has no worker:
 	// the answer that gave it away was lost.
