@@ -479,6 +479,7 @@ type Exec struct {
 	Argv []string
 	Env  []string // NAME=value, beside what the container has
 	Dir  string
+	User string // as the engine takes it; empty is the container's
 }
 
 // NewExec prepares a command and returns its id.
@@ -486,7 +487,7 @@ func (c *Client) NewExec(ctx context.Context, id string, e Exec) (string, error)
 	var out struct {
 		ID string `json:"Id"`
 	}
-	body := map[string]any{"AttachStdout": true, "AttachStderr": true, "Cmd": e.Argv, "Env": e.Env, "WorkingDir": e.Dir}
+	body := map[string]any{"AttachStdout": true, "AttachStderr": true, "Cmd": e.Argv, "Env": e.Env, "WorkingDir": e.Dir, "User": e.User}
 	if err := c.call(ctx, http.MethodPost, "/containers/"+id+"/exec", nil, body, &out, http.StatusCreated); err != nil {
 		return "", err
 	}

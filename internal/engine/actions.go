@@ -482,11 +482,11 @@ func (x *execution) node(version int, main string) outcome {
 	if err := x.put(ci.NewID(), "", ""); err != nil {
 		return x.guestFault("prepare the action", err)
 	}
-	bin, out := x.nodeFor(version)
+	argv, out := x.nodeFor(version)
 	if out != nil {
 		return *out
 	}
-	return x.exec([]string{bin, main}, r.layout.Workspace, x.actionVars())
+	return x.exec(append(argv, main), r.layout.Workspace, x.actionVars())
 }
 
 // runPres runs the pre programs of remote actions, those in composite ones as well,

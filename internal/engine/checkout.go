@@ -159,7 +159,7 @@ func (x *execution) checkout(ref action.Ref, with vars) outcome {
 // would run there.
 func (x *execution) handOver(dir string) error {
 	r := x.r
-	owner, _ := r.inContainer(x.ctx)
+	owner := r.inContainer(x.ctx)
 	if owner == "" {
 		return nil
 	}

@@ -298,6 +298,13 @@ func (x *execution) createContainer(c *container, image string) (id string, out 
 	var binds mapping
 	if c.service == "" {
 		c.maps = r.layout.jobMounts()
+		// Not in the machines of every image.
+		if _, err := r.job.Guest.Stat(x.ctx, r.layout.Glibc); err == nil {
+			c.maps = append(c.maps, bind{from: r.layout.Glibc, to: insideGlibc, readOnly: true})
+		} else if _, ok := errors.AsType[*guest.Error](err); !ok {
+			o := x.guestFault("look for what is to be in the "+c.label(), err)
+			return "", &o
+		}
 		binds = append(mapping{{from: engineSocket, to: engineSocket}}, c.maps...)
 		env.set("HOME", "/github/home")
 		argv = append(argv, "--workdir", c.maps.inside(r.layout.Workspace))
@@ -558,6 +565,12 @@ func (m mapping) translated(environ []string) []string {
 // execIn runs a command in a container that runs. When ctx is done, it and all that it
 // started are ended as steps are.
 func (r *run) execIn(ctx context.Context, c *container, argv []string, dir string, environ []string, stdout, stderr io.Writer) (guest.Exit, error) {
+	return r.execAs(ctx, c, "", argv, dir, environ, stdout, stderr)
+}
+
+// execAs is execIn as another user than the container's.
+func (r *run) execAs(ctx context.Context, c *container, user string, argv []string, dir string, environ []string,
+	stdout, stderr io.Writer) (guest.Exit, error) {
 	cl := r.engineClient()
 	if err := context.Cause(ctx); err != nil {
 		return guest.Exit{Cancelled: true}, nil
@@ -566,7 +579,7 @@ func (r *run) execIn(ctx context.Context, c *container, argv []string, dir strin
 	for i := range inside {
 		inside[i] = c.maps.inside(inside[i])
 	}
-	id, err := cl.NewExec(r.hard, c.id, docker.Exec{Argv: inside, Env: c.maps.translated(environ), Dir: c.maps.inside(dir)})
+	id, err := cl.NewExec(r.hard, c.id, docker.Exec{Argv: inside, Env: c.maps.translated(environ), Dir: c.maps.inside(dir), User: user})
 	if err != nil {
 		return guest.Exit{}, err
 	}
@@ -688,17 +701,28 @@ func (r *run) signal(pid int, name, what string) {
 	r.job.Guest.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", signalScript, "sh", name, strconv.Itoa(pid), what}, Dir: "/", User: "root"})
 }
 
-// inContainer asks once what the job's container is like: its user, and whether its
-// programs are musl's.
-func (r *run) inContainer(ctx context.Context) (owner string, alpine bool) {
+// insideGlibc is where the machine's Glibc is in a job's container. The loader in it
+// looks there for libraries first (package image), and so under no other path.
+const insideGlibc = "/__g"
+
+// lookInside asks once what the job's container is like: its user, and whether its C
+// library is musl, and something is where Node looks for glibc's loader.
+const lookInside = `echo "$(id -u):$(id -g)"
+for f in /lib/ld-musl-*.so.1; do [ ! -e "$f" ] || echo musl; done
+[ ! -e ` + loaderPath + ` ] || echo loader`
+
+// loaderPath is where programs that are linked against glibc have their loader.
+const loaderPath = "/lib64/ld-linux-x86-64.so.2"
+
+// inContainer says whose files in the job's container are, "" without one.
+func (r *run) inContainer(ctx context.Context) (owner string) {
 	if r.container == nil {
-		return "", false
+		return ""
 	}
 	r.insideOnce.Do(func() {
 		var out limited
-		const script = `echo "$(id -u):$(id -g)"; cat /etc/*release`
 		r.owner = "0:0" // an image that cannot say has nobody else
-		if _, err := r.execIn(ctx, r.container, []string{"sh", "-c", script}, "/", nil, &out, io.Discard); err != nil {
+		if _, err := r.execIn(ctx, r.container, []string{"sh", "-c", lookInside}, "/", nil, &out, io.Discard); err != nil {
 			return
 		}
 		for n, line := range strings.Split(out.String(), "\n") {
@@ -708,34 +732,43 @@ func (r *run) inContainer(ctx context.Context) (owner string, alpine bool) {
 				if e1 == nil && e2 == nil {
 					r.owner = line
 				}
-			} else if strings.HasPrefix(line, "ID") {
-				r.alpine = r.alpine || strings.Contains(strings.ToLower(line), "alpine")
 			}
+			r.musl, r.loader = r.musl || line == "musl", r.loader || line == "loader"
 		}
 	})
-	return r.owner, r.alpine
+	return r.owner
 }
 
-// nodeFor is the program that runs JavaScript actions, of the machine or for the
-// job's container.
-func (x *execution) nodeFor(version int) (bin string, out *outcome) {
+// nodeFor is what runs JavaScript actions: Node's program, of the machine or for the
+// job's container. The machine's is linked against glibc; where a container has musl,
+// glibc comes along, and a link in the place that Node looks for its loader in. Where
+// there cannot be one, the loader is run by its path. That is second best: what a
+// program then knows of its own path is the loader's.
+func (x *execution) nodeFor(version int) (argv []string, out *outcome) {
 	r := x.r
-	name := fmt.Sprintf("node%d", version)
-	_, alpine := r.inContainer(x.ctx)
-	if !alpine {
-		return path.Join(r.layout.Tools, name, "bin", "node"), nil
+	bin := path.Join(r.layout.Tools, fmt.Sprintf("node%d", version), "bin", "node")
+	r.inContainer(x.ctx)
+	if !r.musl {
+		return []string{bin}, nil
 	}
-	bin = path.Join(r.layout.Tools, name+"_alpine", "bin", "node")
-	if _, err := r.job.Guest.Stat(x.ctx, bin); err != nil {
-		if _, ok := errors.AsType[*guest.Error](err); !ok {
-			o := x.guestFault("look for Node", err)
-			return "", &o
-		}
-		msg := fmt.Sprintf("JavaScript actions cannot run in this container: its image is an Alpine, whose C library is musl, and this machine's tools have no Node.js %d for it. Use an image with glibc (debian, ubuntu), or run the action in a job without a container.", version)
+	loader := path.Join(r.layout.Glibc, path.Base(loaderPath))
+	if r.container.maps.inside(loader) == loader {
+		msg := fmt.Sprintf("JavaScript actions cannot run in this container: the C library of its image is musl (as in Alpine), and this machine's image has no other for Node.js %d. `hearth image build` makes one that has; or use an image with glibc (debian, ubuntu), or run the action in a job without a container.", version)
 		x.error(msg)
-		return "", &outcome{c: ci.Failure, reason: msg}
+		return nil, &outcome{c: ci.Failure, reason: msg}
 	}
-	return bin, nil
+	r.linkOnce.Do(func() {
+		if r.loader {
+			return // something of the image's own
+		}
+		const script = `mkdir -p "${2%/*}" && ln -s "$1" "$2"`
+		exit, err := r.execAs(x.ctx, r.container, "0", []string{"sh", "-c", script, "sh", loader, loaderPath}, "/", nil, io.Discard, io.Discard)
+		r.linked = err == nil && exit.OK()
+	})
+	if r.linked {
+		return []string{bin}, nil
+	}
+	return []string{loader, bin}, nil
 }
 
 // paths says under which paths what x runs sees the machine's directories.

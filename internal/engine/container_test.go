@@ -88,7 +88,7 @@ jobs:
       - if: always()
         run: echo "id ${{ job.container.id != '' }} ${{ job.container.network != '' }} ${{ hashFiles('**') }}"
 `)
-	e := withEngine(t, b, map[string]dockertest.Image{"debian:12": {Env: []string{"PATH=/inside:" + os.Getenv("PATH")}, Release: "ID=debian"}})
+	e := withEngine(t, b, map[string]dockertest.Image{"debian:12": {Env: []string{"PATH=/inside:" + os.Getenv("PATH")}}})
 	b.job.Secrets = map[string]string{"TOKEN": "s3cr3t-value"}
 	b.overrides(map[string]string{
 		"o/js":        files(t, "-- action.yml --\nruns: {using: node20, main: m.js, post: p.js}\n-- m.js --\nconsole.log('js in', process.cwd())\n-- p.js --\nconsole.log('post')\n"),
@@ -415,28 +415,54 @@ jobs:
 	gone(t, e)
 }
 
-func TestJavaScriptInAlpine(t *testing.T) {
-	b := newBench(t, `
+// TestJavaScriptInMusl: Node runs in containers whose C library is another by one that
+// the machine has, by a link or else by its loader; and where the machine has none, the
+// step says so.
+func TestJavaScriptInMusl(t *testing.T) {
+	needNode(t)
+	for _, c := range []struct {
+		image  dockertest.Image
+		glibc  bool
+		want   ci.Conclusion
+		loader bool
+		said   string
+	}{
+		{dockertest.Image{Musl: true}, true, ci.Success, false, "\nfrom js"},
+		{dockertest.Image{Musl: true, ReadOnly: true}, true, ci.Success, true, "\nfrom js"},
+		{dockertest.Image{Musl: true}, false, ci.Failure, false, "the C library of its image is musl"},
+		{dockertest.Image{}, false, ci.Success, false, "\nfrom js"},
+	} {
+		b := newBench(t, `
 jobs:
   test:
     runs-on: x
     container: alpine:3
     steps:
       - uses: o/js@v1
-        continue-on-error: true
-      - run: mkdir -p ${{ vars.TOOLS }}/node20_alpine/bin && ln -s ${{ vars.TOOLS }}/node20/bin/node ${{ vars.TOOLS }}/node20_alpine/bin/node
       - uses: o/js@v1
 `)
-	needNode(t)
-	vars := expr.NewMap()
-	vars.Set("TOOLS", expr.String(b.job.Layout.Tools))
-	b.job.Run.Vars = expr.Object(vars)
-	withEngine(t, b, map[string]dockertest.Image{"alpine:3": {Release: "ID=alpine"}})
-	b.overrides(map[string]string{"o/js": files(t, "-- action.yml --\nruns: {using: node20, main: m.js}\n-- m.js --\nconsole.log('from', process.argv0)\n")})
-	res := b.run()
-	if res.Conclusion != ci.Success || !strings.Contains(b.log(), "whose C library is musl") ||
-		!strings.Contains(b.log(), "\nfrom "+b.job.Layout.Tools+"/node20_alpine") {
-		t.Errorf("%s\n%s", res.Conclusion, b.log())
+		if c.glibc {
+			// A loader that says that it was used, and runs what it is given.
+			b.job.Layout.Glibc = t.TempDir()
+			script := []byte("#!/bin/sh\necho by the loader\nexec \"$@\"\n")
+			if err := os.WriteFile(filepath.Join(b.job.Layout.Glibc, "ld-linux-x86-64.so.2"), script, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := withEngine(t, b, map[string]dockertest.Image{"alpine:3": c.image})
+		b.overrides(map[string]string{"o/js": files(t, "-- action.yml --\nruns: {using: node20, main: m.js}\n-- m.js --\nconsole.log('from js')\n")})
+		res := b.run()
+		log := b.log()
+		if res.Conclusion != c.want || !strings.Contains(log, c.said) || strings.Contains(log, "\nby the loader") != c.loader {
+			t.Errorf("%+v: %s\n%s", c, res.Conclusion, log)
+		}
+		bound := false
+		for _, made := range e.Containers {
+			bound = bound || slices.Contains(made.Binds, b.job.Layout.Glibc+":/__g:ro")
+		}
+		if bound != c.glibc {
+			t.Errorf("%+v: glibc in the container: %v", c, bound)
+		}
 	}
 }
 

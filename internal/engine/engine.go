@@ -38,7 +38,8 @@
 // and expressions are not: github.workspace is the machine's path, GITHUB_WORKSPACE
 // the container's. What a cancelled step started in a container is ended by its
 // process's number in the machine, where all of them can be seen. Which job needs a
-// machine with an engine that runs, [Containers] says.
+// machine with an engine that runs, [Containers] says. Node in a container is the
+// machine's; where the container's C library is musl, the machine's glibc is there, too.
 //
 // # Three kinds of failure
 //
@@ -107,6 +108,7 @@ type Layout struct {
 	Actions   string // where remote actions are unpacked
 	ToolCache string // RUNNER_TOOL_CACHE
 	Tools     string // node20, node24, bin
+	Glibc     string // a C library for Node in containers that have another
 }
 
 // DefaultLayout is the layout of our images for a repository (owner/name).
@@ -118,6 +120,7 @@ func DefaultLayout(repository string) Layout {
 		Actions:   guest.Home + "/work/_actions",
 		ToolCache: guest.ToolCache,
 		Tools:     guest.Tools,
+		Glibc:     guest.Glibc,
 	}
 }
 

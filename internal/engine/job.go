@@ -55,9 +55,12 @@ type run struct {
 	network    string       // of the job's containers
 	networkID  string
 	images     images
-	insideOnce sync.Once // finds owner and alpine
+	insideOnce sync.Once // finds owner, musl and loader
 	owner      string    // who steps are in the job's container: uid:gid
-	alpine     bool
+	musl       bool      // its C library
+	loader     bool      // something is where glibc's loader would be
+	linkOnce   sync.Once
+	linked     bool // our loader is there
 
 	own    sync.Once // unpacks the run's own repository, for $/
 	ownErr error

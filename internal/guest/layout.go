@@ -7,6 +7,9 @@ const (
 	Home      = "/home/runner"
 	Tools     = "/opt/hearth" // of the tools disk: Node, npm
 	ToolCache = "/opt/hostedtoolcache"
+	// Glibc is of the container engine's disk: what Node takes of a C library, for
+	// containers that have another.
+	Glibc = "/usr/libexec/hearth/glibc"
 
 	// Engine is the name by which [Client.Dial] reaches the container engine's API, in
 	// images that have one.

@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/hearth-ci/hearth/internal/archive"
+	"github.com/hearth-ci/hearth/internal/guest"
 )
 
 // engineVersion changes whenever the way the engine's disk is made does, in ways
@@ -49,6 +51,20 @@ var engineLinks = [...][2]string{
 	{"usr/sbin/ip6tables-restore", "xtables-nft-multi"},
 }
 
+// glibcPackages are where the C library comes from that Node has in containers with
+// another (Alpine's), and glibcFiles what it takes of them.
+var (
+	glibcPackages = [...]string{"libc6", "libgcc-s1", "libstdc++6", "gcc-12-base"}
+	glibcFiles    = [...]string{glibcLoader, "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"}
+)
+
+const (
+	glibcLoader = "ld-linux-x86-64.so.2"
+	debianLibs  = "lib/x86_64-linux-gnu/"
+	// glibcInside is where containers have it.
+	glibcInside = "/__g/"
+)
+
 // engineDrops are not taken along: descriptions, what an init system would read, and
 // programs that nothing starts.
 var engineDrops = [...]string{
@@ -67,7 +83,7 @@ const daemonConfig = `{
 
 func engineInputs() string {
 	return hashStrings("engine", engineVersion, suite, engineSuite, strings.Join(enginePackages[suite], " "), strings.Join(enginePackages[engineSuite], " "),
-		fmt.Sprint(engineLinks, engineDrops), daemonConfig)
+		fmt.Sprint(engineLinks, engineDrops, glibcPackages, glibcFiles, glibcInside), daemonConfig)
 }
 
 // buildEngine fills dir with the disk that has Docker. Where the release that it
@@ -138,7 +154,12 @@ func (b *builder) buildEngine(ctx context.Context, dir string) (map[string]strin
 			}
 		}
 	}
-	if err := writePackages(dir, packages, lists); err != nil {
+	step.detail(0.8, "fetching a C library for containers")
+	libc, err := b.buildGlibc(ctx, own, root, work)
+	if err != nil {
+		return nil, err
+	}
+	if err := writePackages(dir, append(packages, libc...), lists); err != nil {
 		return nil, err
 	}
 	for _, l := range engineLinks {
@@ -179,6 +200,65 @@ func (b *builder) enginePackage(ctx context.Context, from *apt, name string, roo
 	}
 	p.Archive = "" // it is not kept
 	return p, readDeb(ctx, deb, func(r io.Reader) error { return unpackDeb(r, root) })
+}
+
+// buildGlibc puts a C library into root, for containers without: the directory goes into
+// them, and the loader in it finds the other files there, whatever else they have. No
+// variable says where: each program that Node starts would have it, too.
+func (b *builder) buildGlibc(ctx context.Context, from *apt, root *os.Root, work string) (packages []Package, err error) {
+	dir := filepath.Join(work, "glibc")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	have, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer have.Close()
+	take := map[string]string{} // path in the packages → in root
+	for _, name := range glibcPackages {
+		p, err := b.enginePackage(ctx, from, name, have, work)
+		if err != nil {
+			return nil, fmt.Errorf("package %s: %w", name, err)
+		}
+		p.Suite = suite
+		packages = append(packages, p)
+	}
+	for _, name := range glibcFiles {
+		take["usr/"+debianLibs+name] = path.Join(guest.Glibc[1:], name)
+	}
+	for _, p := range []string{"libc6", "gcc-12-base"} { // which the others' are links to
+		take["usr/share/doc/"+p+"/copyright"] = path.Join("usr/share/doc", p, "copyright")
+	}
+	for in, out := range take {
+		data, err := have.ReadFile(in)
+		if err != nil {
+			return nil, err
+		}
+		if path.Base(in) == glibcLoader {
+			if data, err = moveLoader(data); err != nil {
+				return nil, err
+			}
+		}
+		if err := root.MkdirAll(path.Dir(out), 0o755); err != nil {
+			return nil, err
+		}
+		if err := root.WriteFile(out, data, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return packages, nil
+}
+
+// moveLoader makes a loader look for libraries in glibcInside where it would look in
+// Debian's directory: the first of those that are built into it, of which it knows the
+// lengths. So the other path has the same, by slashes.
+func moveLoader(loader []byte) ([]byte, error) {
+	was, is := []byte("\x00/"+debianLibs+"\x00"), []byte("\x00"+glibcInside+strings.Repeat("/", 1+len(debianLibs)-len(glibcInside))+"\x00")
+	if !bytes.Contains(loader, was) {
+		return nil, fmt.Errorf("the C library's loader does not say where it looks for libraries")
+	}
+	return bytes.ReplaceAll(loader, was, is), nil
 }
 
 // Bounds of what one package unpacks to. Docker's is 100 MB.

@@ -92,3 +92,15 @@ func TestUnpackDeb(t *testing.T) {
 		}
 	}
 }
+
+func TestMoveLoader(t *testing.T) {
+	was := []byte("\x7fELF\x00/lib/x86_64-linux-gnu/\x00/usr/lib/x86_64-linux-gnu/\x00/lib/\x00/usr/lib/\x00…\x00/lib/x86_64-linux-gnu/\x00")
+	is, err := moveLoader(was)
+	want := []byte("\x7fELF\x00/__g//////////////////\x00/usr/lib/x86_64-linux-gnu/\x00/lib/\x00/usr/lib/\x00…\x00/__g//////////////////\x00")
+	if err != nil || !bytes.Equal(is, want) {
+		t.Errorf("%q, %v", is, err)
+	}
+	if is, err := moveLoader(bytes.ReplaceAll(was, []byte("x86_64"), []byte("riscv64"))); err == nil {
+		t.Errorf("a loader that looks elsewhere became %q", is)
+	}
+}

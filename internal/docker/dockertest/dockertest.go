@@ -42,7 +42,8 @@ type Image struct {
 	Password   string   // that pulling it takes; "" is none
 	Exits      bool     // a container of it ends at once, with code 3
 	Log        string   // of a container
-	Release    string   // /etc/*release
+	Musl       bool     // the C library
+	ReadOnly   bool     // nothing can be put into a container of it
 	Ports      map[string]string
 }
 
@@ -87,6 +88,7 @@ type process struct {
 	argv []string
 	env  []string
 	dir  string
+	user string
 	cmd  *exec.Cmd
 	code *int
 	done chan struct{}
@@ -234,6 +236,7 @@ func (e *Engine) routes() http.Handler {
 		var in struct {
 			Cmd, Env   []string
 			WorkingDir string
+			User       string
 		}
 		json.NewDecoder(r.Body).Decode(&in)
 		if !c.Running {
@@ -242,7 +245,7 @@ func (e *Engine) routes() http.Handler {
 		}
 		x := id()
 		e.mu.Lock()
-		e.execs[x] = &process{c: c, argv: in.Cmd, env: append(slices.Clone(c.Env), in.Env...), dir: in.WorkingDir, done: make(chan struct{})}
+		e.execs[x] = &process{c: c, argv: in.Cmd, env: append(slices.Clone(c.Env), in.Env...), dir: in.WorkingDir, user: in.User, done: make(chan struct{})}
 		e.mu.Unlock()
 		say(w, 201, map[string]string{"Id": x})
 	}))
@@ -438,9 +441,15 @@ func (e *Engine) run(p *process, out io.Writer) {
 		e.mu.Unlock()
 	}
 	defer finish()
-	if rel := e.Images[p.c.Image].Release; rel != "" && strings.Contains(strings.Join(p.argv, " "), "/etc/*release") {
-		frame(out, 1, []byte("0:0\n"+rel+"\n"))
+	// A container is this host, whose C library is another.
+	if all := strings.Join(p.argv, " "); e.Images[p.c.Image].Musl && strings.Contains(all, "/lib/ld-musl-") {
+		frame(out, 1, []byte("0:0\nmusl\n"))
 		code = 0
+		return
+	} else if strings.Contains(all, "/lib64/ld-linux") {
+		if code = 1; p.user == "0" && !e.Images[p.c.Image].ReadOnly {
+			code = 0
+		}
 		return
 	}
 	argv := make([]string, len(p.argv))
