@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +112,11 @@ func OpenHost(ctx context.Context, cfg HostConfig) (_ *Host, err error) {
 	if err := h.dirs.Make(); err != nil {
 		return nil, err
 	}
-	if h.images, err = registry.Open(registry.Config{Dir: h.dirs.Registry(), Log: h.log}); err != nil {
+	keep, bad := config.LoadRetention(getenv)
+	if err := errors.Join(bad...); err != nil {
+		return nil, err
+	}
+	if h.images, err = registry.Open(registry.Config{Dir: h.dirs.Registry(), Limit: cmp.Or(int64(keep.ContainerBytes), math.MaxInt64), Log: h.log}); err != nil {
 		return nil, err
 	}
 	img, err := h.image(ctx, cfg)

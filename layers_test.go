@@ -103,7 +103,7 @@ var layers = map[string]layer{
 	"api":        {ours: []string{"board", "ci", "door", "graph", "guest", "history", "learn", "machine", "network", "session"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"history":    {ours: []string{"ci", "graph", "guest", "learn", "mask"}},
 	"hold":       {ours: []string{"ci", "guest", "history", "machine", "session", "vm"}},
-	"retention":  {ours: []string{"action", "config", "image", "learn", "results", "store"}},
+	"retention":  {ours: []string{"action", "config", "image", "learn", "registry", "results", "store"}},
 	"ledger":     {ours: []string{"ci", "learn", "store"}},
 	"board":      {ours: []string{"ci", "markdown", "text"}},
 	"markdown":   {others: []string{"github.com/yuin/goldmark", "golang.org/x/net/html"}},

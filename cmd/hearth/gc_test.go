@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +15,8 @@ import (
 
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/config"
+	"github.com/hearth-ci/hearth/internal/registry"
+	"github.com/hearth-ci/hearth/internal/registry/registrytest"
 	"github.com/hearth-ci/hearth/internal/retention"
 	"github.com/hearth-ci/hearth/internal/store"
 )
@@ -107,5 +112,73 @@ func TestGC(t *testing.T) {
 		if code != 0 || strings.Contains(out, fresh) != c.goes {
 			t.Errorf("%+v: %d %s %s", c, code, out, errs)
 		}
+	}
+}
+
+// TestContainersCache is what somebody types who wants to know what pulled images take,
+// and does not want it.
+func TestContainersCache(t *testing.T) {
+	env := map[string]string{"HEARTH_HOME": t.TempDir()}
+	hearth := func(want int, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		a := &app{in: strings.NewReader(""), out: &out, err: &out, getenv: func(k string) string { return env[k] }}
+		if code := a.main(t.Context(), args); code != want {
+			t.Errorf("%v: exit code %d\n%s", args, code, out.String())
+		}
+		return out.String()
+	}
+	dirs, err := config.FindDirs(func(k string) string { return env[k] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := registrytest.New()
+	defer r.Close()
+	r.Put("test/a", "1", nil, registrytest.Layer(map[string][]byte{"/a": bytes.Repeat([]byte("a"), 3<<20)}))
+	c, err := openRegistry(dirs, map[string]registry.Upstream{"docker.io": {URL: r.URL}}, config.DefaultRetention(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layer string
+	pull := func() {
+		t.Helper()
+		s, err := c.Session(registry.SessionConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := range r.Content {
+			req := httptest.NewRequest(http.MethodGet, "/v2/docker.io/"+at, nil)
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, req)
+			if w.Code != http.StatusOK {
+				t.Fatalf("%s: %d %s", at, w.Code, w.Body)
+			}
+			if w.Body.Len() > 3<<20 {
+				layer = at[strings.LastIndex(at, "/")+1:]
+			}
+		}
+	}
+	pull()
+	if out := hearth(0, "cache", "list", "--containers"); !strings.Contains(out, "docker.io  "+layer+"  3 MB") {
+		t.Error(out)
+	}
+	env["HEARTH_RETENTION_CONTAINER_BYTES"] = "1MiB"
+	if out := hearth(0, "gc", "--dry-run"); !strings.Contains(out, "would remove  container  "+layer+" from docker.io") {
+		t.Error(out)
+	}
+	hearth(0, "gc")
+	if out := hearth(0, "cache", "list", "--containers", "--json"); strings.Contains(out, layer) || !strings.Contains(out, `"registry":"docker.io"`) {
+		t.Error(out)
+	}
+	pull()
+	if out := hearth(0, "cache", "rm", "--containers", layer); !strings.Contains(out, "removed 1, 3 MB") {
+		t.Error(out)
+	}
+	if out := hearth(2, "cache", "rm", "--containers", layer); !strings.Contains(out, "nothing is kept of "+layer) {
+		t.Error(out)
+	}
+	hearth(0, "cache", "rm", "--containers", "--all")
+	if out := hearth(0, "cache", "list", "--containers"); !strings.Contains(out, "nothing of container images") {
+		t.Error(out)
 	}
 }

@@ -41,11 +41,20 @@ func (a *app) results() (*results.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	keep, bad := config.LoadRetention(a.getenv)
-	if err := errors.Join(bad...); err != nil {
-		return nil, usage("%v", err)
+	keep, err := a.retention()
+	if err != nil {
+		return nil, err
 	}
 	return resultsStore(dirs, keep, a.log()), nil
+}
+
+// retention is what is kept, by the environment.
+func (a *app) retention() (config.Retention, error) {
+	keep, bad := config.LoadRetention(a.getenv)
+	if err := errors.Join(bad...); err != nil {
+		return keep, usage("%v", err)
+	}
+	return keep, nil
 }
 
 func (a *app) artifactsCommand() *cobra.Command {
@@ -198,12 +207,15 @@ func (a *app) showArtifacts(run ci.Run) error {
 }
 
 func (a *app) cacheCommand() *cobra.Command {
-	c := &cobra.Command{Use: "cache", Short: "List or remove what runs keep for later ones (actions/cache)"}
+	c := &cobra.Command{Use: "cache", Short: "List or remove what runs keep for later ones (actions/cache, container images)"}
 	var repository string
-	var asJSON bool
+	var asJSON, containers bool
 	list := &cobra.Command{
 		Use: "list", Short: "List cache entries, those used last first", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if containers {
+				return a.listContainers(asJSON)
+			}
 			store, err := a.results()
 			if err != nil {
 				return err
@@ -250,6 +262,9 @@ func (a *app) cacheCommand() *cobra.Command {
 			if all == (len(args) > 0) {
 				return usage("say which entries: their keys (hearth cache list), or --all")
 			}
+			if containers {
+				return a.removeContainers(args)
+			}
 			store, err := a.results()
 			if err != nil {
 				return err
@@ -281,6 +296,8 @@ func (a *app) cacheCommand() *cobra.Command {
 	rm.Flags().BoolVar(&all, "all", false, "all entries")
 	for _, sub := range []*cobra.Command{list, rm} {
 		sub.Flags().StringVarP(&repository, "repository", "r", "", "only of this owner/name (default: of all)")
+		sub.Flags().BoolVar(&containers, "containers", false, "manifests and layers of container images that jobs pulled, by digest")
+		sub.MarkFlagsMutuallyExclusive("repository", "containers")
 		c.AddCommand(sub)
 	}
 	return c

@@ -661,7 +661,8 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 	if err != nil {
 		return err
 	}
-	pulled, err := openRegistry(dirs, registries, a.log())
+	kept, _ := config.LoadRetention(a.getenv) // a.store has looked at it
+	pulled, err := openRegistry(dirs, registries, kept, a.log())
 	if err != nil {
 		return err
 	}
@@ -671,7 +672,6 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 		return err
 	}
 	defer closePool(machines)
-	kept, _ := config.LoadRetention(a.getenv) // a.store has looked at it
 	shared := resultsStore(dirs, kept, a.log())
 
 	book := &ledger.Ledger{Store: s, Learn: learner, Dir: dirs.Running(), Log: a.log()}

@@ -246,7 +246,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	resolver := action.NewResolver(action.Config{Dir: serveActions(dirs), Server: server, Log: log})
 	issuer := oidc.New(oidc.Config{URL: strings.TrimRight(cfg.URL, "/") + oidcPath, Dir: dirs.OIDC(), Log: log})
 	kept := resultsStore(dirs, cfg.Retention, log)
-	images, err := openRegistry(dirs, upstreams(cfg.Registries), log)
+	images, err := openRegistry(dirs, upstreams(cfg.Registries), cfg.Retention, log)
 	if err != nil {
 		return err
 	}

@@ -233,7 +233,11 @@ func (a *app) freshMachines(ctx context.Context, m machineOptions, policy string
 	if err != nil {
 		return nil, r, err
 	}
-	images, err := openRegistry(dirs, nil, a.log())
+	keep, err := a.retention()
+	if err != nil {
+		return nil, r, err
+	}
+	images, err := openRegistry(dirs, nil, keep, a.log())
 	if err != nil {
 		return nil, r, err
 	}

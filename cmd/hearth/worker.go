@@ -155,7 +155,7 @@ func (a *app) worker(ctx context.Context, cfg config.Config, server, token strin
 		return err
 	}
 	defer func() { err = errors.Join(err, closePool(machines)) }()
-	images, err := openRegistry(dirs, upstreams(cfg.Registries), log)
+	images, err := openRegistry(dirs, upstreams(cfg.Registries), cfg.Retention, log)
 	if err != nil {
 		return err
 	}

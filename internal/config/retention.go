@@ -52,6 +52,12 @@ type Retention struct {
 	CacheBytes    Size     `json:"cache_bytes"`
 	ResultBytes   Size     `json:"result_bytes"`
 
+	// Containers are the manifests and layers of container images that jobs' machines
+	// pulled: how long unused, and how many bytes together. Beyond them what was not used
+	// for longest makes room.
+	Containers     Duration `json:"containers"`
+	ContainerBytes Size     `json:"container_bytes"`
+
 	// Images, and the templates of machines made from them: how long unused, and
 	// how many bytes together.
 	Images     Duration `json:"images"`
@@ -67,6 +73,7 @@ func DefaultRetention() Retention {
 		Events: 30 * day, EventCount: 20_000, EventBytes: 512 << 20,
 		Actions: 30 * day, ActionBytes: 4 << 30,
 		Artifacts: 90 * day, ArtifactBytes: 20 << 30, Caches: 7 * day, CacheBytes: 10 << 30, ResultBytes: 60 << 30,
+		Containers: 30 * day, ContainerBytes: 10 << 30,
 		Images: 30 * day, ImageBytes: 30 << 30,
 	}
 }
@@ -107,6 +114,8 @@ func (r *Retention) Settings() []Setting {
 		{"caches", "remove cache entries that were not used so long", &r.Caches},
 		{"cache_bytes", "keep so much of a repository's caches", &r.CacheBytes},
 		{"result_bytes", "keep so much of artifacts and caches", &r.ResultBytes},
+		{"containers", "remove container images' layers that were not pulled so long", &r.Containers},
+		{"container_bytes", "keep so much of container images' layers", &r.ContainerBytes},
 		{"images", "remove images and templates that were not used so long", &r.Images},
 		{"image_bytes", "keep so much of images and templates", &r.ImageBytes},
 	}
@@ -141,6 +150,7 @@ func (r *Retention) Validate() (errs []error) {
 		{"job_log", int64(r.JobLog), 1 << 16, "64KiB"}, {"run_log", int64(r.RunLog), 1 << 16, "64KiB"},
 		{"event_bytes", int64(r.EventBytes), 1 << 20, "1MiB"}, {"action_bytes", int64(r.ActionBytes), 1 << 20, "1MiB"},
 		{"image_bytes", int64(r.ImageBytes), 1 << 20, "1MiB"}, {"result_bytes", int64(r.ResultBytes), 1 << 20, "1MiB"},
+		{"containers", int64(r.Containers), int64(time.Hour), "1h"}, {"container_bytes", int64(r.ContainerBytes), 1 << 20, "1MiB"},
 		{"artifacts", int64(r.Artifacts), int64(time.Hour), "1h"}, {"caches", int64(r.Caches), int64(time.Hour), "1h"},
 		{"artifact_bytes", int64(r.ArtifactBytes), 1 << 20, "1MiB"}, {"cache_bytes", int64(r.CacheBytes), 1 << 20, "1MiB"},
 	} {

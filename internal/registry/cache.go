@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -337,41 +336,10 @@ func (c *Cache) reserve(n int64) error {
 	if c.reserved+n > c.limit {
 		return fmt.Errorf("%w: too much is being fetched at once", errTooLarge)
 	}
-	hosts, err := os.ReadDir(filepath.Join(c.dir, "blobs"))
-	if err != nil {
+	// Who is reading what goes has it open.
+	room := max(c.limit-c.reserved-n, 1)
+	if _, err := Trim(c.dir, Limits{Bytes: room}); err != nil {
 		return err
-	}
-	type blob struct {
-		path string
-		fs.FileInfo
-	}
-	var kept []blob
-	var total int64
-	for _, h := range hosts {
-		dir := filepath.Join(c.dir, "blobs", h.Name())
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		if len(entries) == 0 {
-			os.Remove(dir) // it is made again where one is put into it
-		}
-		for _, e := range entries {
-			if info, err := e.Info(); err == nil {
-				kept = append(kept, blob{filepath.Join(dir, e.Name()), info})
-				total += info.Size()
-			}
-		}
-	}
-	slices.SortFunc(kept, func(a, b blob) int { return a.ModTime().Compare(b.ModTime()) })
-	for _, b := range kept {
-		if total+c.reserved+n <= c.limit {
-			break
-		}
-		// Who is reading it has it open.
-		if err := os.Remove(b.path); err == nil || errors.Is(err, fs.ErrNotExist) {
-			total -= b.Size()
-		}
 	}
 	c.reserved += n
 	return nil

@@ -1,5 +1,6 @@
 // Package retention removes what is kept no longer: runs with their records and
-// logs, deliveries, mirrors of actions, artifacts, caches, images and templates. What goes and what
+// logs, deliveries, mirrors of actions, artifacts, caches, layers of container
+// images, images and templates. What goes and what
 // stays is config.Retention; how it is removed is the affair of the package that
 // keeps it, in an order in which a process may die at any moment and the next
 // pass goes on. This package chooses.
@@ -41,6 +42,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
 )
@@ -52,15 +54,17 @@ type Keeper struct {
 	Images  string         // directory; "" is none
 	Actions []string       // directories of mirrors
 	Results *results.Store // artifacts and caches; nil is none
-	Limits  config.Retention
-	Log     *slog.Logger
-	Now     func() time.Time // nil: time.Now
+	// Containers is the directory of container images' layers; "" is none.
+	Containers string
+	Limits     config.Retention
+	Log        *slog.Logger
+	Now        func() time.Time // nil: time.Now
 }
 
 // Item is something that was removed.
 type Item struct {
 	// Kind is run, delivery, payload (of a delivery that stays), action, artifact,
-	// cache, upload (that nobody goes on with), image, layer, template, package,
+	// cache, upload (that nobody goes on with), container (a layer), image, layer, template, package,
 	// leftover, machine or database.
 	Kind       string `json:"kind"`
 	Name       string `json:"name"`
@@ -122,7 +126,7 @@ func (k *Keeper) now() time.Time {
 func (k *Keeper) Pass(ctx context.Context, o Options) (*Report, error) {
 	r := &Report{DryRun: o.DryRun, Removed: []Item{}}
 	var errs []error
-	for _, part := range []func(context.Context, Options, *Report) error{k.runs, k.events, k.learned, k.actions, k.results, k.images, k.database} {
+	for _, part := range []func(context.Context, Options, *Report) error{k.runs, k.events, k.learned, k.actions, k.results, k.containers, k.images, k.database} {
 		if ctx.Err() != nil {
 			break
 		}
@@ -349,6 +353,22 @@ func (k *Keeper) results(ctx context.Context, o Options, r *Report) error {
 	}
 	if err != nil {
 		return fmt.Errorf("artifacts and caches: %w", err)
+	}
+	return nil
+}
+
+// containers removes layers that nobody pulls any more.
+func (k *Keeper) containers(_ context.Context, o Options, r *Report) error {
+	if k.Containers == "" {
+		return nil
+	}
+	removed, err := registry.Trim(k.Containers,
+		registry.Limits{Unused: time.Duration(k.Limits.Containers), Bytes: int64(k.Limits.ContainerBytes), DryRun: o.DryRun})
+	for _, v := range removed {
+		r.add(Item{Kind: "container", Name: v.Digest + " from " + v.Registry, Bytes: v.Bytes, Why: v.Why})
+	}
+	if err != nil {
+		return fmt.Errorf("layers of container images: %w", err)
 	}
 	return nil
 }
