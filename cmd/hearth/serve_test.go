@@ -22,6 +22,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/ci"
 	"github.com/hearth-ci/hearth/internal/forge/github/githubtest"
 	"github.com/hearth-ci/hearth/internal/image"
+	"github.com/hearth-ci/hearth/internal/registry/registrytest"
 	"github.com/hearth-ci/hearth/internal/webhook"
 )
 
@@ -173,6 +174,20 @@ func (s *served) get(path string) string {
 // The program itself: a push runs in a real machine; killed in the middle of a
 // job and started again, it runs the job again, ends its check once, and stops
 // in order when asked to.
+// pushOf is the body of a delivery: the first push of a commit.
+func pushOf(t *testing.T, gh *githubtest.Server, repository, sha string) []byte {
+	t.Helper()
+	body, err := json.Marshal(map[string]any{"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true, "deleted": false,
+		"forced":  false,
+		"commits": []any{}, "pusher": map[string]any{"name": "octocat"}, "base_ref": nil, "compare": "",
+		"repository": map[string]any{"full_name": repository, "default_branch": "main"}, "installation": map[string]any{"id": gh.Installation},
+		"sender": map[string]any{"login": "octocat"}, "head_commit": map[string]any{"id": sha, "message": "Say hello"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
 func TestServe(t *testing.T) {
 	p := newPlace(t, "on: push\njobs: {}\n")
 	gh := githubtest.New()
@@ -193,14 +208,7 @@ jobs:
       - uses: actions/checkout@v4
       - run: cat hello.txt; sleep 3; echo "it is over"
 `})
-	body, err := json.Marshal(map[string]any{"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true, "deleted": false,
-		"forced":  false,
-		"commits": []any{}, "pusher": map[string]any{"name": "octocat"}, "base_ref": nil, "compare": "",
-		"repository": map[string]any{"full_name": repository, "default_branch": "main"}, "installation": map[string]any{"id": gh.Installation},
-		"sender": map[string]any{"login": "octocat"}, "head_commit": map[string]any{"id": sha, "message": "Say hello"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	body := pushOf(t, gh, repository, sha)
 	s := p.serve(gh)
 	if code := s.push(body, "sha256="+hex.EncodeToString(webhook.Sign("another", body))); code != http.StatusUnauthorized {
 		t.Errorf("a wrong signature: %d", code)
@@ -260,6 +268,71 @@ jobs:
 	out, err := p.command("events").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "done") {
 		t.Errorf("hearth events: %v\n%s", err, out)
+	}
+}
+
+// A server's jobs have containers and services, too, of images of a registry that lets
+// in the server alone: its password is in no machine.
+func TestServeContainers(t *testing.T) {
+	p := newPlace(t, "on: push\njobs: {}\n")
+	r := registrytest.New()
+	t.Cleanup(r.Close)
+	layer, err := debianLayer("redis-server,dash,coreutils", nil, registrytest.Layer(map[string][]byte{"/etc/os-release": []byte("ID=debian\n")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Put("acme/redis", "1", map[string]any{"Env": []string{"PATH=/usr/bin:/bin"},
+		"Cmd": []string{"redis-server", "--bind", "0.0.0.0", "--protected-mode", "no"}}, layer)
+	r.Private["acme/redis"] = "bot:open-sesame"
+	password := filepath.Join(p.home, "password")
+	if err := os.WriteFile(password, []byte("open-sesame\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gh := githubtest.New()
+	t.Cleanup(gh.Close)
+	const repository = "octo/contained"
+	sha := githubtest.SHA("contained")
+	gh.Commit(repository, sha, map[string]string{"hello.txt": "of this commit\n", ".github/workflows/ci.yml": `name: CI
+on: push
+jobs:
+  contained:
+    runs-on: ubuntu-latest
+    container: images.example/acme/redis:1
+    services:
+      cache:
+        image: images.example/acme/redis:1
+        options: --health-cmd "redis-cli ping" --health-interval 2s --health-timeout 30s --health-retries 20
+    steps:
+      - uses: actions/checkout@v4
+      - run: echo "$(cat hello.txt) and of the service $(redis-cli -h cache ping) in $PWD"
+      - run: redis-cli -h cache set note "$(cat ~/.docker/config.json /root/.docker/config.json 2>&1)" && redis-cli -h cache get note
+`})
+	s := p.serveWith(gh, map[string]any{"memory_mib": 1024,
+		"registries": map[string]any{"images.example": map[string]any{"url": r.URL, "username": "bot", "password_file": password}}})
+	body := pushOf(t, gh, repository, sha)
+	if code := s.push(body, "sha256="+hex.EncodeToString(webhook.Sign(serveSecret, body))); code != http.StatusAccepted {
+		t.Fatalf("%d\n%s", code, s.said())
+	}
+	s.login(p)
+	for deadline := time.After(8 * time.Minute); ; {
+		all := gh.Checks()
+		if len(all) == 1 && all[0].Status == "completed" {
+			page, _, _ := strings.Cut(strings.TrimPrefix(all[0].DetailsURL, s.url), "?")
+			log := s.get(page + "/log?job=contained")
+			if all[0].Conclusion != "success" || !strings.Contains(log, "of this commit and of the service PONG in /__w/contained/contained\n") ||
+				strings.Contains(log+s.said(), "sesame") {
+				t.Errorf("%s:\n%s", all[0].Conclusion, log)
+			}
+			break
+		}
+		select {
+		case <-gh.Changed():
+		case <-deadline:
+			t.Fatalf("no check is completed: %+v\n%s", gh.Checks(), s.said())
+		}
+	}
+	if code := s.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("asked to stop: exit code %d\n%s", code, s.said())
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,13 +34,7 @@ jobs:
           cat hello.txt; uname -n
           curl -sS -H "Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=a" | cut -c1-30
 `})
-	body, err := json.Marshal(map[string]any{"ref": "refs/heads/main", "before": strings.Repeat("0", 40), "after": sha, "created": true, "deleted": false,
-		"forced": false, "commits": []any{}, "pusher": map[string]any{"name": "octocat"}, "base_ref": nil, "compare": "",
-		"repository": map[string]any{"full_name": repository, "default_branch": "main"}, "installation": map[string]any{"id": gh.Installation},
-		"sender": map[string]any{"login": "octocat"}, "head_commit": map[string]any{"id": sha, "message": "Say hello"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	body := pushOf(t, gh, repository, sha)
 	s := p.serveWith(gh, map[string]any{"jobs": "elsewhere", "labels": []string{"east"}})
 	token, err := p.command("token", "--worker", "--subject", "east-1").Output()
 	if err != nil {
