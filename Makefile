@@ -6,7 +6,7 @@ GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps demo test test-all test-firecracker firecracker check bench fuzz mutate clean
+.PHONY: help build deps demo test pictures test-all test-firecracker firecracker check bench fuzz mutate clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,8 +21,12 @@ demo: deps build ## Run examples/tally in microVMs: the whole of Hearth in one g
 	bin/hearth image build
 	bin/hearth run -C examples/tally
 
+pictures: ## The pictures of the README and docs, from the pages themselves over a made past
+	HEARTH_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -run 'TestPictures' ./internal/front
+
 test: build ## Everything a fresh machine can run, real microVMs included
 	@scripts/deps test
+	-@scripts/axe
 	$(MAKE) firecracker
 	$(GO) test -timeout 30m $$($(GO) list ./... | grep -v /vm/firecracker$$)
 	$(GO) test -timeout 30m ./internal/vm/firecracker # by itself: a machine in a machine is lost where others take the processor

@@ -297,6 +297,13 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
 	})
 	pages := web.Config{Source: front.Pages{Store: s}, Artifacts: front.Artifacts{Results: kept}, Insight: front.NewInsight(s, learner),
+		Replay: func(ctx context.Context, event string) error {
+			if err := front.Replay(ctx, s, event); err != nil {
+				return err
+			}
+			d.Wake()
+			return nil
+		},
 		Version: version, Log: log}
 	if cfg.Login == "always" || app != nil || !door.Loopback(listener.Addr()) || !door.LoopbackName(base.Hostname()) {
 		pages.Login = &door.Login{Passes: passes, Secure: base.Scheme == "https", TTL: time.Duration(cfg.LoginTTL)}

@@ -106,6 +106,15 @@ func window(w store.LogWindow, err error) (web.Window, error) {
 // Watch receives after the run has changed.
 func (p Pages) Watch(runID string) (<-chan struct{}, func()) { return p.Store.Watch(runID) }
 
+// Replay has an event that has ended handled again.
+func Replay(ctx context.Context, s *store.Store, event string) error {
+	err := s.ReplayEvent(ctx, event)
+	if errors.Is(err, store.ErrNotFound) {
+		err = web.ErrNotFound
+	}
+	return err
+}
+
 // Events lists the newest deliveries.
 func (p Pages) Events(ctx context.Context, limit int) ([]web.Event, error) {
 	stored, err := p.Store.Events(ctx, limit)

@@ -25,7 +25,9 @@ func past(t testing.TB) (*store.Store, string) {
 	t.Helper()
 	s, l := fronttest.Open(t, fronttest.Runs)
 	mux := http.NewServeMux()
-	web.New(web.Config{Source: Pages{Store: s}, Insight: NewInsight(s, l), Version: "test", Log: slog.New(slog.DiscardHandler)}).Register(mux)
+	web.New(web.Config{Source: Pages{Store: s}, Insight: NewInsight(s, l), Replay: func(ctx context.Context, event string) error {
+		return Replay(ctx, s, event)
+	}, Version: "test", Log: slog.New(slog.DiscardHandler)}).Register(mux)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return s, server.URL
@@ -217,4 +219,99 @@ func TestRepositoryInBrowser(t *testing.T) {
 	if errs := b.Errors(); len(errs) > 0 {
 		t.Errorf("the browser complains: %v", errs)
 	}
+}
+
+// Nobody is kept out: axe-core finds nothing on any page, light, dark and on a phone,
+// and the keys reach what can be opened.
+func TestPagesAccessible(t *testing.T) {
+	dir := os.Getenv("HEARTH_AXE")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(cache, "hearth", "axe")
+	}
+	axe, err := os.ReadFile(filepath.Join(dir, "node_modules", "axe-core", "axe.min.js"))
+	if err != nil {
+		t.Skip("SKIPPED, NOT TESTED: axe-core is not there: run scripts/axe")
+	}
+	s, url := past(t)
+	run := failed(t, s).ID
+	wide, phone := webtest.Open(t, 1360, 1000), webtest.Open(t, 400, 860)
+	for _, page := range []string{"/", "/?result=failure&q=zzz", "/runs/" + run, "/runs/" + run + "?q=module&times=1", "/events", "/repositories",
+		"/repository?name=acme/storefront", "/repository?name=acme/storefront&workflow=.github/workflows/ci.yml&job=build&step=Build", "/runs/none"} {
+		for name, b := range map[string]*webtest.Browser{"wide": wide, "dark": wide, "phone": phone} {
+			b.Dark(name == "dark")
+			b.Visit(url + page)
+			b.Eval(string(axe), nil)
+			b.Eval(`axe.run(document).then(r => { window.found = r.violations.map(v => v.id + " (" + v.impact + "): " + v.help + "\n  " +
+				v.nodes.slice(0, 3).map(n => n.html.slice(0, 200) + "\n    " + (n.any[0] ? n.any[0].message : "")).join("\n  ")) })`, nil)
+			b.Until("window.found")
+			var found []string
+			if b.Eval("window.found", &found); len(found) > 0 {
+				t.Errorf("%s, %s:\n%s", page, name, strings.Join(found, "\n"))
+			}
+		}
+	}
+	for _, e := range append(wide.Errors(), phone.Errors()...) {
+		if !strings.Contains(e, "404") { // the page of what there is not
+			t.Error(e)
+		}
+	}
+}
+
+func TestReplayInBrowser(t *testing.T) {
+	s, url := past(t)
+	b := webtest.Open(t, 1200, 900)
+	b.Visit(url + "/events")
+	shots(b, "events")
+	var id string
+	b.Eval(`[...document.querySelectorAll("tr")].find(r => r.innerText.includes("failed")).querySelector("form").action.split("/")[4]`, &id)
+	b.Eval(`[...document.querySelectorAll("tr")].find(r => r.innerText.includes("failed")).querySelector("button").click()`, nil)
+	b.Until(`document.querySelector(".events .state.waiting")`)
+	if e, err := s.Event(context.Background(), id); err != nil || e.State != store.EventPending {
+		t.Error(e, err)
+	}
+	for _, id := range []string{ci.NewID(), "x", "..%2f"} {
+		resp, err := http.Post(url+"/events/"+id+"/replay", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode != http.StatusNotFound {
+			t.Error(id, resp.Status)
+		}
+	}
+	if errs := b.Errors(); len(errs) > 0 {
+		t.Errorf("the browser complains: %v", errs)
+	}
+}
+
+// TestPictures makes the pictures of the README and the docs where the environment says
+// where they go, and else looks that each of those that are there is of a page that is.
+func TestPictures(t *testing.T) {
+	pictures := []string{"run", "run-dark", "repository"}
+	dir := os.Getenv("HEARTH_PICTURES")
+	if dir == "" {
+		for _, name := range pictures {
+			if _, err := os.Stat(filepath.Join("..", "..", "docs", "pictures", name+".png")); err != nil {
+				t.Errorf("%v: make pictures", err)
+			}
+		}
+		return
+	}
+	s, url := past(t)
+	b := webtest.Open(t, 1240, 860)
+	take := func(name, path string) {
+		if !slices.Contains(pictures, name) {
+			t.Fatal(name)
+		}
+		b.Visit(url + path)
+		b.Screenshot(filepath.Join(dir, name+".png"))
+	}
+	run := "/runs/" + failed(t, s).ID
+	take("run", run)
+	take("repository", "/repository?name="+fronttest.Repositories[0])
+	b.Dark(true)
+	take("run-dark", run)
 }

@@ -159,7 +159,8 @@ func club(t *testing.T) (*memory, *httptest.Server, *door.Passes) {
 	m.emit(ci.Record{Type: ci.LogLine, JobKey: "a", Text: "members only"})
 	passes := door.OpenPasses(filepath.Join(t.TempDir(), "passes.json"))
 	mux := http.NewServeMux()
-	New(Config{Source: m, Version: "test", Log: slog.New(slog.DiscardHandler), Login: &door.Login{Passes: passes}}).Register(mux)
+	New(Config{Source: m, Version: "test", Log: slog.New(slog.DiscardHandler), Login: &door.Login{Passes: passes}, Insight: &told{},
+		Replay: func(context.Context, string) error { t.Error("somebody replays"); return nil }}).Register(mux)
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return m, s, passes
@@ -179,11 +180,15 @@ func TestAttackPagesWithoutLogin(t *testing.T) {
 	m, s, passes := club(t)
 	id := m.runs[0].ID
 	paths := []string{"/", "/events", "/runs/" + id, "/runs/" + id + "?job=a", "/runs/" + id + "/log?job=a", "/runs/" + id + "/events?job=a&line=0", "/runs/" +
-		id + "/artifacts/1"}
+		id + "/artifacts/1", "/runs/events", "/repositories", "/repository?name=o/r", "POST /events/" + id + "/replay"}
 	forged := []string{"", "hearth=", "hearth=x", "hearth=" + link(t, passes), "hearth=" + strings.Repeat("x", 5000), "session=1"}
 	for _, path := range paths {
 		for _, cookie := range forged {
-			req, _ := http.NewRequest("GET", s.URL+path, nil)
+			method, at, posted := strings.Cut(path, " ")
+			if !posted {
+				method, at = "GET", path
+			}
+			req, _ := http.NewRequest(method, s.URL+at, nil)
 			req.Header.Set("Cookie", cookie)
 			resp, err := http.DefaultClient.Do(req)
 			if err != nil {

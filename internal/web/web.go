@@ -162,6 +162,9 @@ type Config struct {
 	Source Source
 	// Artifacts are shown with their runs; nil is none.
 	Artifacts Artifacts
+	// Replay has an event that has ended handled again, by its id; ErrNotFound where there
+	// is nothing to handle. nil: nobody can.
+	Replay func(ctx context.Context, event string) error
 	// Insight makes pages about repositories; nil is none.
 	Insight Insight
 	Login   *door.Login // nil asks nobody who they are
@@ -174,6 +177,7 @@ type Server struct {
 	source    Source
 	artifacts Artifacts
 	insight   Insight
+	again     func(ctx context.Context, event string) error
 	login     *door.Login
 	log       *slog.Logger
 	pages     *template.Template
@@ -249,7 +253,7 @@ func New(cfg Config) *Server {
 		},
 	}).ParseFS(templates, "templates/*.html"))
 	return &Server{
-		source: cfg.Source, artifacts: cfg.Artifacts, insight: cfg.Insight, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
+		source: cfg.Source, artifacts: cfg.Artifacts, insight: cfg.Insight, again: cfg.Replay, login: cfg.Login, log: cfg.Log, pages: pages, version: cfg.Version,
 		streams: door.NewSlots(maxStreams, clientStreams), rendered: door.NewSlots(maxPages, clientPages), logs: door.NewSlots(maxLogs, clientLogs),
 		raw: maxRaw,
 	}
@@ -342,6 +346,9 @@ func (s *Server) Register(mux *http.ServeMux) {
 	mux.Handle("GET /{$}", page(s.runs))
 	mux.Handle("GET /runs/events", secure(s.member(s.bounded(s.streams, s.runsLive))))
 	mux.Handle("GET /events", page(s.deliveries))
+	if s.again != nil {
+		mux.Handle("POST /events/{id}/replay", page(s.replay))
+	}
 	mux.Handle("GET /repositories", page(s.repositories))
 	mux.Handle("GET /repository", page(s.repository))
 	mux.Handle("GET /runs/{id}", page(s.run))
@@ -428,8 +435,29 @@ func (s *Server) deliveries(w http.ResponseWriter, r *http.Request) {
 	for _, e := range events {
 		moving = moving || e.State == "pending" || e.State == "taken"
 	}
-	s.render(w, http.StatusOK, "events.html", map[string]any{"Title": "Events", "Events": events, "Refresh": moving, "Version": s.version,
-		"Login": s.login != nil})
+	f := s.frame(r, "Events")
+	f.Refresh = moving
+	s.render(w, http.StatusOK, "events.html", struct {
+		frame
+		Events []Event
+		Replay bool
+	}{f, events, s.again != nil})
+}
+
+// replay has an event handled again. That it is no other site's doing is checked where
+// all requests are (package door).
+func (s *Server) replay(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	err := ErrNotFound
+	if ci.ValidID(id) {
+		err = s.again(r.Context(), id)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	s.log.Info("an event is replayed", "event", id, "subject", s.client(r))
+	http.Redirect(w, r, "/events", http.StatusSeeOther)
 }
 
 // frame is what is around every page.

@@ -115,8 +115,9 @@
     const div = document.createElement(tag);
     div.className = `line ${l.Group ? "group" : l.Stream}`;
     div.id = `L${l.N}`;
-    const a = document.createElement("a");
-    a.href = `?${new URLSearchParams({ job, lines: l.N })}#L${l.N}`;
+    // What folds holds nothing else that can be opened.
+    const a = document.createElement(tag === "summary" ? "span" : "a");
+    if (tag === "summary") a.className = "n"; else a.href = `?${new URLSearchParams({ job, lines: l.N })}#L${l.N}`;
     a.textContent = l.N;
     const span = document.createElement("span");
     span.textContent = l.Text;
