@@ -50,6 +50,9 @@ var hosting = map[string]map[string]bool{
 	"pre-commit": set("run"),
 }
 
+// scripts are programs that run scripts of package.json.
+var scripts = set("npm pnpm yarn bun")
+
 func set(words string) map[string]bool {
 	out := map[string]bool{}
 	for w := range strings.FieldsSeq(words) {
@@ -264,6 +267,7 @@ func (c *chart) arguments(at int, prog *program, cost int) []span {
 	isScript := script.MatchString(prog.name) || strings.Contains(prog.name, "/")
 	j := at + 1
 	nested := nesting[prog.name]
+	scripted := false   // a script of package.json is named: words behind it are no arguments
 	installing := false // what follows are names of packages
 loop:
 	for ; j < len(c.ts); j++ {
@@ -367,12 +371,15 @@ loop:
 			}
 			continue
 		case flagged:
-			flagged = false
+			if flagged = false; lex.is("run", t.word) && len(c.commands(j+1)) > 0 {
+				break loop // "with bash -e run ./install.sh"
+			}
 			if english {
 				soft(j)
 			}
 		case bare == 0 && prog.subs[x]:
 			bare++
+			scripted = scripts[prog.name] && c.ts[j-1].word == "run"
 			installing = x == "install" && prog.name != "go" && prog.name != "make" || x == "add" || x == "i"
 			if hosting[prog.name][x] {
 				bare, anything = 0, true // what is run has a name of its own
@@ -384,6 +391,7 @@ loop:
 				soft(j)
 			}
 			bare++
+			scripted = scripts[prog.name] && c.ts[j-1].word == "run"
 			installing = prog.name == "gem" && x == "install" || prog.name == "composer" && x == "require" || x == "add"
 			nested = x == "exec" || x == "run" && slices.Contains([]string{"poetry", "uv", "pdm", "hatch", "pipenv", "rye", "conda", "mamba"}, prog.name)
 			if hosting[prog.name][x] {
@@ -395,12 +403,15 @@ loop:
 			bare++
 		case bare == 1 && twoWords[prog.name]:
 			bare++
-		case c.mayName(t, prog, bare, anything, isScript):
+		case !scripted && c.mayName(t, prog, bare, anything, isScript):
 			soft(j)
 			bare++
 		default:
 			break loop
 		}
+	}
+	if lex.is("shell", prog.name) && !slices.ContainsFunc(c.ts[at+1:j], func(t token) bool { return !option.MatchString(t.text) }) {
+		return nil // it runs nothing
 	}
 	if j == at+1 && !lone(prog) && !isScript || j == at+2 && hosting[prog.name][c.ts[at+1].text] && prog.name != "pre-commit" {
 		return nil

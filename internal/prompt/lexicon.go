@@ -82,7 +82,9 @@ func readLexicon(text string) (*lexicon, error) {
 			for w := range strings.FieldsSeq(words) {
 				w = strings.TrimSuffix(w, "?")
 				l.categories[name][w] = true
-				l.words[w] = true
+				if name != "idle" { // they are names of things as well
+					l.words[w] = true
+				}
 			}
 		case "[programs]":
 			head, subs, _ := strings.Cut(line, " :")
@@ -153,6 +155,7 @@ func fields(line string) []string {
 
 func (l *lexicon) is(category, word string) bool { return l.categories[category][word] }
 
+// knows says whether a word is one of the grammar's.
 func (l *lexicon) knows(word string) bool { return l.words[word] }
 
 // english says whether a word is one of the sentence's rather than a name: of the

@@ -652,7 +652,7 @@ func (r *reader) readOtherRun(n *node) {
 
 func (r *reader) readSchedule(n *node) {
 	o := &occasion{}
-	if n.name == "sched.hours" {
+	if n.name == "sched.hours" { // nothing of it is named
 		r.schedule(&o.t, n)
 		r.occasion(n, o)
 		return
@@ -2678,6 +2678,19 @@ func (r *reader) needsOf(n *node, j *job) {
 }
 
 func (r *reader) readNeeds(n *node) {
+	if who := n.get("who"); who != nil { // "deploy needs lint and test", of jobs that are named before
+		name := r.words(who)
+		r.queued = append(r.queued, func() {
+			for _, j := range r.explicit {
+				if j.id == jobID(r.plain(who)) || j.purpose != "" && j.purpose == purposeWord[name] {
+					r.needsOf(n, j)
+					return
+				}
+			}
+			r.fail(n, "no such job is named", "name the jobs: a job called build that runs `make`, and a job called test that needs build and runs `make test`")
+		})
+		return
+	}
 	if k := len(r.explicit); r.job == nil && k > 0 && r.at > 0 && strings.HasPrefix(r.nodes[r.at-1].name, "job") {
 		j := r.explicit[k-1] // "make b in a second job which waits for the first"
 		r.needsOf(n, j)

@@ -278,7 +278,8 @@ func mend(ts []token, lex *lexicon) {
 			t.word, t.mended = "pull", true
 			continue
 		}
-		if t.kind != word || len(t.word) < 3 || !allAlpha.MatchString(t.word) || lex.knows(t.word) || lex.subs[t.word] || lex.programs[t.text] != nil {
+		if t.kind != word || len(t.word) < 3 || !allAlpha.MatchString(t.word) || lex.knows(t.word) || lex.is("idle", t.word) ||
+			lex.subs[t.word] || lex.programs[t.text] != nil {
 			continue
 		}
 		if t.text == strings.ToUpper(t.text) {
