@@ -164,7 +164,7 @@ func (x *link) set(cut bool) {
 // A link that is cut again and again, for less than a lease each time, loses no line and
 // doubles none.
 func TestCutLink(t *testing.T) {
-	s := newSite(t, "")
+	s := newSiteWith(t, "", func(f *serverSettings) { f.LeaseMS = 15_000 })
 	x := newLink(t, s.settings.Listen)
 	s.worker("w1", func(f *workerSettings) { f.Server = "http://" + x.l.Addr().String() })
 	s.push(counts)
@@ -279,4 +279,36 @@ func TestDrain(t *testing.T) {
 	}
 	s.worker("w2", nil)
 	s.checks(2, 20*time.Second)
+}
+
+// A server that starts again knows what it had: records that come again are kept once,
+// and a worker that held a job before has time to say that it lives.
+func TestRestartedServer(t *testing.T) {
+	s := newSiteWith(t, "", func(f *serverSettings) { f.LeaseMS = 2500 })
+	s.push(one)
+	r := s.rogue("mine")
+	at := r.claim()
+	line := func(text string) map[string]any {
+		return map[string]any{"type": "log", "stream": "stdout", "step": 1, "text": text, "time": time.Now()}
+	}
+	if code, a := r.ask(at+"records", records(1, line("a"), line("b"))); code != 200 {
+		t.Fatalf("%d %v", code, a)
+	}
+	s.server.kill()
+	time.Sleep(3 * time.Second) // longer than its lease
+	s.restart()
+	time.Sleep(500 * time.Millisecond) // in which leases that have ended are looked for
+	s.until("the server has the run", 20*time.Second, func() bool {
+		code, a := r.ask(at+"records", records(1, line("a"), line("b"), line("c")))
+		if code == 410 {
+			t.Fatalf("the job was lost: %v", a)
+		}
+		return code == 200
+	})
+	if code, a := r.ask(at+"finish", map[string]any{"conclusion": "success"}); code != 200 {
+		t.Errorf("%d %v", code, a)
+	}
+	if lines, job := s.lines("one", ""); strings.Join(lines, "") != "abc" || job.Attempt != 1 {
+		t.Errorf("%q, %+v", lines, job)
+	}
 }

@@ -83,6 +83,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = 2 * time.Minute
 	t.MaxIdleConnsPerHost = 16
+	t.ExpectContinueTimeout = 10 * time.Second
 	return &Client{cfg: cfg, base: base, instance: name[:min(len(name), 40)] + "." + strings.ToLower(rand.Text()[:16]),
 		// A redirect would take the token to somewhere else.
 		http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, live: map[fence]*job{}}, nil
@@ -142,7 +143,8 @@ func (c *Client) Hello(ctx context.Context) (Hello, error) {
 	if err != nil {
 		return h, err
 	}
-	return h, decode(resp, &h)
+	err = decode(resp, &h)
+	return h, err
 }
 
 // Take implements [desk.Counter].
@@ -442,31 +444,53 @@ func (j *job) services(*plan.Run, *plan.Job, time.Time) (*worker.Served, error) 
 	return s, nil
 }
 
-// untilThere sends requests, and those for which there was no connection again until
-// there is a server, or whoever asks is gone.
+// untilThere sends requests, and again those that nobody has taken, until there is a
+// server that does, or whoever asks is gone.
 type untilThere struct{ j *job }
 
 func (u untilThere) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := &unread{Reader: r.Body}
+	// Not the request's own context: what is said on the way (100 Continue) is for us.
+	own, stop := context.WithCancel(context.Background())
+	context.AfterFunc(r.Context(), stop)
 	if r.Body != nil {
 		defer r.Body.Close()
 	}
 	var resp *http.Response
 	err := u.j.again(r.Context(), "service", func(ctx context.Context) error {
-		try := *r
-		if r.Body != nil {
-			try.Body = io.NopCloser(r.Body) // of which nothing was read where nobody was reached
+		try := r.Clone(own)
+		if r.Body != nil && r.Body != http.NoBody {
+			try.Body = io.NopCloser(body)
+			try.Header.Set("Expect", "100-continue") // who does not take it has none of it
 		}
 		var err error
-		resp, err = u.j.c.http.Transport.RoundTrip(&try)
-		if dial, ok := errors.AsType[*net.OpError](err); err == nil || ok && dial.Op == "dial" {
+		resp, err = u.j.c.http.Transport.RoundTrip(try)
+		switch dial, ok := errors.AsType[*net.OpError](err); {
+		case ok && dial.Op == "dial" && !body.begun.Load():
 			return err
+		case err != nil:
+			return &unsent{err}
+		case resp.Header.Get(againHeader) != "" && !body.begun.Load():
+			resp.Body.Close()
+			return refuse(resp.StatusCode, "the server does not take it yet")
 		}
-		return &unsent{err}
+		return nil
 	})
 	if failed, ok := errors.AsType[*unsent](err); ok {
 		err = failed.err
 	}
 	return resp, err
+}
+
+// unread is a request's body, and whether anything of it is gone.
+type unread struct {
+	io.Reader
+	begun atomic.Bool
+}
+
+func (b *unread) Read(p []byte) (int, error) {
+	b.begun.Store(true)
+	return b.Reader.Read(p)
 }
 
 // unsent is a request that was cut: it cannot be sent again.
@@ -494,7 +518,8 @@ func wire(f learn.Failure) failure {
 }
 
 func (m memory) Explain(ctx context.Context, f learn.Failure) (e ci.Explanation, err error) {
-	return e, m.ask(ctx, "explain", wire(f), &e)
+	err = m.ask(ctx, "explain", wire(f), &e)
+	return e, err
 }
 
 func (m memory) Retry(ctx context.Context, f learn.Failure, e ci.Explanation) (d learn.Decision) {
@@ -508,14 +533,16 @@ func (m memory) Retry(ctx context.Context, f learn.Failure, e ci.Explanation) (d
 }
 
 func (m memory) TestsRan(ctx context.Context, r learn.TestRun) (notes []ci.TestNote, err error) {
-	return notes, m.ask(ctx, "tests", testRun{Name: r.Name, Command: r.Command, Signature: r.Signature, Green: r.Green, Results: r.Results}, &notes)
+	err = m.ask(ctx, "tests", testRun{Name: r.Name, Command: r.Command, Signature: r.Signature, Green: r.Green, Results: r.Results}, &notes)
+	return notes, err
 }
 
 // uploads are the job's own on the server.
 type uploads struct{ j *job }
 
 func (u uploads) Artifacts(string, string) (list []results.Artifact, err error) {
-	return list, memory(u).ask(u.j.ctx, "uploads", struct{}{}, &list)
+	err = memory(u).ask(u.j.ctx, "uploads", struct{}{}, &list)
+	return list, err
 }
 
 func (u uploads) OpenArtifact(_ string, a results.Artifact) (*os.File, error) {

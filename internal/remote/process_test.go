@@ -111,6 +111,7 @@ func runServer(given []byte) error {
 		return err
 	}
 	d, err := dispatch.New(dispatch.Config{Store: s, Forge: app, AppID: f.AppID, URL: "http://" + l.Addr().String(), Elsewhere: true,
+		Lease:  2 * time.Second, // of repositories
 		Queue:  queue.New(s, queue.Config{Lease: time.Duration(f.LeaseMS) * time.Millisecond, Poll: 50 * time.Millisecond, Log: log}),
 		Labels: []string{"ubuntu-latest", "self-hosted"}, Learn: learner, Secrets: secrets,
 		Policy: config.Config{Repositories: config.Repositories{"Codertocat/*": {}}}.Policy,

@@ -162,6 +162,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.cfg.Log.Error("a worker could not be answered", "path", r.URL.Path, "err", err)
 		told = &refusal{Status: http.StatusInternalServerError, Message: "the server could not do it; its log says why"}
 	}
+	if told.Status == http.StatusServiceUnavailable {
+		w.Header().Set(againHeader, "1") // nothing of the request was taken
+	}
 	answer(w, told.Status, told)
 }
 

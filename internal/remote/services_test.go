@@ -121,7 +121,7 @@ func TestServices(t *testing.T) {
 			t.Errorf("%q, %v", b, err)
 		}
 	})
-	if got := s.checks(1, 20*time.Second); got["CI / one"].Conclusion != "success" {
+	if got := s.checks(1, time.Minute); got["CI / one"].Conclusion != "success" {
 		t.Errorf("%+v", got)
 	}
 }

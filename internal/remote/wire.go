@@ -35,6 +35,7 @@ const (
 	protocolHeader = "Hearth-Protocol"
 	workerHeader   = "Hearth-Worker" // the worker's instance
 	ticketHeader   = "Hearth-Ticket" // of requests to a job's services
+	againHeader    = "Hearth-Again"  // of answers to what is to be asked again later
 )
 
 // Skew is how far apart the clocks of worker and server may be.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -210,8 +209,12 @@ func (s *Store) lastLogged(runID string) (int64, error) {
 	}
 	var last int64
 	for _, name := range files {
-		n, err := lastNumber(name, "seq")
+		f, err := os.Open(name)
 		if err != nil {
+			return 0, fmt.Errorf("store: log files: %w", err)
+		}
+		n, err := lastNumber(f, "seq")
+		if err = errors.Join(err, f.Close()); err != nil {
 			return 0, fmt.Errorf("store: log files: %w", err)
 		}
 		last = max(last, n)
@@ -222,28 +225,27 @@ func (s *Store) lastLogged(runID string) (int64, error) {
 // LastSent is the greatest number, as [ci.Record].Sent has it, of what is on record of a
 // job; 0 where nothing of it was sent.
 func (s *Store) LastSent(ctx context.Context, runID, jobID, jobKey string) (int64, error) {
-	last, err := lastNumber(filepath.Join(s.logDir, runID, jobID+".ndjson"), "sent")
+	f, err := s.openLogFile(ctx, runID, jobID)
 	if err != nil {
-		return 0, fmt.Errorf("store: log files: %w", err)
+		return 0, fmt.Errorf("store: log file: %w", err)
 	}
-	return last, s.EachRunRecord(ctx, runID, func(r ci.Record) {
+	var last int64
+	if f != nil {
+		defer f.Close()
+		if last, err = lastNumber(f, "sent"); err != nil {
+			return 0, fmt.Errorf("store: log file: %w", err)
+		}
+	}
+	err = s.EachRunRecord(ctx, runID, func(r ci.Record) {
 		if r.JobKey == jobKey {
 			last = max(last, r.Sent)
 		}
 	})
+	return last, err
 }
 
-// lastNumber is the last number under a key in a log file; 0 where there is none, or no
-// such file.
-func lastNumber(name, key string) (int64, error) {
-	f, err := os.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
+// lastNumber is the last number under a key in a log file; 0 where there is none.
+func lastNumber(f *os.File, key string) (int64, error) {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return 0, err

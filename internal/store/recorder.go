@@ -179,17 +179,23 @@ func (r *Recorder) Refused() int {
 }
 
 // Flush writes what is buffered: what was emitted before stays if this process dies.
-// The error says that the Recorder takes no records any more.
+// The error says that the Recorder takes no records any more, or, once, that not all was
+// stored.
 func (r *Recorder) Flush() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return errors.New("the record is closed")
 	}
-	if r.flush(); r.fenced {
+	before := r.err
+	r.flush()
+	switch {
+	case r.fenced:
 		return ErrFenced
+	case before == nil:
+		return r.err
 	}
-	return nil
+	return nil // what failed before has been told
 }
 
 // Close writes what is buffered, closes the log files and returns the first
@@ -268,10 +274,8 @@ func (r *Recorder) emit(rec ci.Record, attempt int) {
 			r.flush()
 		}
 		// What is kept of an attempt is all that was sent up to the last of it.
-		if j := r.jobs[rec.JobKey]; rec.Sent > 0 && j != nil && j.w != nil {
-			if err := j.w.Flush(); err != nil {
-				r.fail(fmt.Errorf("store: write log %s: %w", j.path, err))
-			}
+		if rec.Sent > 0 {
+			r.flush()
 		}
 		_, known := r.jobs[rec.JobKey]
 		// The row of a job has its outputs whole: other jobs are handed them.
