@@ -315,3 +315,44 @@ func TestPictures(t *testing.T) {
 	b.Dark(true)
 	take("run-dark", run)
 }
+
+// BenchmarkLongLog is how long the page of a run takes whose log has a million lines:
+// its end, its middle, and a search in all of it.
+func BenchmarkLongLog(b *testing.B) {
+	s, url := past(b)
+	ctx := context.Background()
+	run, _, err := s.CreateRun(ctx, ci.Run{Repository: "o/long", Workflow: "CI", File: "ci.yml"}, []ci.Job{{Key: "a", Job: "a", Name: "a"}}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rec, err := s.Recorder(ctx, run.ID)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rec.Emit(ci.Record{Type: ci.JobStarted, Job: "a", JobKey: "a", Name: "a"})
+	for i := range 1_000_000 {
+		text := "[ 42%] Building CXX object src/CMakeFiles/core.dir/parser/expression.cc.o"
+		if i == 567_890 {
+			text = "the needle"
+		}
+		rec.Emit(ci.Record{Type: ci.LogLine, Job: "a", JobKey: "a", Step: 1, Stream: "stdout", Text: text})
+	}
+	if err := rec.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for name, query := range map[string]string{"end": "", "middle": "?job=a&lines=500000", "search": "?job=a&q=needle"} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				resp, err := http.Get(url + "/runs/" + run.ID + query)
+				if err != nil {
+					b.Fatal(err)
+				}
+				page, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusOK || name == "search" && !strings.Contains(string(page), "lines=567891#") {
+					b.Fatal(resp.Status)
+				}
+			}
+		})
+	}
+}

@@ -13,11 +13,12 @@ func Finder(words string) func(line string) int {
 
 // Lower appends b to dst with its ASCII letters small; the length stays.
 func Lower(dst, b []byte) []byte {
-	for _, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+	n := len(dst)
+	dst = append(dst, b...)
+	for i, c := range dst[n:] {
+		if c-'A' < 26 {
+			dst[n+i] = c + 'a' - 'A'
 		}
-		dst = append(dst, c)
 	}
 	return dst
 }

@@ -71,6 +71,7 @@ type logView struct {
 	Total          int64 // how many there are
 	Earlier, Later int64 // from which line to look for them; 0 if there are none
 	Tail           bool  // the end is shown, and may be followed
+	Broken         bool  // it could not be read
 	Hits           []row // that the search found: the first
 	Found          int64 // how many it did
 	More           int64 // from which line it has not searched; 0: it has searched all

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -175,6 +176,14 @@ func TestLogShown(t *testing.T) {
 			}
 		}
 	}
+	// A log that cannot be read leaves the rest of the page, and does not look empty.
+	m.torn = errors.New("the disk burns at /secret/place")
+	if resp, body := get(t, s.URL+"/runs/"+id); resp.StatusCode != 200 || !strings.Contains(body, "The log could not be read") || strings.Contains(body,
+		"secret") ||
+		!strings.Contains(body, "seen before, 3 times") {
+		t.Errorf("%s\n%s", resp.Status, body)
+	}
+	m.torn = nil
 	resp, _ := get(t, s.URL+"/runs/"+id+"/log?job=a&download=1")
 	if d := resp.Header.Get("Content-Disposition"); d != "attachment; filename=CI-7-a.txt" {
 		t.Error(d)

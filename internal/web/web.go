@@ -524,8 +524,9 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	}
 	if key != "" {
 		if v.Log, err = s.logOf(ctx, id, key, ask); err != nil {
-			s.fail(w, r, err)
-			return
+			// What is known of the run is more than its log.
+			s.log.Error("log", "run", id, "job", key, "err", err)
+			v.Log = logView{logAsk: ask, Broken: true}
 		}
 	}
 	var page bytes.Buffer

@@ -29,6 +29,7 @@ type memory struct {
 	handed  int // records
 	changed chan struct{}
 	broken  error
+	torn    error // of reading logs
 }
 
 func (m *memory) Repositories(context.Context, int) ([]string, error) { return []string{"o/r"}, nil }
@@ -71,6 +72,9 @@ func (m *memory) LogTail(ctx context.Context, run, job string, n int) (Window, e
 func (m *memory) LogFrom(_ context.Context, _, job string, from int64, n int) (Window, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.torn != nil {
+		return Window{}, m.torn
+	}
 	w := Window{First: from}
 	for _, l := range m.lines {
 		if l.Record.JobKey != job {
