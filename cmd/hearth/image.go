@@ -228,13 +228,18 @@ func (a *app) imageListCommand() *cobra.Command {
 				return nil
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tNAME\tSIZE\tBUILT\tUSED\tPACKAGES")
+			fmt.Fprintln(w, "ID\tNAME\tSIZE\tBUILT\tUSED\tCONTAINERS\tPACKAGES")
 			for _, i := range all {
 				name := board.Clean(i.Name)
 				if i.Default {
 					name += " *"
 				}
-				fmt.Fprintf(w, "%.12s\t%s\t%s\t%s ago\t%s ago\t%s\n", i.ID, name, megabytes(i.Size), board.Short(time.Since(i.Created)), board.Short(time.Since(i.Used)),
+				containers := "-"
+				if i.Containers {
+					containers = "yes"
+				}
+				fmt.Fprintf(w, "%.12s\t%s\t%s\t%s ago\t%s ago\t%s\t%s\n", i.ID, name, megabytes(i.Size), board.Short(time.Since(i.Created)),
+					board.Short(time.Since(i.Used)), containers,
 					board.Clean(cmp.Or(strings.Join(slices.Concat(i.Packages, i.Tools), ","), "-")))
 			}
 			return w.Flush()

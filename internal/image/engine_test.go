@@ -31,6 +31,17 @@ func TestEngineIsOptional(t *testing.T) {
 	}
 }
 
+func TestHasEngine(t *testing.T) {
+	for want, kinds := range map[bool][]layerRecord{
+		true:  {{Kind: "base", Files: []File{{Name: baseName}}}, {Kind: "engine", Files: []File{{Name: engineName}, {Name: packagesName}}}},
+		false: {{Kind: "base", Files: []File{{Name: engineName}}}, {Kind: "engine", Files: []File{{Name: packagesName}}}},
+	} {
+		if got := hasEngine(kinds); got != want {
+			t.Errorf("%+v: %v", kinds, got)
+		}
+	}
+}
+
 func TestUnpackDeb(t *testing.T) {
 	pack := func(headers ...*tar.Header) *bytes.Buffer {
 		var b bytes.Buffer

@@ -16,14 +16,15 @@ import (
 
 // Info describes an image in a list without opening it.
 type Info struct {
-	ID       string    `json:"id"`
-	Name     string    `json:"name"`
-	Packages []string  `json:"packages,omitempty"`
-	Tools    []string  `json:"tools,omitempty"` // in its tool cache: node@20.20.2
-	Created  time.Time `json:"created"`
-	Used     time.Time `json:"used"` // when Build, Open or Hold last returned it
-	Size     int64     `json:"size"` // bytes, shared layers counted fully
-	Default  bool      `json:"default"`
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	Packages   []string  `json:"packages,omitempty"`
+	Tools      []string  `json:"tools,omitempty"` // in its tool cache: node@20.20.2
+	Containers bool      `json:"containers"`      // it has a container engine
+	Created    time.Time `json:"created"`
+	Used       time.Time `json:"used"` // when Build, Open or Hold last returned it
+	Size       int64     `json:"size"` // bytes, shared layers counted fully
+	Default    bool      `json:"default"`
 }
 
 // List returns the images in dir, newest first. It reads manifests only.
@@ -39,7 +40,7 @@ func List(dir string) ([]Info, error) {
 	infos := []Info{}
 	std := standard(manifests)
 	for _, m := range manifests {
-		info := Info{ID: m.ID, Name: m.Name, Packages: m.Packages, Tools: m.Tools, Created: m.Created, Used: st.used(m.ID)}
+		info := Info{ID: m.ID, Name: m.Name, Packages: m.Packages, Tools: m.Tools, Containers: hasEngine(m.Layers), Created: m.Created, Used: st.used(m.ID)}
 		for _, l := range m.Layers {
 			for _, f := range l.Files {
 				info.Size += f.Size
@@ -50,6 +51,14 @@ func List(dir string) ([]Info, error) {
 		infos = append(infos, info)
 	}
 	return infos, nil
+}
+
+// hasEngine reports whether there is a disk in the container engine's layer: where
+// Docker could not be had, there is a layer without.
+func hasEngine(layers []layerRecord) bool {
+	return slices.ContainsFunc(layers, func(l layerRecord) bool {
+		return l.Kind == "engine" && slices.ContainsFunc(l.Files, func(f File) bool { return f.Name == engineName })
+	})
 }
 
 // used returns when an image was last used: the modification time of its
