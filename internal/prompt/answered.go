@@ -244,7 +244,7 @@ var harmless = set(`cd echo printf mkdir test [ [[ exit true false sleep export 
 
 // packages are names that people install for what they are asked, without it being
 // named.
-var packages = set(`pip setuptools wheel build twine tox-gh-actions tox-uv pytest-asyncio pytest-django pytest-mock pytest-timeout pytest-rerunfailures pytest-cov pytest-xdist coverage virtualenv pipenv poetry uv tox nox ruff black flake8 mypy pylint isort typescript
+var packages = set(`mkdocs-material pip setuptools wheel build twine tox-gh-actions tox-uv pytest-asyncio pytest-django pytest-mock pytest-timeout pytest-rerunfailures pytest-cov pytest-xdist coverage virtualenv pipenv poetry uv tox nox ruff black flake8 mypy pylint isort typescript
  ts-node eslint prettier jest vitest yarn pnpm npm bundler rake rebar hex`)
 
 // families are programs that come together with a language.
@@ -386,6 +386,8 @@ func (im implied) command(c ran, may map[string]bool, vars map[string]bool) bool
 		return may["cargo"] || may["rustup"]
 	case p == "docker" && may["docker"]:
 		return im.docker(args)
+	case p == "aws" && len(args) > 0 && set("iam organizations secretsmanager ssm lambda sso kms account")[args[0]] && !im.words[args[0]]:
+		return false
 	case p == "gh" || p == "aws" || p == "gcloud" || p == "az":
 		return may[p] || im.says("release", "comment", "issue", "label", p)
 	case strings.Contains(p, "/") && !ownPaths.MatchString(p):
@@ -449,7 +451,7 @@ func (im implied) ownPackages(p string, args []string) bool {
 
 var (
 	ownFolder = regexp.MustCompile(`\$HOME|~/|github\.workspace|\$PWD|GITHUB_WORKSPACE|\$\(`)
-	takesOver = regexp.MustCompile(`\b(?:BASH_ENV|ENV|LD_\w+|DYLD_\w+|PATH|NODE_OPTIONS|PYTHON\w*|PERL5\w*|RUBYOPT|GIT_\w+)=`)
+	takesOver = regexp.MustCompile(`\b(?:BASH_ENV|ENV|LD_\w+|DYLD_\w+|PATH|NODE_OPTIONS|PYTHON\w*|PERL5\w*|RUBYOPT|GIT_\w+|GOFLAGS|GOENV|GOSUMDB|GONOSUMDB|GOINSECURE|PIP_\w*INDEX\w*|npm_config_registry)=`)
 )
 
 // carries says whether text holds a secret.
@@ -529,23 +531,65 @@ func (im implied) git(args []string) bool {
 	return false
 }
 
-// docker says whether a docker command keeps to the images that the request names.
+var (
+	// mastering are flags that give a container the machine that it runs on.
+	mastering = regexp.MustCompile(`^--(?:privileged|pid|cap-add|device|userns|ipc|security-opt)\b|^--net(?:work)?=host$|docker\.sock|^/:`)
+	mounted   = regexp.MustCompile(`^(?:(?:-v|--volume|--mount)=?)?(?:[\w,=]*(?:source|src)=)?["']?(?:/|~|\$HOME)`)
+	// imageSaid is a request that names the image that is pushed.
+	imageSaid = regexp.MustCompile(`(?:\bdocker push|(?:-t|--tag)[ =]|\bas|\bto|\bimage) *[\w.-]+/[\w./-]+|\bdocker push [\w.-]+`)
+)
+
+// docker says whether a docker command keeps to the images and registries that the
+// request names, and to its own container.
 func (im implied) docker(args []string) bool {
+	valued := set("-v --volume --mount -u --username -p --password -e --env --name -w --workdir -t --tag -f --file --build-arg --platform --network --entrypoint")
+	var names []string // what is no flag and belongs to none
 	for i, a := range args {
-		if a == "--privileged" || strings.HasPrefix(a, "/:") || strings.Contains(a, "docker.sock") || strings.HasPrefix(a, "--pid") || a == "--net=host" {
-			return false
+		a = strings.Trim(a, `"'`)
+		before := ""
+		if i > 0 {
+			before = args[i-1]
 		}
-		if i == 0 && (a == "run" || a == "exec" || a == "cp" || a == "save" || a == "pull") {
-			for _, x := range args[1:] {
-				if strings.HasPrefix(x, "-") || strings.ContainsAny(x, "$=") {
-					continue
-				}
-				if name, _, _ := strings.Cut(strings.ToLower(strings.Trim(x, `"'`)), ":"); strings.Contains(im.text, name) {
-					return true
-				}
+		switch {
+		case mastering.MatchString(a), before == "--net" && a == "host", before == "--network" && a == "host":
+			return false
+		case (before == "-v" || before == "--volume" || before == "--mount" || strings.HasPrefix(a, "-v") || strings.HasPrefix(a, "--volume") ||
+			strings.HasPrefix(a, "--mount")) && mounted.MatchString(a):
+			return false
+		case before == "--build-arg" && secret.MatchString(a) && !im.says("build-arg", "build-args", "argument"):
+			return false // it stays in the image
+		}
+		if i > 0 && !strings.HasPrefix(a, "-") && !valued[before] {
+			names = append(names, a)
+		}
+	}
+	if len(args) == 0 {
+		return true
+	}
+	host := func(h string) bool {
+		h = strings.ToLower(h)
+		return strings.Contains(h, "$") || strings.Contains(im.text, h) || h == "docker.io" || h == "ghcr.io" && im.registry() ||
+			len(impliedHosts[h]) > 0 && im.says(impliedHosts[h]...)
+	}
+	switch args[0] {
+	case "login":
+		return !slices.ContainsFunc(names, func(n string) bool { return !host(n) })
+	case "push":
+		return !slices.ContainsFunc(names, func(n string) bool {
+			image := strings.ToLower(strings.ReplaceAll(n, `"`, ""))
+			if i := strings.LastIndexByte(image, ':'); i > strings.LastIndexByte(image, '/') {
+				image = image[:i]
 			}
-			return false
-		}
+			if first, _, ok := strings.Cut(image, "/"); ok && strings.ContainsAny(first, ".:") && !host(first) {
+				return true
+			}
+			return !strings.Contains(image, "$") && imageSaid.MatchString(im.text) && !strings.Contains(im.text, image)
+		})
+	case "run", "exec", "cp", "save", "pull":
+		return slices.ContainsFunc(names, func(n string) bool {
+			name, _, _ := strings.Cut(strings.ToLower(n), ":")
+			return !strings.ContainsAny(name, "$=") && len(name) > 1 && strings.Contains(im.text, name)
+		})
 	}
 	return true
 }
@@ -601,7 +645,7 @@ func (im implied) installs(p string, args []string) bool {
 	if len(args) > 0 && fetching[p][args[0]] {
 		at = 1
 	}
-	if slices.ContainsFunc(args, func(a string) bool { return a == "-exec" || a == "-toolexec" || a == "--exec" }) {
+	if slices.ContainsFunc(args, func(a string) bool { return runsOther.MatchString(a) }) {
 		return false
 	}
 	if at < 0 {
@@ -626,12 +670,25 @@ func (im implied) installs(p string, args []string) bool {
 		if !im.fits(a) {
 			return false
 		}
+		if module := strings.ToLower(a); p == "go" && strings.Contains(module, "/") && !goModules.MatchString(module) &&
+			!strings.Contains(im.text, strings.Split(module, "@")[0]) {
+			return false
+		}
 		if at == 0 || args[0] == "run" || args[0] == "exec" || args[0] == "x" || args[0] == "dlx" {
 			return true // the rest are its arguments
 		}
 	}
 	return true
 }
+
+// runsOther are flags that name a program to run instead.
+var runsOther = regexp.MustCompile(`^--?(?:exec|toolexec|vettool)\b`)
+
+// goModules are where tools for Go are at home; a module of another place that ends
+// with a tool's name may be anybody's.
+var goModules = regexp.MustCompile(`^(?:honnef\.co/go/tools|golang\.org/x|mvdan\.cc|google\.golang\.org|gotest\.tools|go\.uber\.org|sigs\.k8s\.io|goa\.design` +
+	`|github\.com/(?:golangci|securego|onsi|goreleaser|sqlc-dev|bufbuild|vektra|swaggo|golang-migrate|pressly|magefile|axw|t-yuki|jstemmer|rhysd|mgechev|kisielk|google` +
+	`|go-task|a-h|air-verse|golang|grpc-ecosystem|wadey|mattn|boumenot|uber|ory|caarlos0|air|hashicorp|kyleconroy|matryer|gordonklaus|fzipp|client9|segmentio|dominikh))/`)
 
 // fits says whether a package has to do with the request.
 func (im implied) fits(name string) bool {
