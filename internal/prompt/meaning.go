@@ -2439,7 +2439,13 @@ func (r *reader) caches() []*step {
 		if ps := n.all("p"); len(ps) > 0 {
 			var paths []string
 			for _, p := range ps {
+				if len(whats) > 0 && r.plain(p) == "build" && p.end < len(r.c.ts) && strings.HasPrefix(r.c.ts[p.end].word, "cache") {
+					continue // "the module and build caches"
+				}
 				paths = append(paths, r.plain(p))
+			}
+			if len(paths) == 0 {
+				continue
 			}
 			c := [3]string{strings.Join(paths, "\n"), "", strings.Trim(notName.ReplaceAllString(path.Base(strings.TrimRight(paths[0], "/")), "-"), "-.")}
 			for _, name := range slices.Sorted(maps.Keys(cacheable)) { // in an order, so that what comes out is the same each time
@@ -2452,7 +2458,7 @@ func (r *reader) caches() []*step {
 			out = append(out, cacheStep(c, files))
 		}
 	}
-	return out
+	return slices.CompactFunc(out, func(a, b *step) bool { return slices.Equal(a.with, b.with) })
 }
 
 func (r *reader) cacheOfTools() string {
