@@ -206,10 +206,6 @@ func (d *Dispatcher) Serve(ctx context.Context) error {
 	keep := context.WithoutCancel(ctx)
 	d.report, d.endReports = context.WithCancelCause(keep)
 	defer d.endReports(nil)
-	// Workers elsewhere went on while no server was there to be told.
-	if err := d.cfg.Queue.Grace(keep, desk.Remote); err != nil {
-		return err
-	}
 	renewing, endRenewing := context.WithCancel(keep)
 	var renewed sync.WaitGroup
 	renewed.Go(func() { d.repos.run(renewing) })

@@ -284,7 +284,7 @@ func TestDrain(t *testing.T) {
 // A server that starts again knows what it had: records that come again are kept once,
 // and a worker that held a job before has time to say that it lives.
 func TestRestartedServer(t *testing.T) {
-	s := newSiteWith(t, "", func(f *serverSettings) { f.LeaseMS = 2500 })
+	s := newSiteWith(t, "", func(f *serverSettings) { f.LeaseMS = 6000 })
 	s.push(one)
 	r := s.rogue("mine")
 	at := r.claim()
@@ -295,9 +295,9 @@ func TestRestartedServer(t *testing.T) {
 		t.Fatalf("%d %v", code, a)
 	}
 	s.server.kill()
-	time.Sleep(3 * time.Second) // longer than its lease
+	time.Sleep(7 * time.Second) // longer than its lease
 	s.restart()
-	time.Sleep(500 * time.Millisecond) // in which leases that have ended are looked for
+	time.Sleep(3 * time.Second) // in which the run is taken up, and leases that have ended are looked for
 	s.until("the server has the run", 20*time.Second, func() bool {
 		code, a := r.ask(at+"records", records(1, line("a"), line("b"), line("c")))
 		if code == 410 {
