@@ -35,6 +35,7 @@ var layers = map[string]layer{
 	"git":                   {},
 	"config":                {ours: []string{"network"}, others: []string{"go.yaml.in/yaml"}},
 	"door":                  {},
+	"metrics":               {},
 	"oidc":                  {others: []string{"github.com/golang-jwt/jwt"}},
 	"results":               {},
 	"registry":              {ours: []string{"network"}},

@@ -34,6 +34,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/metrics"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/oidc"
 	"github.com/hearth-ci/hearth/internal/prompt"
@@ -182,14 +183,16 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 		}
 	}
 	var app forge.Forge
+	var gh *github.App
 	if cfg.AppID != 0 {
 		key, err := os.ReadFile(cfg.AppKeyFile)
 		if err != nil {
 			return usage("app_key_file: %v", err)
 		}
-		if app, err = github.New(github.Config{BaseURL: cfg.GitHubURL, AppID: cfg.AppID, Key: key}); err != nil {
+		if gh, err = github.New(github.Config{BaseURL: cfg.GitHubURL, AppID: cfg.AppID, Key: key}); err != nil {
 			return usage("%v", err)
 		}
+		app = gh
 	}
 	// The address first: a second server must not get as far as the machines.
 	tcp, err := net.Listen("tcp", cfg.Listen)
@@ -290,12 +293,13 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	})
 
 	mux := http.NewServeMux()
-	mux.Handle("/webhooks/github", &webhook.Handler{
+	var webhooks metrics.Counts
+	mux.Handle("/webhooks/github", webhooks.Wrap(&webhook.Handler{
 		Secret: cfg.WebhookSecret, MaxBody: cfg.MaxBody, Bodies: &door.Bodies{Dir: spool, Time: readTime}, Recorder: front.Deliveries{Store: s}, Stored: d.Wake,
 		Log:    log,
 		Starts: func(event string) bool { return len(workflow.TriggerEvents(event)) > 0 },
 		Serves: func(repository string) bool { _, served := cfg.Policy(repository); return served },
-	})
+	}))
 	pages := web.Config{Source: front.Pages{Store: s}, Artifacts: front.Artifacts{Results: kept}, Insight: front.NewInsight(s, learner),
 		Replay: func(ctx context.Context, event string) error {
 			if err := front.Replay(ctx, s, event); err != nil {
@@ -308,6 +312,21 @@ func (a *app) serve(ctx context.Context, cfg config.Config) (err error) {
 	if cfg.Login == "always" || app != nil || !door.Loopback(listener.Addr()) || !door.LoopbackName(base.Hostname()) {
 		pages.Login = &door.Login{Passes: passes, Secure: base.Scheme == "https", TTL: time.Duration(cfg.LoginTTL)}
 	}
+	figures := metrics.Config{Queue: waiting(s), Slots: atOnce(cfg, machines.Stats().Means), Token: cmp.Or(cfg.MetricsToken, cfg.Metrics), Log: log,
+		Ready: func(probe context.Context) error {
+			if ctx.Err() != nil {
+				return errors.New("the server stops")
+			}
+			return s.Ping(probe)
+		},
+		Samples: func() []metrics.Sample {
+			var budget *github.Budget
+			if gh != nil {
+				budget = new(gh.Budget())
+			}
+			return samples(d.Figures(), machines.Stats(), budget, &webhooks)
+		}}
+	metrics.New(figures).Register(mux)
 	web.New(pages).Register(mux)
 	vms.Register(mux)
 	remote.NewServer(remote.Config{Desk: d.Desk(), LastSent: s.LastSent, Version: version, Log: log, Check: func(token string) (string, error) {

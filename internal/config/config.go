@@ -140,6 +140,12 @@ type Config struct {
 	// JWTSecret signs and checks the bearer tokens of the HTTP API (HS256).
 	JWTSecret     string `json:"-"` // HEARTH_JWT_SECRET or jwt_secret_file
 	JWTSecretFile string `json:"jwt_secret_file"`
+
+	// MetricsToken is what a client of /metrics and /api/v1/queue brings; without it
+	// they are for nobody, or with Metrics "open" for everybody.
+	MetricsToken     string `json:"-"` // HEARTH_METRICS_TOKEN or metrics_token_file
+	MetricsTokenFile string `json:"metrics_token_file"`
+	Metrics          string `json:"metrics"`
 	// Repositories says which repositories are served, and what is set for each.
 	// None are by default: all of them has to be written, "*".
 	Repositories Repositories `json:"repositories"`
@@ -331,6 +337,9 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	text("GITHUB_URL", &c.GitHubURL)
 	text("JWT_SECRET", &c.JWTSecret)
 	text("JWT_SECRET_FILE", &c.JWTSecretFile)
+	text("METRICS_TOKEN", &c.MetricsToken)
+	text("METRICS_TOKEN_FILE", &c.MetricsTokenFile)
+	text("METRICS", &c.Metrics)
 	text("SECRETS_DIR", &c.SecretsDir)
 	text("VARS_DIR", &c.VarsDir)
 	text("SECRETS_FILE", &c.SecretsFile)
@@ -361,7 +370,7 @@ func Load(file string, getenv func(string) string) (Config, error) {
 	for _, s := range []struct {
 		file string
 		into *string
-	}{{c.SecretFile, &c.WebhookSecret}, {c.JWTSecretFile, &c.JWTSecret}} {
+	}{{c.SecretFile, &c.WebhookSecret}, {c.JWTSecretFile, &c.JWTSecret}, {c.MetricsTokenFile, &c.MetricsToken}} {
 		if s.file == "" || *s.into != "" {
 			continue
 		}
@@ -378,6 +387,12 @@ func Load(file string, getenv func(string) string) (Config, error) {
 // Validate names every problem at once.
 func (c Config) Validate() error {
 	var errs []error
+	switch {
+	case c.Metrics != "" && c.Metrics != "open":
+		errs = append(errs, fmt.Errorf("metrics: %q: want \"open\", or nothing", c.Metrics))
+	case c.MetricsToken != "" && (len(c.MetricsToken) < 16 || c.Metrics != ""):
+		errs = append(errs, errors.New("metrics_token_file: want a token of at least 16 characters, and metrics not set"))
+	}
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		bad("listen %q: want host:port, like 127.0.0.1:8787", c.Listen)

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/ci"
@@ -62,6 +63,8 @@ type Desk struct {
 	// Holder reads the same, and the worker that has it.
 	Holder func(ctx context.Context, jobID string) (state string, attempt int, worker string, err error)
 	Log    *slog.Logger
+
+	requeued, given atomic.Int64 // jobs whose workers were lost, that wait again or are lost
 
 	mu   sync.Mutex
 	jobs map[string]*handed // by job id
@@ -211,6 +214,10 @@ func (m *handed) told(attempt int, out conduct.Outcome) conduct.Outcome {
 	out.Told = true
 	return out
 }
+
+// Expired is how many jobs lost their workers so far: those that wait for another one,
+// and those that were lost with them.
+func (d *Desk) Expired() (requeued, lost int64) { return d.requeued.Load(), d.given.Load() }
 
 // Watch sees that jobs go on whose workers were lost, until ctx ends.
 func (d *Desk) Watch(ctx context.Context) { d.Queue.Watch(ctx, d.expired) }
@@ -405,6 +412,8 @@ func (a *Attempt) leave() {
 
 // expired ends the jobs that were lost with their last worker.
 func (d *Desk) expired(e queue.Expired) {
+	d.requeued.Add(int64(len(e.Requeued)))
+	d.given.Add(int64(len(e.Lost)))
 	for _, id := range e.Requeued {
 		d.find(id).lost()
 		d.Log.Warn("a job's worker was lost; the job waits for another", "job", id)

@@ -278,6 +278,9 @@ func (r *reporter) Emit(rec ci.Record) {
 	if rec.Type == ci.LogLine || rec.Type == ci.Group || rec.Type == ci.ConnectionRec {
 		return
 	}
+	if rec.Type == ci.MachineRec && rec.Machine != nil && (rec.Machine.Action == "created" || rec.Machine.Action == "restored") {
+		r.d.counts.machine(time.Duration(rec.Machine.TookMS) * time.Millisecond)
+	}
 	r.mu.Lock()
 	r.board.Apply(rec)
 	if r.whole && len(r.checks) == 0 {

@@ -104,6 +104,7 @@ type Dispatcher struct {
 	groups *conduct.Groups
 	repos  *lanes // those whose runs this server drives
 	slots  slots
+	counts counts
 	wake   chan struct{}
 
 	mu       sync.Mutex
@@ -361,11 +362,13 @@ func (d *Dispatcher) handle(ctx context.Context, repo *lane, e store.StoredEvent
 	leave()
 	cancel()
 	if !repo.mine() {
+		d.counts.event("left")
 		d.log.Warn("an event is left to another server", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery)
 		return
 	}
 	tries := d.tries(e.ID)
 	if err == nil {
+		d.counts.event(string(store.EventDone))
 		d.log.Info("event handled", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "took", time.Since(began), "reason", detail)
 		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, store.EventDone, detail); err != nil {
 			d.log.Error("event", "delivery", e.Delivery, "err", err)
@@ -378,12 +381,14 @@ func (d *Dispatcher) handle(ctx context.Context, repo *lane, e store.StoredEvent
 		if refused, ok := errors.AsType[*refusal](err); ok && refused.barred {
 			state = store.EventRefused
 		}
+		d.counts.event(string(state))
 		d.log.Error("event "+string(state), "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "err", err)
 		if err := d.cfg.Store.FinishEvent(keep, e.ID, tries, state, err.Error()); err != nil {
 			d.log.Error("event", "delivery", e.Delivery, "err", err)
 		}
 		return
 	}
+	d.counts.event("again")
 	d.log.Warn("event put back", "event", e.Name, "repository", e.Repository, "delivery", e.Delivery, "wait", wait, "err", err)
 	text := fmt.Sprintf("waiting %v to try again: %v", wait.Round(time.Second), err)
 	if err := d.cfg.Store.ReleaseEvent(keep, e.ID, tries, time.Now().Add(wait), text); err != nil {

@@ -171,6 +171,9 @@ func TestLeaseLost(t *testing.T) {
 		defer s.d.mu.Unlock()
 		return len(s.d.runs) == 0
 	})
+	if f := s.d.Figures(); f.LeasesLost == 0 || f.Events["done"] != 1 {
+		t.Errorf("%+v", f)
+	}
 	if run := s.runs()[0]; run.Status != ci.InProgress {
 		t.Errorf("it ended another server's run: %+v", run)
 	}

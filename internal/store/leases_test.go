@@ -269,3 +269,34 @@ func TestAttackSuspendedTransaction(t *testing.T) {
 		t.Errorf("a transaction may be idle for %s", bound)
 	}
 }
+
+func TestQueueDepths(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, open func() *store.Store) {
+		ctx, s := t.Context(), open()
+		_, jobs := newRun(t, s, "o/r", "a", "b", "c", "d")
+		at := time.Now().Add(-time.Minute)
+		for i, labels := range [][]string{{"l"}, {"l"}, {"m"}, {"n"}} {
+			if _, err := s.QueueAdd(ctx, queue.Item{JobID: jobs[i].ID, Labels: labels}, at.Add(time.Duration(i)*time.Second), 2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, label := range []string{"m", "n"} {
+			id, attempt, got, err := s.QueueClaim(ctx, queue.Offer{Worker: "w", Labels: []string{label}}, time.Now(), time.Now().Add(time.Minute))
+			if err != nil || !got {
+				t.Fatal(got, err)
+			}
+			if label == "n" {
+				if _, err := s.QueueFinish(ctx, id, attempt, ci.Success, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		got := map[string]store.QueueDepth{}
+		for _, d := range must[[]store.QueueDepth](t)(s.QueueDepths(ctx)) {
+			got[strings.Join(d.Labels, ",")+" "+d.State] = d
+		}
+		if l := got["l queued"]; len(got) != 2 || l.Jobs != 2 || l.Oldest < 59*time.Second || l.Oldest > 2*time.Minute || got["m claimed"].Jobs != 1 {
+			t.Errorf("%+v", got)
+		}
+	})
+}

@@ -214,3 +214,29 @@ func (s *Store) QueueState(ctx context.Context, jobID string) (state string, att
 	}
 	return state, attempt, worker, moment(ms), nil
 }
+
+// QueueDepth is how many jobs with the same labels are at the same point.
+type QueueDepth struct {
+	Labels []string
+	State  string // queued or claimed
+	Jobs   int64
+	Oldest time.Duration // since the first of them was put in
+}
+
+// QueueDepths says what waits and what runs. What has ended is not counted.
+func (s *Store) QueueDepths(ctx context.Context) ([]QueueDepth, error) {
+	out, err := collect(ctx, s.read, func(r *sql.Rows) (QueueDepth, error) {
+		var v QueueDepth
+		var labels string
+		var age int64
+		if err := r.Scan(&labels, &v.State, &v.Jobs, &age); err != nil {
+			return v, err
+		}
+		v.Oldest = max(0, time.Duration(age)*time.Millisecond)
+		return v, json.Unmarshal([]byte(labels), &v.Labels)
+	}, `SELECT labels, state, COUNT(*), `+s.clock()+` - MIN(created) FROM queue WHERE state IN ('queued', 'claimed') GROUP BY labels, state`)
+	if err != nil {
+		return nil, fmt.Errorf("store: depth of the queue: %w", err)
+	}
+	return out, nil
+}

@@ -78,6 +78,7 @@ type App struct {
 	config Config
 	base   *url.URL
 	apps   *ghinstallation.AppsTransport
+	meter  *meter
 }
 
 // New returns the App. It makes no request.
@@ -105,9 +106,11 @@ func New(c Config) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	m := &meter{next: c.Transport}
+	c.Transport = m
 	apps := ghinstallation.NewAppsTransportFromPrivateKey(c.Transport, c.AppID, key)
 	apps.BaseURL = strings.TrimRight(base.String(), "/")
-	return &App{config: c, base: base, apps: apps}, nil
+	return &App{config: c, base: base, apps: apps, meter: m}, nil
 }
 
 func parseKey(b []byte) (*rsa.PrivateKey, error) {
