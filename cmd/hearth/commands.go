@@ -10,6 +10,7 @@ func (a *app) commands() []*cobra.Command {
 		a.workerCommand(),
 		a.eventsCommand(),
 		a.approveCommand(),
+		a.cancelCommand(),
 		a.runsCommand(),
 		a.showCommand(),
 		a.explainCommand(),

@@ -431,6 +431,50 @@ seconds. Without arguments, the runs that wait are listed.`,
 	}
 }
 
+func (a *app) cancelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel RUN…", Short: "End runs of `hearth serve`", Args: cobra.MinimumNArgs(1),
+		Long: `End runs of hearth serve, on whichever server: the one that drives a run hears of
+it within seconds, and its jobs end as GitHub's do that are cancelled. A run that
+waits for approval ends, too. A run of hearth run ends with Ctrl-C where it runs.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			s, _, err := a.store(c.Context(), "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			by := "the server's administrator"
+			if u, err := user.Current(); err == nil {
+				by = u.Username
+			}
+			var errs []error
+			for _, id := range args {
+				run, err := s.Run(c.Context(), id)
+				switch {
+				case errors.Is(err, store.ErrNotFound):
+					errs = append(errs, usage("there is no run %s: hearth runs lists them", board.Clean(id)))
+					continue
+				case err != nil:
+					return err
+				case run.EventID == "":
+					errs = append(errs, usage("run %s is of hearth run: it ends with Ctrl-C where it runs", run.ID))
+					continue
+				}
+				under, err := s.CancelRun(c.Context(), run.ID, "cancelled by "+by)
+				if err != nil {
+					return err
+				}
+				if !under {
+					errs = append(errs, usage("run %s has ended", run.ID))
+					continue
+				}
+				fmt.Fprintf(a.err, "run %s of %s is to end\n", run.ID, board.Clean(run.Repository))
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
 func (a *app) eventsCommand() *cobra.Command {
 	var limit int
 	c := &cobra.Command{

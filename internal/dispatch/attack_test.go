@@ -465,6 +465,23 @@ func TestAttackFirstTimeContributor(t *testing.T) {
 	s.until("it has run again", func() bool { return len(s.ran()) == 3 })
 }
 
+// A run that waits can be ended without being let start.
+func TestCancelWaiting(t *testing.T) {
+	s := newSite(t, nil)
+	s.deliver("pull_request", s.stranger("NONE", nil))
+	s.until("a check that waits", func() bool { return len(s.gh.Checks()) == 1 })
+	if under, err := s.store.CancelRun(t.Context(), s.runs()[0].ID, "not this"); err != nil || !under {
+		t.Fatal(under, err)
+	}
+	if c := s.ended(1)["Small / one"]; c.Conclusion != "cancelled" || !strings.Contains(c.Output.Title, "not this") {
+		t.Errorf("%+v", c)
+	}
+	if run := s.runs()[0]; run.Conclusion != ci.Cancelled || len(s.ran()) != 0 {
+		t.Errorf("%+v", run)
+	}
+	s.settled()
+}
+
 // What nobody approves of does not wait for ever.
 func TestApprovalExpires(t *testing.T) {
 	s := newSite(t, nil)

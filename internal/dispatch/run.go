@@ -300,17 +300,49 @@ func (d *Dispatcher) heed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	var errs []error
 	for id, reason := range all {
-		if c := d.runs[id]; c != nil {
-			select {
-			case c.soft <- reason:
-			default: // it was told
-			}
+		d.mu.Lock()
+		c := d.runs[id]
+		d.mu.Unlock()
+		if c == nil {
+			errs = append(errs, d.dismiss(ctx, id, reason))
+			continue
+		}
+		select {
+		case c.soft <- reason:
+		default: // it was told
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// dismiss ends a run that waits for approval. One that waits for nothing is driven by
+// another server, or will be.
+func (d *Dispatcher) dismiss(ctx context.Context, id, reason string) error {
+	if a, asked, err := approvalOf(ctx, d.cfg.Store, id); err != nil || !asked || a.By != "" {
+		return err
+	}
+	run, err := d.cfg.Store.Run(ctx, id)
+	if err != nil || run.Status == ci.Completed {
+		return err
+	}
+	return d.refuseRun(ctx, run, reason)
+}
+
+// refuseRun ends a run that was never let start, if its repository is nobody else's.
+func (d *Dispatcher) refuseRun(ctx context.Context, run ci.Run, reason string) error {
+	ln, mine, err := d.repos.take(ctx, run.Repository)
+	if err != nil || !mine {
+		return err
+	}
+	d.hide(run.ID)
+	err = d.ledger.Under(ln.lease).Cancel(ctx, run, reason)
+	ln.done()
+	if err != nil {
+		return err
+	}
+	return d.settle(ctx, run.ID)
 }
 
 // resume takes up what other processes left: runs that have not completed, and

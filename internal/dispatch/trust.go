@@ -491,20 +491,7 @@ func (d *Dispatcher) expire(ctx context.Context, now time.Time) error {
 		if err := json.Unmarshal([]byte(text), &a); err != nil || a.By != "" || run.Status == ci.Completed || now.Sub(run.Created) < keepWaiting {
 			continue
 		}
-		ln, mine, err := d.repos.take(ctx, run.Repository)
-		if err != nil {
-			return err
-		}
-		if !mine {
-			continue // it is the affair of who drives the repository's runs
-		}
-		d.hide(run.ID)
-		err = d.ledger.Under(ln.lease).Cancel(ctx, run, "nobody approved of it within 30 days")
-		ln.done()
-		if err == nil {
-			err = d.settle(ctx, run.ID)
-		}
-		if err != nil {
+		if err := d.refuseRun(ctx, run, "nobody approved of it within 30 days"); err != nil {
 			return err
 		}
 	}
