@@ -234,13 +234,24 @@ func (v *level) rate(x *Execution, run string, failed bool, at time.Time) *Shift
 	return found
 }
 
-// reason says of what is about to run whether its level has shifted lately; "" if not.
+// reason says of what is about to run whether its level has shifted lately, and how it
+// is now; "" if not, or if it is nearer to what it was before by now.
 func (s *Shifts) reason(x *Execution) string {
 	v := s.m[keysOf(x).level[levelStep]]
 	if v == nil || v.Repo != x.Repo || v.Last == nil || x.At-float64(v.Last.Noticed.Unix()) > shiftTold.Seconds() {
 		return ""
 	}
-	return v.Last.String()
+	now, scaled := *v.Last, func(rate float64) float64 { return rate }
+	if strings.HasPrefix(now.Kind, "fails") {
+		now.To = v.Rate[0] / max(v.Rate[1], 1) // counted since it began
+	} else if last := v.newest(0, shiftLag); len(last) > 0 {
+		now.To = math.Exp(middleOf(last))
+		scaled = func(seconds float64) float64 { return math.Log(max(seconds, floor)) }
+	}
+	if is := scaled(now.To); math.Abs(is-scaled(now.From)) < math.Abs(is-scaled(v.Last.To)) {
+		return ""
+	}
+	return now.String()
 }
 
 // String says a shift in a clause.

@@ -1,8 +1,10 @@
 package learn
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 )
@@ -114,6 +116,41 @@ func TestShiftSaysWhenItBegan(t *testing.T) {
 	}
 	if x.At += 30 * 24 * 3600; s.reason(&x) != "" {
 		t.Error("an old shift is still a reason")
+	}
+}
+
+// TestShiftThatIsOver: what came back to its level is no reason any more, and what did
+// not is told with the numbers of now.
+func TestShiftThatIsOver(t *testing.T) {
+	s, x, at := NewShifts(0), Execution{Repo: "o/r", Job: "j", Step: "s", Commit: "c"}, time.Unix(1, 0)
+	var rang *Shift
+	add := func(n int, failed func(i int) bool) {
+		for i := range n {
+			at = at.Add(time.Minute)
+			rang = cmp.Or(s.Add(&x, "r", failed(i), -1, at), rang)
+		}
+		x.At = float64(at.Unix())
+	}
+	add(60, func(i int) bool { return i%10 == 0 })
+	if rang != nil {
+		t.Fatalf("%v", rang)
+	}
+	x.Commit = "d"
+	for range 20 {
+		if add(1, func(int) bool { return true }); rang != nil {
+			break
+		}
+	}
+	if rang == nil || s.reason(&x) != rang.String() {
+		t.Fatalf("%q after %v", s.reason(&x), rang)
+	}
+	add(2, func(int) bool { return false })
+	if r := s.reason(&x); !strings.HasPrefix(r, "it fails more since d: ") || r == rang.String() {
+		t.Errorf("with two passes since: %q", r)
+	}
+	add(12, func(int) bool { return false })
+	if r := s.reason(&x); r != "" {
+		t.Errorf("with fourteen passes since: %q", r)
 	}
 }
 
