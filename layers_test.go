@@ -57,7 +57,7 @@ var layers = map[string]layer{
 	"vm/jail":   {others: []string{"golang.org/x/sys"}},
 	"vm/vmtest": {ours: []string{"vm", "vm/jail", "guest"}},
 	"vm/qemu":   {ours: []string{"vm", "vm/jail", "vm/vmm"}, others: []string{"golang.org/x/sys"}},
-	"vm/vmm":    {ours: []string{"vm", "vm/jail"}},
+	"vm/vmm":    {ours: []string{"vm", "vm/jail"}, others: []string{"github.com/klauspost/compress"}},
 	// Firecracker in one of our own QEMU machines, for its tests only.
 	"vm/firecracker/nested": {ours: []string{"guest", "image", "vm", "vm/qemu"}},
 	"image/imagetest":       {ours: []string{"image"}},
@@ -74,7 +74,9 @@ var layers = map[string]layer{
 	// What a machine is to those who work in one: no VM, no image, no disk.
 	"machine":             {ours: []string{"guest", "network"}},
 	"machine/machinetest": {ours: []string{"guest", "machine", "network"}},
-	"pool":                {ours: []string{"vm", "guest", "image", "machine", "network"}, others: []string{"golang.org/x/sys"}},
+	// Points in time are a machine's that is gone: sealed files, and no VM.
+	"point": {ours: []string{"guest", "machine", "network"}},
+	"pool":  {ours: []string{"vm", "vm/vmm", "guest", "image", "machine", "network"}, others: []string{"golang.org/x/sys"}},
 
 	"queue": {ours: []string{"ci"}},
 	"store": {ours: []string{"ci", "graph", "queue", "text"}, others: []string{"modernc.org/sqlite", "github.com/jackc/pgx", "github.com/pressly/goose"}},
@@ -104,7 +106,7 @@ var layers = map[string]layer{
 	"api":        {ours: []string{"board", "ci", "door", "graph", "guest", "history", "learn", "machine", "network", "session"}, others: []string{"github.com/golang-jwt/jwt"}},
 	"history":    {ours: []string{"ci", "graph", "guest", "learn", "mask"}},
 	"hold":       {ours: []string{"ci", "guest", "history", "machine", "session", "vm"}},
-	"retention":  {ours: []string{"action", "config", "image", "learn", "registry", "results", "store"}},
+	"retention":  {ours: []string{"action", "config", "image", "learn", "point", "registry", "results", "store"}},
 	"ledger":     {ours: []string{"ci", "learn", "store"}},
 	"board":      {ours: []string{"ci", "markdown", "text"}},
 	"markdown":   {others: []string{"github.com/yuin/goldmark", "golang.org/x/net/html"}},

@@ -32,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/hearth-ci/hearth/internal/guest"
@@ -71,6 +72,10 @@ type Request struct {
 	// Deadline is when the machine is ended, used or not; zero is MaxLease from
 	// the claim.
 	Deadline time.Time
+	// From is what the machine begins as: with the files, the memory and the processes
+	// of another that was exported, under a name and on a network of its own. Image,
+	// CPUs, MemoryMiB and Containers are then those of its Origin. nil is a fresh one.
+	From *Saved
 	// NoWait fails with ErrBusy instead of waiting for room.
 	NoWait bool
 	// Waits, if set, is called once the claim has its place among those that wait;
@@ -89,6 +94,8 @@ var (
 	ErrClosed   = errors.New("the pool is closed")
 	// ErrNoContainers is an [errors.ErrUnsupported].
 	ErrNoContainers = fmt.Errorf("no container engine: %w", errors.ErrUnsupported)
+	// ErrOrigin is that a Saved cannot be restored here any more, or not here.
+	ErrOrigin = errors.New("what the point stands on is not here")
 )
 
 // Machine is the right to one machine until it is released. Safe for concurrent
@@ -122,6 +129,14 @@ type Machine interface {
 	// machine may be one that was rolled back to it.
 	Forget(c Checkpoint) error
 
+	// Origin is what a machine has to be made of to begin as this one.
+	Origin() Origin
+
+	// Export writes a Checkpoint to w, for a Request's From: what it has that its
+	// Origin has not, with all that was in memory, secrets too. The machine goes on
+	// meanwhile; a Rollback and a Forget of the Checkpoint have to wait.
+	Export(ctx context.Context, c Checkpoint, w io.Writer) error
+
 	// Begin records that work starts. Later calls change nothing.
 	Begin()
 
@@ -154,6 +169,29 @@ type Machine interface {
 type Checkpoint struct {
 	ID    string `json:"id"`    // of that machine's
 	Bytes int64  `json:"bytes"` // that it takes on disk
+}
+
+// Origin is what a machine was made of. Two machines of one Origin were the same
+// before they began to differ.
+type Origin struct {
+	Driver     string `json:"driver"`
+	Image      string `json:"image"` // its id
+	CPUs       int    `json:"cpus"`
+	MemoryMiB  int    `json:"memory_mib"`
+	DiskMiB    int64  `json:"disk_mib"`
+	Containers bool   `json:"containers,omitempty"`
+	Template   string `json:"template"` // names the one snapshot that it was cloned from
+}
+
+// Saved is a Checkpoint that was exported.
+type Saved struct {
+	// ID names it: what it takes on the host's disk is shared by all machines that
+	// begin as it at a time.
+	ID     string
+	Origin Origin
+	// Open is what Export wrote. It is trusted: whoever keeps it has to know that it
+	// is what was written.
+	Open func() (io.ReadCloser, error)
 }
 
 // Stats counts what a host has done.

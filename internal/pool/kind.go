@@ -48,6 +48,7 @@ type kind struct {
 
 	tmpl    chan struct{} // held while looking for or making the template
 	dir     string        // the template, once verified; guarded by tmpl
+	name    string        // of that one template; guarded by tmpl
 	tmplKey string        // guarded by tmpl
 
 	// Guarded by Pool.mu.
@@ -240,7 +241,7 @@ func (k *kind) template(ctx context.Context) (string, error) {
 		} else if err != nil {
 			return "", err
 		}
-		k.dir = dir
+		k.dir, k.name = dir, ""
 		return dir, nil
 	}
 }

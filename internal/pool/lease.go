@@ -63,6 +63,7 @@ type Lease struct {
 	released bool
 	shots    int // tried
 	points   points
+	base     *base // what the machine began as; nil is the template
 
 	session machine.Session // guarded by Pool.mu
 }
@@ -72,7 +73,14 @@ func (p *Pool) lease(ctx context.Context, r machine.Request, k *kind) (*Lease, e
 	if err := k.hold(); err != nil {
 		return nil, err
 	}
-	l, warm, err := p.ready(ctx, r, k)
+	var l *Lease
+	warm := false
+	var err error
+	if r.From != nil {
+		l, err = p.begun(ctx, r, k)
+	} else {
+		l, warm, err = p.ready(ctx, r, k)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +95,7 @@ func (p *Pool) lease(ctx context.Context, r machine.Request, k *kind) (*Lease, e
 		p.mu.Unlock()
 		l.net.Close()
 		l.cables.Wait()
-		return nil, errors.Join(machine.ErrClosed, i.closeSoon(ctx))
+		return nil, errors.Join(machine.ErrClosed, i.closeSoon(ctx), p.letGo(l.base))
 	}
 	p.leases[l] = struct{}{}
 	p.stats.Claims++
@@ -146,6 +154,32 @@ func (p *Pool) ready(ctx context.Context, r machine.Request, k *kind) (l *Lease,
 	}
 	l, err = try(i)
 	return l, false, err
+}
+
+// begun returns a lease whose machine begins as another was.
+func (p *Pool) begun(ctx context.Context, r machine.Request, k *kind) (*Lease, error) {
+	b, err := p.unpacked(ctx, r.From, k)
+	if err != nil {
+		return nil, err
+	}
+	i, err := p.assemble(ctx, restoreLimit, func(ctx context.Context, id, dir string) (vm.Machine, error) {
+		s := k.spec(id, dir)
+		s.Kernel, s.Initrd, s.Cmdline = "", "", ""
+		s.DeleteBy = r.Deadline
+		return k.driver.Restore(ctx, b.snapshot(), s)
+	})
+	if err != nil {
+		return nil, errors.Join(err, p.letGo(b))
+	}
+	l := &Lease{pool: p, kind: k, request: r, inst: i, lost: make(chan struct{}), course: make(chan struct{}, 1), base: b}
+	if err := l.begin(ctx, i, false); err != nil {
+		if l.net != nil {
+			l.net.Close()
+		}
+		l.cables.Wait()
+		return nil, errors.Join(err, i.closeSoon(ctx), p.letGo(b))
+	}
+	return l, nil
 }
 
 // begin gives the machine its network and its identity.
@@ -472,6 +506,7 @@ func (l *Lease) Release(ctx context.Context) error {
 		errs = append(errs, os.RemoveAll(filepath.Dir(l.checkpoint(x.id))))
 	}
 	p := l.pool
+	errs = append(errs, p.letGo(l.base))
 	p.mu.Lock()
 	s := &l.session
 	s.Release(lost)

@@ -146,6 +146,7 @@ type Pool struct {
 	waiting   []*waiter
 	used      machine.Means
 	leases    map[*Lease]struct{}
+	bases     map[string]*base // what machines begin as, by its name
 	warmMiB   int
 	lastClaim time.Time
 	past      []machine.Session // released, newest last; bounded
@@ -185,7 +186,8 @@ func newPool(cfg Config, src func(*image.Image) source) (*Pool, error) {
 	if cfg.Means.MemoryMiB == 0 {
 		cfg.Means.MemoryMiB = host.MemoryMiB
 	}
-	p := &Pool{cfg: cfg, source: src, log: cfg.Log, kinds: map[string]*kind{}, leases: map[*Lease]struct{}{}, wake: make(chan struct{}, 1)}
+	p := &Pool{cfg: cfg, source: src, log: cfg.Log, kinds: map[string]*kind{}, leases: map[*Lease]struct{}{}, bases: map[string]*base{},
+		wake: make(chan struct{}, 1)}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -275,10 +277,20 @@ func (p *Pool) complete(r machine.Request) (machine.Request, *kind, error) {
 	if r.MemoryMiB == 0 {
 		r.MemoryMiB = p.cfg.MemoryMiB
 	}
+	if r.From != nil {
+		if err := p.origin(r.From.Origin); err != nil {
+			return r, nil, err
+		}
+		o := r.From.Origin
+		r.Image, r.CPUs, r.MemoryMiB, r.Containers = o.Image, o.CPUs, o.MemoryMiB, o.Containers
+	}
 	img := p.cfg.Image
-	if r.Image != "" {
+	if r.Image != "" && (img == nil || img.ID != r.Image) {
 		var err error
 		if img, err = image.Open(p.cfg.Images, r.Image); err != nil {
+			if r.From != nil {
+				err = fmt.Errorf("%w: image %s: %w", machine.ErrOrigin, r.Image, err)
+			}
 			return r, nil, err
 		}
 	}

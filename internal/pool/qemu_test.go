@@ -3,6 +3,8 @@ package pool
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/vm"
 	"github.com/hearth-ci/hearth/internal/vm/qemu"
 )
 
@@ -121,6 +124,7 @@ func TestQEMU(t *testing.T) {
 		t.Errorf("want another client and the same host name, have %q", name())
 	}
 	version(t, l)
+	exported(t, p, l)
 	if err := l.Release(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -129,6 +133,60 @@ func TestQEMU(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(run, "machines")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// exported takes a machine that was put back out of its pool, and begins two with it:
+// each has what was on its disk and in its memory, and a name of its own.
+func exported(t *testing.T, p *Pool, l *Lease) {
+	t.Helper()
+	if err := l.Client().WriteFile(t.Context(), "/run/note", []byte("kept"), 0o600, "root"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	began := time.Now()
+	if err := l.Export(t.Context(), c, &b); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("a checkpoint of %d bytes is %d exported, in %v", c.Bytes, b.Len(), time.Since(began))
+	if int64(b.Len()) > c.Bytes/4 {
+		t.Errorf("%d bytes of %d: nothing was found in the template", b.Len(), c.Bytes)
+	}
+	if err := l.Forget(c); err != nil {
+		t.Error(err)
+	}
+	saved := machine.Saved{ID: "x", Origin: l.Origin(), Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }}
+	other := saved
+	other.Origin.Template = "another"
+	if _, err := p.Claim(t.Context(), machine.Request{From: &other}); !errors.Is(err, machine.ErrOrigin) ||
+		!strings.Contains(err.Error(), "is gone, or was made again") {
+		t.Errorf("of another template: %v", err)
+	}
+	other = saved
+	other.Open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes()[:b.Len()-1])), nil }
+	if _, err := p.Claim(t.Context(), machine.Request{From: &other}); !errors.Is(err, vm.ErrSnapshot) {
+		t.Errorf("cut off: %v", err)
+	}
+	for range 2 {
+		began := time.Now()
+		n, err := p.claim(t.Context(), machine.Request{From: &saved})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("claimed in %v", time.Since(began))
+		if b, err := n.Client().ReadFile(t.Context(), "/run/note", 100); err != nil || string(b) != "kept" {
+			t.Errorf("%q, %v", b, err)
+		}
+		if b, err := n.Client().ReadFile(t.Context(), "/proc/sys/kernel/hostname", 100); err != nil || strings.TrimSpace(string(b)) != "hearth-"+n.ID() {
+			t.Errorf("host name %q, %v", b, err)
+		}
+		if err := n.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

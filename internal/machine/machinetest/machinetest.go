@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -105,6 +106,22 @@ func (h *Host) make(ctx context.Context, id string, r machine.Request) (*Machine
 			return nil, err
 		}
 	}
+	from := ""
+	if r.From != nil {
+		if r.From.Origin.Driver != "host" || r.From.Origin.Template != "none" {
+			return nil, machine.ErrOrigin
+		}
+		r.CPUs, r.MemoryMiB = r.From.Origin.CPUs, r.From.Origin.MemoryMiB
+		in, err := r.From.Open()
+		if err != nil {
+			return nil, err
+		}
+		b, err := io.ReadAll(in)
+		if err = errors.Join(err, in.Close()); err != nil {
+			return nil, err
+		}
+		from = string(b)
+	}
 	here, there := net.Pipe()
 	serving, stop := context.WithCancel(context.Background())
 	served := make(chan struct{})
@@ -120,7 +137,7 @@ func (h *Host) make(ctx context.Context, id string, r machine.Request) (*Machine
 	if r.Deadline.IsZero() {
 		r.Deadline = now.Add(machine.MaxLease)
 	}
-	m := &Machine{host: h, request: r, client: c, lost: make(chan struct{})}
+	m := &Machine{host: h, request: r, client: c, lost: make(chan struct{}), from: from}
 	m.unplug = sync.OnceFunc(func() { stop(); there.Close(); <-served })
 	or := func(n, other int) int {
 		if n == 0 {
@@ -204,6 +221,7 @@ type Machine struct {
 	unplug  func() // ends the agent
 	expiry  *time.Timer
 	lost    chan struct{}
+	from    string
 
 	mu       sync.Mutex
 	session  machine.Session
@@ -335,6 +353,31 @@ func (m *Machine) Kept() (now, most int) {
 	defer m.mu.Unlock()
 	return m.kept, m.most
 }
+
+// Origin is the same for all machines of a Host that have the same size.
+func (m *Machine) Origin() machine.Origin {
+	s := m.Session()
+	return machine.Origin{Driver: s.Driver, Image: s.Image, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, DiskMiB: 1, Template: "none"}
+}
+
+// Export writes the checkpoint's name: what a machine begins as here is this host, as
+// it is then. See [Machine.BeganAs].
+func (m *Machine) Export(ctx context.Context, c machine.Checkpoint, w io.Writer) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	m.mu.Lock()
+	known := slices.Contains(m.points, c.ID)
+	m.mu.Unlock()
+	if !known {
+		return errors.New("the checkpoint is another machine's")
+	}
+	_, err := io.WriteString(w, c.ID)
+	return err
+}
+
+// BeganAs is the checkpoint that the machine was claimed from, "" for none.
+func (m *Machine) BeganAs() string { return m.from }
 
 func (m *Machine) Begin() {
 	m.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ func Run(t *testing.T, s Suite) {
 	t.Run("Lost", s.lost)
 	t.Run("Deadline", s.deadline)
 	t.Run("Snapshots", s.snapshots)
+	t.Run("Exports", s.exports)
 }
 
 func claim(t *testing.T, h machine.Host, r machine.Request) machine.Machine {
@@ -239,4 +241,67 @@ func (s Suite) snapshots(t *testing.T) {
 		t.Error("a rollback of a machine that was released")
 	}
 	release(t, other)
+}
+
+// What is exported can be begun with, more than once, also after its machine is gone;
+// what is of another origin cannot.
+func (s Suite) exports(t *testing.T) {
+	h := s.New(t, 3)
+	m := claim(t, h, machine.Request{})
+	c, err := m.Snapshot(t.Context())
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("the host has no snapshots")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := m.Export(t.Context(), machine.Checkpoint{ID: "another"}, &b); err == nil || errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("a checkpoint that there is none of: %v", err)
+	}
+	err = m.Export(t.Context(), c, &b)
+	if errors.Is(err, errors.ErrUnsupported) {
+		release(t, m)
+		t.Skip("the host exports nothing")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(t, m, "it goes on")
+	saved := machine.Saved{ID: "p", Origin: m.Origin(), Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }}
+	if o := saved.Origin; o.Driver == "" || o.Image == "" || o.CPUs == 0 || o.MemoryMiB == 0 || o.Template == "" {
+		t.Errorf("%+v", o)
+	}
+	release(t, m)
+	one, two := claim(t, h, machine.Request{From: &saved}), claim(t, h, machine.Request{From: &saved})
+	if one.ID() == two.ID() || one.ID() == m.ID() || one.Origin() != saved.Origin {
+		t.Errorf("%s and %s of %s, %+v", one.ID(), two.ID(), m.ID(), one.Origin())
+	}
+	release(t, one)
+	say(t, two, "the other goes on")
+	again, err := two.Snapshot(t.Context())
+	if err == nil {
+		err = two.Rollback(t.Context(), again)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	say(t, two, "put back")
+	release(t, two)
+	for _, change := range []func(*machine.Origin){func(o *machine.Origin) { o.Driver = "other" }, func(o *machine.Origin) { o.Template = "other" }} {
+		other := saved
+		change(&other.Origin)
+		if _, err := h.Claim(t.Context(), machine.Request{From: &other}); !errors.Is(err, machine.ErrOrigin) {
+			t.Errorf("of %+v: %v", other.Origin, err)
+		}
+	}
+	broken := saved
+	broken.ID = "broken"
+	broken.Open = func() (io.ReadCloser, error) { return nil, errors.New("damaged") }
+	if _, err := h.Claim(t.Context(), machine.Request{From: &broken}); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("what cannot be read: %v", err)
+	}
+	if x := h.Stats(); x.Leased != 0 {
+		t.Errorf("%+v", x)
+	}
 }
