@@ -103,6 +103,10 @@ type Event struct {
 	Received   time.Time `json:"received"`
 }
 
+// RewindEvent is the Event of a run that began in the midst of another's job, where
+// its machine was kept: a person's doing, from which nothing is learned.
+const RewindEvent = "rewind"
+
 // Run is one workflow executed for one event.
 type Run struct {
 	ID         string     `json:"id"`

@@ -294,6 +294,30 @@ func (c *Conductor) Drive(ctx context.Context, soft <-chan string) (ci.Conclusio
 	return rec.Conclusion, failure
 }
 
+// Alone runs one job of the run, whatever it needs and whatever became of the others:
+// for a job that is begun anew where it had been kept. The records are those of a run of
+// this job.
+func (c *Conductor) Alone(ctx context.Context, j *plan.Job, needs expr.Value) Outcome {
+	Hide(c.Mask, c.Run, []*plan.Job{j})
+	began := time.Now()
+	c.Sink.Emit(ci.Record{Type: ci.RunStarted, Run: c.ID, Workflow: c.Run.Workflow, File: c.Run.File, Name: c.Run.Name, Event: c.Run.Event, Ref: c.Run.Ref,
+		SHA: c.Run.SHA, Jobs: 1})
+	c.queued(j)
+	out := c.Executor.Execute(ctx, Task{Run: c.Run, Job: j, Needs: needs, Handed: &c.handed})
+	if !out.Conclusion.Valid() {
+		out.Conclusion, out.Infrastructure, out.Reason = ci.Failure, true, cmp.Or(out.Reason, "the job ended without a conclusion")
+	}
+	if !out.Told {
+		c.told(j, out, time.Since(began))
+	}
+	rec := ci.Record{Type: ci.RunFinished, Run: c.ID, Conclusion: out.Conclusion, DurationMS: new(time.Since(began).Milliseconds())}
+	if out.Infrastructure {
+		rec.Reason, rec.Infrastructure = fmt.Sprintf("%s could not be run", j.Key), true
+	}
+	c.Sink.Emit(c.Mask.Record(rec))
+	return out
+}
+
 // refused ends a job that cannot run here: not run, or failed where its author, or
 // whoever has its actions, is to mend something.
 func (c *Conductor) refused(j *plan.Job) (out Outcome, refused bool) {

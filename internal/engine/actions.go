@@ -26,8 +26,21 @@ const maxDepth = 10
 // post is what an action left to be done at the end of the job.
 type post struct {
 	x    *execution // the step that it belongs to
-	run  func(post *execution) outcome
 	cond *expr.Expr
+
+	// The program is the action's, from its directory, with its inputs if it is one of
+	// Docker's.
+	action *action.Action
+	dir    string
+	inputs vars
+}
+
+// run runs the program as x, an execution of its own.
+func (p *post) run(x *execution) outcome {
+	if p.action.PostEntrypoint != "" {
+		return x.dockerStage(p.action, p.dir, p.inputs, p.action.PostEntrypoint)
+	}
+	return x.node(p.action.Node(), path.Join(p.dir, p.action.Post))
 }
 
 // posts are those of one step of the job: its own, or those of the actions in a
@@ -39,9 +52,9 @@ type posts struct {
 
 // leave remembers the post program of an action, and its condition. As on GitHub a step takes its turn
 // when the first of its programs, which may be a pre, begins, and keeps it.
-func (x *execution) leave(cond *expr.Expr, run func(post *execution) outcome) {
+func (x *execution) leave(a *action.Action, dir string, inputs vars) {
 	r := x.r
-	p := &post{x: x, run: run, cond: cond}
+	p := &post{x: x, cond: a.PostIf, action: a, dir: dir, inputs: inputs}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	of := r.postsOf(x.root().place)
@@ -472,7 +485,7 @@ func (x *execution) javascript(a *action.Action, dir string, inputs vars) outcom
 // leaveNode remembers the post program of a JavaScript action, if it has one.
 func (x *execution) leaveNode(a *action.Action, dir string) {
 	if a.Post != "" {
-		x.leave(a.PostIf, func(post *execution) outcome { return post.node(a.Node(), path.Join(dir, a.Post)) })
+		x.leave(a, dir, vars{})
 	}
 }
 
@@ -592,7 +605,7 @@ func (r *run) runPre(x *execution, of action.Ref, depth int) {
 		if a.Using == "docker" {
 			dir := x.use.dir
 			if a.PostEntrypoint != "" {
-				x.leave(a.PostIf, func(post *execution) outcome { return post.dockerStage(a, dir, inputs, a.PostEntrypoint) })
+				x.leave(a, dir, inputs)
 			}
 			out = x.dockerStage(a, dir, inputs, a.PreEntrypoint)
 		} else {

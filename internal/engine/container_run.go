@@ -173,7 +173,7 @@ func (x *execution) startContainer(c *container) *outcome {
 		x.error(msg)
 		return &outcome{c: ci.Failure, reason: msg}
 	}
-	if err := r.mask.Add(c.password); err != nil {
+	if err := r.hide(c.password); err != nil {
 		return fail("The password for %s cannot be masked: %s", c.image, err)
 	}
 	name, out := x.pull(c.image, docker.Auth{Username: c.username, Password: c.password})

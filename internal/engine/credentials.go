@@ -42,7 +42,7 @@ func (x *execution) credentials(token string) (file string, err error) {
 	r := x.r
 	basic := base64.StdEncoding.EncodeToString([]byte("x-access-token:" + token))
 	for _, secret := range []string{token, basic} {
-		if err := r.mask.Add(secret); err != nil {
+		if err := r.hide(secret); err != nil {
 			return "", fmt.Errorf("mask the token: %w", err)
 		}
 	}

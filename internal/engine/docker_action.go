@@ -132,7 +132,7 @@ func (x *execution) build(file string) (string, *outcome) {
 func (x *execution) dockerAction(a *action.Action, dir string, inputs vars) outcome {
 	x.given = inputVars(inputs)
 	if a.PostEntrypoint != "" {
-		x.leave(a.PostIf, func(post *execution) outcome { return post.dockerStage(a, dir, inputs, a.PostEntrypoint) })
+		x.leave(a, dir, inputs)
 	}
 	return x.dockerStage(a, dir, inputs, cmp.Or(a.Entrypoint, foldGet(inputs, "entryPoint")))
 }

@@ -206,6 +206,9 @@ type StepInfo struct {
 	Attempt int    // from 1
 	// Place is where the step's last process stood; nil before there was one.
 	Place *Place
+	// State is the job as it is before the step; it is to be asked for in BeforeStep of
+	// the first attempt. The error is an ErrNoState.
+	State func() (*State, error)
 }
 
 // Place is where a process of a step stood, for a shell that is to stand there. It
@@ -227,7 +230,7 @@ type StepResult struct {
 	Reason         string // masked
 	Infrastructure bool
 	Attempts       int
-	Assisted       bool // a person had it run again
+	Assisted       bool // a person had it run again, or had the job begin in its midst
 }
 
 // Retry asks for a failed step to be run once more.
@@ -269,6 +272,14 @@ type Job struct {
 	Secrets map[string]string // as the job sees them
 	Token   string            // github.token; "" is none
 	Env     map[string]string // beneath the workflow's own env, as act's --env
+
+	// From is where the job begins, in a Guest that is as it was then; nil is at its
+	// beginning. The steps before are told of as skipped, those after as assisted.
+	// Script is run in place of the first one's, which then is a run step, "" is its own;
+	// with OneStep nothing is run after that, what actions left to be done neither.
+	From    *State
+	Script  string
+	OneStep bool
 
 	Guest  Guest
 	Layout Layout // zero: DefaultLayout

@@ -252,8 +252,12 @@ func (x *execution) commit() {
 // setMatchers carries out add-matcher and remove-matcher.
 func (x *execution) setMatchers(e command.Effect) {
 	r := x.r
+	remove := func(owner string) {
+		r.matchers.Remove(owner)
+		r.rematched(matcherChange{Remove: owner})
+	}
 	if e.Name != "" {
-		r.matchers.Remove(e.Name)
+		remove(e.Name)
 		return
 	}
 	file := x.paths().outside(e.Value)
@@ -279,11 +283,11 @@ func (x *execution) setMatchers(e command.Effect) {
 	}
 	if e.Kind == command.RemoveMatcher {
 		for _, m := range list {
-			r.matchers.Remove(m.Owner)
+			remove(m.Owner)
 		}
 		return
 	}
-	if err := r.matchers.Add(list); err != nil {
+	if err := r.addMatchers(list, data); err != nil {
 		warn(err)
 	}
 }

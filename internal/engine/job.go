@@ -80,6 +80,10 @@ type run struct {
 	reason     string   // why the job failed, if none of its steps did
 	broken     string   // why no step can run: the workflow is at fault
 	checkouts  []string // where the run's own repository is in the guest
+	masks      []string // that were asked for while it ran
+	// What became of the problem matchers, and how large that is.
+	matcherLog  []matcherChange
+	matcherSize int
 }
 
 // Run runs a job and reports to job.Emit. A Result is returned in any case; its
@@ -140,14 +144,19 @@ func (r *run) run(ctx context.Context) (Result, error) {
 	stopWatch := r.watch(ctx)
 	defer r.closeEngine()
 
-	top := &scope{run: r, inputs: r.job.Run.Inputs(p), env: &jobEnv{}, steps: &stepTable{}}
+	top := r.top()
 	err := r.prepare(top)
+	if err == nil && r.job.From != nil {
+		err = r.resume(top, r.job.From)
+	}
 	if err != nil {
 		r.lose(err)
 	} else {
 		r.runSteps(top, r.def.Steps)
 		r.finishBackground(top)
-		r.runPosts(top)
+		if !r.job.OneStep {
+			r.runPosts(top)
+		}
 		r.stopContainers(top)
 	}
 	res := Result{Summary: r.summary}
@@ -186,6 +195,11 @@ func (r *run) run(ctx context.Context) (Result, error) {
 		return res, fmt.Errorf("job %s: %w", p.Key, infra)
 	}
 	return res, nil
+}
+
+// top is the scope of the job's own steps.
+func (r *run) top() *scope {
+	return &scope{run: r, inputs: r.job.Run.Inputs(r.job.Plan), env: &jobEnv{}, steps: &stepTable{}}
 }
 
 func matrixOf(p *plan.Job) any {

@@ -263,7 +263,7 @@ func (x *execution) effect(s *stream, e command.Effect, line string) {
 	case command.Annotate:
 		r.annotate(x, e.Annotation)
 	case command.AddMask:
-		if err := r.mask.Add(e.Value); err != nil {
+		if err := r.hide(e.Value); err != nil {
 			// The step is about to print what nothing can hide.
 			x.failed, x.mute = true, true
 			x.error(fmt.Sprintf("::add-mask::: %s. The step is ended, and what it still prints is not shown.", err))

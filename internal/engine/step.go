@@ -84,8 +84,11 @@ const (
 func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
 	r.mu.Lock()
 	r.numbers = len(workflow.NumberedSteps(steps))
+	if r.job.From != nil {
+		r.numbers = max(r.numbers, r.job.From.Numbers)
+	}
 	r.mu.Unlock()
-	if r.broken == "" {
+	if r.broken == "" && r.job.From == nil {
 		job, services, err := containersOf(r.job.Plan, r.evalEnv(sc, vars{}))
 		switch {
 		case err != nil:
@@ -96,13 +99,23 @@ func (r *run) runSteps(sc *scope, steps []*workflow.Step) {
 			r.startContainers(sc, job, services)
 		}
 	}
-	if r.broken == "" {
+	if r.broken == "" && r.job.From == nil {
 		r.runPres(sc, steps)
 	}
 	n := 1
 	for _, s := range steps {
-		r.dispatch(sc, s, n)
-		n += len(workflow.NumberedSteps([]*workflow.Step{s}))
+		size := len(workflow.NumberedSteps([]*workflow.Step{s}))
+		switch from := r.job.From; {
+		case from != nil && n+size <= from.Step:
+			for i, in := range workflow.NumberedSteps([]*workflow.Step{s}) {
+				r.passed(sc, in, n+i)
+			}
+		case r.job.OneStep && from != nil && n > from.Step:
+			return
+		default:
+			r.dispatch(sc, s, n)
+		}
+		n += size
 	}
 }
 
@@ -217,7 +230,14 @@ func (r *run) stepAs(ctx context.Context, sc *scope, s *workflow.Step, number in
 	if r.job.OnStep != nil {
 		r.job.OnStep(number)
 	}
-	info := StepInfo{Number: number, ID: s.ID, Name: r.clean(x.name), Command: r.clean(stepCommand(s)), Attempt: 1}
+	info := StepInfo{Number: number, ID: s.ID, Name: r.clean(x.name), Command: r.clean(stepCommand(s)), Attempt: 1,
+		State: func() (*State, error) { return r.state(sc, number) }}
+	if from := r.job.From; from != nil {
+		res.Assisted = true
+		if number == from.Step {
+			x.edited = r.job.Script
+		}
+	}
 	if err != nil {
 		x.begin()
 		x.error(err.Error())

@@ -475,7 +475,7 @@ func (l *Learner) state(tx *store.Learning, runID string) (*runState, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.ModeOf(run.Repository) == Off {
+	if l.ModeOf(run.Repository) == Off || run.Event == ci.RewindEvent {
 		return nil, nil
 	}
 	if len(l.runs) >= maxRunStates {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -66,6 +67,8 @@ type points struct {
 	machine machine.Machine
 	risk    func(step int) float64 // nil is not known
 
+	keep *keep // has points outlive the machine; nil does not
+
 	mu   sync.Mutex
 	step int // that the point is of; 0 is none
 	at   machine.Checkpoint
@@ -73,12 +76,20 @@ type points struct {
 
 // take keeps the machine as it is before a step. A point that cannot be had is no
 // fault of the job: it goes on without, and the error says why.
-func (p *points) take(ctx context.Context, step int) error {
-	if p == nil || p.policy == "" || p.policy == NoPoints || p.policy == RiskyPoints && (p.risk == nil || p.risk(step) < risky) {
+func (p *points) take(ctx context.Context, s engine.StepInfo) error {
+	if p == nil || p.policy == "" || p.policy == NoPoints || p.policy == RiskyPoints && (p.risk == nil || p.risk(s.Number) < risky) {
 		return nil
 	}
+	return p.snap(ctx, s)
+}
+
+func (p *points) snap(ctx context.Context, s engine.StepInfo) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	unkept := p.keep.wait()
+	if unkept != nil {
+		unkept = fmt.Errorf("the point before it could not be kept: %w", unkept)
+	}
 	old, had := p.at, p.step > 0
 	p.step = 0
 	if had {
@@ -90,8 +101,13 @@ func (p *points) take(ctx context.Context, step int) error {
 	if err != nil {
 		return err
 	}
-	p.step, p.at = step, at
-	return nil
+	p.step, p.at = s.Number, at
+	if p.keep != nil {
+		if err := p.keep.start(ctx, p.machine, at, s); err != nil {
+			return errors.Join(unkept, fmt.Errorf("the point cannot outlive its machine: %w", err))
+		}
+	}
+	return unkept
 }
 
 // has says whether the machine can be put back to before a step.

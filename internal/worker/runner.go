@@ -101,6 +101,12 @@ type Runner struct {
 	// time allows.
 	Pause func(ctx context.Context, p Pause) Answer
 
+	// Keep, if set, is given each of the job's points, while the job goes on, and the
+	// machine as the job left it. Then Points is EachPoint where it says nothing.
+	Keep func(ctx context.Context, k Kept) error
+	// From, if set, is where the job begins.
+	From *From
+
 	CPUs, MemoryMiB int           // 0 is the host's default
 	Layout          engine.Layout // of the machine; zero is that of our images
 	Log             *slog.Logger
@@ -251,6 +257,11 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	began := time.Now()
 	want, need := engine.Containers(job)
 	request.Containers = want
+	begins := engine.Job{} // where, and what is run there
+	if r.From != nil {
+		request.From = r.From.Saved
+		begins.From, begins.Script, begins.OneStep = r.From.State, r.From.Script, r.From.OneStep
+	}
 	lease, err := r.Host.Claim(ctx, request)
 	switch {
 	case !errors.Is(err, machine.ErrNoContainers):
@@ -285,11 +296,18 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	if overlapping(job) {
 		hooks.points.policy = NoPoints
 	}
+	if r.Keep != nil {
+		hooks.points.policy = cmp.Or(hooks.points.policy, EachPoint)
+		hooks.points.keep = &keep{sink: r.Keep, job: job, began: began, begin: Begin{Run: t.Run, Job: job.Key, Needs: t.Needs, Token: token, Secrets: r.Secrets,
+			Env: r.Env, EnvironmentSecrets: r.EnvironmentSecrets, EnvironmentVars: r.EnvironmentVars, Network: r.Network, Labels: job.Labels,
+			Repository: r.Repository, File: r.File, Ref: r.Ref, SHA: r.SHA, Attempt: r.Attempt}}
+	}
 	if r.Risk != nil {
 		hooks.points.risk = func(step int) float64 { return r.Risk(job.Key, step) }
 	}
 	res, err := engine.Run(ctx, engine.Job{
 		Run: run, Plan: job, Needs: t.Needs, RunID: r.RunID, Secrets: secrets, Token: token, Env: maps.Clone(r.Env),
+		From: begins.From, Script: begins.Script, OneStep: begins.OneStep,
 		Guest: current{lease}, Layout: r.Layout, Source: r.Source, Actions: r.Actions, Results: served.Results, IDToken: served.IDToken, Images: named,
 		Emit: hooks, Hooks: hooks,
 		OnStep: lease.SetStep, Log: r.Log, Mask: masked, Handed: t.Handed,
@@ -302,6 +320,9 @@ func (r *Runner) execute(ctx context.Context, masked *mask.Set, t conduct.Task) 
 	defer cancel()
 	if err == nil {
 		hooks.JobEnded(end)
+	}
+	if kerr := hooks.points.end(end, job.Definition.Steps); kerr != nil {
+		r.Log.Warn("a job's last point is not kept", "job", job.Key, "err", masked.Field(kerr.Error()))
 	}
 	reason := hooks.reason(err != nil, res.Reason)
 	lease.End(end, res.Conclusion.Green(), reason)
@@ -491,7 +512,7 @@ func (h *hooks) BeforeStep(ctx context.Context, s engine.StepInfo) error {
 	if s.Attempt > 1 {
 		return nil // what there is is of before the first
 	}
-	if err := h.points.take(ctx, s.Number); err != nil && ctx.Err() == nil {
+	if err := h.points.take(ctx, s); err != nil && ctx.Err() == nil {
 		h.noPoint(s, err)
 	}
 	return nil
