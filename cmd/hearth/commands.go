@@ -15,6 +15,7 @@ func (a *app) commands() []*cobra.Command {
 		a.showCommand(),
 		a.explainCommand(),
 		a.debugCommand(),
+		a.rewindCommand(),
 		a.networkCommand(),
 		a.logsCommand(),
 		a.artifactsCommand(),

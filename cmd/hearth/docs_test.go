@@ -36,6 +36,13 @@ var runElsewhere = map[string]string{
 	"hearth image build --tools node@20,go@1.24":                                                                   "testdata/script/toolcache.txtar",
 	"hearth image import docker://ghcr.io/acme/ci:1.2 --name acme":                                                 "testdata/script/import.txtar", // of archives: tests have no registry of the world's
 	"hearth run -P ubuntu-latest=acme":                                                                             "testdata/script/import.txtar",
+	"hearth run --keep-points":                                                                                     "testdata/script/rewind.txtar",
+	"hearth rewind":                                                                                                "testdata/script/rewind.txtar",
+	"hearth rewind --step 2":                                                                                       "testdata/script/rewind.txtar",
+	"hearth rewind --step 2 -- ls -la":                                                                             "testdata/script/rewind.txtar",
+	"hearth rewind --step end -- ls":                                                                               "testdata/script/rewind.txtar",
+	"hearth rewind --step 2 --continue":                                                                            "testdata/script/rewind.txtar",
+	"hearth rewind --step 2 --run fixed.sh":                                                                        "testdata/script/rewind.txtar",
 }
 
 // documents are the files whose sh blocks are commands.

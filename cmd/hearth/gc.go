@@ -26,10 +26,10 @@ func (a *app) gcCommand() *cobra.Command {
 	var file string
 	limits, bad := config.LoadRetention(a.getenv)
 	c := &cobra.Command{
-		Use: "gc", Short: "Remove what is kept no longer: old runs, logs, deliveries, actions, artifacts, caches, images", Args: cobra.NoArgs,
+		Use: "gc", Short: "Remove what is kept no longer: old runs, logs, deliveries, actions, artifacts, caches, points in time, images", Args: cobra.NoArgs,
 		Long: `Remove what is kept no longer: runs with their records and logs, deliveries,
-mirrors of actions, artifacts, caches, layers of container images, images and
-templates of machines, and what dead processes left. What is in use stays, and so does what was learned. A server does the same
+mirrors of actions, artifacts, caches, layers of container images, points in time,
+images and templates of machines, and what dead processes left. What is in use stays, and so does what was learned. A server does the same
 by itself.
 
 The limits come from the defaults, --config FILE (the object "retention"),
@@ -72,7 +72,7 @@ func flagName(setting string) string { return strings.ReplaceAll(setting, "_", "
 // keeper is what removes from a record and the directories beside it.
 func keeper(s *store.Store, l *learn.Learner, dirs config.Dirs, limits config.Retention, log *slog.Logger) *retention.Keeper {
 	return &retention.Keeper{Store: s, Learn: l, Images: dirs.Images(), Actions: []string{filepath.Join(dirs.Cache, "actions"), serveActions(dirs)},
-		Results: resultsStore(dirs, limits, log), Containers: dirs.Registry(), Limits: limits, Log: log}
+		Results: resultsStore(dirs, limits, log), Points: pointStore(dirs, limits), Containers: dirs.Registry(), Limits: limits, Log: log}
 }
 
 func (a *app) gc(ctx context.Context, database string, mode learn.Mode, limits config.Retention, dry, asJSON bool) error {

@@ -50,6 +50,7 @@ type runOptions struct {
 	pause                                            bool
 	pauseFor                                         time.Duration
 	points                                           string
+	keepPoints                                       bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -117,6 +118,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.BoolVar(&o.pause, "pause-on-failure", false, "leave the machine of a step that fails to you, as the step left it: on a terminal here, else by hearth debug")
 	f.DurationVar(&o.pauseFor, "pause-for", 30*time.Minute, "how long a failed step waits for you")
 	f.StringVar(&o.points, "points", "", "before which steps a machine is kept as it is, so that a repeated step begins from there: none, risky or each (default: each with --pause-on-failure, risky with --learn act, else none)")
+	f.BoolVar(&o.keepPoints, "keep-points", false, "keep the points of --points (default with it: each) when the machine is gone, encrypted, and the machine as the job left it: for hearth rewind, fork and diff")
 	a.machineFlags(c, &o.machineOptions)
 	return c
 }
@@ -199,6 +201,9 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	}
 	if _, err := worker.ParsePoints(o.points); err != nil {
 		return usage("--points: %v", err)
+	}
+	if o.keepPoints && o.points == string(worker.NoPoints) {
+		return usage("--keep-points: --points none makes none to keep")
 	}
 	if o.pauseFor < time.Second || o.pauseFor > maxPause {
 		return usage("--pause-for %v: want 1s to %v", o.pauseFor, maxPause)
@@ -683,6 +688,10 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 			break
 		}
 		late := a.request(set)
+		var keep func(context.Context, worker.Kept) error
+		if o.keepPoints {
+			keep = keepPoints(pointStore(dirs, kept), c.run, set.files)
+		}
 		tree := &source.Dir{Root: p.root, Repository: p.repository, Server: p.server, Branch: p.branch, Stay: set.files, At: what.at}
 		conclusions[i], errs[i] = a.performOne(ctx, o, c, groups, late.Late, func(sink ci.Sink) *worker.Runner {
 			return &worker.Runner{
@@ -692,7 +701,7 @@ func (a *app) perform(ctx context.Context, p *project, o runOptions, set runSett
 				Source: tree, Tree: tree.Tree, Tests: o.tests, Commits: commitsOf(tree),
 				Token: func(context.Context, *plan.Job) (string, error) { return set.secrets["GITHUB_TOKEN"], nil },
 				CPUs:  o.cpus, MemoryMiB: o.memoryMiB, Log: a.log(),
-				Package: prompt.Package, Points: worker.Points(o.points),
+				Package: prompt.Package, Points: worker.Points(o.points), Keep: keep,
 				Image: func(labels []string) (string, error) {
 					name, _, err := image.ForLabels(labels, set.platforms, set.shelf)
 					if err != nil || name == "" {

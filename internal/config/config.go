@@ -104,6 +104,9 @@ func (d Dirs) Results() string { return filepath.Join(d.shared(), "results") }
 // OIDC is where the keys are that sign jobs' tokens.
 func (d Dirs) OIDC() string { return filepath.Join(d.shared(), "oidc") }
 
+// Points is where points in time of jobs are kept, sealed, and the key to them.
+func (d Dirs) Points() string { return filepath.Join(d.State, "points") }
+
 // Running is where the locks of runs are that are under way.
 func (d Dirs) Running() string { return filepath.Join(d.State, "running") }
 

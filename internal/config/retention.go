@@ -58,6 +58,12 @@ type Retention struct {
 	Containers     Duration `json:"containers"`
 	ContainerBytes Size     `json:"container_bytes"`
 
+	// Points are jobs' machines as they were before a step: how long, and how many bytes
+	// together. What is worth least goes first. Without its template, which is an
+	// image's, a point cannot be begun with.
+	Points     Duration `json:"points"`
+	PointBytes Size     `json:"point_bytes"`
+
 	// Images, and the templates of machines made from them: how long unused, and
 	// how many bytes together.
 	Images     Duration `json:"images"`
@@ -74,6 +80,7 @@ func DefaultRetention() Retention {
 		Actions: 30 * day, ActionBytes: 4 << 30,
 		Artifacts: 90 * day, ArtifactBytes: 20 << 30, Caches: 7 * day, CacheBytes: 10 << 30, ResultBytes: 60 << 30,
 		Containers: 30 * day, ContainerBytes: 10 << 30,
+		Points: 7 * day, PointBytes: 8 << 30,
 		Images: 30 * day, ImageBytes: 30 << 30,
 	}
 }
@@ -116,6 +123,8 @@ func (r *Retention) Settings() []Setting {
 		{"result_bytes", "keep so much of artifacts and caches", &r.ResultBytes},
 		{"containers", "remove container images' layers that were not pulled so long", &r.Containers},
 		{"container_bytes", "keep so much of container images' layers", &r.ContainerBytes},
+		{"points", "remove points in time of jobs that were made so long ago", &r.Points},
+		{"point_bytes", "keep so much of points in time", &r.PointBytes},
 		{"images", "remove images and templates that were not used so long", &r.Images},
 		{"image_bytes", "keep so much of images and templates", &r.ImageBytes},
 	}

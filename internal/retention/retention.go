@@ -1,6 +1,6 @@
 // Package retention removes what is kept no longer: runs with their records and
 // logs, deliveries, mirrors of actions, artifacts, caches, layers of container
-// images, images and templates. What goes and what
+// images, points in time, images and templates. What goes and what
 // stays is config.Retention; how it is removed is the affair of the package that
 // keeps it, in an order in which a process may die at any moment and the next
 // pass goes on. This package chooses.
@@ -42,6 +42,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/image"
 	"github.com/hearth-ci/hearth/internal/learn"
+	"github.com/hearth-ci/hearth/internal/point"
 	"github.com/hearth-ci/hearth/internal/registry"
 	"github.com/hearth-ci/hearth/internal/results"
 	"github.com/hearth-ci/hearth/internal/store"
@@ -56,6 +57,7 @@ type Keeper struct {
 	Results *results.Store // artifacts and caches; nil is none
 	// Containers is the directory of container images' layers; "" is none.
 	Containers string
+	Points     *point.Store // nil is none
 	Limits     config.Retention
 	Log        *slog.Logger
 	Now        func() time.Time // nil: time.Now
@@ -64,7 +66,7 @@ type Keeper struct {
 // Item is something that was removed.
 type Item struct {
 	// Kind is run, delivery, payload (of a delivery that stays), action, artifact,
-	// cache, upload (that nobody goes on with), container (a layer), image, layer, template, package,
+	// cache, upload (that nobody goes on with), container (a layer), point, image, layer, template, package,
 	// leftover, machine or database.
 	Kind       string `json:"kind"`
 	Name       string `json:"name"`
@@ -126,7 +128,8 @@ func (k *Keeper) now() time.Time {
 func (k *Keeper) Pass(ctx context.Context, o Options) (*Report, error) {
 	r := &Report{DryRun: o.DryRun, Removed: []Item{}}
 	var errs []error
-	for _, part := range []func(context.Context, Options, *Report) error{k.runs, k.events, k.learned, k.actions, k.results, k.containers, k.images, k.database} {
+	for _, part := range []func(context.Context, Options, *Report) error{k.runs, k.events, k.learned, k.actions, k.results,
+		k.containers, k.points, k.images, k.database} {
 		if ctx.Err() != nil {
 			break
 		}
@@ -178,6 +181,9 @@ func (k *Keeper) runs(ctx context.Context, o Options, r *Report) error {
 			}
 			if err == nil && k.Results != nil {
 				err = k.Results.RemoveRun(c.Repository, c.ID)
+			}
+			if err == nil && k.Points != nil {
+				err = k.removePoints(ctx, c.ID)
 			}
 			if err != nil {
 				return err
@@ -369,6 +375,30 @@ func (k *Keeper) containers(_ context.Context, o Options, r *Report) error {
 	}
 	if err != nil {
 		return fmt.Errorf("layers of container images: %w", err)
+	}
+	return nil
+}
+
+// removePoints removes a run's points with it.
+func (k *Keeper) removePoints(ctx context.Context, run string) error {
+	all, err := k.Points.Of(ctx, run)
+	for _, m := range all {
+		err = errors.Join(err, k.Points.Remove(m.ID))
+	}
+	return err
+}
+
+// points removes points that are old, and those that there is no room for.
+func (k *Keeper) points(ctx context.Context, o Options, r *Report) error {
+	if k.Points == nil {
+		return nil
+	}
+	removed, err := k.Points.Trim(ctx, o.DryRun)
+	for _, v := range removed {
+		r.add(Item{Kind: "point", Name: v.Name, Bytes: v.Bytes, Why: v.Why})
+	}
+	if err != nil {
+		return fmt.Errorf("points: %w", err)
 	}
 	return nil
 }
