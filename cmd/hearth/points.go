@@ -111,7 +111,6 @@ func (m *moment) describe() string {
 // pointOptions say which point is meant.
 type pointOptions struct {
 	job, step string
-	driver    string
 }
 
 func (o *pointOptions) flags(c *cobra.Command) {

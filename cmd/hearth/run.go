@@ -118,7 +118,7 @@ job cannot run here (0 with --allow-missing), 130 cancelled.`,
 	f.BoolVar(&o.pause, "pause-on-failure", false, "leave the machine of a step that fails to you, as the step left it: on a terminal here, else by hearth debug")
 	f.DurationVar(&o.pauseFor, "pause-for", 30*time.Minute, "how long a failed step waits for you")
 	f.StringVar(&o.points, "points", "", "before which steps a machine is kept as it is, so that a repeated step begins from there: none, risky or each (default: each with --pause-on-failure, risky with --learn act, else none)")
-	f.BoolVar(&o.keepPoints, "keep-points", false, "keep the points of --points (default with it: each) when the machine is gone, encrypted, and the machine as the job left it: for hearth rewind, fork and diff")
+	f.BoolVar(&o.keepPoints, "keep-points", false, "keep the points of --points (default with it: each) when the machine is gone, encrypted, and the machine as the job left it: for hearth rewind")
 	a.machineFlags(c, &o.machineOptions)
 	return c
 }

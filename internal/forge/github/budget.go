@@ -1,6 +1,7 @@
 package github
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -58,8 +59,6 @@ func (m *meter) read() Budget {
 	defer m.mu.Unlock()
 	b := m.now
 	b.Answers = make(map[int]int64, len(m.now.Answers))
-	for code, n := range m.now.Answers {
-		b.Answers[code] = n
-	}
+	maps.Copy(b.Answers, m.now.Answers)
 	return b
 }
