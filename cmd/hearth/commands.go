@@ -16,6 +16,7 @@ func (a *app) commands() []*cobra.Command {
 		a.explainCommand(),
 		a.debugCommand(),
 		a.rewindCommand(),
+		a.forkCommand(),
 		a.networkCommand(),
 		a.logsCommand(),
 		a.artifactsCommand(),

@@ -23,7 +23,8 @@ type base struct {
 
 	once sync.Once
 	err  error
-	used int // by leases and claims; guarded by Pool.mu
+	note sync.Mutex // one writes its record at a time
+	used int        // by leases and claims; guarded by Pool.mu
 }
 
 // snapshot is where it is once it is unpacked.
@@ -119,7 +120,9 @@ func (p *Pool) unpacked(ctx context.Context, s *machine.Saved, k *kind) (*base, 
 	b.once.Do(func() { b.err = p.unpack(ctx, b, s, k, template) })
 	if err = b.err; err == nil {
 		// As long as a machine may live that begins with it now.
+		b.note.Lock()
 		err = vm.WriteRecord(b.dir, k.driver.Name(), vm.Spec{ID: b.id, DeleteBy: time.Now().Add(machine.MaxLease + time.Hour)}, 0)
+		b.note.Unlock()
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.letGo(b))

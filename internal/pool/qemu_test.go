@@ -171,6 +171,17 @@ func exported(t *testing.T, p *Pool, l *Lease) {
 	if _, err := p.Claim(t.Context(), machine.Request{From: &other}); !errors.Is(err, vm.ErrSnapshot) {
 		t.Errorf("cut off: %v", err)
 	}
+	// Many at once share what one of them unpacks.
+	var many sync.WaitGroup
+	for range 20 {
+		many.Go(func() {
+			b, err := p.unpacked(t.Context(), &saved, l.kind)
+			if err = errors.Join(err, p.letGo(b)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	many.Wait()
 	for range 2 {
 		began := time.Now()
 		n, err := p.claim(t.Context(), machine.Request{From: &saved})
