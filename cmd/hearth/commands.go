@@ -17,6 +17,7 @@ func (a *app) commands() []*cobra.Command {
 		a.debugCommand(),
 		a.rewindCommand(),
 		a.forkCommand(),
+		a.diffCommand(),
 		a.networkCommand(),
 		a.logsCommand(),
 		a.artifactsCommand(),

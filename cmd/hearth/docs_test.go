@@ -42,6 +42,8 @@ var runElsewhere = map[string]string{
 	"hearth rewind --step 2 -- ls -la":                                                                             "testdata/script/rewind.txtar",
 	"hearth rewind --step end -- ls":                                                                               "testdata/script/rewind.txtar",
 	"hearth rewind --step 2 --continue":                                                                            "testdata/script/rewind.txtar",
+	"hearth diff --step 2":                                                                                         "testdata/script/diff.txtar",
+	"hearth diff --step 2 --show /etc/hosts":                                                                       "testdata/script/diff.txtar",
 	"hearth fork --step 2":                                                                                         "testdata/script/fork.txtar",
 	"hearth fork --step 2 --run fixed.sh --run other.sh":                                                           "testdata/script/fork.txtar",
 	"hearth fork --step 2 -n 20 -- ./flaky-test.sh":                                                                "testdata/script/fork.txtar",

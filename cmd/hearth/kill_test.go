@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -565,13 +567,32 @@ jobs:
 	}
 	timer := time.AfterFunc(3*time.Minute, func() { cmd.Process.Kill() })
 	defer timer.Stop()
-	if err := cmd.Wait(); err != nil {
+	// Its own: what wait4 says of it has its monitors in it, with the machines' memory.
+	most, ended, watched := 0, make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+			if _, rest, ok := strings.Cut(string(b), "VmHWM:"); ok {
+				kib, _ := strconv.Atoi(strings.Fields(rest)[0])
+				most = max(most, kib>>10)
+			}
+			select {
+			case <-ended:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	err = cmd.Wait()
+	close(ended)
+	<-watched
+	if err != nil {
 		t.Fatalf("%v: %s", err, errs.String())
 	}
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	t.Logf("hearth: at most %d MiB resident, %v of CPU", usage.Maxrss>>10, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
-	if usage.Maxrss>>10 > 300 {
-		t.Errorf("hearth took %d MiB", usage.Maxrss>>10)
+	t.Logf("hearth: at most %d MiB resident, %v of CPU", most, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+	if most == 0 || most > 300 {
+		t.Errorf("hearth took %d MiB", most)
 	}
 	b, err := os.ReadFile(f.Name())
 	if err != nil {

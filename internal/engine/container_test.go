@@ -379,8 +379,16 @@ jobs:
 	}
 	_, rest, _ := strings.Cut(b.log(), "\npid ")
 	pid, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
-	if stat, err := os.ReadFile("/proc/" + strings.TrimSpace(pid) + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
-		t.Errorf("what the step started goes on: %s", stat)
+	// What was killed ends when it comes to run, which takes a moment on a busy host.
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(pid) + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			break
+		}
+		if time.Now().After(until) {
+			t.Errorf("what the step started goes on: %s", stat)
+			break
+		}
 	}
 	gone(t, e)
 }

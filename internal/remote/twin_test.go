@@ -36,6 +36,8 @@ var fields = map[string]string{
 
 	"Host": "host", "Image": "host", "Registry": "host", "Package": "host", "Layout": "host", "Log": "made",
 	"Pause": "none", // who waits for failures sits at a terminal
+	"Keep":  "none", // a server keeps no points
+	"From":  "none",
 }
 
 func planned(t *testing.T) *plan.Run {
