@@ -93,13 +93,7 @@ not be begun with or looked into, 130 cancelled.`,
 					return usage("--show %s: want the path in the machine, from /", board.Clean(s))
 				}
 			}
-			dirs, err := a.dirs()
-			if err != nil {
-				return err
-			}
-			kept, _ := config.LoadRetention(a.getenv)
-			s := pointStore(dirs, kept)
-			all, err := a.pointsOf(c, s, name)
+			dirs, s, all, err := a.pointsOf(c, name)
 			if err != nil {
 				return err
 			}
@@ -144,14 +138,7 @@ func (a *app) diff(ctx context.Context, dirs config.Dirs, at [2]*moment, o diffO
 		}
 		stood[i] = lease
 		lease.Begin()
-		defer func() {
-			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-			defer cancel()
-			lease.End(stop, true, "")
-			if err := lease.Release(stop); err != nil {
-				a.log().Error("machine not released in order", "machine", lease.ID(), "err", err)
-			}
-		}()
+		defer a.letGo(ctx, lease)
 	}
 	if len(o.shows) > 0 {
 		for _, name := range o.shows {

@@ -81,13 +81,7 @@ could not be begun with, 130 cancelled.`,
 			if total := o.n * max(len(o.scripts), 1); o.n < 1 || total > maxCopies {
 				return usage("%d copies: want 1 to %d", total, maxCopies)
 			}
-			dirs, err := a.dirs()
-			if err != nil {
-				return err
-			}
-			kept, _ := config.LoadRetention(a.getenv)
-			s := pointStore(dirs, kept)
-			all, err := a.pointsOf(c, s, name)
+			dirs, s, all, err := a.pointsOf(c, name)
 			if err != nil {
 				return err
 			}
@@ -159,14 +153,7 @@ func (a *app) forkCommandRun(ctx context.Context, host machine.Host, m *moment, 
 		out.Error = board.Clean(err.Error())
 		return
 	}
-	defer func() {
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		lease.End(stop, true, "")
-		if err := lease.Release(stop); err != nil {
-			a.log().Error("machine not released in order", "machine", lease.ID(), "err", err)
-		}
-	}()
+	defer a.letGo(ctx, lease)
 	began, last := time.Now(), &lastLine{}
 	end, err := lease.Client().Exec(ctx, guest.Cmd{Argv: argv, Dir: at.Dir, Env: at.Environ, Stdout: last, Stderr: last})
 	out.Seconds, out.Last = time.Since(began).Seconds(), board.Clean(m.begin.Runner().Hidden().Field(last.String()))

@@ -119,9 +119,19 @@ func (o *pointOptions) flags(c *cobra.Command) {
 	f.StringVar(&o.step, "step", "", "the step, by its number; end is the machine as the job left it")
 }
 
-// pointsOf are the points of a run, "last" being the newest that has some.
-func (a *app) pointsOf(c *cobra.Command, s *point.Store, name string) ([]point.Meta, error) {
-	ctx := c.Context()
+// pointsOf are the points of a run, "last" being the newest that has some, and where
+// they are kept.
+func (a *app) pointsOf(c *cobra.Command, name string) (dirs config.Dirs, s *point.Store, all []point.Meta, err error) {
+	if dirs, err = a.dirs(); err != nil {
+		return dirs, nil, nil, err
+	}
+	kept, _ := config.LoadRetention(a.getenv)
+	s = pointStore(dirs, kept)
+	all, err = runPoints(c.Context(), s, name)
+	return dirs, s, all, err
+}
+
+func runPoints(ctx context.Context, s *point.Store, name string) ([]point.Meta, error) {
 	all, err := s.List(ctx)
 	if err != nil {
 		return nil, &exit{exitInfrastructure, err}
@@ -286,13 +296,7 @@ Exit code: that of the shell or command; of the rest of the job 0 success, 1 fai
 			if chosen > 1 || o.script != "" && o.edit {
 				return usage("one of a command, --continue, --run and --edit")
 			}
-			dirs, err := a.dirs()
-			if err != nil {
-				return err
-			}
-			kept, _ := config.LoadRetention(a.getenv)
-			s := pointStore(dirs, kept)
-			all, err := a.pointsOf(c, s, name)
+			dirs, s, all, err := a.pointsOf(c, name)
 			if err != nil {
 				return err
 			}
@@ -417,20 +421,23 @@ func claimAt(ctx context.Context, host machine.Host, m *moment, log network.Conf
 	return lease, at, nil
 }
 
+// letGo ends a machine that began as a point.
+func (a *app) letGo(ctx context.Context, lease machine.Machine) {
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	lease.End(stop, true, "")
+	if err := lease.Release(stop); err != nil {
+		a.log().Error("machine not released in order", "machine", lease.ID(), "err", err)
+	}
+}
+
 // standAt opens a shell, or runs a command, where the step would stand.
 func (a *app) standAt(ctx context.Context, dirs config.Dirs, host machine.Host, m *moment, argv []string) error {
 	lease, at, err := claimAt(ctx, host, m, network.Config{Policy: m.begin.Network, Log: a.log()})
 	if err != nil {
 		return &exit{exitInfrastructure, err}
 	}
-	defer func() {
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		lease.End(stop, true, "")
-		if err := lease.Release(stop); err != nil {
-			a.log().Error("machine not released in order", "machine", lease.ID(), "err", err)
-		}
-	}()
+	defer a.letGo(ctx, lease)
 	if argv != nil {
 		end, err := lease.Client().Exec(ctx, guest.Cmd{Argv: argv, Dir: at.Dir, Env: at.Environ, Stdout: a.out, Stderr: a.err})
 		return a.ended(ctx, end, execOptions{}, err)
