@@ -191,6 +191,9 @@ func runNested(t *testing.T, disk func() string, cfg nested.Config, argv []strin
 // far as its kernel, which happens to one machine in some dozens.
 var errNoKVM = errors.New("KVM does not work in the nested machine")
 
+// saysNoKVM is in what is printed then.
+const saysNoKVM = "firecracker needs KVM, which this host does not offer"
+
 // runNestedOnce returns why the nested machine could not be used to the end.
 func runNestedOnce(t *testing.T, cfg nested.Config, argv []string, out *bytes.Buffer) error {
 	m, err := nested.Start(t.Context(), cfg)
@@ -214,7 +217,7 @@ func runNestedOnce(t *testing.T, cfg nested.Config, argv []string, out *bytes.Bu
 		if err != nil {
 			return err
 		}
-		if x.Code == 3 && strings.Contains(errs.String(), "firecracker needs KVM, which this host does not offer") {
+		if x.Code == 3 && strings.Contains(errs.String(), saysNoKVM) {
 			return errNoKVM
 		}
 		if !x.OK() {
