@@ -23,6 +23,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/engine"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/point"
 )
@@ -413,7 +414,9 @@ func (a *app) showFile(ctx context.Context, m [2]machine.Machine, at [2]*moment,
 	}
 	hidden := at[0].begin.Runner().Hidden()
 	show := func(r io.Reader) error {
-		return lines(r, func(line string) { fmt.Fprintln(a.out, board.Clean(hidden.Field(line))) })
+		w := mask.NewWriter(a.out, hidden)
+		_, err := io.Copy(w, r)
+		return errors.Join(err, w.Flush())
 	}
 	return read(ctx, m[1].Client(), show, "diff", "-uN", "--label", "before"+name, "--label", "after"+name, aside, cmp.Or(path.Clean(name), "/"))
 }

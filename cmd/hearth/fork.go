@@ -18,6 +18,7 @@ import (
 	"github.com/hearth-ci/hearth/internal/config"
 	"github.com/hearth-ci/hearth/internal/guest"
 	"github.com/hearth-ci/hearth/internal/machine"
+	"github.com/hearth-ci/hearth/internal/mask"
 	"github.com/hearth-ci/hearth/internal/network"
 	"github.com/hearth-ci/hearth/internal/worker"
 	"github.com/hearth-ci/hearth/internal/workflow"
@@ -154,9 +155,12 @@ func (a *app) forkCommandRun(ctx context.Context, host machine.Host, m *moment, 
 		return
 	}
 	defer a.letGo(ctx, lease)
-	began, last := time.Now(), &lastLine{}
-	end, err := lease.Client().Exec(ctx, guest.Cmd{Argv: argv, Dir: at.Dir, Env: at.Environ, Stdout: last, Stderr: last})
-	out.Seconds, out.Last = time.Since(began).Seconds(), board.Clean(m.begin.Runner().Hidden().Field(last.String()))
+	// Masked before it is cut: what is cut off of a secret would hide the rest.
+	began, last, hidden := time.Now(), &lastLine{}, m.begin.Runner().Hidden()
+	stdout, stderr := mask.NewWriter(last, hidden), mask.NewWriter(last, hidden)
+	end, err := lease.Client().Exec(ctx, guest.Cmd{Argv: argv, Dir: at.Dir, Env: at.Environ, Stdout: stdout, Stderr: stderr})
+	err = errors.Join(err, stdout.Flush(), stderr.Flush())
+	out.Seconds, out.Last = time.Since(began).Seconds(), board.Clean(last.String())
 	switch {
 	case guest.StartFailed(err):
 		out.Last = board.Clean(err.Error()) // the command's fault

@@ -125,7 +125,10 @@ func (a *app) pointsOf(c *cobra.Command, name string) (dirs config.Dirs, s *poin
 	if dirs, err = a.dirs(); err != nil {
 		return dirs, nil, nil, err
 	}
-	kept, _ := config.LoadRetention(a.getenv)
+	kept, err := a.retention()
+	if err != nil {
+		return dirs, nil, nil, err
+	}
 	s = pointStore(dirs, kept)
 	all, err = runPoints(c.Context(), s, name)
 	return dirs, s, all, err

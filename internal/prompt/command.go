@@ -497,6 +497,7 @@ var (
 	dayWord       = regexp.MustCompile(`^\d{1,2}(?:st|nd|rd|th)$`)
 	osLabel       = regexp.MustCompile(`^(?:ubuntu|macos|windows)-[\w.-]+$`)
 	hostName      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)+(?::\d+)?$`)
+	versionTags   = regexp.MustCompile(`^v\*?-tags?$`)
 	dottedVersion = regexp.MustCompile(`^v?\d+\.\d+(?:\.\d+)?$`)
 	slashWord     = regexp.MustCompile(`^/[a-z][a-z-]*$`)
 	tagLike       = regexp.MustCompile(`^[\w.\[\]+-]*[*\[][\w.*\[\]+/-]*$|^v$|^v?\d[\d.x]*$|^[\w-]+[-/@]v?\*?$`)
@@ -619,7 +620,7 @@ var classes = map[string]func(c *chart, t token) bool{
 			!pathLike.MatchString(t.text) && !execPath.MatchString(t.text))
 	},
 	"vtags": func(c *chart, t token) bool {
-		return t.kind == word && regexp.MustCompile(`^v\*?-tags?$`).MatchString(t.word)
+		return t.kind == word && versionTags.MatchString(t.word)
 	},
 	"bot":    func(c *chart, t token) bool { return t.kind == word && strings.HasSuffix(t.text, "[bot]") },
 	"dotted": func(c *chart, t token) bool { return t.kind == word && dottedVersion.MatchString(t.text) },

@@ -63,11 +63,9 @@ type live struct {
 	runner *worker.Runner
 	task   conduct.Task
 	hidden *mask.Set
-	began  time.Time
 
 	mu     sync.Mutex
 	next   int64 // number of the record that is to come
-	told   bool  // job.finished went by
 	served *worker.Served
 }
 
@@ -330,14 +328,23 @@ func (s *Server) forgotten(ctx context.Context, who string, holding []fence) {
 
 var errHere = errors.New("the job can run in the server's process only")
 
-// begin puts an attempt on the list of those that workers hold.
-func (s *Server) begin(a *desk.Attempt, who string) (*live, error) {
+// newLive is an attempt in a worker's hands that has told nothing yet.
+func newLive(a *desk.Attempt, who string) (*live, error) {
 	id, attempt := a.Fence()
-	l := &live{Attempt: a, fence: fence{id, attempt}, worker: who, runner: a.Runner(), task: a.Task(), next: 1, began: s.cfg.Now()}
+	l := &live{Attempt: a, fence: fence{id, attempt}, worker: who, runner: a.Runner(), task: a.Task(), next: 1}
 	if l.runner == nil || l.task.Part == nil {
 		return nil, errHere
 	}
 	l.hidden = l.runner.Hidden()
+	return l, nil
+}
+
+// begin puts an attempt on the list of those that workers hold.
+func (s *Server) begin(a *desk.Attempt, who string) (*live, error) {
+	l, err := newLive(a, who)
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	s.live[l.fence] = l
 	s.mu.Unlock()
@@ -454,11 +461,10 @@ func (s *Server) resume(ctx context.Context, f fence, who string) (*live, error)
 	case err != nil:
 		return nil, err
 	}
-	l := &live{Attempt: a, fence: f, worker: who, runner: a.Runner(), task: a.Task(), began: s.cfg.Now()}
-	if l.runner == nil || l.task.Part == nil {
-		return nil, errHere
+	l, err := newLive(a, who)
+	if err != nil {
+		return nil, err
 	}
-	l.hidden = l.runner.Hidden()
 	last, err := s.cfg.LastSent(ctx, l.runner.RunID, f.Job, l.task.Job.Key)
 	if err != nil {
 		return nil, err
@@ -588,7 +594,6 @@ func (s *Server) records(w http.ResponseWriter, r *http.Request, l *live) error 
 			continue // it came before
 		}
 		l.Emit(rec)
-		l.told = l.told || rec.Type == ci.JobFinished
 		next++
 	}
 	if err := l.Flush(); err != nil {

@@ -79,12 +79,11 @@ func (r *Runner) Stand(ctx context.Context, m machine.Machine, b *Begin) (*engin
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := b.Run.Secrets(job, r.Secrets)
+	g, err := r.Give(ctx, b.Run, job)
 	if err != nil {
 		return nil, err
 	}
-	run, secrets := r.environment(b.Run, job, secrets)
-	return engine.Stand(ctx, engine.Job{Run: run, Plan: job, Needs: b.Needs, RunID: r.RunID, Secrets: secrets, Token: b.Token, Env: r.Env, Guest: current{m},
+	return engine.Stand(ctx, engine.Job{Run: g.Run, Plan: job, Needs: b.Needs, RunID: r.RunID, Secrets: g.Secrets, Token: g.Token, Env: r.Env, Guest: current{m},
 		Layout: r.Layout, Emit: ci.SinkFunc(func(ci.Record) {}), Log: r.Log, From: b.State, Runner: engine.Runner{Name: "hearth-" + m.ID()}})
 }
 
