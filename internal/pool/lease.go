@@ -162,23 +162,14 @@ func (p *Pool) begun(ctx context.Context, r machine.Request, k *kind) (*Lease, e
 	if err != nil {
 		return nil, err
 	}
-	var i *instance
-	for try := 1; ; try++ {
-		i, err = p.assemble(ctx, restoreLimit, func(ctx context.Context, id, dir string) (vm.Machine, error) {
-			s := k.spec(id, dir)
-			s.Kernel, s.Initrd, s.Cmdline = "", "", ""
-			s.DeleteBy = r.Deadline
-			return k.driver.Restore(ctx, b.snapshot(), s)
-		})
-		if err == nil {
-			break
-		}
-		// A kernel that goes on amid something on an emulated processor has been seen to
-		// panic once in some dozens; what is begun with is the same each time.
-		if try == boots || !errors.Is(err, errNotUp) || ctx.Err() != nil {
-			return nil, errors.Join(err, p.letGo(b))
-		}
-		p.log.Warn("a machine did not come up and is begun again", "kind", k.key, "err", err)
+	i, err := p.assemble(ctx, restoreLimit, func(ctx context.Context, id, dir string) (vm.Machine, error) {
+		s := k.spec(id, dir)
+		s.Kernel, s.Initrd, s.Cmdline = "", "", ""
+		s.DeleteBy = r.Deadline
+		return k.driver.Restore(ctx, b.snapshot(), s)
+	})
+	if err != nil {
+		return nil, errors.Join(err, p.letGo(b))
 	}
 	l := &Lease{pool: p, kind: k, request: r, inst: i, lost: make(chan struct{}), course: make(chan struct{}, 1), base: b}
 	if err := l.begin(ctx, i, false); err != nil {

@@ -33,9 +33,10 @@
 // two processes a clone and lets QEMU's sandbox forbid starting any.
 //
 // A machine that is not a template (a clone, say) has its memory written out
-// while it runs, and pauses for the last milliseconds only; the kernel's page
-// tables cannot tell which pages differ from the template's, so all of it is
-// written. Restoring such a snapshot loads it into memory of its own.
+// while it runs, and pauses for the last milliseconds only, where KVM runs it; under
+// emulation it pauses for as long as that takes, since pages that are written
+// meanwhile are lost sight of now and then. The kernel's page tables cannot tell which
+// pages differ from the template's, so all of it is written. Restoring such a snapshot loads it into memory of its own.
 //
 // The guest's kernel is in its memory by then: a clone is started without one.
 package qemu
