@@ -304,12 +304,7 @@ func (c *Conductor) Alone(ctx context.Context, j *plan.Job, needs expr.Value) Ou
 		SHA: c.Run.SHA, Jobs: 1})
 	c.queued(j)
 	out := c.Executor.Execute(ctx, Task{Run: c.Run, Job: j, Needs: needs, Handed: &c.handed})
-	if !out.Conclusion.Valid() {
-		out.Conclusion, out.Infrastructure, out.Reason = ci.Failure, true, cmp.Or(out.Reason, "the job ended without a conclusion")
-	}
-	if !out.Told {
-		c.told(j, out, time.Since(began))
-	}
+	out = c.concluded(j, out, began)
 	rec := ci.Record{Type: ci.RunFinished, Run: c.ID, Conclusion: out.Conclusion, DurationMS: new(time.Since(began).Milliseconds())}
 	if out.Infrastructure {
 		rec.Reason, rec.Infrastructure = fmt.Sprintf("%s could not be run", j.Key), true
@@ -420,13 +415,18 @@ func (c *Conductor) execute(ctx context.Context, stop context.CancelCauseFunc, a
 		out = c.Executor.Execute(ctx, Task{Run: c.Run, Job: a.Job, Needs: a.Needs, Handed: &c.handed, Part: part, Waits: next})
 		release()
 	}
+	return message{key: a.Job.Key, out: c.concluded(a.Job, out, began)}
+}
+
+// concluded is how a job that was executed ended; it is told of if the executor has not.
+func (c *Conductor) concluded(j *plan.Job, out Outcome, began time.Time) Outcome {
 	if !out.Conclusion.Valid() {
 		out.Conclusion, out.Infrastructure, out.Reason = ci.Failure, true, cmp.Or(out.Reason, "the job ended without a conclusion")
 	}
 	if !out.Told {
-		c.told(a.Job, out, time.Since(began))
+		c.told(j, out, time.Since(began))
 	}
-	return message{key: a.Job.Key, out: out}
+	return out
 }
 
 // hold takes the groups, all or none, in the order given.

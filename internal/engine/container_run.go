@@ -300,7 +300,7 @@ func (x *execution) createContainer(c *container, image string) (id string, out 
 		c.maps = r.layout.jobMounts()
 		// Not in the machines of every image.
 		if _, err := r.job.Guest.Stat(x.ctx, r.layout.Glibc); err == nil {
-			c.maps = append(c.maps, bind{from: r.layout.Glibc, to: insideGlibc, readOnly: true})
+			c.maps = append(c.maps, bind{from: r.layout.Glibc, to: guest.GlibcInside, readOnly: true})
 		} else if _, ok := errors.AsType[*guest.Error](err); !ok {
 			o := x.guestFault("look for what is to be in the "+c.label(), err)
 			return "", &o
@@ -700,10 +700,6 @@ func (r *run) signal(pid int, name, what string) {
 	defer cancel()
 	r.job.Guest.Exec(ctx, guest.Cmd{Argv: []string{"/bin/sh", "-c", signalScript, "sh", name, strconv.Itoa(pid), what}, Dir: "/", User: "root"})
 }
-
-// insideGlibc is where the machine's Glibc is in a job's container. The loader in it
-// looks there for libraries first (package image), and so under no other path.
-const insideGlibc = "/__g"
 
 // lookInside asks once what the job's container is like: its user, and whether its C
 // library is musl, and something is where Node looks for glibc's loader.

@@ -10,6 +10,9 @@ const (
 	// Glibc is of the container engine's disk: what Node takes of a C library, for
 	// containers that have another.
 	Glibc = "/usr/libexec/hearth/glibc"
+	// GlibcInside is where containers have it. The loader in it looks there for libraries
+	// first, and so under no other path.
+	GlibcInside = "/__g"
 
 	// Engine is the name by which [Client.Dial] reaches the container engine's API, in
 	// images that have one.

@@ -61,8 +61,7 @@ var (
 const (
 	glibcLoader = "ld-linux-x86-64.so.2"
 	debianLibs  = "lib/x86_64-linux-gnu/"
-	// glibcInside is where containers have it.
-	glibcInside = "/__g/"
+	glibcInside = guest.GlibcInside + "/"
 )
 
 // engineDrops are not taken along: descriptions, what an init system would read, and

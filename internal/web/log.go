@@ -196,7 +196,7 @@ func (v *logView) sections(j *board.Job) {
 			group = nil
 		}
 		s := &v.Sections[len(v.Sections)-1]
-		if special(&r) && (r.Marked || r.Bits != nil || r.Note != nil) {
+		if r.Marked || r.Bits != nil || r.Note != nil {
 			s.Fold = false
 		}
 		switch {
@@ -327,9 +327,7 @@ func ago(t, now time.Time) string {
 	switch {
 	case t.IsZero():
 		return ""
-	case d < 0:
-		return "just now"
-	case d < 45*time.Second:
+	case d < 45*time.Second: // or to come, by another clock
 		return "just now"
 	case d < time.Hour:
 		return plural(max(int(d.Minutes()+.5), 1), "minute")

@@ -169,11 +169,19 @@ func inside(t *testing.T, cfg nested.Config, env, parts []string) {
 		if err == nil {
 			continue
 		}
-		if lost++; t.Failed() || lost == lostLimit || !errors.Is(err, guest.ErrLost) && !errors.Is(err, errNoKVM) {
-			t.Fatalf("nested machine: %v", err)
-		}
-		t.Logf("THE NESTED MACHINE WAS LOST, AND %s IS RUN IN ANOTHER ONE: %v", parts[0], err)
+		lost++
+		mayBeLost(t, lost, err, parts[0])
 	}
+}
+
+// mayBeLost fails the test, unless err says that a nested machine was lost, the
+// lost-th, and another one may try.
+func mayBeLost(t *testing.T, lost int, err error, what string) {
+	t.Helper()
+	if t.Failed() || lost == lostLimit || !errors.Is(err, guest.ErrLost) && !errors.Is(err, errNoKVM) {
+		t.Fatalf("nested machine: %v", err)
+	}
+	t.Logf("THE NESTED MACHINE WAS LOST, AND %s IS RUN IN ANOTHER ONE: %v", what, err)
 }
 
 // insideOnce runs parts in one machine, and returns how many came to an end and why

@@ -180,10 +180,7 @@ func runNested(t *testing.T, disk func() string, cfg nested.Config, argv []strin
 		if err == nil {
 			return
 		}
-		if t.Failed() || lost == lostLimit || !errors.Is(err, guest.ErrLost) && !errors.Is(err, errNoKVM) {
-			t.Fatalf("nested machine: %v", err)
-		}
-		t.Logf("THE NESTED MACHINE WAS LOST, AND THE WORKFLOW IS RUN IN ANOTHER ONE: %v", err)
+		mayBeLost(t, lost, err, "THE WORKFLOW")
 	}
 }
 

@@ -167,7 +167,7 @@ func (p *packer) token(kind byte, length int, data []byte) {
 	p.bytes(data)
 }
 
-// data writes bytes, those of holes as such.
+// data writes bytes as they are.
 func (p *packer) data(b []byte) {
 	for len(b) > 0 {
 		n := min(len(b), maxToken)
@@ -219,7 +219,7 @@ func (p *packer) aligned(ctx context.Context, b []byte, ofMemory bool) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		kind, end := kindAt(at), at
+		kind, end := kindAt(at), at+page
 		for end < len(b) && end-at < maxToken && kindAt(end) == kind {
 			end += page
 		}
